@@ -1,0 +1,390 @@
+"""`DistillationTrainer`: a `Trainer` whose loss mixes the hard labels with what a teacher says about each example.
+
+    from distill_trainer import DistillationTrainer, DistillationTrainingArguments
+
+    args = DistillationTrainingArguments(output_dir="student", kl_weight=0.5, temperature=2.0)
+    trainer = DistillationTrainer(model=student, teacher_model=teacher, args=args, train_dataset=tokenized,
+                                  processing_class=tokenizer)
+    trainer.train()
+
+The teacher's logits may also come precomputed, as a `teacher_logits` column of the data set: then no teacher is
+needed. With `kl_weight=0, cosine_weight=0` this is plain fine-tuning with the same handling of batches: use it for
+baselines.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.trainer_utils import has_length, unwrap_peft_model
+
+from distill_losses import REGRESSION, cosine_loss, infer_problem_type, kl_divergence_loss, task_loss
+
+
+def bf16_in_hardware(use_cpu: bool = False) -> bool:
+    """Whether the training device multiplies bfloat16 natively; emulation is slower than float32."""
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+@dataclass
+class DistillationTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with the weights of the loss
+
+        ce_weight * CE(labels) + kl_weight * T^2 * KL(teacher || student, T) + cosine_weight * (1 - cos(logits))
+
+    and with defaults that suit the distillation of encoders. The formulas are in `distill_losses.py`.
+    """
+
+    ce_weight: float = field(
+        default=0.5, metadata={"help": "Weight of the hard-label loss (cross-entropy or its form for the task); >= 0."}
+    )
+    kl_weight: float = field(
+        default=0.5,
+        metadata={
+            "help": "Weight of T^2 * KL(teacher || student) of the softened predictions (multi-label: one Bernoulli "
+            "distribution per label; regression: squared error to the teacher); >= 0."
+        },
+    )
+    cosine_weight: float = field(
+        default=0.0, metadata={"help": "Weight of 1 - cosine(student_logits, teacher_logits); >= 0."}
+    )
+    temperature: float = field(
+        default=2.0, metadata={"help": "T > 0, which softens both predictions before KL; 1 leaves them as they are."}
+    )
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the student; > 0."})
+    num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training data; > 0."})
+    per_device_train_batch_size: int = field(
+        default=32, metadata={"help": "Training examples of one forward pass on each device."}
+    )
+    per_device_eval_batch_size: int = field(
+        default=64, metadata={"help": "Examples of one forward pass without gradients on each device."}
+    )
+    warmup_steps: float = field(
+        default=0.06,
+        metadata={"help": "Optimizer steps of linear warm-up; below 1, as a share of all steps."},
+    )
+    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay; >= 0."})
+    bf16: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Compute in bfloat16 with float32 weights. Unset: where the processor or GPU has it in hardware "
+            "and fp16 is off. Turn it off with `--bf16 false`."
+        },
+    )
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={
+            "help": "Order of the training examples: 'group_by_length' (random, but a batch holds texts of similar "
+            "length, so less padding), 'random', 'sequential' or 'batch_rebalance'.",
+            "choices": ["random", "sequential", "group_by_length", "batch_rebalance"],
+        },
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave NaN and infinite losses out of the logged loss. Off: the check waits for the device at "
+            "every step, and a diverged run should look diverged."
+        },
+    )
+
+    def __post_init__(self):
+        for name in ("ce_weight", "kl_weight", "cosine_weight"):
+            weight = getattr(self, name)
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"`{name}` must be a finite number >= 0, found {weight}. Use 0 to leave a loss out.")
+        if self.ce_weight == self.kl_weight == self.cosine_weight == 0:
+            raise ValueError(
+                "`ce_weight`, `kl_weight` and `cosine_weight` are all 0, so there is no loss to train on. Give at "
+                "least one of them a positive weight."
+            )
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(
+                f"`temperature` must be a finite number > 0, found {self.temperature}. Use 1 to leave the predictions "
+                "unsoftened."
+            )
+        if not torch.accelerator.is_available():
+            # Without it `TrainingArguments` refuses bfloat16 on a machine that has nothing but its processor.
+            self.use_cpu = True
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and bf16_in_hardware(self.use_cpu)
+        super().__post_init__()
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a loss with a positive weight compares the student with a teacher."""
+        return self.kl_weight > 0 or self.cosine_weight > 0
+
+
+class EpochShuffleSampler(Sampler):
+    """Shuffles differently in every epoch, the same way on every process and after every resume.
+
+    The order depends on `(seed, epoch)` alone. `LengthGroupedSampler` draws from the global random state instead,
+    which dropout advances by different amounts on processes whose batches differ in length: on CPU they would
+    disagree about the order from the second epoch on, and share examples.
+
+    Args:
+        num_examples: length of the data set.
+        seed: of the shuffle.
+        epoch: returns the current epoch, counted from 0.
+        lengths: in tokens, one an example, to group examples of similar length; `None` for a plain shuffle.
+        batch_size: examples of one optimizer step over all processes: the group whose lengths should be similar.
+    """
+
+    def __init__(
+        self,
+        num_examples: int,
+        seed: int,
+        epoch: Callable[[], int],
+        lengths: list[int] | None = None,
+        batch_size: int = 1,
+    ):
+        self.num_examples = num_examples
+        self.seed = seed
+        self.epoch = epoch
+        self.lengths = lengths
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return self.num_examples
+
+    def __iter__(self) -> Iterator[int]:
+        # A large odd stride keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart.
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch())
+        if self.lengths is None:
+            return iter(torch.randperm(self.num_examples, generator=generator).tolist())
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+
+
+class DistillationTrainer(Trainer):
+    """`Trainer` with a distillation loss.
+
+    Args:
+        model: the student. Its `config.problem_type` chooses the form of the losses; unset, it is inferred as the
+            `transformers` heads do.
+        args: the loss weights, the temperature and everything `TrainingArguments` has.
+        teacher_model: a classifier with the same labels and vocabulary. It is frozen, put in `eval()` and takes no
+            part in evaluation, in the optimizer or in checkpoints. `None` when the data set has a `teacher_logits`
+            column (float, `(num_labels,)` an example), or when only `ce_weight` is positive.
+        **kwargs: as for `Trainer`.
+
+    Evaluation reports the plain task loss as `eval_loss`, never the mixture, so that it can be compared between runs
+    with other weights, with LoRA and with plain fine-tuning. The components of the training loss are logged as
+    `loss_ce`, `loss_kl` and `loss_cosine`, before their weights.
+
+    Raises:
+        ValueError: the teacher's labels or vocabulary are not the student's, or `compute_loss_func` is given.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: DistillationTrainingArguments | None = None,
+        *,
+        teacher_model: PreTrainedModel | None = None,
+        **kwargs,
+    ):
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError(
+                "`compute_loss_func` would replace the distillation loss. Subclass `DistillationTrainer` and override "
+                "`compute_loss` to add a loss of your own."
+            )
+        args = args if args is not None else DistillationTrainingArguments()
+        super().__init__(model, args, **kwargs)
+        # BERT-like heads accept **kwargs, so Trainer would believe that they divide the loss by `num_items_in_batch`.
+        # They do not, and the loss would grow with accumulation steps and processes. `compute_loss` divides by itself.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True
+        self.teacher_model = None if teacher_model is None else self._prepare_teacher(teacher_model)
+        self._student_columns = forward_columns(self.model)
+        self._teacher_columns = set() if teacher_model is None else forward_columns(teacher_model)
+        self._component_sums: dict[str, torch.Tensor | float] = {}  # since the last log, of this process
+        self._component_totals: dict[str, float] = {}  # since training began, mean over processes
+
+    def _prepare_teacher(self, teacher_model: PreTrainedModel) -> PreTrainedModel:
+        student_config, teacher_config = unwrap_peft_model(self.model).config, teacher_model.config
+        if teacher_config.num_labels != student_config.num_labels:
+            raise ValueError(
+                f"The teacher has {teacher_config.num_labels} labels and the student {student_config.num_labels}. "
+                "Build the student from this teacher, or load it with the teacher's `num_labels` and `id2label`."
+            )
+        if teacher_config.id2label != student_config.id2label:
+            raise ValueError(
+                f"The teacher's labels are {teacher_config.id2label} and the student's {student_config.id2label}. "
+                "Logits are compared by position: give both the same names in the same order."
+            )
+        if teacher_config.vocab_size != student_config.vocab_size:
+            raise ValueError(
+                f"The teacher's vocabulary has {teacher_config.vocab_size} tokens and the student's "
+                f"{student_config.vocab_size}, but both read the same `input_ids`. Choose a student with the "
+                "teacher's tokenizer."
+            )
+        return teacher_model.requires_grad_(False).eval().to(self.args.device)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The weighted sum of the losses, each a mean over the examples of the whole batch.
+
+        In training, `num_items_in_batch` is the number of examples in all processes and accumulation steps of this
+        optimizer step. Each call returns its share of the mean over them, times the number of processes, because
+        gradients and logged losses are averaged over processes: the result does not depend on how the batch is split.
+        """
+        outputs = model(**{name: inputs[name] for name in inputs if name in self._student_columns})
+        student_logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        labels = inputs.get("labels")
+        problem_type = self._problem_type(student_logits, labels)
+        num_real = self._num_real_examples(len(student_logits))
+
+        if not model.training:
+            # At least one example, so that a process with nothing but repeated ones gives a number (dropped later).
+            loss = task_loss(student_logits, labels, problem_type)[: max(num_real, 1)].mean()
+            return (loss, {"logits": student_logits}) if return_outputs else loss
+
+        components = {}
+        if labels is not None:
+            components["ce"] = task_loss(student_logits, labels, problem_type, self.args.label_smoothing_factor)
+        elif self.args.ce_weight > 0:
+            raise ValueError("`ce_weight` is positive, but the batch has no `labels`. Set it to 0 to train without.")
+        if self.args.needs_teacher:
+            teacher_logits = self._teacher_logits(inputs)
+        if self.args.kl_weight > 0:
+            temperature = self.args.temperature
+            components["kl"] = kl_divergence_loss(student_logits, teacher_logits, temperature, problem_type)
+        if self.args.cosine_weight > 0:
+            components["cosine"] = cosine_loss(student_logits, teacher_logits)
+
+        share = self.args.world_size / (num_items_in_batch or len(student_logits) * self.args.world_size)
+        components = {name: share * losses[:num_real].sum() for name, losses in components.items()}
+        self._add_to_log({name: component.detach() for name, component in components.items()}, share * num_real)
+        loss = sum(getattr(self.args, f"{name}_weight") * component for name, component in components.items())
+        return (loss, {"logits": student_logits}) if return_outputs else loss
+
+    def _teacher_logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        if "teacher_logits" in inputs:
+            return inputs["teacher_logits"]
+        if self.teacher_model is None:
+            raise ValueError(
+                "`kl_weight` or `cosine_weight` is positive, but there is neither a `teacher_model` nor a "
+                "`teacher_logits` column in the training data. Pass one of them, or set both weights to 0 for plain "
+                "fine-tuning."
+            )
+        teacher_inputs = {name: inputs[name] for name in inputs if name in self._teacher_columns}
+        # Accelerate casts only the models it has prepared: without `autocast` the teacher would run in float32.
+        with torch.no_grad(), self.accelerator.autocast():
+            return self.teacher_model(**teacher_inputs)["logits"]
+
+    def _problem_type(self, logits: torch.Tensor, labels: torch.Tensor | None) -> str:
+        problem_type = unwrap_peft_model(self.model).config.problem_type
+        problem_type = problem_type or infer_problem_type(logits.shape[-1], labels)
+        if problem_type == REGRESSION and logits.shape[-1] == 1 and self.args.cosine_weight > 0:
+            raise ValueError(
+                "`cosine_weight` is positive, but the model has a single output and the cosine of two numbers is +-1. "
+                "Set `cosine_weight` to 0 for regression."
+            )
+        return problem_type
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """As in `Trainer`, on the columns that the student reads: the teacher takes no part in evaluation."""
+        columns = {*self._student_columns, *self.label_names}
+        inputs = {name: inputs[name] for name in inputs if name in columns}
+        # Without labels Trainer calls the model itself and would gather its hidden states as predictions.
+        ignore_keys = ignore_keys or ["hidden_states", "attentions"]
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    # ---- logging ----
+
+    def _add_to_log(self, components: dict[str, torch.Tensor], steps: float) -> None:
+        """Adds this process's share of the components, and the share of an optimizer step that it stands for."""
+        for name, value in {**components, "steps": steps}.items():
+            self._component_sums[name] = self._component_sums.get(name, 0.0) + value
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in `Trainer`, with the mean of each component of the loss over all processes.
+
+        Beside `loss` it is the mean since the last log (`loss_ce`), beside `train_loss` that of the whole training
+        (`train_loss_ce`).
+        """
+        if ("loss" in logs or "train_loss" in logs) and self._component_sums:
+            sums = torch.stack([torch.as_tensor(s, device=self.args.device) for s in self._component_sums.values()])
+            sums = dict(zip(self._component_sums, self.accelerator.reduce(sums, "mean").tolist(), strict=True))
+            self._component_sums = {}
+            for name, value in sums.items():
+                self._component_totals[name] = self._component_totals.get(name, 0.0) + value
+            if "loss" in logs:
+                logs.update({f"loss_{name}": sums[name] / sums["steps"] for name in sums if name != "steps"})
+        if "train_loss" in logs and self._component_totals:
+            totals = self._component_totals
+            logs.update({f"train_loss_{name}": totals[name] / totals["steps"] for name in totals if name != "steps"})
+            self._component_totals = {}
+        super().log(logs, start_time)
+
+    # ---- batches ----
+
+    def _num_repeated_examples(self, batch_size: int) -> int:
+        """How many examples of the current batches of all processes only fill up the last batch of the data set.
+
+        Accelerate repeats examples from the start until every process has a full last batch; they come last in the
+        order of the processes. Counted twice, they would shift the loss and its gradient.
+        """
+        state = self.accelerator.gradient_state
+        if self.args.world_size == 1 or not state.end_of_dataloader:
+            return 0
+        dataset = state.active_dataloader.dataset
+        return -len(dataset) % (batch_size * self.args.world_size) if has_length(dataset) else 0
+
+    def _num_real_examples(self, batch_size: int) -> int:
+        """How many leading examples of this process's batch are not repeated ones."""
+        # All batches of an optimizer step are fetched before the first is used; only the last is filled up.
+        if not self.accelerator.gradient_state.sync_gradients:
+            return batch_size
+        num_real = batch_size * self.args.world_size - self._num_repeated_examples(batch_size)
+        return min(max(num_real - batch_size * self.args.process_index, 0), batch_size)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> int | None:
+        """Number of examples in one optimizer step, over all processes, without communication."""
+        if not batch_samples:
+            return None
+        sizes = [len(next(iter(batch.values()))) for batch in batch_samples]
+        return sum(sizes) * self.args.world_size - self._num_repeated_examples(sizes[-1])
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        strategy = self.args.train_sampling_strategy
+        if strategy not in ("random", "group_by_length") or dataset is None or not has_length(dataset):
+            return super()._get_train_sampler(train_dataset)
+        return EpochShuffleSampler(
+            num_examples=len(dataset),
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            # Trainer's own count: accelerate's `set_epoch` does not reach the sampler of a resumed data loader.
+            epoch=lambda: int(self.state.epoch or 0),
+            lengths=self._lengths(dataset) if strategy == "group_by_length" else None,
+            batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+        )
+
+    def _get_eval_sampler(self, eval_dataset) -> Sampler | None:
+        # `Trainer` would group evaluation examples by length too, and `predict` return them in that order.
+        if eval_dataset is None or not has_length(eval_dataset):
+            return None
+        return SequentialSampler(eval_dataset)
+
+    def _lengths(self, dataset) -> list[int]:
+        if self.args.length_column_name in getattr(dataset, "column_names", ()):
+            return list(dataset[self.args.length_column_name])
+        return [len(example["input_ids"]) for example in dataset]
+
+    def _set_signature_columns_if_needed(self) -> None:
+        # Trainer keeps only the student's columns: the teacher's inputs and its precomputed logits would be dropped.
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = list({*self._signature_columns, *self._teacher_columns, "teacher_logits"})
+
+
+def forward_columns(model: nn.Module) -> set[str]:
+    """Names of the inputs of `model.forward`, labels left out: the losses are computed here, once."""
+    return set(inspect.signature(unwrap_peft_model(model).forward).parameters) - {"labels", "kwargs"}

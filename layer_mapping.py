@@ -1,0 +1,351 @@
+"""Choose layers of a teacher and build a shallower student from them.
+
+Starting a student from the teacher's own layers is the initialisation of DistilBERT (Sanh et al., 2019,
+https://arxiv.org/abs/1910.01108, section 3); which layers to take is what `--layer_strategy` and `--layers` decide.
+
+    teacher = AutoModelForSequenceClassification.from_pretrained(...)
+    layers = select_layers("even", num_layers(teacher))  # (2, 4, 6, 8, 10, 12)
+    student = build_student(teacher, layers)
+
+    python run_distillation.py --layer_strategy even ...
+    python run_distillation.py --layers 1,3,5,7,9,12 ...
+
+Layers are numbered from 1, nearest the embeddings, to N, nearest the head, in everything a person reads or passes.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+STRATEGIES = ("top", "first", "bottom", "last", "odd", "even", "uniform", "random")
+
+# Config entries that hold one value a layer. Going by length alone would also cut lists that describe something else,
+# such as the two entries of DeBERTa's `pos_att_type` when the teacher has two layers.
+PER_LAYER_CONFIG_ENTRIES = (
+    "layer_types",
+    "mlp_layer_types",
+    "layers_block_type",
+    "no_rope_layers",
+    "attn_layers",
+    "attention_window",
+)
+
+# Attributes by which a layer only knows its own number. `seed` is BigBird's, used in training only.
+LAYER_NUMBER_ATTRIBUTES = ("layer_idx", "layer_id", "seed")
+
+
+@dataclass
+class StudentArguments:
+    """Which teacher layers the student starts from."""
+
+    layer_strategy: str = field(
+        default="even",
+        metadata={
+            "help": "Teacher layers to copy, layer 1 being nearest the input: top (or first) = 1..K, bottom (or last) "
+            "= the last K, odd = 1,3,5,..., even = 2,4,6,... (both need K = N/2), uniform = K layers spread evenly "
+            "over 1..N, random = none: every student weight is fresh. Ignored when --layers is given."
+        },
+    )
+    layers: str | None = field(
+        default=None,
+        metadata={
+            "help": "Comma-separated teacher layers, numbered from 1 (nearest the input), in the order the student "
+            "stacks them, for example 1,3,5. No duplicates. Wins over --layer_strategy and --num_student_layers."
+        },
+    )
+    num_student_layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Depth K of the student, from 1 to the teacher's depth N. Half of N, rounded down, when unset."
+        },
+    )
+
+    def __post_init__(self):
+        _check_strategy(self.layer_strategy)
+        if self.num_student_layers is not None and self.num_student_layers < 1:
+            raise ValueError(f"A student needs at least 1 layer, got --num_student_layers {self.num_student_layers}.")
+        if self.layers is not None:
+            _check_layers(parse_layers(self.layers))
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Reads a comma-separated list of layer numbers: `"1,3,5"` gives `(1, 3, 5)`.
+
+    Raises:
+        ValueError: an entry is not a whole number.
+    """
+    entries = text.split(",") if text.strip() else []
+    try:
+        return tuple(int(entry) for entry in entries)
+    except ValueError:
+        raise ValueError(f"Layers are whole numbers separated by commas, such as 1,3,5. Got {text!r}.") from None
+
+
+def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: int | None = None) -> tuple[int, ...]:
+    """Chooses which of the teacher's layers 1..N the student copies.
+
+    `top`/`first` are layers 1..K, nearest the input; `bottom`/`last` are the last K, nearest the head; `odd` and
+    `even` are every second layer. `uniform` takes layer round(i * N / K) for i = 1..K, halves rounded up: K different
+    layers in increasing order, the last of them always N.
+
+    Args:
+        strategy: one of `STRATEGIES`.
+        num_teacher_layers: the teacher's depth N.
+        num_student_layers: the student's depth K; N // 2 when None.
+
+    Returns:
+        1-based layer numbers in student order; `()` for `random`, where no layer is copied.
+
+    Raises:
+        ValueError: the strategy is unknown, K is not in 1..N, or `odd`/`even` do not have K = N/2.
+    """
+    _check_strategy(strategy)
+    depth = _student_depth(num_teacher_layers, num_student_layers)
+    if strategy in ("odd", "even") and 2 * depth != num_teacher_layers:
+        raise ValueError(
+            f"'{strategy}' takes every second layer, so it needs an even teacher depth N and K = N/2 student layers, "
+            f"got N = {num_teacher_layers} and K = {depth}. Use 'uniform', which spreads any K layers over 1..N."
+        )
+
+    every_layer = tuple(range(1, num_teacher_layers + 1))
+    match strategy:
+        case "top" | "first":
+            return every_layer[:depth]
+        case "bottom" | "last":
+            return every_layer[-depth:]
+        case "odd":
+            return every_layer[::2]
+        case "even":
+            return every_layer[1::2]
+        case "uniform":
+            return tuple((2 * i * num_teacher_layers + depth) // (2 * depth) for i in range(1, depth + 1))
+        case "random":
+            return ()
+
+
+def num_layers(model: PreTrainedModel) -> int:
+    """Returns the depth N of an encoder.
+
+    Raises:
+        ValueError: the model does not hold its N layers in exactly one `ModuleList`, or has an encoder and a decoder.
+    """
+    return len(model.get_submodule(_layer_list_name(model)))
+
+
+def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+    """Builds a student out of the teacher's own layers.
+
+    The student has the teacher's class and its config except for the depth and the per-layer entries. Embeddings,
+    pooler, head and the chosen layers are copied bit for bit, dtype included, so a student of layers 1..N gives the
+    teacher's logits. What belongs to the encoder and not to a layer keeps its place: the convolution of DeBERTa-v2
+    still follows the first layer, whichever that is. The teacher is left unchanged and shares no memory with the
+    student.
+
+    Args:
+        teacher: an encoder with any head, on any device.
+        layers: 1-based layer numbers in the order the student stacks them.
+
+    Returns:
+        The student on the teacher's device, in `eval()` mode, with every parameter trainable as in a new model.
+
+    Raises:
+        ValueError: the list is empty, has duplicates or layers outside 1..N; the model does not hold its layers in one
+            `ModuleList` (see `num_layers`); or a layer would not compute the same at its new position. The first layer
+            of ModernBERT, for example, has no `attn_norm` and every other has one, so its layer 1 has to stay first.
+    """
+    layer_list_name = _layer_list_name(teacher)
+    _check_layers(layers, num_layers(teacher))
+    indices = [layer - 1 for layer in layers]  # the only change from 1-based to 0-based
+
+    student = _blueprint(teacher, _config_of_layers(teacher.config, indices))
+    _check_layers_fit(_blueprint(teacher, copy.deepcopy(teacher.config)), student, indices)
+
+    teacher_tensors = teacher.state_dict()
+    names = student_to_teacher_names(student.state_dict(), layer_list_name, indices)
+    student.load_state_dict(
+        {student_name: teacher_tensors[teacher_name].clone() for student_name, teacher_name in names.items()},
+        assign=True,
+    )
+    student.tie_weights()
+    return student.to(teacher.device).eval()
+
+
+def build_random_student(teacher: PreTrainedModel, num_student_layers: int | None = None) -> PreTrainedModel:
+    """Builds the control: the student's architecture with fresh weights, embeddings and head included.
+
+    The weights are drawn with torch's global seed. Per-layer config entries are those of the teacher's first K layers.
+
+    Args:
+        teacher: gives class, config, dtype and device; none of its weights is used.
+        num_student_layers: the student's depth K; half of the teacher's, rounded down, when None.
+
+    Returns:
+        The student on the teacher's device, in `eval()` mode.
+
+    Raises:
+        ValueError: K is not in 1..N, or the model does not hold its layers in one `ModuleList` (see `num_layers`).
+    """
+    depth = _student_depth(num_layers(teacher), num_student_layers)
+    config = _config_of_layers(teacher.config, range(depth))
+    return type(teacher)._from_config(config, dtype=teacher.dtype).to(teacher.device).eval()
+
+
+def student_from_arguments(
+    teacher: PreTrainedModel, student_args: StudentArguments
+) -> tuple[PreTrainedModel, tuple[int, ...]]:
+    """Builds the student that the arguments ask for.
+
+    Returns:
+        The student and the 1-based teacher layers it was copied from, `()` for the strategy `random`.
+
+    Raises:
+        ValueError: the arguments do not fit this teacher (see `select_layers` and `build_student`).
+    """
+    if student_args.layers is not None:
+        layers = parse_layers(student_args.layers)
+    else:
+        layers = select_layers(student_args.layer_strategy, num_layers(teacher), student_args.num_student_layers)
+        if not layers:
+            return build_random_student(teacher, student_args.num_student_layers), layers
+    return build_student(teacher, layers), layers
+
+
+def describe_mapping(layers: Sequence[int], num_teacher_layers: int) -> str:
+    """Returns one line for the log: which teacher layer (1-based) each student layer is copied from."""
+    if not layers:
+        return f"Student layers: none copied from the teacher's {num_teacher_layers}, every student weight is fresh"
+    pairs = ", ".join(f"{position} <- {layer}" for position, layer in enumerate(layers, start=1))
+    return (
+        f"Student layer <- teacher layer, from the embeddings to the head: {pairs} "
+        f"({len(layers)} of {num_teacher_layers} layers)"
+    )
+
+
+def student_to_teacher_names(
+    student_names: Iterable[str], layer_list_name: str, indices: Sequence[int]
+) -> dict[str, str]:
+    """Maps the name of each student tensor to the name of the teacher tensor it is a copy of.
+
+    Args:
+        student_names: names as in `state_dict()`.
+        layer_list_name: name of the `ModuleList` of layers, the same in both models, such as `bert.encoder.layer`.
+        indices: 0-based teacher layers in student order.
+    """
+    prefix = f"{layer_list_name}."
+
+    def teacher_name(student_name: str) -> str:
+        if not student_name.startswith(prefix):
+            return student_name
+        position, rest = student_name.removeprefix(prefix).split(".", maxsplit=1)
+        return f"{prefix}{indices[int(position)]}.{rest}"
+
+    return {student_name: teacher_name(student_name) for student_name in student_names}
+
+
+def _check_strategy(strategy: str) -> None:
+    if strategy not in STRATEGIES:
+        raise ValueError(f"The layer strategy is one of {', '.join(STRATEGIES)}, got {strategy!r}.")
+
+
+def _check_layers(layers: Sequence[int], num_teacher_layers: int | None = None) -> None:
+    """Checks a list of layers, without its upper bound as long as the teacher's depth is unknown (None)."""
+    if not layers:
+        raise ValueError("The list of layers is empty: name at least one layer, such as 1,3,5.")
+    last = num_teacher_layers or "N"
+    outside = [layer for layer in layers if layer < 1 or (num_teacher_layers and layer > num_teacher_layers)]
+    if outside:
+        raise ValueError(
+            f"Layers are 1..{last} (1-based: layer 1 is nearest the embeddings, layer {last} nearest the head), got "
+            f"{_join(outside)} in {_join(layers)}."
+        )
+    duplicates = sorted({layer for layer in layers if layers.count(layer) > 1})
+    if duplicates:
+        raise ValueError(f"Each layer can be copied once, got {_join(duplicates)} more than once in {_join(layers)}.")
+
+
+def _join(layers: Sequence[int]) -> str:
+    return ",".join(str(layer) for layer in layers)
+
+
+def _student_depth(num_teacher_layers: int, num_student_layers: int | None) -> int:
+    depth = num_teacher_layers // 2 if num_student_layers is None else num_student_layers
+    if not 1 <= depth <= num_teacher_layers:
+        raise ValueError(
+            f"A student has between 1 and {num_teacher_layers} layers, the depth of its teacher, got {depth}: set "
+            "--num_student_layers accordingly."
+        )
+    return depth
+
+
+def _layer_list_name(model: PreTrainedModel) -> str:
+    """Finds the one `ModuleList` that holds the layers, and returns its name within the model."""
+    model_name = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{model_name} has an encoder and a decoder: choose an encoder-only teacher, such as BERT.")
+
+    depth = getattr(model.config, "num_hidden_layers", None)
+    names = [
+        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    if not names:
+        raise ValueError(
+            f"The layers must be one ModuleList of length config.num_hidden_layers = {depth}, and {model_name} has "
+            "none: its layers are shared, as in ALBERT, or arranged otherwise. Choose a teacher such as BERT."
+        )
+    if len(names) > 1:
+        raise ValueError(
+            f"The layers must be one ModuleList of length config.num_hidden_layers = {depth}, and {model_name} has "
+            f"several: {', '.join(names)}. Choose a teacher such as BERT."
+        )
+    return names[0]
+
+
+def _config_of_layers(config: PretrainedConfig, indices: Sequence[int]) -> PretrainedConfig:
+    """Returns a copy of the teacher's config for a student of the layers at these 0-based indices."""
+    student_config = copy.deepcopy(config)
+    for entry in PER_LAYER_CONFIG_ENTRIES:
+        values = getattr(config, entry, None)
+        if isinstance(values, (list, tuple)):
+            setattr(student_config, entry, [values[index] for index in indices])
+    student_config.num_hidden_layers = len(indices)
+    return student_config
+
+
+def _blueprint(teacher: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
+    """Builds the teacher's class without memory or random numbers for parameters, but with its buffers."""
+    with init_empty_weights():
+        return type(teacher)(config)
+
+
+def _check_layers_fit(teacher: PreTrainedModel, student: PreTrainedModel, indices: Sequence[int]) -> None:
+    """Checks that the student's config makes each layer compute what it computes in the teacher.
+
+    Both models are as their config builds them: that is what a reloaded student is, and it leaves out what a caller
+    has changed on the teacher since, such as gradient checkpointing.
+    """
+    teacher_layers = teacher.get_submodule(_layer_list_name(teacher))
+    student_layers = student.get_submodule(_layer_list_name(student))
+    for position, index in enumerate(indices):
+        differences = _structure(teacher_layers[index]).items() ^ _structure(student_layers[position]).items()
+        if differences:
+            names = ", ".join(sorted({name for name, _ in differences}))
+            raise ValueError(
+                f"The teacher's layer {index + 1} cannot be the student's layer {position + 1}: "
+                f"{type(teacher).__name__} builds the two differently ({names}). Keep the teacher's layer 1 first: "
+                "use the strategy 'top' or 'odd', or a list that starts with 1, such as --layers 1,3,5."
+            )
+
+
+def _structure(layer: nn.Module) -> dict[str, object]:
+    """Returns what decides a layer's computation besides its weights: shapes, module classes and plain attributes."""
+    structure = {name: tensor.shape for name, tensor in layer.state_dict().items()}
+    for path, module in layer.named_modules():
+        structure[path] = type(module).__name__
+        for name, value in vars(module).items():
+            if isinstance(value, (bool, int, float, str)) and name not in LAYER_NUMBER_ATTRIBUTES:
+                structure[f"{path}.{name}"] = value
+    return structure

@@ -1,0 +1,137 @@
+"""Results of runs as people read them: tables and model cards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
+# Columns of the results table for each metric, in order; a run shows those that its task has.
+METRICS = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "matthews_correlation": "Matthews",
+    "pearson": "Pearson",
+    "spearmanr": "Spearman",
+}
+
+
+def results_table(record: dict) -> str:
+    """Teacher and student side by side, as a Markdown table that also reads well in a terminal.
+
+    Args:
+        record: of a finished run, as in `distillation.json`.
+    """
+    prefix, split = evaluated_on(record)
+    rows = []
+    for role in ("teacher", "student"):
+        model = record[role]
+        results = model["results"]
+        row = {
+            "Model": role,
+            "Layers": format_layers(model["layers"]),
+            "Parameters": f"{model['parameters']:,}",
+            "Size (MB)": f"{model['megabytes']:.1f}",
+            "Training loss": _number(results.get("train_loss_ce")),
+            "Validation loss": _number(results.get("eval_loss")),
+        }
+        for metric, title in METRICS.items():
+            if f"{prefix}_{metric}" in results:
+                row[f"{split} {title}"] = _number(results[f"{prefix}_{metric}"])
+        row["ms an example"] = f"{model['latency_ms']:.2f}"
+        rows.append(row)
+    return markdown_table(rows)
+
+
+def evaluated_on(record: dict) -> tuple[str, str]:
+    """Prefix of the metrics to report and name of their split: test where its labels are known, else validation."""
+    has_test = "predict_loss" in record["student"]["results"]
+    return ("predict", "Test") if has_test else ("eval", "Validation")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def markdown_table(rows: Sequence[dict[str, str]]) -> str:
+    """A padded Markdown table with the columns of the first row."""
+    columns = list(rows[0])
+    lines = [columns, *([row[column] for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def format_layers(layers: Sequence[int]) -> str:
+    """`(2, 4, 6)` as `2,4,6`; no layers as `none (random)`."""
+    return ",".join(map(str, layers)) or "none (random)"
+
+
+def write_model_card(output_dir: str | Path, record: dict) -> None:
+    """Writes `README.md`: the metadata that the Hub reads, the results, and where the student comes from.
+
+    Args:
+        output_dir: folder of the student.
+        record: of a finished run, as in `distillation.json`.
+    """
+    name = Path(output_dir).resolve().name
+    student, data, results = record["student"], record["data"], record["student"]["results"]
+    prefix, split = evaluated_on(record)
+    metadata = ModelCardData(
+        model_name=name,
+        base_model=record["teacher"]["hub_name"],
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["text-classification", "distillation"],
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                dataset_type=data["source"].split()[0],
+                dataset_name=data["source"],
+                dataset_split=split.lower(),
+                metric_type=metric,
+                metric_value=results[f"{prefix}_{metric}"],
+            )
+            for metric in METRICS
+            if f"{prefix}_{metric}" in results
+        ],
+    )
+    loss = "\n".join(f"- `{setting}`: {value:g}" for setting, value in record["loss"].items())
+    versions = ", ".join(f"{library} {version}" for library, version in record["libraries"].items())
+    text = f"""---
+{metadata.to_yaml()}
+---
+
+# {name}
+
+A text classifier of {student["num_layers"]} layers, distilled from `{record["teacher"]["name"]}` on {data["source"]}.
+It started from the teacher's layers {format_layers(student["layers"])} (layer 1 is nearest the input) and predicts
+{", ".join(f"`{label}`" for label in data["labels"])}.
+
+```python
+from transformers import pipeline
+
+classifier = pipeline("text-classification", model="{name}")
+```
+
+## Results
+
+{results_table(record)}
+
+Losses are those of the labels alone, without the distillation terms. The time is the median of single examples on the
+machine that trained the model.
+
+## Training
+
+Seed {record["seed"]}; loss:
+
+{loss}
+
+```bash
+{record["command"]}
+```
+
+{versions}
+"""
+    (Path(output_dir) / "README.md").write_text(text)

