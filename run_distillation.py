@@ -96,6 +96,7 @@ def main():
 
     # Teacher
     trainer_inputs = {
+        "eval_dataset": tokenized[data.validation_splits[0]],
         "data_collator": DataCollatorWithPadding(tokenizer),
         "processing_class": tokenizer,
         "compute_metrics": build_compute_metrics(data.labels, data_args.task_name),
@@ -133,7 +134,6 @@ def main():
         teacher_model=teacher if training_args.needs_teacher and not use_cache else None,
         args=training_args,
         train_dataset=train_dataset,
-        eval_dataset=tokenized[data.validation_splits[0]],
         **trainer_inputs,
     )
     student_results = {}
@@ -205,7 +205,8 @@ def resolve_defaults(
         teacher_args.teacher_output_dir = str(Path(training_args.output_dir) / "teacher")
     if teacher_args.teacher_cache_dir is None:
         teacher_args.teacher_cache_dir = str(Path(teacher_args.teacher_output_dir) / "outputs")
-    if not (training_args.do_train or training_args.do_eval or training_args.do_predict):
+    # Not by their values: `--eval_strategy` sets `do_eval` too.
+    if not sources.keys() & {"do_train", "do_eval", "do_predict"}:
         training_args.do_train = training_args.do_eval = training_args.do_predict = True
 
 
