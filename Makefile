@@ -1,0 +1,36 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test style quality clean
+
+# Distils the sample data set's teacher into a student of half its depth, on a fresh machine, and prints the table.
+quickstart: $(VENV)/run
+	$(BIN)/python run_distillation.py
+
+# Lint, then every fast test; `make test ARGS="-m slow"` for the slow ones.
+test: $(VENV)/test quality
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+quality: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+style: $(VENV)/test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) outputs .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps are renewed when the requirements change.
+$(VENV)/run: requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install -r requirements.txt
+	touch $@
+
+$(VENV)/test: requirements.txt requirements-test.txt | $(BIN)/python
+	$(BIN)/python -m pip install -r requirements-test.txt
+	touch $@
