@@ -3,13 +3,14 @@
     python benchmarks/sweep_strategies.py --name sst2 --strategies top bottom odd even uniform random --seeds 0 1 2 \\
         --arguments examples/sst2.json
 
-Every run is a process of its own with the folder `outputs/NAME/STRATEGY-METHOD-SEED`; finished runs are not repeated. The
-teacher is fine-tuned once, in `outputs/NAME/teacher`. Writes `docs/results/NAME.csv` (a row a run) and `NAME.md`
-(mean and standard deviation over seeds). `--method finetune` trains the same students without the teacher's outputs.
+Every run is a process of its own with the folder `outputs/NAME/STRATEGY-METHOD-SEED`; finished runs are not repeated.
+The teacher is fine-tuned once, in `outputs/NAME/teacher`. Writes `docs/results/NAME.csv` (a row a run) and `NAME.md`
+(mean and standard deviation over seeds). The method `finetune` trains the same students without the teacher's outputs.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -32,11 +33,8 @@ COLUMNS = (
 def main():
     args = parse_arguments()
     sweep = ROOT / "outputs" / args.name
-    cells = [
-        (strategy, method, seed) for method in args.methods for seed in args.seeds for strategy in args.strategies
-    ]
     rows = []
-    for strategy, method, seed in cells:
+    for method, seed, strategy in itertools.product(args.methods, args.seeds, args.strategies):
         folder = sweep / f"{strategy}-{method}-{seed}"
         if not is_finished(folder):
             run(args.arguments, folder, sweep / "teacher", strategy, METHODS[method], seed)
@@ -58,9 +56,7 @@ def main():
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="name of the sweep's folder and result files")
-    parser.add_argument(
-        "--arguments", required=True, help="argument file of run_distillation.py: data, teacher, recipe"
-    )
+    parser.add_argument("--arguments", required=True, help="file for run_distillation.py: data, teacher, recipe")
     parser.add_argument("--strategies", nargs="+", required=True)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["distill"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
