@@ -311,19 +311,24 @@ class DistillationTrainer(Trainer):
         Beside `loss` it is the mean since the last log (`loss_ce`), beside `train_loss` that of the whole training
         (`train_loss_ce`).
         """
-        if ("loss" in logs or "train_loss" in logs) and self._component_sums:
-            sums = torch.stack([torch.as_tensor(s, device=self.args.device) for s in self._component_sums.values()])
-            sums = dict(zip(self._component_sums, self.accelerator.reduce(sums, "mean").tolist(), strict=True))
-            self._component_sums = {}
-            for name, value in sums.items():
-                self._component_totals[name] = self._component_totals.get(name, 0.0) + value
-            if "loss" in logs:
-                logs.update({f"loss_{name}": sums[name] / sums["steps"] for name in sums if name != "steps"})
-        if "train_loss" in logs and self._component_totals:
-            totals = self._component_totals
-            logs.update({f"train_loss_{name}": totals[name] / totals["steps"] for name in totals if name != "steps"})
+        if "loss" in logs:
+            logs.update(_means(self._drain_component_sums(), "loss"))
+        if "train_loss" in logs:
+            self._drain_component_sums()
+            logs.update(_means(self._component_totals, "train_loss"))
             self._component_totals = {}
         super().log(logs, start_time)
+
+    def _drain_component_sums(self) -> dict[str, float]:
+        """Means over the processes of the sums since the last log, which are added to the totals and start anew."""
+        if not self._component_sums:
+            return {}
+        sums = torch.stack([torch.as_tensor(s, device=self.args.device) for s in self._component_sums.values()])
+        sums = dict(zip(self._component_sums, self.accelerator.reduce(sums, "mean").tolist(), strict=True))
+        self._component_sums = {}
+        for name, value in sums.items():
+            self._component_totals[name] = self._component_totals.get(name, 0.0) + value
+        return sums
 
     # ---- batches ----
 
@@ -334,7 +339,7 @@ class DistillationTrainer(Trainer):
         order of the processes. Counted twice, they would shift the loss and its gradient.
         """
         state = self.accelerator.gradient_state
-        if self.args.world_size == 1 or not state.end_of_dataloader:
+        if self.args.world_size == 1 or self.args.dataloader_drop_last or not state.end_of_dataloader:
             return 0
         dataset = state.active_dataloader.dataset
         return -len(dataset) % (batch_size * self.args.world_size) if has_length(dataset) else 0
@@ -383,6 +388,10 @@ class DistillationTrainer(Trainer):
         # Trainer keeps only the student's columns: the teacher's inputs and its precomputed logits would be dropped.
         super()._set_signature_columns_if_needed()
         self._signature_columns = list({*self._signature_columns, *self._teacher_columns, "teacher_logits"})
+
+
+def _means(sums: dict[str, float], prefix: str) -> dict[str, float]:
+    return {f"{prefix}_{name}": value / sums["steps"] for name, value in sums.items() if name != "steps"}
 
 
 def forward_columns(model: nn.Module) -> set[str]:

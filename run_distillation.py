@@ -156,7 +156,9 @@ def main():
 
     # Report
     if training_args.do_train and trainer.is_world_process_zero():
-        teacher_ms, student_ms = measure_latency([teacher, student], tokenized[data.validation_splits[0]])
+        # Training leaves autocast around the models; others will run them without.
+        models = [trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False) for model in (teacher, student)]
+        teacher_ms, student_ms = measure_latency(models, tokenized[data.validation_splits[0]])
         record |= {
             "status": "finished",
             "loss": {name: getattr(training_args, name) for name in LOSS_SETTINGS},
