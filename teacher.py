@@ -28,7 +28,7 @@ from transformers import (
 
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
 from teacher_cache import MODEL_INPUTS, fingerprint_dataset, fingerprint_model
-from text_classification import LabelMap
+from text_classification import LabelMap, hub_answers
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class TeacherArguments:
         default=3.0, metadata={"help": "Epochs of the teacher's fine-tuning; > 0. Unused if its head is trained."}
     )
     teacher_learning_rate: float = field(
-        default=1e-4, metadata={"help": "Peak learning rate of the teacher's fine-tuning; > 0."}
+        default=5e-5, metadata={"help": "Peak learning rate of the teacher's fine-tuning; > 0."}
     )
     teacher_seed: int = field(
         default=42,
@@ -96,7 +96,7 @@ class TeacherArguments:
                 "no fine-tuning is recognised by its trained head."
             )
         if self.teacher_learning_rate <= 0:
-            raise ValueError(f"`teacher_learning_rate` must be > 0, found {self.teacher_learning_rate}; try 1e-4.")
+            raise ValueError(f"`teacher_learning_rate` must be > 0, found {self.teacher_learning_rate}; try 5e-5.")
 
 
 def resolve_checkpoint(name_or_path: str) -> str:
@@ -227,11 +227,14 @@ def _check_labels(path: str, num_labels: int, id2label: dict[int, str], labels: 
 
 
 def _from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
+    is_folder = Path(name).is_dir()
+    # Without a network the Hub's client would retry for half a minute before it looks into its cache.
+    local_files_only = not is_folder and not hub_answers()
     try:
-        return auto_class.from_pretrained(name, revision=revision, **kwargs)
+        return auto_class.from_pretrained(name, revision=revision, local_files_only=local_files_only, **kwargs)
     except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        if Path(name).is_dir():
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        if is_folder:
             raise ValueError(
                 f"The checkpoint in {name} cannot be read: {reason}. It may be truncated or not a `transformers` "
                 "checkpoint: save or fetch it again."

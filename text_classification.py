@@ -8,6 +8,7 @@ The data are a GLUE task, a data set on the Hub or in a local folder, csv, tsv, 
 nothing is named, the embedded data set in `data/toxic_comments`. Pad batches with `DataCollatorWithPadding`.
 """
 
+import functools
 import json
 import logging
 import math
@@ -547,7 +548,7 @@ def _load_data_set(name: str, config_name: str | None) -> tuple[str, dict[str, _
     # Without a network `load_dataset` retries for half a minute (80 s if packets are dropped) before it looks into
     # its cache. One request tells; the cache it then goes to at once. A read-only cache takes no downloads either way.
     local = Path(name).is_dir()
-    online = not local and _is_writable(_datasets_cache()) and _hub_answers()
+    online = not local and _is_writable(_datasets_cache()) and hub_answers()
     with temporary_assignment(datasets.config, "HF_HUB_OFFLINE", not online):
         try:
             splits = load_dataset(name, config_name, cache_dir=str(_lockable_datasets_cache()))
@@ -565,7 +566,9 @@ def _load_data_set(name: str, config_name: str | None) -> tuple[str, dict[str, _
     return source, {split: _RawSplit(data, f"split {split!r} of {source}") for split, data in splits.items()}
 
 
-def _hub_answers() -> bool:
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the Hub is within reach: one request a process, and none where HF_HUB_OFFLINE is set."""
     try:
         get_session().head(datasets.config.HF_ENDPOINT, timeout=HF_HUB_ETAG_TIMEOUT)
     except (OSError, httpx.RequestError):  # OSError: HF_HUB_OFFLINE is set

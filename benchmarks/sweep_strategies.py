@@ -6,6 +6,7 @@
 Every run is a process of its own with the folder `outputs/NAME/STRATEGY-METHOD-SEED`; finished runs are not repeated.
 The teacher is fine-tuned once, in `outputs/NAME/teacher`. Writes `docs/results/NAME.csv` (a row a run) and `NAME.md`
 (mean and standard deviation over seeds). The method `finetune` trains the same students without the teacher's outputs.
+Arguments that are not its own go to `run_distillation.py`.
 """
 
 import argparse
@@ -31,13 +32,13 @@ COLUMNS = (
 
 
 def main():
-    args = parse_arguments()
+    args, passed_on = parse_arguments()
     sweep = ROOT / "outputs" / args.name
     rows = []
     for method, seed, strategy in itertools.product(args.methods, args.seeds, args.strategies):
         folder = sweep / f"{strategy}-{method}-{seed}"
         if not is_finished(folder):
-            run(args.arguments, folder, sweep / "teacher", strategy, METHODS[method], seed)
+            run(args.arguments, folder, sweep / "teacher", strategy, seed, [*METHODS[method], *passed_on])
         record = json.loads((folder / "distillation.json").read_text())
         rows.append(row_of(strategy, method, seed, record["student"]))
     teacher = row_of("-", "teacher", "-", record["teacher"])
@@ -53,14 +54,14 @@ def main():
     print(table)
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="name of the sweep's folder and result files")
     parser.add_argument("--arguments", required=True, help="file for run_distillation.py: data, teacher, recipe")
     parser.add_argument("--strategies", nargs="+", required=True)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["distill"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    return parser.parse_args()
+    return parser.parse_known_args()
 
 
 def is_finished(folder: Path) -> bool:
@@ -68,7 +69,7 @@ def is_finished(folder: Path) -> bool:
     return record.is_file() and json.loads(record.read_text())["status"] == "finished"
 
 
-def run(arguments: str, folder: Path, teacher: Path, strategy: str, extra: list[str], seed: int) -> None:
+def run(arguments: str, folder: Path, teacher: Path, strategy: str, seed: int, extra: list[str]) -> None:
     command = [sys.executable, "run_distillation.py", arguments, "--output_dir", str(folder.relative_to(ROOT))]
     command += ["--teacher_output_dir", str(teacher.relative_to(ROOT)), "--layer_strategy", strategy]
     print(f"{folder.name} ...", flush=True)
