@@ -9,12 +9,16 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 
 from transformers import HfArgumentParser, TrainingArguments
+
+# Arguments whose values go into no log, record or model card.
+SECRETS = ("hub_token",)
 
 
 def parse_arguments(
@@ -27,8 +31,8 @@ def parse_arguments(
         the name of the file.
 
     Raises:
-        ValueError: the file is missing, is no JSON object, or has an unknown argument.
-        SystemExit: with a usage message, for an unknown argument on the command line.
+        ValueError: an argument is unknown, or the file is missing or no JSON object.
+        SystemExit: with a usage message, for a value of the wrong type on the command line.
     """
     argv = list(argv) or [str(default_file)]
     parser = HfArgumentParser(dataclass_types)
@@ -38,8 +42,19 @@ def parse_arguments(
         values = _read(file, known={field.name for cls in dataclass_types for field in fields(cls) if field.init})
         parser.set_defaults(**values)
         sources = dict.fromkeys(values, file.name)
-    sources |= {word[2:].split("=")[0].replace("-", "_"): "command line" for word in argv if word.startswith("--")}
+    sources |= dict.fromkeys(_names_in(argv, dataclass_types), "command line")
     return parser.parse_args_into_dataclasses(args=argv), sources
+
+
+def _names_in(argv: Sequence[str], dataclass_types: Sequence[type]) -> list[str]:
+    """Full names of the arguments given, be they abbreviated, written with hyphens or as `--no_NAME`."""
+    not_given = object()
+    parser = HfArgumentParser(dataclass_types)
+    parser.set_defaults(**{field.name: not_given for cls in dataclass_types for field in fields(cls)})
+    values, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise ValueError(f"Unknown arguments: {' '.join(unknown)}. See --help.")
+    return [name for name, value in vars(values).items() if value is not not_given]
 
 
 def _read(file: Path, known: set[str]) -> dict:
@@ -57,9 +72,9 @@ def _read(file: Path, known: set[str]) -> dict:
 
 
 def given_settings(arguments: Sequence, sources: dict[str, str]) -> dict:
-    """Name and value of every argument that was given, in a form that JSON can hold."""
+    """Name and value of every argument that was given, in a form that JSON can hold; tokens are left out."""
     values = {field.name: getattr(instance, field.name) for instance in arguments for field in fields(instance)}
-    return {name: _plain(values[name]) for name in sorted(sources) if name in values}
+    return {name: _plain(values[name]) for name in sorted(sources) if name not in SECRETS}
 
 
 def explain_settings(arguments: Sequence, sources: dict[str, str], always: Sequence[str]) -> str:
@@ -68,14 +83,38 @@ def explain_settings(arguments: Sequence, sources: dict[str, str], always: Seque
     for instance in arguments:
         for field in fields(instance):
             if field.name in sources or field.name in always:
-                value = _plain(getattr(instance, field.name))
+                value = "(secret)" if field.name in SECRETS else _plain(getattr(instance, field.name))
                 lines.append(f"  {field.name:<28} {value!s:<36} {sources.get(field.name, 'default')}")
     return "\n".join(lines)
 
 
-def command_line() -> str:
-    """The command of this process, as it could be typed again."""
-    return shlex.join(["python", *sys.argv])
+def command_line(training_args: TrainingArguments) -> str:
+    """The command of this process, as it could be typed again once its tokens are filled in."""
+    command = shlex.join(["python", *sys.argv])
+    for name in SECRETS:
+        command = command.replace(getattr(training_args, name) or name.upper(), name.upper())
+    return command
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a script's `main`; an error that a check of the project raises ends it in one line, without a traceback.
+
+    Any other error keeps its traceback: one from a library, or from a mistake in the code.
+    """
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        if not _raised_by_a_check(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _raised_by_a_check(error: Exception) -> bool:
+    """Whether the error comes from a `raise` in one of the project's own files."""
+    origin = traceback.extract_tb(error.__traceback__)[-1]
+    is_ours = Path(origin.filename).resolve().parent == Path(__file__).resolve().parent
+    return is_ours and origin.line.startswith("raise")
 
 
 def set_up_logging(training_args: TrainingArguments) -> None:

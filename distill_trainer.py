@@ -61,7 +61,7 @@ class DistillationTrainingArguments(TrainingArguments):
         default=2.0, metadata={"help": "T > 0, which softens both predictions before KL; 1 leaves them as they are."}
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the student; > 0."})
-    num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training data; > 0."})
+    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training data; > 0."})
     per_device_train_batch_size: int = field(
         default=32, metadata={"help": "Training examples of one forward pass on each device."}
     )

@@ -53,9 +53,9 @@ def _number(value: float | None) -> str:
 
 
 def markdown_table(rows: Sequence[dict[str, str]]) -> str:
-    """A padded Markdown table with the columns of the first row."""
-    columns = list(rows[0])
-    lines = [columns, *([row[column] for column in columns] for row in rows)]
+    """A padded Markdown table with the columns of all rows, `-` where a row lacks one."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [columns, *([row.get(column, "-") for column in columns] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(

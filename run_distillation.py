@@ -23,7 +23,7 @@ from pathlib import Path
 from huggingface_hub import upload_folder
 from transformers import DataCollatorWithPadding, set_seed
 
-from command_line import command_line, explain_settings, given_settings, parse_arguments, set_up_logging
+from command_line import command_line, explain_settings, given_settings, parse_arguments, run, set_up_logging
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
 from evaluation import describe_model, evaluate_splits, measure_latency, predict_splits
 from layer_mapping import StudentArguments, describe_mapping, num_layers, student_from_arguments
@@ -40,7 +40,7 @@ from teacher import (
     resolve_checkpoint,
     warn_if_guessing,
 )
-from teacher_cache import add_teacher_logits, fingerprint_dataset, fingerprint_model
+from teacher_cache import MODEL_INPUTS, add_teacher_logits, fingerprint_dataset, fingerprint_model
 from text_classification import DataArguments, build_compute_metrics, load_data, tokenize
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def main():
     resolve_defaults(teacher_args, student_args, data_args, training_args, sources)
     set_up_logging(training_args)
     logger.info(explain_settings(arguments, sources, ALWAYS_SHOWN))
-    check_output_dir(training_args.output_dir)
+    check_output_dir(training_args.output_dir, must_hold_run=not training_args.do_train)
 
     # Data and teacher. Nothing is written before all of it is known to fit together.
     data = load_data(data_args, training_args.seed)
@@ -79,12 +79,12 @@ def main():
     # Run folder: of a new run, or of an interrupted one with the same settings and data
     record = {
         "status": "running",
-        "command": command_line(),
+        "command": command_line(training_args),
         "settings": given_settings(arguments, sources),
         "data": {
             "source": data.source,
             "labels": data.labels.names,
-            "fingerprint": fingerprint_dataset(tokenized["train"]),
+            "fingerprint": fingerprint_dataset(tokenized["train"], (*MODEL_INPUTS, "labels")),
         },
         "seed": training_args.seed,
         "libraries": library_versions(),
@@ -94,7 +94,7 @@ def main():
     if training_args.do_train and training_args.process_index == 0:
         open_run_folder(training_args.output_dir, record, keep_checkpoints=checkpoint is not None)
 
-    # Teacher
+    # Teacher and student; a student that is only evaluated is there already
     trainer_inputs = {
         "eval_dataset": tokenized[data.validation_splits[0]],
         "data_collator": DataCollatorWithPadding(tokenizer),
@@ -102,24 +102,24 @@ def main():
         "compute_metrics": build_compute_metrics(data.labels, data_args.task_name),
     }
     teacher_results = {}
-    if not is_trained:
-        teacher, train_loss = fine_tune(teacher, teacher_args, training_args, tokenized, tokenizer)
-        teacher_results["train_loss_ce"] = train_loss
-    teacher_trainer = DistillationTrainer(model=teacher, args=training_args, **trainer_inputs)
-    teacher_results |= evaluate_splits(teacher_trainer, tokenized, data.validation_splits, "eval")
-    warn_if_guessing(teacher_results, tokenized[data.validation_splits[0]]["labels"])
-
-    # Student
-    set_seed(training_args.seed)
-    student, layers = student_from_arguments(teacher, student_args)
-    if not training_args.do_train:
+    if training_args.do_train:
+        if not is_trained:
+            teacher, train_loss = fine_tune(teacher, teacher_args, training_args, tokenized, tokenizer)
+            teacher_results["train_loss_ce"] = train_loss
+        teacher_trainer = DistillationTrainer(model=teacher, args=training_args, **trainer_inputs)
+        teacher_results |= evaluate_splits(teacher_trainer, tokenized, data.validation_splits, "eval")
+        warn_if_guessing(teacher_results, tokenized[data.validation_splits[0]]["labels"])
+        set_seed(training_args.seed)
+        student, layers = student_from_arguments(teacher, student_args)
+        logger.info(describe_mapping(layers, num_layers(teacher)))
+        logger.info(f"Parameters: teacher {teacher.num_parameters():,}, student {student.num_parameters():,}")
+    else:
         student, _ = load_classifier(training_args.output_dir, data.labels, TeacherArguments())
-    logger.info(describe_mapping(layers, num_layers(teacher)))
-    logger.info(f"Parameters: teacher {teacher.num_parameters():,}, student {student.num_parameters():,}")
 
     # Training, from stored teacher outputs or with the teacher in every step
     train_dataset = tokenized["train"]
-    use_cache = training_args.needs_teacher and teacher_args.teacher_cache
+    needs_teacher = training_args.do_train and training_args.needs_teacher
+    use_cache = needs_teacher and teacher_args.teacher_cache
     if use_cache:
         train_dataset = add_teacher_logits(
             train_dataset,
@@ -131,7 +131,7 @@ def main():
         )
     trainer = DistillationTrainer(
         model=student,
-        teacher_model=teacher if training_args.needs_teacher and not use_cache else None,
+        teacher_model=teacher if needs_teacher and not use_cache else None,
         args=training_args,
         train_dataset=train_dataset,
         **trainer_inputs,
@@ -152,7 +152,8 @@ def main():
         metrics = predict_splits(trainer, tokenized, data.test_splits, data.labels, training_args.output_dir)
         trainer.save_metrics("predict", metrics)
         student_results |= metrics
-        teacher_results |= evaluate_splits(teacher_trainer, tokenized, data.test_splits, "predict")
+        if training_args.do_train:
+            teacher_results |= evaluate_splits(teacher_trainer, tokenized, data.test_splits, "predict")
 
     # Report
     if training_args.do_train and trainer.is_world_process_zero():
@@ -213,4 +214,4 @@ def resolve_defaults(
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -17,11 +17,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "distillation.json"
+# Trainer adds to `all_results.json`, so that metrics of an earlier run would stay in it.
+RESULT_FILES = ("*_results.json", "predictions_*.csv")
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "peft", "accelerate", "scikit-learn", "deepspeed")
 
 
-def check_output_dir(output_dir: str | Path) -> None:
-    """Raises a `ValueError` if the folder has content that no run of ours has put there."""
+def check_output_dir(output_dir: str | Path, must_hold_run: bool = False) -> None:
+    """Raises a `ValueError` if the folder has content that no run of ours has put there, or no run where it must."""
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file. Choose a folder.")
@@ -29,6 +31,10 @@ def check_output_dir(output_dir: str | Path) -> None:
         raise ValueError(
             f"--output_dir {folder} is not empty and not a run of this project (it has no {RECORD_FILE}). Nothing in "
             "it was touched: choose another folder, or empty this one."
+        )
+    if must_hold_run and not (folder / RECORD_FILE).is_file():
+        raise ValueError(
+            f"--output_dir {folder} holds no student to evaluate. Name the folder of a run, or add --do_train."
         )
 
 
@@ -81,12 +87,16 @@ def checkpoint_to_resume(output_dir: str | Path, record: dict) -> str | None:
 
 
 def open_run_folder(output_dir: str | Path, record: dict, keep_checkpoints: bool) -> None:
-    """Writes the record of a run that begins; checkpoints of another run go, so that no later one resumes from "
-    "them."""
+    """Writes the record of a run that begins. Checkpoints and results of another run go: they are not this one's."""
     write_record(output_dir, record)
-    for checkpoint in [] if keep_checkpoints else _checkpoints(output_dir):
+    if keep_checkpoints:
+        return
+    for checkpoint in _checkpoints(output_dir):
         logger.info(f"{checkpoint} is of an earlier run and removed.")
         shutil.rmtree(checkpoint)
+    for pattern in RESULT_FILES:
+        for file in Path(output_dir).glob(pattern):
+            file.unlink()
 
 
 def _checkpoints(output_dir: str | Path) -> list[Path]:

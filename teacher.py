@@ -150,6 +150,12 @@ def load_tokenizer(path: str, teacher_args: TeacherArguments) -> PreTrainedToken
                 f"{path} ({len(own)} tokens): the teacher would read other words than the text has. Leave "
                 "--tokenizer_name out."
             )
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # What `transformers` makes of a checkpoint without tokenizer files: every word would be unknown.
+        raise ValueError(
+            f"There is no tokenizer in {name}, or it has no words. Save the teacher's tokenizer beside it with "
+            "`tokenizer.save_pretrained`, or name one with --tokenizer_name."
+        )
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"The tokenizer {name} has {len(tokenizer)} tokens but the teacher {path} has embeddings for "
@@ -336,13 +342,13 @@ def warn_if_guessing(metrics: dict[str, float], targets: list) -> bool:
         metrics: of the teacher on a validation split, named `eval_{metric}`.
         targets: the split's labels: class ids, 0/1 lists or numbers.
     """
-    if "eval_pearson" in metrics:
-        name, chance, margin = "pearson", 0.0, 2 / math.sqrt(len(targets))
-    else:
+    if "eval_accuracy" in metrics:
         counts = Counter(tuple(target) if isinstance(target, list) else target for target in targets)
         name, chance = "accuracy", counts.most_common(1)[0][1] / len(targets)
         margin = 2 * math.sqrt(chance * (1 - chance) / len(targets))
-    value = metrics[f"eval_{name}"]
+    else:
+        name, chance, margin = "pearson", 0.0, 2 / math.sqrt(len(targets))
+    value = metrics.get(f"eval_{name}", math.nan)  # constant predictions have no correlation
     guessing = not value > chance + margin
     if guessing:
         rule = "!" * 100

