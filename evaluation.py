@@ -2,17 +2,41 @@
 
 import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedModel, Trainer
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
+from distill_losses import task_loss
 from distill_trainer import forward_columns
+from teacher_cache import compute_logits
 from text_classification import LabelMap
+
+
+def evaluate_model(
+    model: PreTrainedModel,
+    tokenized: DatasetDict,
+    splits: Sequence[str],
+    prefix: str,
+    args: TrainingArguments,
+    collator: Callable,
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]],
+) -> dict[str, float]:
+    """What `evaluate_splits` returns, for a model that no `Trainer` has in hand."""
+    metrics = {}
+    for position, split in enumerate(splits):
+        if "labels" in tokenized[split].column_names:
+            logits = compute_logits(model, tokenized[split], collator, args.per_device_eval_batch_size, args.bf16)
+            label_ids = np.array(tokenized[split]["labels"])
+            loss = task_loss(torch.from_numpy(logits), torch.from_numpy(label_ids), model.config.problem_type)
+            scores = {"loss": loss.mean().item(), **compute_metrics(EvalPrediction(logits, label_ids))}
+            suffix = "_mm" if position else ""
+            metrics.update({f"{prefix}_{name}{suffix}": value for name, value in scores.items()})
+    return metrics
 
 
 def evaluate_splits(trainer: Trainer, tokenized: DatasetDict, splits: Sequence[str], prefix: str) -> dict[str, float]:

@@ -20,12 +20,13 @@ import logging
 import sys
 from pathlib import Path
 
+from datasets import DatasetDict
 from huggingface_hub import upload_folder
 from transformers import DataCollatorWithPadding, set_seed
 
 from command_line import command_line, explain_settings, given_settings, parse_arguments, run, set_up_logging
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
-from evaluation import describe_model, evaluate_splits, measure_latency, predict_splits
+from evaluation import describe_model, evaluate_model, evaluate_splits, measure_latency, predict_splits
 from layer_mapping import StudentArguments, describe_mapping, num_layers, student_from_arguments
 from reporting import results_table, write_model_card
 from run_folder import check_output_dir, checkpoint_to_resume, library_versions, open_run_folder, write_record
@@ -41,7 +42,7 @@ from teacher import (
     warn_if_guessing,
 )
 from teacher_cache import MODEL_INPUTS, add_teacher_logits, fingerprint_dataset, fingerprint_model
-from text_classification import DataArguments, build_compute_metrics, load_data, tokenize
+from text_classification import DataArguments, TextClassificationData, build_compute_metrics, load_data, tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -67,16 +68,29 @@ def main():
     logger.info(explain_settings(arguments, sources, ALWAYS_SHOWN))
     check_output_dir(training_args.output_dir, must_hold_run=not training_args.do_train)
 
-    # Data and teacher. Nothing is written before all of it is known to fit together.
+    # Data
     data = load_data(data_args, training_args.seed)
     teacher_path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     tokenizer = load_tokenizer(teacher_path, teacher_args)
     with training_args.main_process_first(desc="tokenising"):
         tokenized = tokenize(data, tokenizer, data_args)
-    teacher, is_trained = load_classifier(teacher_path, data.labels, teacher_args)
-    student_from_arguments(teacher, student_args)  # raises now, not after the teacher's fine-tuning
+    collator = DataCollatorWithPadding(tokenizer)
+    compute_metrics = build_compute_metrics(data.labels, data_args.task_name)
+    trainer_inputs = {
+        "args": training_args,
+        "eval_dataset": tokenized[data.validation_splits[0]],
+        "data_collator": collator,
+        "processing_class": tokenizer,
+        "compute_metrics": compute_metrics,
+    }
+    if not training_args.do_train:
+        student, _ = load_classifier(training_args.output_dir, data.labels, TeacherArguments())
+        score_student(DistillationTrainer(model=student, **trainer_inputs), data, tokenized)
+        return
 
-    # Run folder: of a new run, or of an interrupted one with the same settings and data
+    # Teacher. Nothing is written before it, the data and the layers are known to fit together.
+    teacher, is_trained = load_classifier(teacher_path, data.labels, teacher_args)
+    student_from_arguments(teacher, student_args)
     record = {
         "status": "running",
         "command": command_line(training_args),
@@ -91,75 +105,57 @@ def main():
     }
     checkpoint = training_args.resume_from_checkpoint or checkpoint_to_resume(training_args.output_dir, record)
     training_args.distributed_state.wait_for_everyone()  # all have read the folder before it changes
-    if training_args.do_train and training_args.process_index == 0:
+    if training_args.process_index == 0:
         open_run_folder(training_args.output_dir, record, keep_checkpoints=checkpoint is not None)
-
-    # Teacher and student; a student that is only evaluated is there already
-    trainer_inputs = {
-        "eval_dataset": tokenized[data.validation_splits[0]],
-        "data_collator": DataCollatorWithPadding(tokenizer),
-        "processing_class": tokenizer,
-        "compute_metrics": build_compute_metrics(data.labels, data_args.task_name),
-    }
     teacher_results = {}
-    if training_args.do_train:
-        if not is_trained:
-            teacher, train_loss = fine_tune(teacher, teacher_args, training_args, tokenized, tokenizer)
-            teacher_results["train_loss_ce"] = train_loss
-        teacher_trainer = DistillationTrainer(model=teacher, args=training_args, **trainer_inputs)
-        teacher_results |= evaluate_splits(teacher_trainer, tokenized, data.validation_splits, "eval")
-        warn_if_guessing(teacher_results, tokenized[data.validation_splits[0]]["labels"])
-        set_seed(training_args.seed)
-        student, layers = student_from_arguments(teacher, student_args)
-        logger.info(describe_mapping(layers, num_layers(teacher)))
-        logger.info(f"Parameters: teacher {teacher.num_parameters():,}, student {student.num_parameters():,}")
-    else:
-        student, _ = load_classifier(training_args.output_dir, data.labels, TeacherArguments())
+    if not is_trained:
+        teacher, train_loss = fine_tune(teacher, teacher_args, training_args, tokenized, tokenizer)
+        teacher_results["train_loss_ce"] = train_loss
+    teacher = teacher.to(training_args.device)
+    scoring = (training_args, collator, compute_metrics)
+    teacher_results |= evaluate_model(teacher, tokenized, data.validation_splits, "eval", *scoring)
+    warn_if_guessing(teacher_results, tokenized[data.validation_splits[0]]["labels"])
+
+    # Student
+    set_seed(training_args.seed)
+    student, layers = student_from_arguments(teacher, student_args)
+    logger.info(describe_mapping(layers, num_layers(teacher)))
+    logger.info(f"Parameters: teacher {teacher.num_parameters():,}, student {student.num_parameters():,}")
 
     # Training, from stored teacher outputs or with the teacher in every step
     train_dataset = tokenized["train"]
-    needs_teacher = training_args.do_train and training_args.needs_teacher
-    use_cache = needs_teacher and teacher_args.teacher_cache
+    use_cache = training_args.needs_teacher and teacher_args.teacher_cache
     if use_cache:
         train_dataset = add_teacher_logits(
             train_dataset,
             teacher,
             teacher_args.teacher_cache_dir,
-            trainer_inputs["data_collator"],
+            collator,
             training_args.per_device_eval_batch_size,
             training_args.bf16,
         )
     trainer = DistillationTrainer(
         model=student,
-        teacher_model=teacher if needs_teacher and not use_cache else None,
-        args=training_args,
+        teacher_model=teacher if training_args.needs_teacher and not use_cache else None,
         train_dataset=train_dataset,
         **trainer_inputs,
     )
-    student_results = {}
-    if training_args.do_train:
-        student_results |= trainer.train(resume_from_checkpoint=checkpoint).metrics
-        trainer.save_metrics("train", student_results)
-        trainer.save_model()
-        trainer.save_state()
+    student_results = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    trainer.save_metrics("train", student_results)
+    trainer.save_model()
+    trainer.save_state()
 
-    # Evaluation: validation is for choosing, test for reporting
-    if training_args.do_eval:
-        metrics = evaluate_splits(trainer, tokenized, data.validation_splits, "eval")
-        trainer.save_metrics("eval", metrics)
-        student_results |= metrics
+    # Evaluation
+    student_results |= score_student(trainer, data, tokenized)
     if training_args.do_predict:
-        metrics = predict_splits(trainer, tokenized, data.test_splits, data.labels, training_args.output_dir)
-        trainer.save_metrics("predict", metrics)
-        student_results |= metrics
-        if training_args.do_train:
-            teacher_results |= evaluate_splits(teacher_trainer, tokenized, data.test_splits, "predict")
+        teacher_results |= evaluate_model(teacher, tokenized, data.test_splits, "predict", *scoring)
 
     # Report
-    if training_args.do_train and trainer.is_world_process_zero():
-        # Training leaves autocast around the models; others will run them without.
-        models = [trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False) for model in (teacher, student)]
-        teacher_ms, student_ms = measure_latency(models, tokenized[data.validation_splits[0]])
+    if trainer.is_world_process_zero():
+        # The student as others will load it: training leaves autocast around its forward.
+        student, _ = load_classifier(training_args.output_dir, data.labels, TeacherArguments())
+        student = student.to(training_args.device)
+        teacher_ms, student_ms = measure_latency([teacher, student], tokenized[data.validation_splits[0]])
         record |= {
             "status": "finished",
             "loss": {name: getattr(training_args, name) for name in LOSS_SETTINGS},
@@ -181,14 +177,33 @@ def main():
         write_record(training_args.output_dir, record)
         write_model_card(training_args.output_dir, record)
         print(results_table(record))
-    if training_args.push_to_hub and trainer.is_world_process_zero():
-        upload_folder(
-            repo_id=trainer.hub_model_id,
-            folder_path=training_args.output_dir,
-            commit_message="Distilled student",
-            token=training_args.hub_token,
-            ignore_patterns=["checkpoint-*", "teacher/*"],
-        )
+        if training_args.push_to_hub:
+            push_student(trainer)
+
+
+def score_student(trainer: DistillationTrainer, data: TextClassificationData, tokenized: DatasetDict) -> dict:
+    """Metrics on the validation splits, for choosing, and on the test splits, for reporting, as far as asked for."""
+    results = {}
+    if trainer.args.do_eval:
+        metrics = evaluate_splits(trainer, tokenized, data.validation_splits, "eval")
+        trainer.save_metrics("eval", metrics)
+        results |= metrics
+    if trainer.args.do_predict:
+        metrics = predict_splits(trainer, tokenized, data.test_splits, data.labels, trainer.args.output_dir)
+        trainer.save_metrics("predict", metrics)
+        results |= metrics
+    return results
+
+
+def push_student(trainer: DistillationTrainer) -> None:
+    """Uploads the run folder without checkpoints and teacher; `Trainer.push_to_hub` would replace the model card."""
+    upload_folder(
+        repo_id=trainer.hub_model_id,
+        folder_path=trainer.args.output_dir,
+        commit_message="Distilled student",
+        token=trainer.args.hub_token,
+        ignore_patterns=["checkpoint-*", "teacher/*"],
+    )
 
 
 def resolve_defaults(

@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from accelerate.state import AcceleratorState
 from datasets import Dataset, DatasetDict
 from safetensors import SafetensorError
 from transformers import (
@@ -281,9 +282,7 @@ def fine_tune(
     kept = json.loads((folder / RECIPE_FILE).read_text()) if (folder / RECIPE_FILE).is_file() else None
     if kept is not None and kept["recipe"] == recipe:
         logger.info(f"The fine-tuned teacher in {folder} is used again.")
-        return _from_pretrained(AutoModelForSequenceClassification, str(folder), None, dtype="float32"), kept[
-            "train_loss"
-        ]
+        return _load(folder), kept["train_loss"]
     if kept is not None:
         changed = [name for name in recipe if recipe[name] != kept["recipe"].get(name)]
         logger.warning(f"The teacher in {folder} was made with another {', '.join(changed)}: it is made anew.")
@@ -306,7 +305,14 @@ def fine_tune(
     if trainer.is_world_process_zero():
         (folder / RECIPE_FILE).write_text(json.dumps({"recipe": recipe, "train_loss": train_loss}, indent=2) + "\n")
     trainer.accelerator.wait_for_everyone()
-    return teacher, train_loss
+    # DeepSpeed's plugin refuses the second Accelerator of a process, that of the student's trainer, without this.
+    AcceleratorState._reset_state()
+    # Not the object that was trained: engines cast, shard or wrap it.
+    return _load(folder), train_loss
+
+
+def _load(folder: Path) -> PreTrainedModel:
+    return _from_pretrained(AutoModelForSequenceClassification, str(folder), None, dtype="float32")
 
 
 def _recipe(

@@ -1,5 +1,6 @@
 """Tests of `teacher`: which checkpoint, its tokenizer, its head, its fine-tuning, and the warning about guessing."""
 
+import hashlib
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file, save_file
 from tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 import teacher
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
@@ -106,15 +107,9 @@ def test_altered_weights_in_the_package_are_refused(fake_package):
         resolve_checkpoint(PACKAGED_TEACHER)
 
 
-def test_the_published_hash_is_what_the_check_compares_with(fake_package, monkeypatch):
-    monkeypatch.setattr(
-        teacher, "PACKAGED_TEACHER_SHA256", "58deae5d8f3d1ab8fb5d0d3ae3bf9c56ac65e1a4b6f2cb3bd92d54ae7a3e1a3a"
-    )
-    with pytest.raises(ValueError, match="expected 58deae"):
-        resolve_checkpoint(PACKAGED_TEACHER)
-    import hashlib
-
-    monkeypatch.setattr(teacher, "PACKAGED_TEACHER_SHA256", hashlib.sha256(b"altered weights").hexdigest())
+def test_weights_with_the_expected_hash_are_taken(fake_package, monkeypatch):
+    sha256 = hashlib.sha256(b"altered weights").hexdigest()
+    monkeypatch.setattr(teacher, "PACKAGED_TEACHER_SHA256", sha256)
     assert resolve_checkpoint(PACKAGED_TEACHER) == str(fake_package)
 
 
@@ -193,7 +188,7 @@ def test_an_encoder_without_a_head_gets_a_new_one_with_the_datas_labels_the_same
     assert fingerprint_model(model) != fingerprint_model(other)
 
 
-def test_the_packaged_encoder_has_no_head(capfd):
+def test_the_packaged_encoder_has_no_head():
     model, head_is_trained = load_classifier(resolve_checkpoint(PACKAGED_TEACHER), LABELS, TeacherArguments())
     assert not head_is_trained
     assert (model.config.num_hidden_layers, model.config.hidden_size) == (6, 384)
@@ -466,7 +461,3 @@ def test_constant_or_infinite_predictions_of_a_score_are_guessing(caplog, metric
 def test_targets_may_come_straight_from_a_data_set(caplog):
     targets = Dataset.from_dict({"labels": [0] * 60 + [1] * 40})["labels"]
     assert not warns({"eval_accuracy": 0.9}, targets, caplog)
-
-
-def test_a_saved_encoder_is_what_the_tests_take_it_for(save):
-    assert type(AutoModel.from_pretrained(save(encoder_only=True))).__name__ == "BertModel"

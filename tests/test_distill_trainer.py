@@ -1,0 +1,623 @@
+"""Tests of `distill_trainer`: the loss that is logged and followed, what evaluation sees, what the teacher does."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
+from transformers import Trainer, TrainingArguments
+from workers import train_worker
+from workers.train_worker import (
+    LOSS_WEIGHTS,
+    NUM_LABELS,
+    SCENARIOS,
+    SPLITS,
+    arguments,
+    bert,
+    pad,
+    random_examples,
+    results_by_configuration,
+    step_logs,
+    weights,
+)
+
+from distill_losses import MULTI_LABEL, REGRESSION, task_loss
+from distill_trainer import (
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    EpochShuffleSampler,
+    bf16_in_hardware,
+)
+from teacher_cache import add_teacher_logits, fingerprint_model
+
+ROOT = Path(__file__).parents[1]
+CE_ONLY = {"ce_weight": 1.0, "kl_weight": 0.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny models are up to a hundred times slower with several threads that wait for each other."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture
+def build_trainer(tmp_path):
+    def build(student=None, teacher=None, train=None, compute_metrics=None, output_dir=tmp_path, **kwargs):
+        return DistillationTrainer(
+            model=bert(1) if student is None else student,
+            teacher_model=teacher,
+            args=arguments(output_dir, **kwargs),
+            train_dataset=random_examples(17) if train is None else train,
+            eval_dataset=random_examples(13, seed=1),
+            data_collator=pad,
+            compute_metrics=compute_metrics,
+        )
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    return results_by_configuration(tmp_path_factory.mktemp("one_process"), 1)
+
+
+def record_calls(model):
+    """A list that grows by the keyword arguments and logits of every forward pass."""
+    calls = []
+    model.register_forward_hook(
+        lambda module, args, kwargs, output: calls.append((kwargs, output["logits"])), with_kwargs=True
+    )
+    return calls
+
+
+def logits_one_by_one(model, dataset):
+    columns = ("input_ids", "attention_mask", "token_type_ids")
+    model = model.eval()
+    with torch.no_grad():
+        rows = [model(**pad([{name: row[name] for name in columns}])).logits[0] for row in dataset]
+    return torch.stack(rows)
+
+
+def plain_loss(model, dataset):
+    return torch.nn.functional.cross_entropy(logits_one_by_one(model, dataset), torch.tensor(dataset["labels"])).item()
+
+
+def assert_same_weights(actual, expected, tolerance=1e-5):
+    assert actual.keys() == expected.keys()
+    differences = {
+        name: ((actual[name] - w).norm() / w.norm()).item() for name, w in expected.items() if w.is_floating_point()
+    }
+    assert max(differences.values()) <= tolerance, max(differences.items(), key=lambda item: item[1])
+
+
+def assert_same_training(actual, expected, tolerance=1e-5):
+    assert len(actual["steps"]) == len(expected["steps"])
+    for log, expected_log in zip(actual["steps"], expected["steps"], strict=True):
+        assert log == pytest.approx(expected_log, rel=tolerance)
+    assert actual["metrics"] == pytest.approx(expected["metrics"], rel=tolerance)
+    assert actual["predictions"] == pytest.approx(expected["predictions"], rel=1e-4, abs=1e-5)
+    assert_same_weights(actual["weights"], expected["weights"], tolerance)
+
+
+# ---- the loss ----
+
+
+def test_logged_loss_is_the_weighted_sum_of_the_logged_components(one_process):
+    for result in one_process.values():
+        for log in result["steps"]:
+            parts = [LOSS_WEIGHTS[f"{name}_weight"] * log[f"loss_{name}"] for name in ("ce", "kl", "cosine")]
+            assert min(parts) > 0 and log["loss"] == pytest.approx(sum(parts), rel=1e-6)
+
+
+def test_train_metrics_are_means_over_the_steps(one_process):
+    for result in one_process.values():
+        for name in ("loss", "loss_ce", "loss_kl", "loss_cosine"):
+            mean = sum(log[name] for log in result["steps"]) / len(result["steps"])
+            assert result["metrics"][f"train_{name}"] == pytest.approx(mean, rel=1e-6)
+
+
+def test_logging_every_few_steps_logs_the_means_since_the_last_log(build_trainer):
+    logs = {}
+    for logging_steps in (1, 2):
+        trainer = build_trainer(teacher=bert(3), num_train_epochs=2, logging_steps=logging_steps)
+        train_metrics = trainer.train().metrics
+        logs[logging_steps] = step_logs(trainer)
+    assert (len(logs[1]), len(logs[2])) == (6, 3)
+    for index, log in enumerate(logs[2]):
+        for name in ("loss", "loss_ce", "loss_kl"):
+            pair = [logs[1][2 * index + offset][name] for offset in (0, 1)]
+            assert log[name] == pytest.approx(sum(pair) / 2, rel=1e-6)
+    mean = sum(log["loss_kl"] for log in logs[1]) / 6
+    assert train_metrics["train_loss_kl"] == pytest.approx(mean, rel=1e-6)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_accumulation_changes_neither_logs_nor_weights(one_process, scenario):
+    (whole, _), (batch_size, accumulation) = SPLITS[1]
+    assert_same_training(one_process[scenario, batch_size, accumulation], one_process[scenario, whole, 1])
+
+
+def test_training_equals_a_plain_pytorch_loop(one_process):
+    """The loop knows nothing of the project's losses or of `Trainer`'s handling of batches."""
+    result = one_process["17 in order", 4, 4]
+    student, teacher = bert(1).train(), bert(3)
+    examples = list(random_examples(17))
+    temperature, num_steps, learning_rate = 2.0, 4, 1e-3
+    decayed = [p for name, p in student.named_parameters() if "bias" not in name and "LayerNorm" not in name]
+    others = [p for name, p in student.named_parameters() if "bias" in name or "LayerNorm" in name]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
+        lr=learning_rate,
+        eps=1e-5,
+    )
+    step = 0
+    for _ in range(2):
+        for batch in (examples[:16], examples[16:]):
+            inputs = pad(batch)
+            labels = inputs.pop("labels")
+            logits = student(**inputs).logits
+            with torch.no_grad():
+                teacher_logits = teacher(**inputs).logits
+            ce = -logits.log_softmax(-1)[range(len(batch)), labels].mean()
+            p, q = (teacher_logits / temperature).softmax(-1), (logits / temperature).softmax(-1)
+            kl = temperature**2 * (p * (p / q).log()).sum(-1).mean()
+            cosine = (
+                1 - (logits * teacher_logits).sum(-1) / (logits.norm(dim=-1) * teacher_logits.norm(dim=-1))
+            ).mean()
+            loss = 0.3 * ce + 0.6 * kl + 0.2 * cosine
+
+            optimizer.zero_grad()
+            loss.backward()
+            grad_norm = torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+            # One step of warm-up (6 % of four, rounded up) from 0, then linearly down to 0.
+            lr = learning_rate * (step if step < 1 else (num_steps - step) / (num_steps - 1))
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            expected = {"loss": loss, "loss_ce": ce, "loss_kl": kl, "loss_cosine": cosine, "grad_norm": grad_norm}
+            log = {name: result["steps"][step][name] for name in expected}
+            assert log == pytest.approx({name: value.item() for name, value in expected.items()}, rel=1e-5)
+            assert result["steps"][step]["learning_rate"] == pytest.approx(lr)
+            step += 1
+    assert step == len(result["steps"]) == num_steps
+    assert_same_weights(result["weights"], weights(student))
+
+
+def test_stock_trainer_multiplies_the_loss_by_the_accumulation_steps_and_this_one_does_not(build_trainer, tmp_path):
+    """The reason for `loss_is_scaled_for_ga`. Should the first half fail one day, `Trainer` has been mended."""
+    examples, plain = random_examples(16), plain_loss(bert(1), random_examples(16))
+    common = {"max_steps": 1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
+    args = {"logging_steps": 1, "use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
+    stock = Trainer(
+        model=bert(1),
+        args=TrainingArguments(output_dir=str(tmp_path), **args, **common),
+        train_dataset=examples,
+        data_collator=pad,
+    )
+    stock.train()
+    assert step_logs(stock)[0]["loss"] == pytest.approx(4 * plain, rel=1e-5)
+
+    ours = build_trainer(train=examples, **CE_ONLY, **common)
+    ours.train()
+    assert step_logs(ours)[0]["loss"] == pytest.approx(plain, rel=1e-5)
+    assert step_logs(ours)[0]["grad_norm"] == pytest.approx(step_logs(stock)[0]["grad_norm"] / 4, rel=1e-4)
+
+
+def test_label_smoothing_smooths_training_but_not_evaluation(build_trainer):
+    trainer = build_trainer(train=random_examples(8), max_steps=1, label_smoothing_factor=0.3, **CE_ONLY)
+    logits, labels = logits_one_by_one(bert(1), trainer.train_dataset), torch.tensor(trainer.train_dataset["labels"])
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(plain_loss(bert(1), trainer.eval_dataset), rel=1e-5)
+    trainer.train()
+    expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.3).item()
+    assert step_logs(trainer)[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+# ---- evaluation ----
+
+
+@pytest.mark.parametrize(
+    "loss_weights",
+    [{"kl_weight": 0.0}, {"ce_weight": 0.0, "kl_weight": 1.0}, {"ce_weight": 3.0, "cosine_weight": 2.0}],
+    ids=str,
+)
+def test_eval_loss_is_the_plain_task_loss_whatever_the_weights(build_trainer, loss_weights):
+    trainer = build_trainer(teacher=bert(3), **loss_weights)
+    expected = plain_loss(bert(1), trainer.eval_dataset)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    # Also between the steps of a training with accumulation.
+    trainer = build_trainer(
+        teacher=bert(3),
+        eval_strategy="steps",
+        eval_steps=1,
+        max_steps=2,
+        gradient_accumulation_steps=2,
+        **loss_weights,
+    )
+    trainer.train()
+    evaluations = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
+    assert len(evaluations) == 2
+    assert evaluations[-1] == pytest.approx(plain_loss(trainer.model, trainer.eval_dataset), rel=1e-5)
+
+
+@pytest.mark.parametrize("labelled", [True, False], ids=["labels", "no labels"])
+@pytest.mark.parametrize("hidden", [True, False], ids=["hidden states", "logits only"])
+def test_predictions_are_the_logits_in_the_order_of_the_data(build_trainer, labelled, hidden):
+    student = bert(1, output_hidden_states=hidden, output_attentions=hidden, attn_implementation="eager")
+    trainer = build_trainer(student, teacher=bert(3))
+    assert trainer.args.train_sampling_strategy == "group_by_length"
+    examples = trainer.eval_dataset if labelled else trainer.eval_dataset.remove_columns("labels")
+    output = trainer.predict(examples)
+    expected = logits_one_by_one(bert(1), examples).numpy()
+    assert output.predictions == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    if labelled:
+        assert output.label_ids.tolist() == examples["labels"]
+    else:
+        assert output.label_ids is None and "test_loss" not in output.metrics
+
+
+def test_compute_metrics_sees_logits_and_labels(build_trainer):
+    seen = []
+    trainer = build_trainer(
+        bert(1, output_hidden_states=True), compute_metrics=lambda prediction: seen.append(prediction) or {"n": 1}
+    )
+    assert trainer.evaluate()["eval_n"] == 1
+    assert seen[0].predictions.shape == (13, NUM_LABELS) and seen[0].label_ids.shape == (13,)
+
+
+# ---- the teacher ----
+
+
+def test_teacher_is_frozen_unchanged_and_outside_optimizer_and_checkpoint(build_trainer, tmp_path):
+    teacher = bert(3, dropout=True).train()
+    before = fingerprint_model(teacher)
+    trainer = build_trainer(teacher=teacher, save_strategy="steps", save_steps=2, max_steps=3)
+    trainer.train()
+    trainer.save_model(tmp_path / "final")
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in teacher.parameters())
+    assert fingerprint_model(teacher) == before
+    optimized = {id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]}
+    assert optimized == {id(parameter) for parameter in trainer.model.parameters()}
+    for folder in (tmp_path / "checkpoint-2", tmp_path / "final"):
+        saved = load_file(folder / "model.safetensors")
+        assert saved.keys() == bert(1).state_dict().keys()
+        assert not any("teacher" in path.name for path in folder.iterdir())
+
+
+def test_teacher_runs_once_a_micro_batch_in_training_and_never_in_evaluation(build_trainer):
+    teacher = bert(3)
+    calls = record_calls(teacher)
+    trainer = build_trainer(
+        teacher=teacher,
+        eval_strategy="steps",
+        eval_steps=1,
+        num_train_epochs=1,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+    )
+    trainer.evaluate()
+    trainer.predict(trainer.eval_dataset.remove_columns("labels"))
+    assert not calls
+    trainer.train()
+    assert len([log for log in trainer.state.log_history if "eval_loss" in log]) == 3
+    assert [len(logits) for _, logits in calls] == [4, 4, 4, 4, 1]
+    assert all("labels" not in inputs and not logits.requires_grad for inputs, logits in calls)
+
+
+def test_teacher_does_not_run_when_its_logits_do_not_count(build_trainer):
+    teacher = bert(3)
+    calls = record_calls(teacher)
+    build_trainer(teacher=teacher, max_steps=1, **CE_ONLY).train()
+    assert not calls
+
+
+def test_precomputed_logits_give_the_steps_of_a_teacher_that_is_then_not_called(build_trainer, tmp_path):
+    examples, teacher = random_examples(17), bert(3)
+    in_step = build_trainer(teacher=teacher, train=examples, **LOSS_WEIGHTS)
+    in_step.train()
+    cached = add_teacher_logits(examples, teacher, tmp_path / "cache", pad)
+    calls = record_calls(teacher)
+    for teacher_model in (None, teacher):
+        precomputed = build_trainer(teacher=teacher_model, train=cached, **LOSS_WEIGHTS)
+        precomputed.train()
+        for log, expected in zip(step_logs(precomputed), step_logs(in_step), strict=True):
+            assert log == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        assert_same_weights(weights(precomputed.model), weights(in_step.model))
+    assert not calls
+
+
+def test_teacher_computes_in_the_precision_of_the_student(build_trainer):
+    teacher, student = bert(3), bert(1)
+    teacher_calls, student_calls = record_calls(teacher), record_calls(student)
+    build_trainer(student, teacher=teacher, max_steps=1, bf16=True).train()
+    assert teacher_calls[0][1].dtype == student_calls[0][1].dtype == torch.bfloat16
+
+
+def test_bert_teacher_reads_the_token_types_that_its_distilbert_student_lacks(build_trainer):
+    no_dropout = {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
+    student, teacher = TINY_CLASSIFIERS["distilbert"](1, NUM_LABELS, **no_dropout), bert(3)
+    student_calls, teacher_calls = record_calls(student), record_calls(teacher)
+    train = random_examples(8)
+    trainer = build_trainer(student, teacher=teacher, train=train, max_steps=1, ce_weight=0.0, kl_weight=1.0)
+    trainer.evaluate()
+    trainer.train()
+    assert len(student_calls) == 5 and len(teacher_calls) == 1
+    assert all(inputs.keys() == {"input_ids", "attention_mask"} for inputs, _ in student_calls)
+    token_types = teacher_calls[0][0]["token_type_ids"]
+    assert token_types.sum() == sum(map(sum, train["token_type_ids"]))
+
+
+# ---- settings and inputs that cannot work ----
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ce_weight": -0.1}, "`ce_weight` must be a finite number >= 0, found -0.1"),
+        ({"kl_weight": float("nan")}, "`kl_weight` must be a finite number >= 0, found nan"),
+        ({"cosine_weight": float("inf")}, "`cosine_weight` must be a finite number >= 0, found inf"),
+        ({"ce_weight": 0.0, "kl_weight": 0.0}, "are all 0, so there is no loss"),
+        ({"temperature": 0.0}, "`temperature` must be a finite number > 0, found 0"),
+        ({"temperature": -2.0}, "`temperature` must be a finite number > 0, found -2"),
+        ({"temperature": float("nan")}, "`temperature` must be a finite number > 0, found nan"),
+    ],
+    ids=str,
+)
+def test_arguments_that_make_no_sense_are_refused(tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(tmp_path, **values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_labels": 4}, "The teacher has 4 labels and the student 3"),
+        ({"id2label": {0: "b", 1: "a", 2: "c"}}, "The teacher's labels are .*'b'.* and the student's"),
+        ({"vocab_size": VOCAB_SIZE + 1}, "vocabulary has 129 tokens and the student's 128"),
+    ],
+    ids=["number of labels", "names of labels", "vocabulary"],
+)
+def test_teacher_that_does_not_match_the_student_is_refused(build_trainer, change, message):
+    teacher = bert(3)
+    for name, value in change.items():
+        setattr(teacher.config, name, value)
+    with pytest.raises(ValueError, match=message):
+        build_trainer(teacher=teacher)
+
+
+def test_compute_loss_func_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`compute_loss_func` would replace the distillation loss"):
+        DistillationTrainer(model=bert(1), args=arguments(tmp_path), compute_loss_func=lambda *args, **kwargs: 0)
+
+
+@pytest.mark.parametrize("loss_weights", [{"kl_weight": 1.0}, {"kl_weight": 0.0, "cosine_weight": 1.0}], ids=str)
+def test_missing_teacher_is_refused(build_trainer, loss_weights):
+    with pytest.raises(ValueError, match="neither a `teacher_model` nor a `teacher_logits` column"):
+        build_trainer(**loss_weights).train()
+
+
+def test_missing_labels_are_refused_when_they_count(build_trainer):
+    trainer = build_trainer(teacher=bert(3), train=random_examples(17).remove_columns("labels"))
+    with pytest.raises(ValueError, match="`ce_weight` is positive, but the batch has no `labels`"):
+        trainer.train()
+
+
+def test_cosine_of_a_single_output_is_refused(build_trainer):
+    trainer = build_trainer(bert(1, 1), teacher=bert(3, 1), cosine_weight=1.0)
+    with pytest.raises(ValueError, match="single output and the cosine of two numbers"):
+        trainer.train()
+
+
+# ---- kinds of data and of models ----
+
+
+def test_unlabelled_examples_are_enough_without_the_hard_label_loss(build_trainer):
+    trained = {}
+    for columns in ([], ["labels"]):
+        train = random_examples(17).remove_columns(columns)
+        trainer = build_trainer(teacher=bert(3), train=train, ce_weight=0.0, kl_weight=1.0)
+        trainer.train()
+        trained[bool(columns)] = trainer
+        assert ("loss_ce" in step_logs(trainer)[0]) is (not columns)
+        assert all(log["loss"] == pytest.approx(log["loss_kl"]) for log in step_logs(trainer))
+    # Labels that do not count change nothing.
+    assert_same_weights(weights(trained[True].model), weights(trained[False].model), tolerance=0)
+
+
+def with_labels(examples, labels):
+    return examples.remove_columns("labels").add_column("labels", labels)
+
+
+@pytest.mark.parametrize("problem_type", [MULTI_LABEL, REGRESSION])
+def test_training_reduces_the_loss_and_evaluation_reports_it_for(build_trainer, problem_type):
+    examples = random_examples(24)
+    if problem_type == MULTI_LABEL:
+        num_labels, labels = 3, [[float(label == index) for index in range(3)] for label in examples["labels"]]
+    else:
+        num_labels, labels = 1, [float(label) for label in examples["labels"]]
+    examples = with_labels(examples, labels)
+    student, teacher = bert(1, num_labels), bert(3, num_labels)
+    trainer = build_trainer(student, teacher=teacher, train=examples, num_train_epochs=10, learning_rate=3e-3)
+    # Neither config names the problem type: the number of outputs and the type of the labels give it.
+    assert student.config.problem_type is None
+    targets = torch.tensor(examples["labels"])
+    before = trainer.evaluate(examples)["eval_loss"]
+    expected = task_loss(logits_one_by_one(bert(1, num_labels), examples), targets, problem_type).mean().item()
+    assert before == pytest.approx(expected, rel=1e-5)
+    trainer.train()
+    assert trainer.evaluate(examples)["eval_loss"] < 0.8 * before
+    first, last = step_logs(trainer)[0], step_logs(trainer)[-1]
+    assert last["loss_kl"] < first["loss_kl"] and last["loss"] < 0.8 * first["loss"]
+
+
+def test_problem_type_of_the_config_wins_over_the_inferred_one(build_trainer):
+    examples = with_labels(random_examples(8), [[0.0, 1.0, 0.5]] * 8)
+    student = bert(1)
+    student.config.problem_type = REGRESSION
+    trainer = build_trainer(student, train=examples, max_steps=1, **CE_ONLY)
+    expected = (logits_one_by_one(bert(1), examples) - torch.tensor([0.0, 1.0, 0.5])).square().mean().item()
+    assert trainer.evaluate(examples)["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    trainer.train()
+    assert step_logs(trainer)[0]["loss_ce"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_student_with_lora_adapters_trains_only_them(build_trainer, tmp_path):
+    config = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"], lora_dropout=0.0)
+    student = get_peft_model(bert(1), config)
+    before = weights(student)
+    trainer = build_trainer(student, teacher=bert(3), num_train_epochs=8, learning_rate=1e-2)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(plain_loss(bert(1), trainer.eval_dataset), rel=1e-5)
+    trainer.train()
+    logs = step_logs(trainer)
+    assert logs[-1]["loss"] < logs[0]["loss"] and all(log["loss_kl"] > 0 for log in logs)
+    changed = {name for name, tensor in weights(student).items() if not torch.equal(tensor, before[name])}
+    assert changed and all("lora_" in name or "modules_to_save" in name for name in changed)
+    trainer.save_model(tmp_path / "final")
+    assert (tmp_path / "final" / "adapter_model.safetensors").is_file()
+
+
+# ---- order of the examples ----
+
+
+LENGTHS = torch.randint(3, 60, (203,), generator=torch.Generator().manual_seed(0)).tolist()
+
+
+def order(seed=0, epoch=0, lengths=None, batch_size=8):
+    return list(EpochShuffleSampler(len(LENGTHS), seed, lambda: epoch, lengths, batch_size))
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["plain", "by length"])
+def test_sampler_yields_a_permutation_that_depends_on_seed_and_epoch_alone(lengths):
+    orders = {}
+    for seed in (0, 1, 42):
+        for epoch in (0, 1, 2):
+            torch.rand(3)  # the global random state plays no part
+            orders[seed, epoch] = order(seed, epoch, lengths)
+            assert sorted(orders[seed, epoch]) == list(range(len(LENGTHS)))
+            torch.rand(5)
+            assert order(seed, epoch, lengths) == orders[seed, epoch]
+    assert len({tuple(indices) for indices in orders.values()}) == len(orders)
+
+
+def test_batches_grouped_by_length_have_less_padding_than_random_ones():
+    def num_padding(indices):
+        batches = [[LENGTHS[i] for i in indices[start : start + 8]] for start in range(0, len(indices), 8)]
+        return sum(len(batch) * max(batch) - sum(batch) for batch in batches)
+
+    assert num_padding(order(lengths=LENGTHS)) < 0.3 * num_padding(order())
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_training_visits_every_example_once_an_epoch_in_another_order_each(build_trainer, strategy):
+    seen = []
+    student = bert(1)
+    student.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.extend(kwargs["input_ids"][:, 0].tolist()), with_kwargs=True
+    )
+    numbered = [[index, *ids[1:]] for index, ids in enumerate(random_examples(17)["input_ids"])]
+    examples = random_examples(17).remove_columns("input_ids").add_column("input_ids", numbered)
+    build_trainer(student, train=examples, train_sampling_strategy=strategy, num_train_epochs=3, **CE_ONLY).train()
+    epochs = [seen[start : start + 17] for start in range(0, len(seen), 17)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(17))] * 3
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_resuming_in_the_middle_of_an_epoch_gives_the_same_bits(build_trainer, tmp_path, accumulation):
+    teacher, settings = (
+        bert(3),
+        {
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": accumulation,
+            "num_train_epochs": 3,
+            "save_strategy": "steps",
+            "save_steps": 4,
+        },
+    )
+    uninterrupted = build_trainer(bert(1, dropout=True), teacher=teacher, **settings)
+    uninterrupted.train()
+    checkpoint = tmp_path / "checkpoint-4"
+    assert 4 % (uninterrupted.state.max_steps / 3) != 0
+    resumed = build_trainer(bert(1, dropout=True), teacher=teacher, output_dir=tmp_path / "resumed", **settings)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert_same_weights(weights(resumed.model), weights(uninterrupted.model), tolerance=0)
+    names = ("step", "loss", "loss_ce", "loss_kl")
+    after = [[log[name] for name in names] for log in step_logs(uninterrupted) if log["step"] > 4]
+    assert [[log[name] for name in names] for log in step_logs(resumed) if log["step"] > 4] == after
+
+
+def test_lengths_come_from_the_length_column_where_there_is_one(build_trainer):
+    trainer = build_trainer(remove_unused_columns=False)
+    examples = trainer.train_dataset.add_column("length", list(range(17)))
+    assert trainer._get_train_sampler(examples).lengths == list(range(17))
+    assert trainer._get_train_sampler(trainer.train_dataset).lengths == [
+        len(ids) for ids in trainer.train_dataset["input_ids"]
+    ]
+
+
+# ---- precision ----
+
+
+def test_bf16_is_on_where_the_hardware_has_it_unless_told_otherwise(tmp_path):
+    assert DistillationTrainingArguments(str(tmp_path)).bf16 is bf16_in_hardware(not torch.accelerator.is_available())
+    assert DistillationTrainingArguments(str(tmp_path), use_cpu=True).bf16 is bf16_in_hardware(use_cpu=True)
+    assert DistillationTrainingArguments(str(tmp_path), bf16=False).bf16 is False
+    assert DistillationTrainingArguments(str(tmp_path), bf16=True).bf16 is True
+
+
+# ---- several processes ----
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two_processes")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    subprocess.run(
+        [sys.executable, *command, train_worker.__file__, str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        check=True,
+        timeout=300,
+    )
+    return [torch.load(folder / f"rank_{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("split", SPLITS[2], ids=str)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_two_processes_give_the_logs_predictions_and_weights_of_one(one_process, two_processes, scenario, split):
+    assert_same_training(two_processes[0][(scenario, *split)], one_process[(scenario, 16, 1)])
+
+
+@pytest.mark.distributed
+def test_two_processes_agree_with_one_when_the_last_batch_is_dropped(one_process, two_processes):
+    scenario = "27 without the last batch"
+    assert len(one_process[scenario, 16, 1]["steps"]) == 2
+    assert_same_training(two_processes[0][scenario, 8, 1], one_process[scenario, 16, 1])
+
+
+@pytest.mark.distributed
+def test_both_processes_hold_the_same_weights(two_processes):
+    first, second = two_processes
+    for key, result in first.items():
+        if isinstance(key, tuple):
+            assert_same_weights(second[key]["weights"], result["weights"], tolerance=0)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", ["cached logits", "half-cached logits"])
+def test_two_processes_cache_the_teacher_logits_of_one(two_processes, name):
+    expected = logits_one_by_one(bert(3), random_examples(21))
+    for results in two_processes:
+        torch.testing.assert_close(torch.tensor(results[name][:]), expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,668 @@
+"""Tests of `run_distillation.py` from the command line to the files it leaves, on tiny teachers."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import pipeline as make_pipeline
+
+import command_line
+import run_distillation
+from reporting import results_table
+from run_folder import read_record
+from teacher import PACKAGED_TEACHER, resolve_checkpoint
+from teacher_cache import fingerprint_model
+
+SCRIPT = Path(run_distillation.__file__)
+MNLI = Path(datasets.config.HF_DATASETS_CACHE) / "nyu-mll___glue" / "mnli"
+needs_mnli = pytest.mark.skipif(not MNLI.is_dir(), reason=f"HF_HOME holds no MNLI: {MNLI} does not exist")
+
+GOOD, BAD = ["lovely", "great", "kind", "helpful", "clear"], ["awful", "rude", "useless", "broken", "silly"]
+NOUNS = ["answer", "recipe", "match", "patch", "novel", "garden", "song"]
+# The same numbers on every machine.
+ALWAYS = ["--bf16", "false", "--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true"]
+
+
+def sentences(number, start=0):
+    """Sentences with labels, in which one word tells the label."""
+    rows = []
+    for i in range(start, start + number):
+        label, words = ("good", GOOD) if i % 3 else ("bad", BAD)
+        rows.append((f"what a {words[i % 5]} {NOUNS[i % 7]}" + " indeed" * (i % 4), label))
+    return rows
+
+
+def write_csv(path, rows, header=("text", "label")):
+    with open(path, "w", newline="") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    return str(path)
+
+
+def write_json_lines(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(path)
+
+
+# ---- What the tests share ----
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    """Caches of these tests' own, in which the real data sets are found by links; one thread, as the launchers use."""
+    cache = tmp_path_factory.mktemp("datasets_cache")
+    if MNLI.is_dir():
+        (cache / "nyu-mll___glue").symlink_to(MNLI.parent)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+        patch.setattr(datasets.config, "DEFAULT_HF_CACHE_HOME", str(cache))
+        patch.setenv("HF_DATASETS_CACHE", str(cache))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="module")
+def make_teacher(tmp_path_factory):
+    """Saves a tiny classifier with random weights and the real tokenizer of BERT, and returns the folder."""
+    tokenizer = AutoTokenizer.from_pretrained(resolve_checkpoint(PACKAGED_TEACHER))
+
+    def make(names, dropout=0.1, encoder_only=False):
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=128,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            initializer_range=0.2,
+            num_labels=len(names),
+        )
+        config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = BertForSequenceClassification(config)
+        folder = tmp_path_factory.mktemp("teacher")
+        (model.bert if encoder_only else model).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def teacher(make_teacher):
+    return make_teacher(["bad", "good"])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """`--train_file ... --validation_file ... --test_file ...`"""
+    folder = tmp_path_factory.mktemp("data")
+    arguments = []
+    for split, number, start in (("train", 40, 0), ("validation", 18, 40), ("test", 13, 60)):
+        arguments += [f"--{split}_file", write_csv(folder / f"{split}.csv", sentences(number, start))]
+    return arguments
+
+
+def run_here(*arguments):
+    """Calls the script's `main` in this process, which saves the imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments), *ALWAYS])
+        run_distillation.main()
+
+
+def run_script(*arguments, launcher=(), script_arguments=ALWAYS):
+    return subprocess.run(
+        [sys.executable, *launcher, SCRIPT, *map(str, arguments), *script_arguments],
+        capture_output=True,
+        text=True,
+        cwd=SCRIPT.parent,
+    )
+
+
+def results(folder, name="all_results"):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def metrics(folder):
+    """All results but those that a clock gives."""
+    by_clock = ("_runtime", "_per_second", "_time", "_time_mm", "_runtime_mm", "_per_second_mm")
+    return {name: value for name, value in results(folder).items() if not name.endswith(by_clock)}
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+def predictions(folder, split="test"):
+    with open(folder / f"predictions_{split}.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def tree(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+# ---- One run, as a user starts it ----
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, teacher, files):
+    """Folder and outputs of one run of the script in a process of its own."""
+    folder = tmp_path_factory.mktemp("runs") / "student"
+    arguments = ["--teacher_name_or_path", teacher, *files, "--output_dir", folder, "--layers", "4,2"]
+    arguments += ["--ce_weight", "0.3", "--num_train_epochs", "2", "--per_device_train_batch_size", "8"]
+    process = run_script(*arguments)
+    assert process.returncode == 0, process.stderr
+    return folder, process.stdout, process.stderr
+
+
+def test_every_output_of_the_design_is_there(finished):
+    folder, _, _ = finished
+    expected = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "README.md"}
+    expected |= {f"{name}_results.json" for name in ("train", "eval", "predict", "all")}
+    expected |= {"distillation.json", "predictions_test.csv", "trainer_state.json"}
+    assert expected <= {path.name for path in folder.iterdir()}
+    assert not list(folder.rglob("*unfinished*"))
+
+
+def test_the_student_is_a_standard_checkpoint_with_the_datas_label_names(finished, teacher):
+    folder, _, _ = finished
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert type(model) is BertForSequenceClassification
+    assert model.config.num_hidden_layers == 2
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    teacher_model = AutoModelForSequenceClassification.from_pretrained(teacher)
+    assert model.state_dict().keys() < teacher_model.state_dict().keys()
+    classify = make_pipeline("text-classification", model=str(folder), device="cpu")
+    rows = predictions(folder)
+    texts = [text for text, _ in sentences(13, 60)]
+    assert [answer["label"] for answer in classify(texts)] == [row["prediction"] for row in rows]
+
+
+def test_the_record_says_how_the_student_was_made(finished, teacher):
+    folder, _, _ = finished
+    record = read_record(folder)
+    assert record["status"] == "finished"
+    assert record["teacher"]["name"] == teacher
+    model = AutoModelForSequenceClassification.from_pretrained(teacher)
+    assert record["teacher"]["fingerprint"] == fingerprint_model(model)
+    assert record["teacher"]["layers"] == [1, 2, 3, 4]
+    assert (record["student"]["layers"], record["student"]["layer_strategy"]) == ([4, 2], "explicit")
+    assert record["student"]["num_layers"] == 2
+    assert record["teacher"]["parameters"] == model.num_parameters()
+    assert record["loss"] == {"ce_weight": 0.3, "kl_weight": 0.5, "cosine_weight": 0.0, "temperature": 2.0}
+    assert record["data"]["labels"] == ["bad", "good"]
+    assert record["data"]["source"].endswith("/train.csv")
+    assert len(record["data"]["fingerprint"]) == 64
+    assert record["seed"] == 42
+    assert {"python", "torch", "transformers", "datasets"} <= record["libraries"].keys()
+    assert record["command"].startswith(f"python {SCRIPT} --teacher_name_or_path {teacher} ")
+    assert record["settings"]["layers"] == "4,2"
+
+
+def test_the_layers_are_counted_from_one_nearest_the_input(finished, teacher):
+    """Untrained parts would equal the teacher's; here the record's layers are checked on a student of no training."""
+    _, _, stderr = finished
+    assert stderr.count("from the embeddings to the head: 1 <- 4, 2 <- 2 (2 of 4 layers)") == 1
+
+
+def test_the_results_have_the_metrics_of_every_stage(finished):
+    folder, _, _ = finished
+    every = results(folder)
+    assert {"train_loss", "train_loss_ce", "train_loss_kl", "eval_loss", "eval_accuracy", "eval_macro_f1"} <= set(
+        every
+    )
+    assert {"predict_loss", "predict_accuracy", "predict_f1_bad"} <= set(every)
+    for stage in ("train", "eval", "predict"):
+        assert results(folder, f"{stage}_results").items() <= every.items()
+    rows = predictions(folder)
+    assert every["predict_accuracy"] == np.mean([row["label"] == row["prediction"] for row in rows])
+    assert [row["label"] for row in rows] == [label for _, label in sentences(13, 60)]
+
+
+def test_the_run_ends_with_the_table(finished):
+    folder, stdout, _ = finished
+    table = results_table(read_record(folder))
+    assert stdout.rstrip().endswith(table)
+    assert "| teacher | 1,2,3,4 | " in table
+    assert "| student | 4,2     | " in table
+    assert table in (folder / "README.md").read_text()
+
+
+def test_what_was_resolved_is_logged_once(finished):
+    folder, _, stderr = finished
+    record = read_record(folder)
+    lines = [line.split() for line in stderr.splitlines()]
+    for name, value, source in (
+        ("ce_weight", "0.3", ["command", "line"]),
+        ("kl_weight", "0.5", ["default"]),
+        ("cosine_weight", "0.0", ["default"]),
+        ("temperature", "2.0", ["default"]),
+        ("layers", "4,2", ["command", "line"]),
+    ):
+        assert lines.count([name, value, *source]) == 1
+    parameters = f"teacher {record['teacher']['parameters']:,}, student {record['student']['parameters']:,}"
+    assert stderr.count(parameters) == 1
+
+
+def test_a_random_teacher_is_reported_loudly(finished):
+    _, _, stderr = finished
+    assert stderr.count("THE TEACHER IS NO BETTER THAN GUESSING") == 1
+
+
+def test_the_same_command_twice_gives_the_same_metrics_and_weights(tmp_path, teacher, files):
+    # From an encoder, so that the teacher's fine-tuning is covered too.
+    encoder = tmp_path / "encoder"
+    AutoModelForSequenceClassification.from_pretrained(teacher).bert.save_pretrained(encoder)
+    AutoTokenizer.from_pretrained(teacher).save_pretrained(encoder)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        run_here("--teacher_name_or_path", encoder, *files, "--output_dir", folder, "--num_train_epochs", 2)
+        torch.rand(5)  # the random state before the second run is another one
+    assert metrics(folders[0]) == metrics(folders[1])
+    assert weights(folders[0]) == weights(folders[1])
+    assert weights(folders[0] / "teacher") == weights(folders[1] / "teacher")
+    assert predictions(folders[0]) == predictions(folders[1])
+    record = read_record(folders[0])
+    assert record["teacher"]["results"]["train_loss_ce"] > 0
+    assert record["student"]["layers"] == [2, 4]  # `even` by default
+
+
+# ---- MNLI, under every launcher ----
+
+
+@pytest.fixture(scope="module")
+def mnli_arguments(make_teacher):
+    # Without dropout, which differs with the number of processes. The last batches are not full.
+    teacher = make_teacher(["entailment", "neutral", "contradiction"], dropout=0.0)
+    arguments = ["--teacher_name_or_path", teacher, "--task_name", "mnli", "--max_seq_length", "48"]
+    arguments += ["--max_train_samples", "44", "--max_eval_samples", "61", "--num_train_epochs", "2"]
+    return [*arguments, "--learning_rate", "1e-3", "--save_strategy", "no"]
+
+
+@pytest.fixture(scope="module")
+def mnli_on_one_process(mnli_arguments, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mnli") / "student"
+    run_here(*mnli_arguments, "--output_dir", folder, "--per_device_train_batch_size", 8)
+    return folder
+
+
+def same_results(folder, reference):
+    assert {"eval_accuracy", "eval_accuracy_mm", "eval_loss", "eval_loss_mm"} <= results(folder).keys()
+    for name in ("train_loss", "train_loss_ce", "train_loss_kl", "eval_loss", "eval_loss_mm"):
+        assert results(folder)[name] == pytest.approx(results(reference)[name], rel=1e-4)
+    for name in ("eval_accuracy", "eval_accuracy_mm"):
+        assert results(folder)[name] == pytest.approx(results(reference)[name], abs=1.5 / 61)
+    teachers = [read_record(path)["teacher"]["results"] for path in (folder, reference)]
+    assert teachers[0]["eval_accuracy_mm"] == teachers[1]["eval_accuracy_mm"]
+
+
+@needs_mnli
+def test_mnli_is_evaluated_on_both_validation_sets(mnli_on_one_process):
+    every = results(mnli_on_one_process)
+    assert every["eval_loss"] != every["eval_loss_mm"]
+    assert {"eval_accuracy", "eval_accuracy_mm"} <= every.keys()
+    assert read_record(mnli_on_one_process)["data"]["source"] == "nyu-mll/glue mnli"
+    assert "Validation accuracy" in results_table(read_record(mnli_on_one_process))
+
+
+@needs_mnli
+@pytest.mark.distributed
+def test_mnli_gives_the_same_under_accelerate(mnli_arguments, mnli_on_one_process, tmp_path):
+    arguments = [*mnli_arguments, "--output_dir", tmp_path / "student", "--per_device_train_batch_size", 8]
+    launcher = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1", "--cpu"]
+    process = run_script(*arguments, launcher=[*launcher, "--mixed_precision", "no", "--dynamo_backend", "no"])
+    assert process.returncode == 0, process.stderr
+    same_results(tmp_path / "student", mnli_on_one_process)
+
+
+@needs_mnli
+@pytest.mark.distributed
+def test_mnli_gives_the_same_on_two_processes_with_the_same_global_batch(
+    mnli_arguments, mnli_on_one_process, tmp_path
+):
+    arguments = [*mnli_arguments, "--output_dir", tmp_path / "student", "--per_device_train_batch_size", 4]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    process = run_script(*arguments, launcher=launcher)
+    assert process.returncode == 0, process.stderr
+    same_results(tmp_path / "student", mnli_on_one_process)
+    assert process.stdout.count("| teacher | ") == 1
+    assert process.stderr.count("Parameters: teacher") == 1
+
+
+# ---- Other kinds of data ----
+
+
+def test_scores_of_sentence_pairs_are_regression(make_teacher, tmp_path):
+    rows = [
+        {"sentence1": text, "sentence2": other, "label": i % 11 / 2}
+        for i, ((text, _), (other, _)) in enumerate(zip(sentences(40), sentences(40, 7), strict=True))
+    ]
+    folder = tmp_path / "student"
+    unlabelled = [{name: row[name] for name in ("sentence1", "sentence2")} for row in rows[30:35]]
+    run_here(
+        *("--teacher_name_or_path", make_teacher(["LABEL_0"]), "--output_dir", folder, "--num_train_epochs", 1),
+        *("--train_file", write_json_lines(tmp_path / "train.jsonl", rows[:30])),
+        *("--validation_file", write_json_lines(tmp_path / "validation.json", rows[30:])),
+        *("--test_file", write_json_lines(tmp_path / "test.jsonl", unlabelled)),
+    )
+    every = results(folder)
+    assert {"eval_pearson", "eval_spearmanr", "eval_mse", "eval_loss"} <= every.keys()
+    assert every["eval_loss"] == pytest.approx(every["eval_mse"], rel=1e-4)
+    assert not any(name.startswith("predict_") for name in every)
+    assert results(folder, "predict_results") == {}
+    assert list(predictions(folder)[0]) == ["index", "prediction", "logit_score"]
+    assert len(predictions(folder)) == 5
+    assert "Validation Pearson" in results_table(read_record(folder))
+    assert AutoModelForSequenceClassification.from_pretrained(folder).config.problem_type == "regression"
+
+
+def test_lists_of_labels_are_multi_label(make_teacher, tmp_path):
+    names = ["angry", "sad", "vulgar"]
+    rows = [
+        {"text": text, "labels": [name for j, name in enumerate(names) if (i >> j) & 1]}
+        for i, (text, _) in enumerate(sentences(40))
+    ]
+    folder = tmp_path / "student"
+    run_here(
+        *("--teacher_name_or_path", make_teacher(names), "--output_dir", folder, "--num_train_epochs", 1),
+        *("--train_file", write_json_lines(tmp_path / "train.jsonl", rows[:24])),
+        *("--validation_file", write_json_lines(tmp_path / "validation.jsonl", rows[24:32])),
+        *("--test_file", write_json_lines(tmp_path / "test.jsonl", rows[32:])),
+    )
+    assert {"eval_micro_f1", "predict_macro_f1", "predict_f1_vulgar"} <= results(folder).keys()
+    assert [row["label"] for row in predictions(folder)] == [";".join(row["labels"]) for row in rows[32:]]
+    config = AutoModelForSequenceClassification.from_pretrained(folder).config
+    assert (config.problem_type, list(config.id2label.values())) == ("multi_label_classification", names)
+
+
+def test_a_train_file_alone_is_enough_with_a_share_to_validate_on(teacher, files, tmp_path):
+    run_here(
+        *("--teacher_name_or_path", teacher, *files[:2], "--validation_split_percentage", 25),
+        *("--output_dir", tmp_path / "student", "--num_train_epochs", 1, "--layer_strategy", "random"),
+    )
+    assert read_record(tmp_path / "student")["student"]["layers"] == []
+    assert "eval_accuracy" in results(tmp_path / "student")
+    assert not (tmp_path / "student" / "predictions_test.csv").exists()
+
+
+def test_only_training_leaves_a_student_and_a_table_without_its_scores(teacher, files, tmp_path, capsys):
+    folder = tmp_path / "student"
+    run_here("--teacher_name_or_path", teacher, *files, "--do_train", "--num_train_epochs", 1, "--output_dir", folder)
+    assert not any(name.startswith(("eval_", "predict_")) for name in results(folder))
+    assert "| student | 2,4     | " in capsys.readouterr().out
+
+
+def test_very_long_and_empty_texts_run(teacher, tmp_path):
+    rows = [*sentences(20), ("x" * 100_000, "bad"), ("so " * 33_000 + "long", "good"), ("", "good"), (" ", "bad")]
+    path = write_csv(tmp_path / "texts.csv", rows)
+    run_here(
+        *("--teacher_name_or_path", teacher, "--train_file", path, "--validation_file", path, "--test_file", path),
+        *("--output_dir", tmp_path / "student", "--num_train_epochs", 1),
+    )
+    assert np.isfinite(list(metrics(tmp_path / "student").values())).all()
+    assert len(predictions(tmp_path / "student")) == len(rows)
+
+
+# ---- The teacher's outputs, evaluation alone, a teacher made first ----
+
+
+def test_with_and_without_stored_teacher_outputs_the_student_is_the_same(make_teacher, files, tmp_path):
+    arguments = ["--teacher_name_or_path", make_teacher(["bad", "good"], dropout=0.0), *files]
+    arguments += ["--num_train_epochs", 2, "--cosine_weight", 0.5, "--per_device_train_batch_size", 8]
+    run_here(*arguments, "--output_dir", tmp_path / "stored")
+    run_here(*arguments, "--output_dir", tmp_path / "run", "--no_teacher_cache")
+    assert list((tmp_path / "stored").rglob("*.arrow"))
+    assert not list((tmp_path / "run").rglob("*.arrow"))
+    assert read_record(tmp_path / "run")["settings"]["teacher_cache"] is False
+    stored, each_step = (load_file(tmp_path / name / "model.safetensors") for name in ("stored", "run"))
+    # The teacher's batches are padded to other lengths: equal up to rounding, which Adam enlarges a little.
+    for name in stored:
+        torch.testing.assert_close(stored[name], each_step[name], rtol=0, atol=2e-4)
+    for name, value in metrics(tmp_path / "stored").items():
+        assert metrics(tmp_path / "run")[name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_an_existing_student_is_evaluated_without_its_teacher_and_left_as_it_is(
+    finished, files, tmp_path, monkeypatch
+):
+    folder = tmp_path / "student"
+    shutil.copytree(finished[0], folder)
+    before = {name: (folder / name).read_bytes() for name in ("model.safetensors", "distillation.json", "README.md")}
+    expected = metrics(folder)
+    monkeypatch.setattr(run_distillation, "fine_tune", lambda *args: pytest.fail("the teacher is not needed"))
+    (folder / "predictions_test.csv").unlink()
+    teacher = read_record(folder)["teacher"]["name"]
+    arguments = ["--teacher_name_or_path", teacher, "--output_dir", folder, "--do_eval", "--do_predict"]
+    run_here(*arguments, *files)
+    assert before == {name: (folder / name).read_bytes() for name in before}
+    assert metrics(folder) == pytest.approx(expected)
+    assert len(predictions(folder)) == 13
+
+
+@pytest.mark.parametrize("arguments", [["--do_eval"], ["--do_predict"]])
+def test_there_must_be_a_student_to_evaluate(teacher, files, tmp_path, arguments):
+    folder = tmp_path / "nothing"
+    with pytest.raises(ValueError, match="holds no student to evaluate"):
+        run_here("--teacher_name_or_path", teacher, *files, *arguments, "--output_dir", folder)
+    assert not folder.exists()
+
+
+def test_a_fine_tuned_teacher_is_shared_by_runs_with_other_seeds(make_teacher, files, tmp_path, capsys):
+    shared = tmp_path / "teacher"
+    arguments = ["--teacher_name_or_path", make_teacher(["bad", "good"], encoder_only=True), *files]
+    arguments += ["--teacher_output_dir", shared, "--num_train_epochs", 1, "--teacher_num_train_epochs", 1]
+    run_here(*arguments, "--output_dir", tmp_path / "one", "--layer_strategy", "top")
+    made = tree(shared)
+    run_here(*arguments, "--output_dir", tmp_path / "two", "--seed", 1)
+    assert {path: content for path, content in tree(shared).items() if path in made} == made
+    one, two = (read_record(tmp_path / name) for name in ("one", "two"))
+    assert one["teacher"]["fingerprint"] == two["teacher"]["fingerprint"]
+    assert (one["student"]["layers"], two["student"]["layers"]) == ([1, 2], [2, 4])
+    assert two["teacher"]["results"]["train_loss_ce"] == one["teacher"]["results"]["train_loss_ce"]
+
+
+# ---- Interrupted and repeated runs ----
+
+
+def test_a_killed_run_started_again_ends_with_the_weights_of_an_uninterrupted_one(teacher, files, tmp_path):
+    arguments = ["--teacher_name_or_path", teacher, *files, "--per_device_train_batch_size", "8", "--max_steps", "120"]
+    arguments += ["--save_strategy", "steps", "--save_steps", "13", "--save_total_limit", "2"]
+    arguments += ["--teacher_output_dir", str(tmp_path / "teacher")]
+    killed, uninterrupted = tmp_path / "killed", tmp_path / "uninterrupted"
+
+    command = [sys.executable, SCRIPT, *arguments, "--output_dir", killed, *ALWAYS]
+    process = subprocess.Popen(command, cwd=SCRIPT.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    give_up = time.monotonic() + 120
+    while not list(killed.glob("checkpoint-*/trainer_state.json")) and process.poll() is None:
+        assert time.monotonic() < give_up, "no checkpoint in two minutes"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
+    assert read_record(killed)["status"] == "running"
+    assert not (killed / "model.safetensors").exists()
+
+    run_here(*arguments, "--output_dir", killed)
+    run_here(*arguments, "--output_dir", uninterrupted)
+    assert results(killed)["epoch"] == results(uninterrupted)["epoch"]
+    assert weights(killed) == weights(uninterrupted)
+    for name, value in metrics(uninterrupted).items():
+        if name.startswith(("eval_", "predict_")):
+            assert metrics(killed)[name] == value
+
+
+def test_a_second_run_in_the_same_folder_leaves_nothing_of_the_first(teacher, files, tmp_path):
+    arguments = ["--teacher_name_or_path", teacher, "--output_dir", tmp_path / "student", "--num_train_epochs", 1]
+    run_here(*arguments, *files, "--save_strategy", "epoch")
+    assert list((tmp_path / "student").glob("checkpoint-*"))
+    run_here(*arguments, *files[:4], "--layer_strategy", "top", "--save_strategy", "no")
+    assert not list((tmp_path / "student").glob("checkpoint-*"))
+    assert not any(name.startswith("predict_") for name in results(tmp_path / "student"))
+    assert not (tmp_path / "student" / "predictions_test.csv").exists()
+    assert read_record(tmp_path / "student")["student"]["layers"] == [1, 2]
+
+
+# ---- Bad input ----
+
+
+def replace_file(arguments, split, path):
+    position = arguments.index(f"--{split}_file") + 1
+    return [*arguments[:position], str(path), *arguments[position + 1 :]]
+
+
+ARGUMENT_ERRORS = {
+    "layers outside 1..N": (["--layers", "0,13"], "Layers are 1..N .* got 0 in 0,13"),
+    "layers beyond this teacher": (["--layers", "2,13"], r"Layers are 1..4 \(1-based.* got 13 in 2,13"),
+    "unknown strategy": (["--layer_strategy", "middle"], "The layer strategy is one of top, first.* got 'middle'"),
+    "temperature 0": (["--temperature", "0"], "`temperature` must be a finite number > 0, found 0.0"),
+    "negative weight": (["--kl_weight", "-0.5"], "`kl_weight` must be a finite number >= 0, found -0.5"),
+    "no weight": (["--ce_weight", "0", "--kl_weight", "0"], "are all 0, so there is no loss to train on"),
+    "order of labels": (
+        ["--label_order", "good,bad"],
+        "order bad,good, the data .* Run again with --label_order bad,",
+    ),
+    "missing text column": (
+        ["--text_column_name", "comment"],
+        "text column 'comment', but found the columns text, la",
+    ),
+    "missing label column": (["--label_column_name", "class"], "label column 'class', but found the columns text, la"),
+    "teacher out of reach": (
+        ["--teacher_name_or_path", "no-one/nothing"],
+        "'no-one/nothing' is neither a local folder .* `hf download no-one/nothing` and pass the folder",
+    ),
+    "unknown argument": (["--layer_stategy", "even"], "Unknown arguments: --layer_stategy even"),
+}
+
+
+def refused(message, arguments, output_dir):
+    """The run ends in an error of ours with this message, which is shown in one line, and leaves nothing."""
+    before = tree(output_dir)
+    existed = Path(output_dir).exists()
+    start = time.perf_counter()
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        run_here(*arguments, "--output_dir", output_dir)
+    assert time.perf_counter() - start < 30
+    assert command_line._raised_by_a_check(error.value)
+    assert Path(output_dir).exists() == existed
+    assert tree(output_dir) == before
+
+
+@pytest.mark.parametrize("case", ARGUMENT_ERRORS)
+def test_wrong_arguments_are_refused(teacher, files, tmp_path, case):
+    arguments, message = ARGUMENT_ERRORS[case]
+    refused(message, ["--teacher_name_or_path", teacher, *files, *arguments], tmp_path / "student")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task_name", "imdb"], "task_name must be one of cola, mnli, .* not 'imdb'"),
+        (
+            ["--dataset_name", "no-one/no-data"],
+            "The data set no-one/no-data must be in the cache or within reach.* On a connected machine run .* or use",
+        ),
+        (["--train_file", "nowhere.csv"], "there is no file 'nowhere.csv'"),
+    ],
+)
+def test_data_that_cannot_be_had_are_refused(teacher, tmp_path, arguments, message):
+    refused(message, ["--teacher_name_or_path", teacher, *arguments], tmp_path / "student")
+
+
+@pytest.mark.parametrize(
+    ("split", "content", "message"),
+    [
+        ("train", "", r"train.csv' is empty \(0 bytes\)"),
+        ("train", "text,label\n", "train.csv has none, only the columns text, label"),
+        (
+            "train",
+            "text,label\na,good\nb,bad\nc,\n",
+            "Every row must have a label, but .* 1 of 3 rows have none: row 3",
+        ),
+        ("train", "text,label\na,good\nb,bad\nc\n", "Expected 2 columns, got 1"),
+        ("validation", "text,label\na,good\nb,ugly\n", "bad, good, but .*validation.csv has also ugly"),
+        ("validation", "text\na\n", "must have the label column 'label' of the training data"),
+        ("test", "text,label\na,ugly\nb,bad\n", "bad, good, but .*test.csv has also ugly"),
+    ],
+)
+def test_wrong_files_are_refused(teacher, files, tmp_path, split, content, message):
+    path = tmp_path / f"{split}.csv"
+    path.write_text(content)
+    arguments = ["--teacher_name_or_path", teacher, *replace_file(files, split, path)]
+    refused(message, arguments, tmp_path / "student")
+
+
+def test_without_a_validation_split_nothing_else_is_taken_for_it(teacher, files, tmp_path):
+    arguments = ["--teacher_name_or_path", teacher, *files[:2], *files[4:]]
+    refused("validation_split_percentage, for example 10", arguments, tmp_path / "student")
+
+
+def test_a_truncated_teacher_is_refused(teacher, files, tmp_path):
+    truncated = tmp_path / "truncated"
+    shutil.copytree(teacher, truncated)
+    (truncated / "model.safetensors").write_bytes(weights(truncated)[:-1000])
+    arguments = ["--teacher_name_or_path", truncated, *files]
+    refused(f"The checkpoint in {truncated} cannot be read: .* truncated", arguments, tmp_path / "student")
+
+
+def test_a_tokenizer_with_another_vocabulary_is_refused(teacher, files, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        shutil.copy(Path(teacher) / name, other)
+    content = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["good"], vocabulary["bad"] = vocabulary["bad"], vocabulary["good"]
+    (other / "tokenizer.json").write_text(json.dumps(content))
+    arguments = ["--teacher_name_or_path", teacher, "--tokenizer_name", other, *files]
+    refused("The vocabulary of --tokenizer_name .* is not that of the teacher", arguments, tmp_path / "student")
+
+
+def test_a_folder_that_is_not_a_run_of_ours_is_refused_and_left_untouched(teacher, files, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
+    arguments = ["--teacher_name_or_path", teacher, *files]
+    refused("is not empty and not a run of this project", arguments, tmp_path / "thesis")
+
+
+def test_a_run_of_ours_survives_a_wrong_command(finished, teacher, files):
+    refused("got 13 in 2,13", ["--teacher_name_or_path", teacher, *files, "--layers", "2,13"], finished[0])
+
+
+def test_the_shell_sees_one_line_and_an_exit_code(teacher, files, tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("text,label\na,good\nb,bad\nc\n")
+    arguments = ["--teacher_name_or_path", teacher, *replace_file(files, "train", path)]
+    process = run_script(*arguments, "--output_dir", tmp_path / "student")
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith("error: A data file must be what its name says")
+    assert "Traceback" not in process.stderr
+    assert not (tmp_path / "student").exists()
+
+
+@pytest.mark.distributed
+def test_an_error_ends_every_process(teacher, files, tmp_path):
+    arguments = ["--teacher_name_or_path", teacher, *files, "--layers", "2,13", "--output_dir", tmp_path / "student"]
+    process = run_script(*arguments, launcher=["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])
+    assert process.returncode == 1
+    assert "error: Layers are 1..4 (1-based" in process.stderr
+    assert "in main" not in process.stderr, "a traceback of the script"
+    assert not (tmp_path / "student").exists()
