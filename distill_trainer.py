@@ -84,8 +84,8 @@ class DistillationTrainingArguments(TrainingArguments):
         default="group_by_length",
         metadata={
             "help": "Order of the training examples: 'group_by_length' (random, but a batch holds texts of similar "
-            "length, so less padding), 'random', 'sequential' or 'batch_rebalance'.",
-            "choices": ["random", "sequential", "group_by_length", "batch_rebalance"],
+            "length, so less padding), 'random' or 'sequential'.",
+            "choices": ["random", "sequential", "group_by_length"],
         },
     )
     logging_nan_inf_filter: bool = field(
@@ -110,6 +110,11 @@ class DistillationTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"`temperature` must be a finite number > 0, found {self.temperature}. Use 1 to leave the predictions "
                 "unsoftened."
+            )
+        if self.train_sampling_strategy == "batch_rebalance":
+            raise ValueError(
+                "`train_sampling_strategy='batch_rebalance'` gives every process batches of another size, so the loss "
+                "would depend on the number of processes. Use 'group_by_length', which saves padding too."
             )
         if not torch.accelerator.is_available():
             # Without it `TrainingArguments` refuses bfloat16 on a machine that has nothing but its processor.
@@ -168,8 +173,8 @@ class DistillationTrainer(Trainer):
     """`Trainer` with a distillation loss.
 
     Args:
-        model: the student. Its `config.problem_type` chooses the form of the losses; unset, it is inferred as the
-            `transformers` heads do.
+        model: the student. Its `config.problem_type` chooses the form of the losses; unset, the teacher's
+            does; with neither, it is inferred as the `transformers` heads do.
         args: the loss weights, the temperature and everything `TrainingArguments` has.
         teacher_model: a classifier with the same labels and vocabulary. It is frozen, put in `eval()` and takes no
             part in evaluation, in the optimizer or in checkpoints. `None` when the data set has a `teacher_logits`
@@ -229,6 +234,14 @@ class DistillationTrainer(Trainer):
             )
         return teacher_model.requires_grad_(False).eval().to(self.args.device)
 
+    def train(self, *args, **kwargs):
+        """As in `Trainer`, also after an `evaluate` or `predict` in several processes."""
+        # Evaluation marks the model as prepared without wrapping it, and accelerate then leaves it as it is: without
+        # DDP, each process would silently train a student of its own.
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.model_wrapped is self.model:
+            self.model._is_accelerate_prepared = False
+        return super().train(*args, **kwargs)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The weighted sum of the losses, each a mean over the examples of the whole batch.
 
@@ -282,6 +295,8 @@ class DistillationTrainer(Trainer):
 
     def _problem_type(self, logits: torch.Tensor, labels: torch.Tensor | None) -> str:
         problem_type = unwrap_peft_model(self.model).config.problem_type
+        if problem_type is None and self.teacher_model is not None:
+            problem_type = self.teacher_model.config.problem_type
         problem_type = problem_type or infer_problem_type(logits.shape[-1], labels)
         if problem_type == REGRESSION and logits.shape[-1] == 1 and self.args.cosine_weight > 0:
             raise ValueError(
@@ -314,6 +329,9 @@ class DistillationTrainer(Trainer):
         if "loss" in logs:
             logs.update(_means(self._drain_component_sums(), "loss"))
         if "train_loss" in logs:
+            # `Trainer` averages over processes at each log, but adds what came after the last one from its own alone.
+            train_loss = torch.tensor(logs["train_loss"], device=self.args.device)
+            logs["train_loss"] = self.accelerator.reduce(train_loss, "mean").item()
             self._drain_component_sums()
             logs.update(_means(self._component_totals, "train_loss"))
             self._component_totals = {}

@@ -50,7 +50,7 @@ def fingerprint_dataset(dataset: Dataset, columns: tuple[str, ...] = MODEL_INPUT
     for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size=1000):
         for name in columns:
             values = table[name].combine_chunks()
-            if isinstance(values, pa.ListArray | pa.LargeListArray):
+            if isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
                 digest.update(pa.compute.list_value_length(values).to_numpy(zero_copy_only=False))
                 values = values.flatten()
             digest.update(f"{name} {values.type}\n".encode())
@@ -113,7 +113,9 @@ def add_teacher_logits(
     only when it is complete.
     """
     folder = Path(cache_dir) / _fingerprint(dataset, teacher, bf16)
-    if folder.is_dir():
+    # One answer for all processes, or those that see no cache (of a run that finishes just now, of another node) would
+    # wait in `compute_logits` for those that do.
+    if all(gather_object([folder.is_dir()])):
         logger.info(f"Teacher outputs are read from {folder}; the teacher does not run.")
     else:
         logger.info(f"Teacher outputs for {len(dataset):,} examples are computed once and kept in {folder}.")

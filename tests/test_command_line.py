@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,18 +201,3 @@ def test_a_value_error_that_the_code_did_not_raise_on_purpose_keeps_its_tracebac
     monkeypatch.setattr(run_folder, "read_record", lambda folder: {"status": "running", "settings": {}, "data": {}})
     with pytest.raises(ValueError, match="invalid literal for int"):  # innermost frame: `int(...)` in run_folder.py
         run(lambda: run_folder.checkpoint_to_resume("", {"settings": {}, "data": {}}))
-
-
-def test_the_script_itself_ends_a_wrong_argument_in_one_line_and_without_a_folder(tmp_path):
-    script = Path(command_line.__file__).parent / "run_distillation.py"
-    result = subprocess.run(
-        [sys.executable, script, "--temperature", "0", "--output_dir", tmp_path / "out"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith("error: `temperature` must be a finite number > 0, found 0.0.")
-    assert "Traceback" not in result.stderr
-    assert list(tmp_path.iterdir()) == []

@@ -52,7 +52,12 @@ def make_trainer(tmp_path):
         model.config.problem_type = labels.problem_type
         model.config.id2label, model.config.label2id = labels.id2label, labels.label2id
         args = DistillationTrainingArguments(
-            output_dir=str(tmp_path), bf16=False, per_device_eval_batch_size=4, report_to="none", disable_tqdm=True
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            bf16=False,
+            per_device_eval_batch_size=4,
+            report_to="none",
+            disable_tqdm=True,
         )
         return DistillationTrainer(
             model=model,

@@ -294,7 +294,14 @@ def tune(save, tokenized, tmp_path):
         )
         training_args = DistillationTrainingArguments(
             **{"output_dir": str(tmp_path / "student"), "per_device_train_batch_size": 8, "bf16": False}
-            | {"report_to": "none", "disable_tqdm": True, "num_train_epochs": 9, "max_steps": 3, "save_steps": 1}
+            | {
+                "use_cpu": True,
+                "report_to": "none",
+                "disable_tqdm": True,
+                "num_train_epochs": 9,
+                "max_steps": 3,
+                "save_steps": 1,
+            }
             | (training or {})
         )
         model, _ = load_classifier(path, LABELS, teacher_args)

@@ -27,7 +27,13 @@ SPLITS = {1: [(16, 1), (4, 4)], 2: [(8, 1), (4, 2)]}
 SCENARIOS = {
     "17 in order": {"num_examples": 17, "train_sampling_strategy": "sequential"},
     "27 by length": {"num_examples": 27},
-    "27 with logits": {"num_examples": 27, "with_logits": True, "train_sampling_strategy": "random"},
+    # Of its four steps the last comes after the last log.
+    "27 with logits": {
+        "num_examples": 27,
+        "with_logits": True,
+        "train_sampling_strategy": "random",
+        "logging_steps": 3,
+    },
 }
 
 
@@ -108,6 +114,7 @@ def train(output_dir, num_examples, with_logits=False, **kwargs):
         eval_dataset=random_examples(13, seed=1),
         data_collator=pad,
     )
+    # Also so that the training below follows an evaluation, after which Trainer would not wrap the model in DDP.
     metrics = {"eval_loss before": trainer.evaluate()["eval_loss"]}
     metrics.update(trainer.train().metrics)
     predictions = trainer.predict(trainer.eval_dataset)
