@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+from datasets import Dataset
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -240,6 +241,7 @@ class DistillationTrainer(Trainer):
         # DDP, each process would silently train a student of its own.
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
+        self._component_sums, self._component_totals = {}, {}
         return super().train(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -294,10 +296,13 @@ class DistillationTrainer(Trainer):
             return self.teacher_model(**teacher_inputs)["logits"]
 
     def _problem_type(self, logits: torch.Tensor, labels: torch.Tensor | None) -> str:
-        problem_type = unwrap_peft_model(self.model).config.problem_type
-        if problem_type is None and self.teacher_model is not None:
-            problem_type = self.teacher_model.config.problem_type
-        problem_type = problem_type or infer_problem_type(logits.shape[-1], labels)
+        config = unwrap_peft_model(self.model).config
+        if config.problem_type is None and self.teacher_model is not None:
+            config.problem_type = self.teacher_model.config.problem_type
+        if config.problem_type is None:
+            # Kept, as the heads of `transformers` do, so that a pipeline will know it too.
+            config.problem_type = infer_problem_type(logits.shape[-1], labels)
+        problem_type = config.problem_type
         if problem_type == REGRESSION and logits.shape[-1] == 1 and self.args.cosine_weight > 0:
             raise ValueError(
                 "`cosine_weight` is positive, but the model has a single output and the cosine of two numbers is +-1. "
@@ -387,7 +392,7 @@ class DistillationTrainer(Trainer):
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
             # Trainer's own count: accelerate's `set_epoch` does not reach the sampler of a resumed data loader.
             epoch=lambda: int(self.state.epoch or 0),
-            lengths=self._lengths(dataset) if strategy == "group_by_length" else None,
+            lengths=_lengths(dataset) if strategy == "group_by_length" else None,
             batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
         )
 
@@ -397,15 +402,15 @@ class DistillationTrainer(Trainer):
             return None
         return SequentialSampler(eval_dataset)
 
-    def _lengths(self, dataset) -> list[int]:
-        if self.args.length_column_name in getattr(dataset, "column_names", ()):
-            return list(dataset[self.args.length_column_name])
-        return [len(example["input_ids"]) for example in dataset]
-
     def _set_signature_columns_if_needed(self) -> None:
         # Trainer keeps only the student's columns: the teacher's inputs and its precomputed logits would be dropped.
         super()._set_signature_columns_if_needed()
         self._signature_columns = list({*self._signature_columns, *self._teacher_columns, "teacher_logits"})
+
+
+def _lengths(dataset) -> list[int]:
+    is_table = isinstance(dataset, Dataset)  # gives a column without decoding the others
+    return [len(ids) for ids in (dataset["input_ids"] if is_table else (row["input_ids"] for row in dataset))]
 
 
 def _means(sums: dict[str, float], prefix: str) -> dict[str, float]:

@@ -177,7 +177,7 @@ def load_classifier(path: str, labels: LabelMap, teacher_args: TeacherArguments)
     """
     set_seed(teacher_args.teacher_seed)  # for the weights of a new head
     config = _from_pretrained(AutoConfig, path, teacher_args.teacher_revision)
-    head_labels = (config.num_labels, dict(config.id2label))
+    names = [config.id2label[i] for i in sorted(config.id2label)]
     for name, value in (
         ("num_labels", labels.num_labels),
         ("id2label", labels.id2label),
@@ -205,22 +205,23 @@ def load_classifier(path: str, labels: LabelMap, teacher_args: TeacherArguments)
             f"{encoder_weights[0]}. It is incomplete or of another architecture: fetch it again, or name another with "
             "--teacher_name_or_path."
         )
-    head_in_checkpoint = not loading_info["missing_keys"]
-    if head_in_checkpoint and not teacher_args.ignore_mismatched_sizes:
-        _check_labels(path, *head_labels, labels)
-    return model, head_in_checkpoint and not teacher_args.ignore_mismatched_sizes
+    if loading_info["missing_keys"]:
+        return model, False
+    return model, _is_trained_for(labels, names, path, teacher_args.ignore_mismatched_sizes)
 
 
-def _check_labels(path: str, num_labels: int, id2label: dict[int, str], labels: LabelMap) -> None:
-    names = [id2label[i] for i in sorted(id2label)]
-    unnamed = names == [f"LABEL_{i}" for i in range(num_labels)]
-    if num_labels == labels.num_labels and (unnamed or tuple(names) == labels.names):
-        if unnamed:
-            logger.warning(
-                f"The teacher {path} does not name its labels. They are taken to be {', '.join(labels.names)}, in "
-                "this order; its accuracy below shows whether that is so."
-            )
-        return
+def _is_trained_for(labels: LabelMap, names: list[str], path: str, ignore_mismatch: bool) -> bool:
+    """Whether a head with these label names is trained for the labels; raises if not, unless that may be ignored."""
+    if tuple(names) == labels.names:
+        return True
+    if names == [f"LABEL_{i}" for i in range(labels.num_labels)]:
+        logger.warning(
+            f"The teacher {path} does not name its labels. They are taken to be {', '.join(labels.names)}, in this "
+            "order; its accuracy below shows whether that is so."
+        )
+        return True
+    if ignore_mismatch:
+        return False
     if sorted(names) == sorted(labels.names):
         raise ValueError(
             f"The teacher {path} has its labels in the order {','.join(names)}, the data in the order "

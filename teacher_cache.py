@@ -11,9 +11,10 @@ stale cache cannot be mistaken for a fresh one: another teacher or other data lo
 """
 
 import hashlib
+import json
 import logging
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 TEACHER_LOGITS = "teacher_logits"
 # What the teacher reads of an example; labels and lengths do not change its outputs.
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# What a config says about where it comes from.
+INCIDENTAL_CONFIG_ENTRIES = ("_name_or_path", "transformers_version", "architectures")
 
 
 def fingerprint_model(model: nn.Module) -> str:
@@ -128,13 +131,20 @@ def add_teacher_logits(
 
 
 def _fingerprint(dataset: Dataset, teacher: nn.Module, bf16: bool) -> str:
-    parts = (fingerprint_model(teacher), fingerprint_dataset(dataset), "bf16" if bf16 else "float32")
+    # The same weights compute something else with another number of attention heads, for example.
+    config = {name: value for name, value in teacher.config.to_dict().items() if name not in INCIDENTAL_CONFIG_ENTRIES}
+    parts = (
+        fingerprint_model(teacher),
+        json.dumps(config, sort_keys=True, default=str),
+        fingerprint_dataset(dataset),
+        "bf16" if bf16 else "float32",
+    )
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
 
 
 def _write(logits: np.ndarray, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+    unfinished = folder.parent / f".unfinished-{uuid.uuid4().hex}"
     try:
         features = Features({TEACHER_LOGITS: List(Value("float32"), length=logits.shape[1])})
         Dataset.from_dict({TEACHER_LOGITS: logits}, features=features).save_to_disk(str(unfinished))

@@ -332,7 +332,7 @@ def tokenize(
 
     Returns:
         The same splits with the columns input_ids, attention_mask, token_type_ids (if the tokenizer has them), labels
-        (if known) and length (number of tokens).
+        (if known).
 
     Raises:
         ValueError: `max_seq_length` leaves no room for text.
@@ -350,7 +350,6 @@ def tokenize(
     # Nested, because then the hash that names the cache file covers its code and everything it refers to.
     def encode(batch):
         encoded = tokenizer(*(batch[column] for column in text_columns), truncation=True, max_length=max_length)
-        encoded["length"] = [len(input_ids) for input_ids in encoded["input_ids"]]
         if "label" in batch:
             encoded["labels"] = batch["label"]
         return encoded

@@ -588,13 +588,11 @@ def test_resuming_in_the_middle_of_an_epoch_gives_the_same_bits(build_trainer, t
     assert [[log[name] for name in names] for log in step_logs(resumed) if log["step"] > 4] == after
 
 
-def test_lengths_come_from_the_length_column_where_there_is_one(build_trainer):
-    trainer = build_trainer(remove_unused_columns=False)
-    examples = trainer.train_dataset.add_column("length", list(range(17)))
-    assert trainer._get_train_sampler(examples).lengths == list(range(17))
-    assert trainer._get_train_sampler(trainer.train_dataset).lengths == [
-        len(ids) for ids in trainer.train_dataset["input_ids"]
-    ]
+def test_lengths_are_found_in_a_table_and_in_a_list_of_examples(build_trainer):
+    trainer = build_trainer()
+    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
+    assert trainer._get_train_sampler(trainer.train_dataset).lengths == lengths
+    assert trainer._get_train_sampler(list(trainer.train_dataset)).lengths == lengths
 
 
 # ---- precision ----
