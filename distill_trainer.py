@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import has_length, unwrap_peft_model
 
-from distill_losses import REGRESSION, cosine_loss, infer_problem_type, kl_divergence_loss, task_loss
+from distill_losses import cosine_loss, infer_problem_type, kl_divergence_loss, task_loss
 
 
 def bf16_in_hardware(use_cpu: bool = False) -> bool:
@@ -128,6 +128,14 @@ class DistillationTrainingArguments(TrainingArguments):
     def needs_teacher(self) -> bool:
         """Whether a loss with a positive weight compares the student with a teacher."""
         return self.kl_weight > 0 or self.cosine_weight > 0
+
+    def check_number_of_labels(self, num_labels: int) -> None:
+        """Raises a `ValueError` if the losses cannot work on that many outputs."""
+        if num_labels == 1 and self.cosine_weight > 0:
+            raise ValueError(
+                "`cosine_weight` is positive, but the model has a single output and the cosine of two numbers is +-1. "
+                "Set `cosine_weight` to 0 for regression."
+            )
 
 
 class EpochShuffleSampler(Sampler):
@@ -302,13 +310,8 @@ class DistillationTrainer(Trainer):
         if config.problem_type is None:
             # Kept, as the heads of `transformers` do, so that a pipeline will know it too.
             config.problem_type = infer_problem_type(logits.shape[-1], labels)
-        problem_type = config.problem_type
-        if problem_type == REGRESSION and logits.shape[-1] == 1 and self.args.cosine_weight > 0:
-            raise ValueError(
-                "`cosine_weight` is positive, but the model has a single output and the cosine of two numbers is +-1. "
-                "Set `cosine_weight` to 0 for regression."
-            )
-        return problem_type
+        self.args.check_number_of_labels(logits.shape[-1])
+        return config.problem_type
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """As in `Trainer`, on the columns that the student reads: the teacher takes no part in evaluation."""

@@ -70,6 +70,7 @@ def main():
 
     # Data
     data = load_data(data_args, training_args.seed)
+    training_args.check_number_of_labels(data.labels.num_labels)
     teacher_path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     tokenizer = load_tokenizer(teacher_path, teacher_args)
     with training_args.main_process_first(desc="tokenising"):

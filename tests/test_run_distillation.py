@@ -383,6 +383,13 @@ def test_scores_of_sentence_pairs_are_regression(make_teacher, tmp_path):
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.problem_type == "regression"
 
 
+def test_the_cosine_loss_is_refused_for_a_regression_before_anything_is_trained(make_teacher, tmp_path):
+    rows = [{"text": text, "label": i / 4} for i, (text, _) in enumerate(sentences(8))]
+    file = write_json_lines(tmp_path / "scores.jsonl", rows)
+    arguments = ["--teacher_name_or_path", make_teacher(["LABEL_0"]), "--train_file", file, "--validation_file", file]
+    refused("a single output and the cosine of two numbers", [*arguments, "--cosine_weight", 1], tmp_path / "student")
+
+
 def test_lists_of_labels_are_multi_label(make_teacher, tmp_path):
     names = ["angry", "sad", "vulgar"]
     rows = [
