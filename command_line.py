@@ -19,6 +19,8 @@ from transformers import HfArgumentParser, TrainingArguments
 
 # Arguments whose values go into no log, record or model card.
 SECRETS = ("hub_token",)
+# Arguments that do not change what a run makes.
+WITHOUT_EFFECT = ("resume_from_checkpoint",)
 
 
 def parse_arguments(
@@ -35,24 +37,30 @@ def parse_arguments(
         SystemExit: with a usage message, for a value of the wrong type on the command line.
     """
     argv = list(argv) or [str(default_file)]
-    parser = HfArgumentParser(dataclass_types)
-    sources = {}
+    sources, words = {}, []
     if argv[0].endswith(".json"):
         file = Path(argv.pop(0))
         values = _read(file, known={field.name for cls in dataclass_types for field in fields(cls) if field.init})
-        parser.set_defaults(**values)
         sources = dict.fromkeys(values, file.name)
+        # As words of a command line, so that both are checked and converted alike; the later word wins.
+        words = [f"--{name}={_word(value)}" for name, value in values.items() if value is not None]
     sources |= dict.fromkeys(_names_in(argv, dataclass_types), "command line")
-    return parser.parse_args_into_dataclasses(args=argv), sources
+    return HfArgumentParser(dataclass_types).parse_args_into_dataclasses(args=[*words, *argv]), sources
+
+
+def _word(value) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _names_in(argv: Sequence[str], dataclass_types: Sequence[type]) -> list[str]:
     """Full names of the arguments given, be they abbreviated, written with hyphens or as `--no_NAME`."""
     not_given = object()
-    parser = HfArgumentParser(dataclass_types)
+    parser = HfArgumentParser(dataclass_types, add_help=False)
     parser.set_defaults(**{field.name: not_given for cls in dataclass_types for field in fields(cls)})
     values, unknown = parser.parse_known_args(argv)
-    if unknown:
+    if unknown := [word for word in unknown if word not in ("-h", "--help")]:
         raise ValueError(f"Unknown arguments: {' '.join(unknown)}. See --help.")
     return [name for name, value in vars(values).items() if value is not not_given]
 
@@ -74,7 +82,7 @@ def _read(file: Path, known: set[str]) -> dict:
 def given_settings(arguments: Sequence, sources: dict[str, str]) -> dict:
     """Name and value of every argument that was given, in a form that JSON can hold; tokens are left out."""
     values = {field.name: getattr(instance, field.name) for instance in arguments for field in fields(instance)}
-    return {name: _plain(values[name]) for name in sorted(sources) if name not in SECRETS}
+    return {name: _plain(values[name]) for name in sorted(sources) if name not in SECRETS + WITHOUT_EFFECT}
 
 
 def explain_settings(arguments: Sequence, sources: dict[str, str], always: Sequence[str]) -> str:

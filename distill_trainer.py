@@ -14,6 +14,7 @@ baselines.
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -74,11 +75,17 @@ class DistillationTrainingArguments(TrainingArguments):
         metadata={"help": "Optimizer steps of linear warm-up; below 1, as a share of all steps."},
     )
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay; >= 0."})
+    save_total_limit: int | None = field(
+        default=2,
+        metadata={"help": "Checkpoints to keep, the newest ones; a resume needs only the last complete one."},
+    )
     bf16: bool | None = field(
         default=None,
         metadata={
+            "nargs": "?",
+            "const": True,
             "help": "Compute in bfloat16 with float32 weights. Unset: where the processor or GPU has it in hardware "
-            "and fp16 is off. Turn it off with `--bf16 false`."
+            "and fp16 is off. Turn it off with `--bf16 false`.",
         },
     )
     train_sampling_strategy: str = field(
@@ -121,7 +128,9 @@ class DistillationTrainingArguments(TrainingArguments):
             # Without it `TrainingArguments` refuses bfloat16 on a machine that has nothing but its processor.
             self.use_cpu = True
         if self.bf16 is None:
-            self.bf16 = not self.fp16 and bf16_in_hardware(self.use_cpu)
+            launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+            hardware_decides = launched_with == "no" and not self.fp16
+            self.bf16 = launched_with == "bf16" or (hardware_decides and bf16_in_hardware(self.use_cpu))
         super().__post_init__()
 
     @property

@@ -135,5 +135,5 @@ def measure_latency(models: Sequence[PreTrainedModel], dataset: Dataset, num_exa
 
 
 def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

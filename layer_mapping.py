@@ -68,8 +68,6 @@ class StudentArguments:
         _check_strategy(self.layer_strategy)
         if self.num_student_layers is not None and self.num_student_layers < 1:
             raise ValueError(f"A student needs at least 1 layer, got --num_student_layers {self.num_student_layers}.")
-        if isinstance(self.layers, list):  # from a file of arguments
-            self.layers = _join(self.layers)
         if self.layers is not None:
             _check_layers(parse_layers(self.layers))
 

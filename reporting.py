@@ -106,7 +106,7 @@ def write_model_card(output_dir: str | Path, record: dict) -> None:
 # {name}
 
 A text classifier of {student["num_layers"]} layers, distilled from `{record["teacher"]["name"]}` on {data["source"]}.
-It started from the teacher's layers {format_layers(student["layers"])} (layer 1 is nearest the input) and predicts
+Teacher layers that it started from: {format_layers(student["layers"])}; layer 1 is nearest the input. It predicts
 {", ".join(f"`{label}`" for label in data["labels"])}.
 
 ```python

@@ -34,6 +34,7 @@ from teacher import (
     HUB_TEACHER,
     PACKAGED_TEACHER,
     TeacherArguments,
+    check_teacher_output_dir,
     fine_tune,
     hub_name,
     load_classifier,
@@ -67,12 +68,16 @@ def main():
     set_up_logging(training_args)
     logger.info(explain_settings(arguments, sources, ALWAYS_SHOWN))
     check_output_dir(training_args.output_dir, must_hold_run=not training_args.do_train)
+    check_teacher_output_dir(teacher_args.teacher_output_dir)
+    # `Trainer` would upload at every save, and the teacher and its outputs with it.
+    push_to_hub, training_args.push_to_hub = training_args.push_to_hub, False
 
     # Data
     data = load_data(data_args, training_args.seed)
     training_args.check_number_of_labels(data.labels.num_labels)
-    teacher_path = resolve_checkpoint(teacher_args.teacher_name_or_path)
-    tokenizer = load_tokenizer(teacher_path, teacher_args)
+    to_train = training_args.do_train
+    path = resolve_checkpoint(teacher_args.teacher_name_or_path) if to_train else training_args.output_dir
+    tokenizer = load_tokenizer(path, teacher_args)
     with training_args.main_process_first(desc="tokenising"):
         tokenized = tokenize(data, tokenizer, data_args)
     collator = DataCollatorWithPadding(tokenizer)
@@ -84,13 +89,13 @@ def main():
         "processing_class": tokenizer,
         "compute_metrics": compute_metrics,
     }
-    if not training_args.do_train:
+    if not to_train:
         student, _ = load_classifier(training_args.output_dir, data.labels, TeacherArguments())
         score_student(DistillationTrainer(model=student, **trainer_inputs), data, tokenized)
         return
 
     # Teacher. Nothing is written before it, the data and the layers are known to fit together.
-    teacher, is_trained = load_classifier(teacher_path, data.labels, teacher_args)
+    teacher, is_trained = load_classifier(path, data.labels, teacher_args)
     student_from_arguments(teacher, student_args)
     record = {
         "status": "running",
@@ -141,6 +146,8 @@ def main():
         train_dataset=train_dataset,
         **trainer_inputs,
     )
+    if push_to_hub:
+        trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
     student_results = trainer.train(resume_from_checkpoint=checkpoint).metrics
     trainer.save_metrics("train", student_results)
     trainer.save_model()
@@ -178,7 +185,7 @@ def main():
         write_record(training_args.output_dir, record)
         write_model_card(training_args.output_dir, record)
         print(results_table(record))
-        if training_args.push_to_hub:
+        if push_to_hub:
             push_student(trainer)
 
 
@@ -197,13 +204,14 @@ def score_student(trainer: DistillationTrainer, data: TextClassificationData, to
 
 
 def push_student(trainer: DistillationTrainer) -> None:
-    """Uploads the run folder without checkpoints and teacher; `Trainer.push_to_hub` would replace the model card."""
+    """Uploads the student with its model card and results; `training_args.bin` would hold the token."""
     upload_folder(
         repo_id=trainer.hub_model_id,
         folder_path=trainer.args.output_dir,
         commit_message="Distilled student",
         token=trainer.args.hub_token,
-        ignore_patterns=["checkpoint-*", "teacher/*"],
+        revision=trainer.args.hub_revision,
+        ignore_patterns=["checkpoint-*/*", "teacher/*", "training_args.bin"],
     )
 
 

@@ -49,8 +49,12 @@ def write_record(output_dir: str | Path, record: dict) -> None:
     file = Path(output_dir) / RECORD_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".json.unfinished")
-    unfinished.write_text(json.dumps(record, indent=2) + "\n")
+    unfinished.write_text(_to_json(record) + "\n")
     unfinished.replace(file)
+
+
+def _to_json(record: dict) -> str:
+    return json.dumps(record, indent=2, default=str)  # arguments may be of any type
 
 
 def library_versions() -> dict[str, str]:
@@ -70,10 +74,15 @@ def checkpoint_to_resume(output_dir: str | Path, record: dict) -> str | None:
     A checkpoint's last file is the trainer's state: without it the checkpoint is half-written and passed over.
     """
     earlier = read_record(output_dir)
-    if earlier is None or earlier["status"] != "running":
+    if earlier is None:
         return None
-    if any(earlier[name] != json.loads(json.dumps(record[name])) for name in ("settings", "data")):
-        logger.warning(f"The interrupted run in {output_dir} had other settings or data: this run starts anew.")
+    changed = [name for name in ("settings", "data") if earlier[name] != json.loads(_to_json(record[name]))]
+    if changed:
+        raise ValueError(
+            f"--output_dir {output_dir} holds a run with other {' and '.join(changed)}, which this one would replace. "
+            "Choose another --output_dir, or remove that folder."
+        )
+    if earlier["status"] != "running":
         return None
     for checkpoint in sorted(_checkpoints(output_dir), key=_step, reverse=True):
         try:

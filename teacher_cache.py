@@ -86,7 +86,7 @@ def compute_logits(
     rows = []
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         for indices in tqdm(batches, desc="Teacher outputs", disable=not state.is_main_process):
-            batch = send_to_device(collator([inputs[int(index)] for index in indices]), device)
+            batch = send_to_device(collator(inputs.select(indices).to_list()), device)
             rows.append(model(**batch).logits.float().cpu().numpy())
     parts = gather_object([(by_length, np.concatenate(rows) if rows else None)])
     parts = [(indices, values) for indices, values in parts if values is not None]

@@ -631,11 +631,12 @@ def _read_file(path: Path) -> Dataset:
 
 def _read_csv(path: Path) -> pa.Table:
     """All cells as they are, as strings: reading types into them turns the texts "NA" and "007" into null and 7."""
+    # Tab-separated files do not quote, as GLUE's: a lone " in a text would swallow the rows up to the next one.
+    is_tsv = path.suffix.lower() == ".tsv"
+    tsv, csv = {"delimiter": "\t", "quote_char": False}, {"newlines_in_values": True}
     options = {
         "read_options": pa.csv.ReadOptions(use_threads=False, block_size=2**24),  # one thread: errors tell the row
-        "parse_options": pa.csv.ParseOptions(
-            delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True
-        ),
+        "parse_options": pa.csv.ParseOptions(**(tsv if is_tsv else csv)),
     }
     columns = pa.csv.open_csv(path, **options).schema.names
     strings = pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))

@@ -57,8 +57,9 @@ def main():
                 "seed": seed,
                 **RECIPES[recipe],
             }
+            file = [args.arguments] if args.arguments else []
             flags = [f"--{name}={value}" for name, value in settings.items()]
-            command = [sys.executable, "run_distillation.py", args.arguments, *flags, *passed_on]
+            command = [sys.executable, "run_distillation.py", *file, *flags, *passed_on]
             subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
     runs = sorted((folder for folder in (ROOT / sweep).iterdir() if is_finished(folder)), key=position_in_table)
@@ -77,9 +78,11 @@ def main():
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--name", required=True, help="name of the sweep's folder and result files")
-    parser.add_argument("--arguments", required=True, help="file for run_distillation.py: data, teacher, recipe")
+    parser.add_argument("--arguments", help="file for run_distillation.py: data, teacher, recipe")
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, required=True)
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["default"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

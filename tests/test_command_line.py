@@ -14,6 +14,8 @@ from transformers import TrainingArguments
 import command_line
 import run_folder
 from command_line import explain_settings, given_settings, parse_arguments, run
+from distill_trainer import DistillationTrainingArguments
+from layer_mapping import StudentArguments
 
 
 @dataclass
@@ -201,3 +203,28 @@ def test_a_value_error_that_the_code_did_not_raise_on_purpose_keeps_its_tracebac
     monkeypatch.setattr(run_folder, "read_record", lambda folder: {"status": "running", "settings": {}, "data": {}})
     with pytest.raises(ValueError, match="invalid literal for int"):  # innermost frame: `int(...)` in run_folder.py
         run(lambda: run_folder.checkpoint_to_resume("", {"settings": {}, "data": {}}))
+
+
+def test_help_shows_every_default(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments((DistillationTrainingArguments,), ["--help"], Path("unused.json"))
+    help_text = capsys.readouterr().out
+    assert "--temperature" in help_text
+    assert "object at" not in help_text
+
+
+@pytest.mark.parametrize(("words", "expected"), [(["--bf16"], True), (["--bf16", "false"], False)])
+def test_bf16_is_a_flag_and_takes_a_value(tmp_path, words, expected):
+    words += ["--use_cpu", "--output_dir", str(tmp_path)]
+    (training_args,), _ = parse_arguments((DistillationTrainingArguments,), words, Path("unused.json"))
+    assert training_args.bf16 is expected
+
+
+def test_lists_in_a_file_become_comma_separated_and_wrong_values_are_refused(tmp_path):
+    file = tmp_path / "run.json"
+    file.write_text('{"layers": [6, 1, 3], "num_student_layers": null}')
+    (student_args,), sources = parse_arguments((StudentArguments,), [str(file)], Path("unused.json"))
+    assert student_args.layers == "6,1,3"
+    file.write_text('{"num_student_layers": 2.5}')
+    with pytest.raises(SystemExit):
+        parse_arguments((StudentArguments,), [str(file)], Path("unused.json"))

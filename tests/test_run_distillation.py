@@ -463,9 +463,7 @@ def test_an_existing_student_is_evaluated_without_its_teacher_and_left_alone(fin
     expected = metrics(folder)
     monkeypatch.setattr(run_distillation, "fine_tune", lambda *args: pytest.fail("the teacher is not needed"))
     (folder / "predictions_test.csv").unlink()
-    teacher = read_record(folder)["teacher"]["name"]
-    arguments = ["--teacher_name_or_path", teacher, "--output_dir", folder, "--do_eval", "--do_predict"]
-    run_here(*arguments, *files)
+    run_here("--output_dir", folder, "--do_eval", "--do_predict", *files)
     assert before == {name: (folder / name).read_bytes() for name in before}
     assert metrics(folder) == pytest.approx(expected)
     assert len(predictions(folder)) == 13
@@ -522,15 +520,34 @@ def test_a_killed_run_started_again_ends_with_the_weights_of_an_uninterrupted_on
             assert metrics(killed)[name] == value
 
 
-def test_a_second_run_in_the_same_folder_leaves_nothing_of_the_first(teacher, files, tmp_path):
-    arguments = ["--teacher_name_or_path", teacher, "--output_dir", tmp_path / "student", "--num_train_epochs", 1]
-    run_here(*arguments, *files, "--save_strategy", "epoch")
-    assert list((tmp_path / "student").glob("checkpoint-*"))
-    run_here(*arguments, *files[:4], "--layer_strategy", "top", "--save_strategy", "no")
-    assert not list((tmp_path / "student").glob("checkpoint-*"))
-    assert not any(name.startswith("predict_") for name in results(tmp_path / "student"))
-    assert not (tmp_path / "student" / "predictions_test.csv").exists()
-    assert read_record(tmp_path / "student")["student"]["layers"] == [1, 2]
+def test_a_finished_run_is_repeated_from_scratch_but_not_replaced_by_another(teacher, files, tmp_path):
+    folder = tmp_path / "student"
+    arguments = ["--teacher_name_or_path", teacher, "--num_train_epochs", 1, "--save_strategy", "no", *files]
+    run_here(*arguments, "--output_dir", folder)
+    first = weights(folder)
+    (folder / "checkpoint-900").mkdir()
+    (folder / "predictions_old.csv").touch()
+    run_here(*arguments, "--output_dir", folder)
+    assert weights(folder) == first
+    assert not (folder / "checkpoint-900").exists() and not (folder / "predictions_old.csv").exists()
+    refused("holds a run with other settings", [*arguments, "--layer_strategy", "top"], folder)
+
+
+def test_pushing_uploads_the_student_alone_and_once(teacher, files, tmp_path, monkeypatch):
+    uploads, repositories = [], []
+
+    def create_repository(trainer):
+        trainer.hub_model_id = "me/student"
+        repositories.append(trainer.args.output_dir)
+
+    monkeypatch.setattr(run_distillation, "upload_folder", lambda **kwargs: uploads.append(kwargs))
+    monkeypatch.setattr(run_distillation.DistillationTrainer, "init_hf_repo", create_repository)
+    arguments = ["--teacher_name_or_path", teacher, "--num_train_epochs", 1, *files, "--save_strategy", "epoch"]
+    run_here(*arguments, "--output_dir", tmp_path / "student", "--push_to_hub")
+    assert len(repositories) == 1
+    (upload,) = uploads
+    assert upload["repo_id"] == "me/student"
+    assert {"checkpoint-*/*", "teacher/*", "training_args.bin"} == set(upload["ignore_patterns"])
 
 
 # ---- Bad input ----

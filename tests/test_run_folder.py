@@ -122,11 +122,12 @@ def test_a_half_written_checkpoint_is_passed_over_with_a_message(tmp_path, caplo
 @pytest.mark.parametrize(
     "change", [{"settings": {"seed": 2, "layers": "2,4"}}, {"data": {**RECORD["data"], "fingerprint": "ba5"}}]
 )
-def test_other_settings_or_data_start_anew_with_a_message(tmp_path, caplog, change):
-    write_record(tmp_path, RECORD)
+@pytest.mark.parametrize("status", ["running", "finished"])
+def test_a_run_with_other_settings_or_data_is_not_replaced(tmp_path, change, status):
+    write_record(tmp_path, RECORD | {"status": status})
     add_checkpoint(tmp_path, 10)
-    assert checkpoint_to_resume(tmp_path, RECORD | change) is None
-    assert "had other settings or data: this run starts anew" in caplog.text
+    with pytest.raises(ValueError, match=f"holds a run with other {next(iter(change))}, which this one would replace"):
+        checkpoint_to_resume(tmp_path, RECORD | change)
 
 
 def test_a_finished_run_and_a_new_folder_start_anew(tmp_path):

@@ -28,6 +28,7 @@ from teacher import (
     PACKAGED_TEACHER_SHA256,
     RECIPE_FILE,
     TeacherArguments,
+    check_teacher_output_dir,
     fine_tune,
     hub_name,
     load_classifier,
@@ -206,6 +207,14 @@ def test_a_regression_head_is_recognised_by_its_single_label(save):
     model, head_is_trained = load_classifier(save(names=("LABEL_0",)), labels, TeacherArguments())
     assert head_is_trained
     assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
+
+
+def test_label_names_may_differ_in_case(save):
+    model, head_is_trained = load_classifier(save(names=("BAD", "Good")), LABELS, TeacherArguments())
+    assert head_is_trained
+    assert model.config.id2label == LABELS.id2label
+    with pytest.raises(ValueError, match="--label_order good,bad"):
+        load_classifier(save(names=("GOOD", "BAD")), LABELS, TeacherArguments())
 
 
 def test_another_order_of_the_labels_is_refused_with_the_order_to_give(save):
@@ -396,7 +405,7 @@ def test_an_interrupted_fine_tuning_is_not_taken_for_a_finished_one(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(DistillationTrainer, interrupted_in, interrupt)
         tune()
-    assert not (tmp_path / "tuned" / RECIPE_FILE).exists()
+    check_teacher_output_dir(tmp_path / "tuned")  # still ours
     count_training.clear()
     tune()
     assert len(count_training) == 1
@@ -404,7 +413,7 @@ def test_an_interrupted_fine_tuning_is_not_taken_for_a_finished_one(
 
 
 def test_a_kept_teacher_that_is_being_replaced_is_not_trusted_if_the_replacement_is_interrupted(
-    tune, tmp_path, monkeypatch
+    tune, monkeypatch, count_training
 ):
     tune()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -414,7 +423,21 @@ def test_a_kept_teacher_that_is_being_replaced_is_not_trusted_if_the_replacement
 
         patch.setattr(DistillationTrainer, "save_model", interrupt)
         tune(teacher_learning_rate=1e-3)
-    assert not (tmp_path / "tuned" / RECIPE_FILE).exists()
+    count_training.clear()
+    tune(teacher_learning_rate=1e-3)
+    assert len(count_training) == 1
+
+
+def test_a_model_that_the_project_has_not_made_is_not_replaced(save, tmp_path):
+    with pytest.raises(ValueError, match="holds a model that this project has not made .* --teacher_name_or_path"):
+        check_teacher_output_dir(save(names=LABELS.names))
+    check_teacher_output_dir(tmp_path / "new")
+
+
+def test_other_smoothing_makes_another_teacher(tune, count_training):
+    tune()
+    tune(training={"label_smoothing_factor": 0.1})
+    assert len(count_training) == 2
 
 
 def test_without_training_data_there_is_no_fine_tuning(tune):
