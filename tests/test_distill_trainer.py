@@ -574,6 +574,7 @@ def test_resuming_in_the_middle_of_an_epoch_gives_the_same_bits(build_trainer, t
             "num_train_epochs": 3,
             "save_strategy": "steps",
             "save_steps": 4,
+            "save_total_limit": None,
         },
     )
     uninterrupted = build_trainer(bert(1, dropout=True), teacher=teacher, **settings)
