@@ -22,14 +22,6 @@ PROBLEM_TYPES = [SINGLE_LABEL, MULTI_LABEL, REGRESSION]
 TEMPERATURES = [0.5, 1.0, 2.0, 10.0]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
 def random_logits(seed, shape=(BATCH, NUM_LABELS)):
     return 3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 

@@ -40,15 +40,6 @@ ROOT = Path(__file__).parents[1]
 CE_ONLY = {"ce_weight": 1.0, "kl_weight": 0.0}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny models are up to a hundred times slower with several threads that wait for each other."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
 @pytest.fixture
 def build_trainer(tmp_path):
     def build(student=None, teacher=None, train=None, compute_metrics=None, output_dir=tmp_path, **kwargs):

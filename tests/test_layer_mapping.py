@@ -65,15 +65,6 @@ CASES = [(name, layers) for name in TINY_CLASSIFIERS for layers in LAYERS_STARTI
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny models are up to a hundred times slower with several threads that wait for each other."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
 @pytest.fixture(scope="session")
 def pristine_teachers():
     return {name: build(NUM_LAYERS, NUM_LABELS) for name, build in TINY_CLASSIFIERS.items()}

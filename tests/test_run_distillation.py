@@ -62,19 +62,16 @@ def write_json_lines(path, rows):
 
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory):
-    """Caches of these tests' own, in which the real data sets are found by links; one thread, as the launchers use."""
+    """Caches of these tests' own, in which the real data sets are found by links; one thread for subprocesses."""
     cache = tmp_path_factory.mktemp("datasets_cache")
     if MNLI.is_dir():
         (cache / "nyu-mll___glue").symlink_to(MNLI.parent)
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
         patch.setattr(datasets.config, "DEFAULT_HF_CACHE_HOME", str(cache))
         patch.setenv("HF_DATASETS_CACHE", str(cache))
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")

@@ -24,14 +24,6 @@ NUM_EXAMPLES = 23
 FORK = multiprocessing.get_context("fork")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
 @pytest.fixture
 def cache_dir(tmp_path):
     return tmp_path / "cache"
