@@ -28,13 +28,12 @@ def evaluate_model(
 ) -> dict[str, float]:
     """What `evaluate_splits` returns, for a model that no `Trainer` has in hand."""
     metrics = {}
-    for position, split in enumerate(splits):
+    for split, suffix in _suffixes(splits).items():
         if "labels" in tokenized[split].column_names:
             logits = compute_logits(model, tokenized[split], collator, args.per_device_eval_batch_size, args.bf16)
             label_ids = np.array(tokenized[split]["labels"])
             loss = task_loss(torch.from_numpy(logits), torch.from_numpy(label_ids), model.config.problem_type)
             scores = {"loss": loss.mean().item(), **compute_metrics(EvalPrediction(logits, label_ids))}
-            suffix = "_mm" if position else ""
             metrics.update({f"{prefix}_{name}{suffix}": value for name, value in scores.items()})
     return metrics
 
@@ -42,14 +41,22 @@ def evaluate_model(
 def evaluate_splits(trainer: Trainer, tokenized: DatasetDict, splits: Sequence[str], prefix: str) -> dict[str, float]:
     """Metrics of the labelled ones among the splits, named `{prefix}_{metric}`.
 
-    A second split is GLUE's mismatched set of MNLI and gets the suffix `_mm`, as in `run_glue.py`.
+    The metrics of further splits get a suffix: `_mm` for MNLI's mismatched set, as in `run_glue.py`, otherwise what
+    follows "validation" or "test" in the split's name.
     """
     metrics = {}
-    for position, split in enumerate(splits):
+    for split, suffix in _suffixes(splits).items():
         if "labels" in tokenized[split].column_names:
             scores = trainer.evaluate(tokenized[split], metric_key_prefix=prefix)
-            metrics.update({f"{name}_mm" if position else name: value for name, value in scores.items()})
+            metrics.update({f"{name}{suffix}": value for name, value in scores.items()})
     return metrics
+
+
+def _suffixes(splits: Sequence[str]) -> dict[str, str]:
+    """What the metrics of each split end in, so that several can be told apart: nothing for the first."""
+    names = {split: split.split("_", maxsplit=1)[-1] for split in splits[1:]}
+    others = {split: "_mm" if name == "mismatched" else f"_{name}" for split, name in names.items()}
+    return dict.fromkeys(splits[:1], "") | others
 
 
 def predict_splits(
@@ -60,13 +67,13 @@ def predict_splits(
     Columns: `index` (row of the split, from 0), `label` where it is known, `prediction`, and a logit for each label.
     """
     metrics = {}
-    for position, split in enumerate(splits):
+    for split, suffix in _suffixes(splits).items():
         output = trainer.predict(tokenized[split], metric_key_prefix="predict")
         if trainer.is_world_process_zero():
             file = Path(output_dir) / f"predictions_{split}.csv"
             _write_predictions(file, np.asarray(output.predictions), output.label_ids, labels)
         if output.label_ids is not None:
-            metrics.update({f"{name}_mm" if position else name: value for name, value in output.metrics.items()})
+            metrics.update({f"{name}{suffix}": value for name, value in output.metrics.items()})
     return metrics
 
 

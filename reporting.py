@@ -37,6 +37,8 @@ def results_table(record: dict) -> str:
         for metric, title in METRICS.items():
             if f"{prefix}_{metric}" in results:
                 row[f"{split} {title}"] = _number(results[f"{prefix}_{metric}"])
+            if f"{prefix}_{metric}_mm" in results:
+                row[f"Mismatched {title}"] = _number(results[f"{prefix}_{metric}_mm"])
         row["ms an example"] = f"{model['latency_ms']:.2f}"
         rows.append(row)
     return markdown_table(rows)

@@ -553,7 +553,11 @@ def _load_data_set(name: str, config_name: str | None) -> tuple[str, dict[str, _
             splits = load_dataset(name, config_name, cache_dir=str(_lockable_datasets_cache()))
         except (OSError, ValueError) as error:
             if local or online:
-                raise
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+                raise ValueError(
+                    f"The data set {source} cannot be loaded: {reason}. Check dataset_name and dataset_config_name, "
+                    "and for a private data set log in with `hf auth login`."
+                ) from error
             arguments = ", ".join(repr(argument) for argument in (name, config_name) if argument)
             raise FileNotFoundError(
                 f"The data set {source} must be in the cache or within reach, but it is not in {_datasets_cache()} "
@@ -803,6 +807,11 @@ def _build_label_map(labels: _Labels, order: tuple[str, ...], where: str) -> Lab
     """The label map of the training labels; `order` is `label_order`."""
     _check_none_missing("label", labels.values, where)
     if not order and _are_scores(labels.values):
+        if all(float(value).is_integer() for value in labels.values):
+            logger.warning(
+                f"The labels of {where} are whole numbers written as decimals, such as {labels.values[0]}. They are "
+                "taken as scores, so this is a regression. If they are classes, write them as 0, 1 or as names."
+            )
         return LabelMap("regression", ("score",))
     multi_label = isinstance(labels.values[0], list)
     found = labels.declared or _sorted_names(labels.values)
@@ -918,6 +927,12 @@ def _with_validation_split(splits: DatasetDict, source: str, percentage: int | N
             "validation_file, or split some training data off: validation_split_percentage, for example 10."
         )
     train = splits["train"]
+    num_left = len(train) - math.ceil(len(train) * percentage / 100)
+    if num_left < 1:
+        raise ValueError(
+            f"validation_split_percentage must leave rows to train on, but {percentage} leaves {num_left} of "
+            f"{len(train)}. Lower it, or add rows."
+        )
     train_rows, validation_rows = train_test_split(
         range(len(train)),
         test_size=percentage / 100,

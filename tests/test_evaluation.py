@@ -82,12 +82,14 @@ def read_predictions(path):
 # ---- Metrics ----
 
 
-def test_labelled_splits_are_evaluated_and_the_second_one_gets_a_suffix(make_trainer):
+def test_labelled_splits_are_evaluated_and_all_but_the_first_get_a_suffix(make_trainer):
     trainer = make_trainer(SINGLE)
     labels = np.arange(9) % 3
-    tokenized = DatasetDict(matched=split(labels, seed=1), mismatched=split(labels, seed=2), unlabelled=split())
-    metrics = evaluate_splits(trainer, tokenized, ("matched", "mismatched", "unlabelled"), "eval")
-    for name, suffix in (("matched", ""), ("mismatched", "_mm")):
+    suffixes = {"validation_matched": "", "validation_mismatched": "_mm", "validation_hard": "_hard"}
+    tokenized = DatasetDict({name: split(labels, seed=seed) for seed, name in enumerate(suffixes)})
+    tokenized["unlabelled"] = split()
+    metrics = evaluate_splits(trainer, tokenized, (*suffixes, "unlabelled"), "eval")
+    for name, suffix in suffixes.items():
         predictions = logits_one_by_one(trainer.model, tokenized[name]).argmax(axis=1)
         assert metrics[f"eval_accuracy{suffix}"] == (predictions == labels).mean()
     assert all(name.startswith(("eval_", "epoch")) for name in metrics)

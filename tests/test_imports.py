@@ -23,6 +23,10 @@ MAY_IMPORT = {
     "distill_trainer": {"distill_losses"},
     "teacher": {"distill_trainer", "teacher_cache", "text_classification"},
     "evaluation": {"distill_losses", "distill_trainer", "teacher_cache", "text_classification"},
+    "training_run": {
+        *("command_line", "distill_trainer", "evaluation", "layer_mapping", "reporting", "run_folder", "teacher"),
+        *("teacher_cache", "text_classification"),
+    },
     # A script imports everything but scripts.
     **dict.fromkeys(SCRIPTS, SOURCES.keys() - SCRIPTS),
 }

@@ -16,12 +16,14 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from glue_cache import write_glue_cache
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 from transformers import pipeline as make_pipeline
 
 import command_line
 import run_distillation
+import training_run
 from reporting import results_table
 from run_folder import read_record
 from teacher import PACKAGED_TEACHER, resolve_checkpoint
@@ -326,7 +328,8 @@ def test_mnli_is_evaluated_on_both_validation_sets(mnli_on_one_process):
     assert every["eval_loss"] != every["eval_loss_mm"]
     assert {"eval_accuracy", "eval_accuracy_mm"} <= every.keys()
     assert read_record(mnli_on_one_process)["data"]["source"] == "nyu-mll/glue mnli"
-    assert "Validation accuracy" in results_table(read_record(mnli_on_one_process))
+    table = results_table(read_record(mnli_on_one_process))
+    assert "Validation accuracy" in table and "Mismatched accuracy" in table
 
 
 @needs_mnli
@@ -378,6 +381,15 @@ def test_scores_of_sentence_pairs_are_regression(make_teacher, tmp_path):
     assert len(predictions(folder)) == 5
     assert "Validation Pearson" in results_table(read_record(folder))
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.problem_type == "regression"
+
+
+def test_stsb_is_a_regression_with_its_own_metrics(make_teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    write_glue_cache(tmp_path / "cache", "stsb", num_rows=8)
+    arguments = ["--teacher_name_or_path", make_teacher(["score"]), "--task_name", "stsb", "--num_train_epochs", 1]
+    run_here(*arguments, "--output_dir", tmp_path / "student")
+    assert {"eval_mse", "eval_loss"} <= results(tmp_path / "student").keys()
+    assert "eval_accuracy" not in results(tmp_path / "student")
 
 
 def test_the_cosine_loss_is_refused_for_a_regression_before_anything_is_trained(make_teacher, tmp_path):
@@ -458,7 +470,7 @@ def test_an_existing_student_is_evaluated_without_its_teacher_and_left_alone(fin
     shutil.copytree(finished[0], folder)
     before = {name: (folder / name).read_bytes() for name in ("model.safetensors", "distillation.json", "README.md")}
     expected = metrics(folder)
-    monkeypatch.setattr(run_distillation, "fine_tune", lambda *args: pytest.fail("the teacher is not needed"))
+    monkeypatch.setattr(training_run, "fine_tune", lambda *args: pytest.fail("the teacher is not needed"))
     (folder / "predictions_test.csv").unlink()
     run_here("--output_dir", folder, "--do_eval", "--do_predict", *files)
     assert before == {name: (folder / name).read_bytes() for name in before}
@@ -537,8 +549,8 @@ def test_pushing_uploads_the_student_alone_and_once(teacher, files, tmp_path, mo
         trainer.hub_model_id = "me/student"
         repositories.append(trainer.args.output_dir)
 
-    monkeypatch.setattr(run_distillation, "upload_folder", lambda **kwargs: uploads.append(kwargs))
-    monkeypatch.setattr(run_distillation.DistillationTrainer, "init_hf_repo", create_repository)
+    monkeypatch.setattr(training_run, "upload_folder", lambda **kwargs: uploads.append(kwargs))
+    monkeypatch.setattr(training_run.DistillationTrainer, "init_hf_repo", create_repository)
     arguments = ["--teacher_name_or_path", teacher, "--num_train_epochs", 1, *files, "--save_strategy", "epoch"]
     run_here(*arguments, "--output_dir", tmp_path / "student", "--push_to_hub")
     assert len(repositories) == 1

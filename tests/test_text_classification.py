@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from glue_cache import GLUE_TASKS, write_glue_cache
 from scipy.stats import pearsonr, spearmanr
 from sklearn import metrics as sklearn_metrics
 from transformers import AutoTokenizer, DataCollatorWithPadding, EvalPrediction, HfArgumentParser
@@ -311,6 +312,14 @@ def test_label_names_other_than_those_of_the_data_are_refused(load):
         load("text,label\nx,a\n")
 
 
+def test_whole_numbers_written_as_decimals_are_regression_with_a_warning(load, caplog):
+    for second_label, warned in (("1.5", False), ("1.0", True)):
+        caplog.clear()
+        content = f"text,label\ngood,{second_label}\nbad,0.0\n"
+        assert load(content).labels.problem_type == "regression"
+        assert ("whole numbers written as decimals" in caplog.text) == warned
+
+
 @pytest.mark.parametrize(
     "content", ["text,label\nx,2.5\ny,-1e-1\nz,3\n", [{"text": "x", "label": v} for v in (2.5, -0.1, 3.0)]]
 )
@@ -385,6 +394,18 @@ def test_no_validation_split_is_an_error_that_names_both_ways_out(write):
         load_data(DataArguments(train_file=path, test_file=path), seed=0)
 
 
+def test_a_validation_split_must_leave_rows_to_train_on(write):
+    path = write("train.csv", SENTIMENT)
+    with pytest.raises(ValueError, match="99 leaves 0 of 4"):
+        load_data(DataArguments(train_file=path, validation_split_percentage=99), seed=0)
+
+
+def test_a_data_set_that_cannot_be_loaded_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"The data set .*empty cannot be loaded: .*Check dataset_name"):
+        load_data(DataArguments(dataset_name=str(tmp_path / "empty")), seed=0)
+
+
 def test_validation_split_percentage_is_refused_where_a_validation_split_exists(load):
     with pytest.raises(ValueError, match="without a validation split, but .* has validation. Leave"):
         load(SENTIMENT, validation_split_percentage=10)
@@ -447,6 +468,19 @@ def test_glue_pairs_load_with_their_label_names_and_hidden_test_labels(real_cach
 
 
 @needs_data_set("nyu-mll___glue/mnli")
+@pytest.mark.parametrize("task", GLUE_TASKS)
+def test_a_glue_task_loads_from_the_cache_of_the_hub_by_its_name_alone(task, own_cache):
+    write_glue_cache(datasets.config.HF_DATASETS_CACHE, task, num_rows=6)
+    data = load_data(DataArguments(task_name=task), seed=0)
+    columns, label_names = GLUE_TASKS[task]
+    assert data.text_columns == columns
+    assert data.labels.names == (label_names or ("score",))
+    assert data.source == f"nyu-mll/glue {task}"
+    assert len(data.splits["train"]) == len(data.splits["validation"]) == 6
+    assert data.splits["train"]["label"][:3] == ([0, 1, 0] if label_names else pytest.approx([0, 0.7, 1.4]))
+    assert "label" not in data.splits["test"].column_names  # hidden as -1 on the Hub
+
+
 def test_mnli_has_two_validation_splits(real_cache):
     data = load_data(DataArguments(task_name="mnli", max_eval_samples=7), seed=0)
     assert data.validation_splits == ("validation_matched", "validation_mismatched")

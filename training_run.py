@@ -1,0 +1,286 @@
+"""The steps of a run that scripts share, from the data to the report, in the order in which they happen."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+from huggingface_hub import upload_folder
+from transformers import (
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from command_line import command_line, given_settings
+from distill_trainer import DistillationTrainer, DistillationTrainingArguments
+from evaluation import describe_model, evaluate_model, evaluate_splits, measure_latency, predict_splits
+from layer_mapping import StudentArguments, num_layers
+from reporting import write_model_card
+from run_folder import checkpoint_to_resume, library_versions, open_run_folder, write_record
+from teacher import (
+    HUB_TEACHER,
+    PACKAGED_TEACHER,
+    TeacherArguments,
+    fine_tune,
+    hub_name,
+    load_tokenizer,
+    warn_if_guessing,
+)
+from teacher_cache import MODEL_INPUTS, add_teacher_logits, fingerprint_dataset, fingerprint_model
+from text_classification import DataArguments, TextClassificationData, build_compute_metrics, load_data, tokenize
+
+logger = logging.getLogger(__name__)
+
+LOSS_SETTINGS = ("ce_weight", "kl_weight", "cosine_weight", "temperature")
+# Settings that decide what a run does, shown with their source even where they are at their default.
+ALWAYS_SHOWN = (
+    *("teacher_name_or_path", "teacher_cache", "layer_strategy", "layers", "output_dir", "seed", "bf16"),
+    *LOSS_SETTINGS,
+    *("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The data of a run in every form that its steps need.
+
+    Attributes:
+        data: raw splits and label map.
+        tokenized: the same splits as a model reads them.
+        tokenizer, collator, compute_metrics: as a `Trainer` takes them.
+    """
+
+    data: TextClassificationData
+    tokenized: DatasetDict
+    tokenizer: PreTrainedTokenizerBase
+    collator: Callable
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher ready to be distilled from.
+
+    Attributes:
+        model: on the training device.
+        name: Hub name or folder that it comes from.
+        results: its scores on the validation and test splits, and `train_loss_ce` if a run of ours has fine-tuned it.
+    """
+
+    model: PreTrainedModel
+    name: str
+    results: dict[str, float]
+
+
+def resolve_defaults(
+    teacher_args: TeacherArguments,
+    student_args: StudentArguments,
+    data_args: DataArguments,
+    training_args: DistillationTrainingArguments,
+    sources: Mapping[str, str],
+    folder_suffix: str = "",
+) -> None:
+    """Fills in the arguments whose default depends on others."""
+    if teacher_args.teacher_name_or_path is None:
+        teacher_args.teacher_name_or_path = HUB_TEACHER if data_args.is_given else PACKAGED_TEACHER
+    if "output_dir" not in sources:
+        layers = student_args.layers or student_args.layer_strategy
+        training_args.output_dir = f"outputs/{data_args.short_name}-{layers}{folder_suffix}"
+    if teacher_args.teacher_output_dir is None:
+        teacher_args.teacher_output_dir = str(Path(training_args.output_dir) / "teacher")
+    if teacher_args.teacher_cache_dir is None:
+        teacher_args.teacher_cache_dir = str(Path(teacher_args.teacher_output_dir) / "outputs")
+    # Not by their values: `--eval_strategy` sets `do_eval` too.
+    if not sources.keys() & {"do_train", "do_eval", "do_predict"}:
+        training_args.do_train = training_args.do_eval = training_args.do_predict = True
+
+
+def load_inputs(
+    path: str, teacher_args: TeacherArguments, data_args: DataArguments, training_args: DistillationTrainingArguments
+) -> Inputs:
+    """Loads and tokenises the data, with the tokenizer of the checkpoint at `path`."""
+    data = load_data(data_args, training_args.seed)
+    training_args.check_number_of_labels(data.labels.num_labels)
+    tokenizer = load_tokenizer(path, teacher_args)
+    with training_args.main_process_first(desc="tokenising"):
+        tokenized = tokenize(data, tokenizer, data_args)
+    compute_metrics = build_compute_metrics(data.labels, data_args.task_name)
+    return Inputs(data, tokenized, tokenizer, DataCollatorWithPadding(tokenizer), compute_metrics)
+
+
+def begin_run(
+    arguments: Sequence, sources: Mapping[str, str], inputs: Inputs, training_args: DistillationTrainingArguments
+) -> tuple[dict, str | None]:
+    """Opens the output folder.
+
+    Returns:
+        The record of the run so far, and the checkpoint to continue from if an earlier one was interrupted.
+
+    Raises:
+        ValueError: the folder holds another run.
+    """
+    record = {
+        "status": "running",
+        "command": command_line(training_args),
+        "settings": given_settings(arguments, sources),
+        "data": {
+            "source": inputs.data.source,
+            "labels": inputs.data.labels.names,
+            "fingerprint": fingerprint_dataset(inputs.tokenized["train"], (*MODEL_INPUTS, "labels")),
+        },
+        "seed": training_args.seed,
+        "libraries": library_versions(),
+    }
+    checkpoint = training_args.resume_from_checkpoint or checkpoint_to_resume(training_args.output_dir, record)
+    training_args.distributed_state.wait_for_everyone()  # all have read the folder before it changes
+    if training_args.process_index == 0:
+        open_run_folder(training_args.output_dir, record, keep_checkpoints=checkpoint is not None)
+    return record, checkpoint
+
+
+def prepare_teacher(
+    model: PreTrainedModel,
+    is_trained: bool,
+    teacher_args: TeacherArguments,
+    training_args: DistillationTrainingArguments,
+    inputs: Inputs,
+) -> Teacher:
+    """Fine-tunes the teacher if its head is new, scores it, and says loudly if it is no better than guessing.
+
+    Args:
+        model, is_trained: as `load_classifier` returns them.
+    """
+    data, results = inputs.data, {}
+    if not is_trained:
+        model, results["train_loss_ce"] = fine_tune(
+            model, teacher_args, training_args, inputs.tokenized, inputs.tokenizer
+        )
+    model = model.to(training_args.device)
+    scoring = (training_args, inputs.collator, inputs.compute_metrics)
+    results |= evaluate_model(model, inputs.tokenized, data.validation_splits, "eval", *scoring)
+    warn_if_guessing(results, inputs.tokenized[data.validation_splits[0]]["labels"])
+    if training_args.do_predict:
+        results |= evaluate_model(model, inputs.tokenized, data.test_splits, "predict", *scoring)
+    return Teacher(model, teacher_args.teacher_name_or_path, results)
+
+
+def build_trainer(
+    student: PreTrainedModel,
+    inputs: Inputs,
+    training_args: DistillationTrainingArguments,
+    teacher: Teacher | None = None,
+    teacher_args: TeacherArguments | None = None,
+) -> DistillationTrainer:
+    """The trainer of a student: from stored teacher outputs, or with the teacher in every step.
+
+    Without a teacher it can only evaluate.
+    """
+    train_dataset, teacher_model = None, None
+    if teacher is not None:
+        train_dataset, teacher_model = _teacher_signal(teacher, teacher_args, training_args, inputs)
+    return DistillationTrainer(
+        model=student,
+        teacher_model=teacher_model,
+        args=training_args,
+        train_dataset=train_dataset,
+        eval_dataset=inputs.tokenized[inputs.data.validation_splits[0]],
+        data_collator=inputs.collator,
+        processing_class=inputs.tokenizer,
+        compute_metrics=inputs.compute_metrics,
+    )
+
+
+def _teacher_signal(
+    teacher: Teacher, teacher_args: TeacherArguments, training_args: DistillationTrainingArguments, inputs: Inputs
+) -> tuple[Dataset, PreTrainedModel | None]:
+    """The training split, and the teacher if it has to run in every step."""
+    train_dataset = inputs.tokenized["train"]
+    if not training_args.needs_teacher:
+        return train_dataset, None
+    if not teacher_args.teacher_cache:
+        return train_dataset, teacher.model
+    batch_size, folder = training_args.per_device_eval_batch_size, teacher_args.teacher_cache_dir
+    return add_teacher_logits(
+        train_dataset, teacher.model, folder, inputs.collator, batch_size, training_args.bf16
+    ), None
+
+
+def train(trainer: DistillationTrainer, checkpoint: str | None) -> dict[str, float]:
+    """Trains from the start or from the checkpoint, saves the student, and returns the metrics of the training."""
+    results = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    trainer.save_metrics("train", results)
+    trainer.save_model()
+    trainer.save_state()
+    return results
+
+
+def score(trainer: DistillationTrainer, inputs: Inputs) -> dict[str, float]:
+    """Metrics on the validation splits, for choosing, and on the test splits, for reporting, as far as asked for."""
+    args, data, results = trainer.args, inputs.data, {}
+    if args.do_eval:
+        metrics = evaluate_splits(trainer, inputs.tokenized, data.validation_splits, "eval")
+        trainer.save_metrics("eval", metrics)
+        results |= metrics
+    if args.do_predict:
+        metrics = predict_splits(trainer, inputs.tokenized, data.test_splits, data.labels, args.output_dir)
+        trainer.save_metrics("predict", metrics)
+        results |= metrics
+    return results
+
+
+def finish_run(
+    record: dict,
+    student: PreTrainedModel,
+    layers: Sequence[int],
+    results: Mapping[str, float],
+    teacher: Teacher,
+    student_args: StudentArguments,
+    training_args: DistillationTrainingArguments,
+    inputs: Inputs,
+) -> dict:
+    """Writes the record and the model card of a run that has ended, on the main process; returns the record.
+
+    Args:
+        student: as others will load it: training leaves autocast around its forward.
+        layers: of the teacher that it was built from.
+        results: its metrics on all splits.
+    """
+    student = student.to(training_args.device)
+    validation = inputs.tokenized[inputs.data.validation_splits[0]]
+    teacher_ms, student_ms = measure_latency([teacher.model, student], validation)
+    record = record | {
+        "status": "finished",
+        "loss": {name: getattr(training_args, name) for name in LOSS_SETTINGS},
+        "teacher": {
+            "name": teacher.name,
+            "hub_name": hub_name(teacher.name),
+            "fingerprint": fingerprint_model(teacher.model),
+            "layers": list(range(1, num_layers(teacher.model) + 1)),
+            **describe_model(teacher.model, teacher_ms),
+            "results": teacher.results,
+        },
+        "student": {
+            "layer_strategy": "explicit" if student_args.layers else student_args.layer_strategy,
+            "layers": layers,
+            **describe_model(student, student_ms),
+            "results": results,
+        },
+    }
+    write_record(training_args.output_dir, record)
+    write_model_card(training_args.output_dir, record)
+    return record
+
+
+def push_student(trainer: DistillationTrainer) -> None:
+    """Uploads the student with its model card and results; `training_args.bin` would hold the token."""
+    upload_folder(
+        repo_id=trainer.hub_model_id,
+        folder_path=trainer.args.output_dir,
+        commit_message="Distilled student",
+        token=trainer.args.hub_token,
+        revision=trainer.args.hub_revision,
+        ignore_patterns=["checkpoint-*/*", "teacher/*", "training_args.bin"],
+    )
