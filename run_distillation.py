@@ -75,14 +75,16 @@ def main():
     teacher_model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
     student_from_arguments(teacher_model, student_args)
     record, checkpoint = begin_run(arguments, sources, inputs, training_args)
-    teacher = prepare_teacher(teacher_model, is_trained, teacher_args, training_args, inputs)
+    teacher = prepare_teacher(path, teacher_model, is_trained, teacher_args, training_args, inputs)
 
     # Student
+    teacher_model = teacher.load(training_args.device)
     set_seed(training_args.seed)
-    student, layers = student_from_arguments(teacher.model, student_args)
-    logger.info(describe_mapping(layers, num_layers(teacher.model)))
-    logger.info(f"Parameters: teacher {teacher.model.num_parameters():,}, student {student.num_parameters():,}")
-    trainer = build_trainer(student, inputs, training_args, teacher, teacher_args)
+    student, layers = student_from_arguments(teacher_model, student_args)
+    logger.info(describe_mapping(layers, num_layers(teacher_model)))
+    logger.info(f"Parameters: teacher {teacher_model.num_parameters():,}, student {student.num_parameters():,}")
+    del teacher_model
+    trainer = build_trainer(student, inputs, training_args, teacher)
     if push_to_hub:
         trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
     results = train(trainer, checkpoint) | score(trainer, inputs)

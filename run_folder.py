@@ -6,17 +6,22 @@ A folder that has it is a run of ours; any other folder that is not empty is lef
 
 import json
 import logging
+import os
 import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from transformers.trainer_callback import TrainerState
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "distillation.json"
+COMPLETE_MARK = "complete"
 # Trainer adds to `all_results.json`, so that metrics of an earlier run would stay in it.
 RESULT_FILES = ("*_results.json", "predictions_*.csv")
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "peft", "accelerate", "scikit-learn", "deepspeed")
@@ -31,6 +36,11 @@ def check_output_dir(output_dir: str | Path, must_hold_run: bool = False) -> Non
         raise ValueError(
             f"--output_dir {folder} is not empty and not a run of this project (it has no {RECORD_FILE}). Nothing in "
             "it was touched: choose another folder, or empty this one."
+        )
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        raise ValueError(
+            f"--output_dir {folder} cannot be written to: {existing} is read-only. Choose another folder."
         )
     if must_hold_run and not (folder / RECORD_FILE).is_file():
         raise ValueError(
@@ -71,7 +81,7 @@ def library_versions() -> dict[str, str]:
 def checkpoint_to_resume(output_dir: str | Path, record: dict) -> str | None:
     """The newest complete checkpoint of an interrupted run with the same settings and data, `None` if there is none.
 
-    A checkpoint's last file is the trainer's state: without it the checkpoint is half-written and passed over.
+    A checkpoint without the mark of `CheckpointMarker` is half-written and passed over.
     """
     earlier = read_record(output_dir)
     if earlier is None:
@@ -85,14 +95,43 @@ def checkpoint_to_resume(output_dir: str | Path, record: dict) -> str | None:
     if earlier["status"] != "running":
         return None
     for checkpoint in sorted(_checkpoints(output_dir), key=_step, reverse=True):
-        try:
-            TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        except (OSError, ValueError):
-            logger.warning(f"{checkpoint} is half-written and passed over.")
-            continue
-        logger.info(f"An interrupted run is continued from {checkpoint}.")
-        return str(checkpoint)
+        if (checkpoint / COMPLETE_MARK).is_file():
+            logger.info(f"An interrupted run is continued from {checkpoint}.")
+            return str(checkpoint)
+        logger.warning(f"{checkpoint} is half-written and passed over.")
     return None
+
+
+class CheckpointMarker(TrainerCallback):
+    """Marks a checkpoint as complete once every process has written its part of it."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        args.distributed_state.wait_for_everyone()
+        if state.is_world_process_zero:
+            Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", COMPLETE_MARK).touch()
+
+
+@contextmanager
+def replacing(folder: str | Path, state: PartialState) -> Iterator[Path]:
+    """Gives a new folder to write to; its files take their places in `folder` when the block ends without an error.
+
+    A full disk or a crash while they are written so leaves what was in `folder` before as it was. All processes enter
+    the block; the main one creates the folder and moves the files.
+    """
+    unfinished = Path(folder) / ".unfinished"
+    if state.is_main_process:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+    state.wait_for_everyone()
+    try:
+        yield unfinished
+        state.wait_for_everyone()
+        if state.is_main_process:
+            for file in unfinished.iterdir():
+                file.replace(Path(folder) / file.name)
+    finally:
+        if state.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def open_run_folder(output_dir: str | Path, record: dict, keep_checkpoints: bool) -> None:

@@ -1,19 +1,21 @@
 """Tests of `run_folder`: whose folder it is, what an interrupted run resumes from, and the record."""
 
-import json
 import logging
 from pathlib import Path
 
 import pytest
+from accelerate import PartialState
 
 import run_folder
 from run_folder import (
+    COMPLETE_MARK,
     RECORD_FILE,
     check_output_dir,
     checkpoint_to_resume,
     library_versions,
     open_run_folder,
     read_record,
+    replacing,
     write_record,
 )
 
@@ -29,7 +31,7 @@ def add_checkpoint(folder, step, complete=True):
     checkpoint.mkdir(parents=True)
     (checkpoint / "model.safetensors").write_bytes(b"weights")
     if complete:
-        (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        (checkpoint / COMPLETE_MARK).touch()
     return str(checkpoint)
 
 
@@ -108,15 +110,28 @@ def test_an_interrupted_run_resumes_from_its_newest_checkpoint_by_number(tmp_pat
     assert checkpoint_to_resume(tmp_path, RECORD) == newest
 
 
-@pytest.mark.parametrize("state", [None, "", '{"global_step": 2'])
-def test_a_half_written_checkpoint_is_passed_over_with_a_message(tmp_path, caplog, state):
+def test_a_half_written_checkpoint_is_passed_over_with_a_message(tmp_path, caplog):
     write_record(tmp_path, RECORD)
     complete = add_checkpoint(tmp_path, 10)
     half_written = add_checkpoint(tmp_path, 20, complete=False)
-    if state is not None:
-        (Path(half_written) / "trainer_state.json").write_text(state)
     assert checkpoint_to_resume(tmp_path, RECORD) == complete
     assert f"{half_written} is half-written and passed over." in caplog.messages
+
+
+# ---- Replacing files ----
+
+
+def test_files_take_their_places_only_when_all_are_written(tmp_path):
+    (tmp_path / "model").write_text("old")
+    with pytest.raises(OSError), replacing(tmp_path, PartialState()) as unfinished:
+        (unfinished / "model").write_text("half")
+        raise OSError
+    assert contents(tmp_path) == {"model": b"old"}
+    with replacing(tmp_path, PartialState()) as unfinished:
+        (unfinished / "model").write_text("new")
+        (unfinished / "config").write_text("new")
+        assert (tmp_path / "model").read_text() == "old"
+    assert contents(tmp_path) == {"model": b"new", "config": b"new"}
 
 
 @pytest.mark.parametrize(
