@@ -322,7 +322,7 @@ def fine_tune(
     )
     train_loss = trainer.train().metrics["train_loss_ce"]
     with replacing(folder, training_args.distributed_state) as unfinished:
-        trainer.save_model(str(unfinished))
+        trainer.save_model(unfinished)
         if trainer.is_world_process_zero():
             _write_recipe(folder, recipe, train_loss=None)  # what is there is from now on a mixture of old and new
     if trainer.is_world_process_zero():

@@ -26,7 +26,6 @@ from run_folder import (
     checkpoint_to_resume,
     library_versions,
     open_run_folder,
-    replacing,
     write_record,
 )
 from teacher import (
@@ -146,7 +145,7 @@ def begin_run(
         ValueError: the folder holds another run.
     """
     record = {
-        "status": "running",
+        "name": Path(training_args.output_dir).resolve().name,
         "command": command_line(training_args),
         "settings": given_settings(arguments, sources),
         "data": {
@@ -233,14 +232,11 @@ def _teacher_signal(
     return add_teacher_logits(train_dataset, model, folder, inputs.collator, batch_size, training_args.bf16), None
 
 
-def train(trainer: DistillationTrainer, checkpoint: str | None) -> dict[str, float]:
-    """Trains from the start or from the checkpoint, saves the student, and returns the metrics of the training."""
-    results = trainer.train(resume_from_checkpoint=checkpoint).metrics
+def save(trainer: DistillationTrainer, results: Mapping[str, float]) -> None:
+    """Saves the student and the metrics of its training."""
     trainer.save_metrics("train", results)
-    with replacing(trainer.args.output_dir, trainer.args.distributed_state) as unfinished:
-        trainer.save_model(str(unfinished))
+    trainer.save_model()
     trainer.save_state()
-    return results
 
 
 def score(trainer: DistillationTrainer, inputs: Inputs) -> dict[str, float]:
@@ -278,7 +274,6 @@ def finish_run(
     validation = inputs.tokenized[inputs.data.validation_splits[0]]
     teacher_ms, student_ms = measure_latency([teacher_model, student], validation)
     record = record | {
-        "status": "finished",
         "loss": {name: getattr(training_args, name) for name in LOSS_SETTINGS},
         "teacher": {
             "name": teacher.args.teacher_name_or_path,
