@@ -126,16 +126,10 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(1)
 
 
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether the error, or one that it hides, comes from a full disk."""
-    if error is None:
-        return False
-    # What safetensors and `torch.save` make of it.
-    signs = ("No space left on device", "PytorchStreamWriter failed writing file")
-    is_sign = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
-        sign in str(error) for sign in signs
-    )
-    return is_sign or _disk_is_full(error.__context__)
+def _disk_is_full(error: Exception) -> bool:
+    # What safetensors says, and where `torch.save` fails to write.
+    signs = ("No space left on device", "inline_container.cc")
+    return getattr(error, "errno", None) == errno.ENOSPC or any(sign in str(error) for sign in signs)
 
 
 def _raised_by_a_check(error: Exception) -> bool:

@@ -33,6 +33,8 @@ ENGINES = {
     "FSDP2": (("accelerate.commands.launch", "--config_file", "fsdp2.yaml"), ()),
 }
 
+ENVIRONMENT = os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory):
@@ -55,8 +57,7 @@ def launch(tmp_path_factory, teachers):
             config = yaml.safe_load((ROOT / "examples" / "fsdp2.yaml").read_text()) | {"use_cpu": True}
             (folder / "fsdp2.yaml").write_text(yaml.safe_dump(config))
             command = [sys.executable, *(["-m"] if launcher else []), *launcher, WORKER, teachers, folder, *arguments]
-            environment = os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-            run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+            run = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
             processes[engine] = run
         assert processes[engine].returncode == 0, processes[engine].stderr[-6000:]
         return folders[engine]
@@ -132,3 +133,19 @@ def test_the_teacher_is_frozen_and_rests_in_evaluation(launch, engine):
         "is_unchanged": True,
         "forwards_in_evaluation": 0,
     }
+
+
+@pytest.mark.distributed
+def test_zero3_needs_less_memory_than_ddp_for_a_model_of_bert_bases_size(tmp_path):
+    peaks = {}
+    for engine in ("DDP", "ZeRO-3"):
+        launcher, arguments = ENGINES[engine]
+        file = tmp_path / f"{engine}.json"
+        command = [sys.executable, "-m", *launcher, WORKER.with_name("memory_worker.py"), file, *arguments]
+        # So that the C library hands what is freed back to the system, and the peak is that of what is in use.
+        environment = ENVIRONMENT | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+        run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert run.returncode == 0, run.stderr[-6000:]
+        peaks[engine] = max(json.loads(file.read_text())["peak_mb"])
+    print(f"Peak memory of a process in MB: {peaks}")
+    assert peaks["ZeRO-3"] < 0.9 * peaks["DDP"]
