@@ -1,6 +1,7 @@
 """The steps of a run that scripts share, from the data to the report, in the order in which they happen."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,11 +68,13 @@ class Teacher:
     Attributes:
         model: on the training device.
         name: Hub name or folder that it comes from.
+        folder: that it can be loaded from, `None` for the Hub or a package.
         results: its scores on the validation and test splits, and `train_loss_ce` if a run of ours has fine-tuned it.
     """
 
     model: PreTrainedModel
     name: str
+    folder: str | None
     results: dict[str, float]
 
 
@@ -154,7 +157,9 @@ def prepare_teacher(
         model, is_trained: as `load_classifier` returns them.
     """
     data, results = inputs.data, {}
+    folder = teacher_args.teacher_name_or_path if Path(teacher_args.teacher_name_or_path).is_dir() else None
     if not is_trained:
+        folder = teacher_args.teacher_output_dir
         model, results["train_loss_ce"] = fine_tune(
             model, teacher_args, training_args, inputs.tokenized, inputs.tokenizer
         )
@@ -164,7 +169,7 @@ def prepare_teacher(
     warn_if_guessing(results, inputs.tokenized[data.validation_splits[0]]["labels"])
     if training_args.do_predict:
         results |= evaluate_model(model, inputs.tokenized, data.test_splits, "predict", *scoring)
-    return Teacher(model, teacher_args.teacher_name_or_path, results)
+    return Teacher(model, teacher_args.teacher_name_or_path, folder, results)
 
 
 def build_trainer(
@@ -240,6 +245,7 @@ def finish_run(
     student_args: StudentArguments,
     training_args: DistillationTrainingArguments,
     inputs: Inputs,
+    adapter: dict | None = None,
 ) -> dict:
     """Writes the record and the model card of a run that has ended, on the main process; returns the record.
 
@@ -247,16 +253,19 @@ def finish_run(
         student: as others will load it: training leaves autocast around its forward.
         layers: of the teacher that it was built from.
         results: its metrics on all splits.
+        adapter: of a LoRA run, as `lora.describe_adapter` returns it.
     """
     student = student.to(training_args.device)
     validation = inputs.tokenized[inputs.data.validation_splits[0]]
     teacher_ms, student_ms = measure_latency([teacher.model, student], validation)
     record = record | {
         "status": "finished",
+        "method": method_of(training_args, adapter is not None),
         "loss": {name: getattr(training_args, name) for name in LOSS_SETTINGS},
         "teacher": {
             "name": teacher.name,
             "hub_name": hub_name(teacher.name),
+            "folder": teacher.folder and os.path.relpath(teacher.folder, training_args.output_dir),
             "fingerprint": fingerprint_model(teacher.model),
             "layers": list(range(1, num_layers(teacher.model) + 1)),
             **describe_model(teacher.model, teacher_ms),
@@ -266,6 +275,8 @@ def finish_run(
             "layer_strategy": "explicit" if student_args.layers else student_args.layer_strategy,
             "layers": layers,
             **describe_model(student, student_ms),
+            "trainable_parameters": adapter["trainable_parameters"] if adapter else student.num_parameters(),
+            **({"adapter": adapter} if adapter else {}),
             "results": results,
         },
     }
@@ -274,12 +285,19 @@ def finish_run(
     return record
 
 
+def method_of(training_args: DistillationTrainingArguments, with_lora: bool) -> str:
+    """How a student is trained: `distill` or, with the labels alone, `finetune`; `lora_distill` or `lora`."""
+    if with_lora:
+        return "lora_distill" if training_args.needs_teacher else "lora"
+    return "distill" if training_args.needs_teacher else "finetune"
+
+
 def push_student(trainer: DistillationTrainer) -> None:
     """Uploads the student with its model card and results; `training_args.bin` would hold the token."""
     upload_folder(
         repo_id=trainer.hub_model_id,
         folder_path=trainer.args.output_dir,
-        commit_message="Distilled student",
+        commit_message="Student with its model card and results",
         token=trainer.args.hub_token,
         revision=trainer.args.hub_revision,
         ignore_patterns=["checkpoint-*/*", "teacher/*", "training_args.bin"],

@@ -23,6 +23,9 @@ MAY_IMPORT = {
     "distill_trainer": {"distill_losses"},
     "teacher": {"distill_trainer", "teacher_cache", "text_classification"},
     "evaluation": {"distill_losses", "distill_trainer", "teacher_cache", "text_classification"},
+    "lora": {
+        *("distill_trainer", "layer_mapping", "run_folder", "teacher", "teacher_cache", "text_classification"),
+    },
     "training_run": {
         *("command_line", "distill_trainer", "evaluation", "layer_mapping", "reporting", "run_folder", "teacher"),
         *("teacher_cache", "text_classification"),
