@@ -153,8 +153,8 @@ from transformers import pipeline
 classifier = pipeline("text-classification", model="{name}")
 ```"""
     size, trained = student["adapter"]["megabytes"], student["trainable_parameters"]
-    return f"""The folder holds an adapter of {size:.1f} MB with {trained:,} trained parameters. It belongs on layers of
-its teacher, so it is loaded with the project that made it:
+    return f"""The folder holds an adapter of {size:.1f} MB with {trained:,} trained parameters. It belongs on layers
+of its teacher, so it is loaded with the project that made it:
 
 ```python
 from transformers import pipeline

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "command_line": set(),
     "run_folder": set(),
     "reporting": set(),
+    "bootstrap": set(),
     "distill_trainer": {"distill_losses"},
     "teacher": {"distill_trainer", "teacher_cache", "text_classification"},
     "evaluation": {"distill_losses", "distill_trainer", "teacher_cache", "text_classification"},
