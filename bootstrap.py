@@ -6,13 +6,13 @@
     difference(a, b)                                           # Interval(estimate=0.012, low=-0.004, high=0.028)
 
 Two things could have come out otherwise: which examples are in the test set, and the seeds, which are nested in the
-systems: seed 0 of one system and seed 0 of another have nothing in common. The examples are resampled with replacement,
-the same ones for every system and seed (paired bootstrap). The seeds are too few for that: where they matter most,
-intervals from resampling three values cover the truth in 82% of cases instead of 95%. Their variance is estimated from
-the spread between them instead, less the part of it that comes from the examples, which would count twice, and the
-quantile is Student's t with the degrees of freedom of Satterthwaite (1946, "An approximate distribution of estimates of
-variance components"). On simulated data the intervals cover the truth in 94 to 97% of cases, from 230 to 2,500
-examples, with 3 or 5 seeds that matter little or most (`tests/test_bootstrap.py`).
+systems: seed 0 of one system and seed 0 of another have nothing in common. The examples are resampled with
+replacement, the same ones for every system and seed (paired bootstrap). The seeds are too few for that: where they
+matter most, intervals from resampling three values cover the truth in 82% of cases instead of 95%. Their variance is
+estimated from the spread between them instead, less the part of it that comes from the examples, which would count
+twice, and the quantile is Student's t with the degrees of freedom of Satterthwaite (1946, "An approximate distribution
+of estimates of variance components"). On simulated data the intervals cover the truth in 94 to 97% of cases, from 230
+to 2,500 examples, with 3 or 5 seeds that matter little or most (`tests/test_bootstrap.py`).
 """
 
 import functools

@@ -71,6 +71,11 @@ class StudentArguments:
         if self.layers is not None:
             _check_layers(parse_layers(self.layers))
 
+    @property
+    def short_name(self) -> str:
+        """A name for folders: the list of layers, or the strategy."""
+        return self.layers or self.layer_strategy
+
 
 def parse_layers(text: str) -> tuple[int, ...]:
     """Reads a comma-separated list of layer numbers: `"1,3,5"` gives `(1, 3, 5)`.

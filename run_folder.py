@@ -100,12 +100,19 @@ def open_run_folder(output_dir: str | Path, record: dict, keep_checkpoints: bool
     write_record(output_dir, record)
     if keep_checkpoints:
         return
-    for checkpoint in _checkpoints(output_dir):
+    for checkpoint in remove_checkpoints(output_dir):
         logger.info(f"{checkpoint} is of an earlier run and removed.")
-        shutil.rmtree(checkpoint)
     for pattern in RESULT_FILES:
         for file in Path(output_dir).glob(pattern):
             file.unlink()
+
+
+def remove_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Removes the checkpoints in the folder of a run, and returns which."""
+    checkpoints = _checkpoints(output_dir)
+    for checkpoint in checkpoints:
+        shutil.rmtree(checkpoint)
+    return checkpoints
 
 
 def _checkpoints(output_dir: str | Path) -> list[Path]:

@@ -61,7 +61,7 @@ def main():
         DEFAULT_ARGUMENTS,
     )
     teacher_args, student_args, data_args, lora_args, training_args = arguments
-    resolve_defaults(teacher_args, student_args, data_args, training_args, sources, folder_suffix="-lora")
+    resolve_defaults(teacher_args, data_args, training_args, sources, f"{student_args.short_name}-lora")
     set_up_logging(training_args)
     logger.info(explain_settings(arguments, sources, (*ALWAYS_SHOWN, "lora_r", "lora_alpha", "lora_target_modules")))
     check_output_dir(training_args.output_dir, must_hold_run=not training_args.do_train)

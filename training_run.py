@@ -80,18 +80,16 @@ class Teacher:
 
 def resolve_defaults(
     teacher_args: TeacherArguments,
-    student_args: StudentArguments,
     data_args: DataArguments,
     training_args: DistillationTrainingArguments,
     sources: Mapping[str, str],
-    folder_suffix: str = "",
+    run_name: str,
 ) -> None:
-    """Fills in the arguments whose default depends on others."""
+    """Fills in the arguments whose default depends on others; `run_name` is the end of the output folder's name."""
     if teacher_args.teacher_name_or_path is None:
         teacher_args.teacher_name_or_path = HUB_TEACHER if data_args.is_given else PACKAGED_TEACHER
     if "output_dir" not in sources:
-        layers = student_args.layers or student_args.layer_strategy
-        training_args.output_dir = f"outputs/{data_args.short_name}-{layers}{folder_suffix}"
+        training_args.output_dir = f"outputs/{data_args.short_name}-{run_name}"
     if teacher_args.teacher_output_dir is None:
         teacher_args.teacher_output_dir = str(Path(training_args.output_dir) / "teacher")
     if teacher_args.teacher_cache_dir is None:
@@ -125,7 +123,19 @@ def begin_run(
     Raises:
         ValueError: the folder holds another run.
     """
-    record = {
+    record = new_record(arguments, sources, inputs, training_args)
+    checkpoint = training_args.resume_from_checkpoint or checkpoint_to_resume(training_args.output_dir, record)
+    training_args.distributed_state.wait_for_everyone()  # all have read the folder before it changes
+    if training_args.process_index == 0:
+        open_run_folder(training_args.output_dir, record, keep_checkpoints=checkpoint is not None)
+    return record, checkpoint
+
+
+def new_record(
+    arguments: Sequence, sources: Mapping[str, str], inputs: Inputs, training_args: DistillationTrainingArguments
+) -> dict:
+    """The record of a run that begins: what it is asked to do, and on which data."""
+    return {
         "status": "running",
         "command": command_line(training_args),
         "settings": given_settings(arguments, sources),
@@ -137,11 +147,6 @@ def begin_run(
         "seed": training_args.seed,
         "libraries": library_versions(),
     }
-    checkpoint = training_args.resume_from_checkpoint or checkpoint_to_resume(training_args.output_dir, record)
-    training_args.distributed_state.wait_for_everyone()  # all have read the folder before it changes
-    if training_args.process_index == 0:
-        open_run_folder(training_args.output_dir, record, keep_checkpoints=checkpoint is not None)
-    return record, checkpoint
 
 
 def prepare_teacher(
