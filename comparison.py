@@ -36,7 +36,7 @@ from layer_mapping import (
 )
 from lora import LEARNING_RATE, LoraArguments, add_lora, finish_adapter, target_modules
 from reporting import markdown_table
-from run_folder import checkpoint_to_resume, read_record, remove_checkpoints
+from run_folder import read_record, remove_checkpoints, same_run
 from teacher import TeacherArguments, load_classifier
 from training_run import Inputs, Teacher, begin_run, build_trainer, finish_run, new_record, score, train
 
@@ -44,6 +44,11 @@ logger = logging.getLogger(__name__)
 
 METHODS = ("distill", "finetune", "lora", "lora_distill")
 LORA_METHODS = ("lora", "lora_distill")
+# Settings of a cell that are recorded also where they are at their default.
+DECIDED_BY_GRID = (
+    *("layer_strategy", "num_student_layers", "seed", "learning_rate"),
+    *("ce_weight", "kl_weight", "cosine_weight", "temperature"),
+)
 # Optimizer steps and examples from which a dry run estimates how long the grid takes.
 PROBE_STEPS = 6
 PROBE_EXAMPLES = 128
@@ -197,8 +202,7 @@ def prepare_cell(cell: Cell, grid: Grid) -> CellRun:
     arguments = (grid.teacher_args, student_args, grid.data_args, *([lora_args] if lora_args else []), training_args)
     known = {item.name for instance in arguments for item in fields(instance)}
     sources = {name: source for name, source in grid.sources.items() if name in known and name != "output_dir"}
-    decided = ("layer_strategy", "seed", "learning_rate", "ce_weight", "kl_weight", "cosine_weight", "temperature")
-    sources |= dict.fromkeys(decided, "the grid")
+    sources |= dict.fromkeys(DECIDED_BY_GRID, "the grid")
     return CellRun(cell, student_args, lora_args, training_args, arguments, sources)
 
 
@@ -211,8 +215,7 @@ def state_of(run: CellRun, grid: Grid, teacher_fingerprint: str | None = None) -
     Raises:
         ValueError: its folder holds a run with other settings, other data or another teacher.
     """
-    checkpoint_to_resume(run.folder, new_record(run.arguments, run.sources, grid.inputs, run.training_args))
-    record = read_record(run.folder)
+    record = same_run(run.folder, new_record(run.arguments, run.sources, grid.inputs, run.training_args))
     if record is None or record["status"] == "running":
         return "new" if record is None else "interrupted"
     if teacher_fingerprint not in (None, record["teacher"]["fingerprint"]):
@@ -236,7 +239,7 @@ def check_grid(grid: Grid, teacher: PreTrainedModel) -> None:
             "A comparison runs in one process and uploads nothing. Start it without a launcher and without "
             "--push_to_hub; a single student can be trained on several GPUs and pushed with run_distillation.py."
         )
-    for strategy in {*grid.comparison_args.strategies, *grid.comparison_args.method_strategies}:
+    for strategy in [*grid.comparison_args.strategies, *grid.comparison_args.method_strategies]:
         select_layers(strategy, num_layers(teacher), grid.comparison_args.num_student_layers)
     if any(method in LORA_METHODS for method in grid.comparison_args.methods):
         target_modules(teacher, grid.lora_args.lora_target_modules)

@@ -63,12 +63,10 @@ def _validation(models: Sequence[dict]) -> dict[str, str]:
 
 
 def method_table(results: Results) -> list[dict[str, str]]:
-    """*Model Type | Training Loss | Test Set Performance* of the strategies that several methods were run with."""
-    strategies = {strategy for method, strategy in results.groups if method != results.runs[0].cell.method}
+    """*Model Type | Training Loss | Test Set Performance* of every group of runs, and the teacher's."""
     rows = [
         _performance(group_title(group, capital=True), [run.student for run in runs], results)
         for group, runs in results.groups.items()
-        if group[1] in strategies or not strategies
     ]
     return [*rows, _performance("Teacher", [results.teacher], results)]
 

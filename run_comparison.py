@@ -95,7 +95,8 @@ def main():
     write_record(training_args.output_dir, record | {"status": "failed" if failures else "finished"})
     for cell, reason in failures.items():
         print(f"error: the run {cell.name} failed: {reason}", file=sys.stderr)
-    sys.exit(1 if failures else 0)
+    if failures:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -68,10 +68,11 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **installed}
 
 
-def checkpoint_to_resume(output_dir: str | Path, record: dict) -> str | None:
-    """The newest complete checkpoint of an interrupted run with the same settings and data, `None` if there is none.
+def same_run(output_dir: str | Path, record: dict) -> dict | None:
+    """The record of the run in the folder, `None` if there is none.
 
-    A checkpoint's last file is the trainer's state: without it the checkpoint is half-written and passed over.
+    Raises:
+        ValueError: it is of a run with other settings or data than the given one.
     """
     earlier = read_record(output_dir)
     if earlier is None:
@@ -82,7 +83,16 @@ def checkpoint_to_resume(output_dir: str | Path, record: dict) -> str | None:
             f"--output_dir {output_dir} holds a run with other {' and '.join(changed)}, which this one would replace. "
             "Choose another --output_dir, or remove that folder."
         )
-    if earlier["status"] != "running":
+    return earlier
+
+
+def checkpoint_to_resume(output_dir: str | Path, record: dict) -> str | None:
+    """The newest complete checkpoint of an interrupted run with the same settings and data, `None` if there is none.
+
+    A checkpoint's last file is the trainer's state: without it the checkpoint is half-written and passed over.
+    """
+    earlier = same_run(output_dir, record)
+    if earlier is None or earlier["status"] != "running":
         return None
     for checkpoint in sorted(_checkpoints(output_dir), key=_step, reverse=True):
         try:

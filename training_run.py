@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
@@ -59,6 +60,11 @@ class Inputs:
     tokenizer: PreTrainedTokenizerBase
     collator: Callable
     compute_metrics: Callable[[EvalPrediction], dict[str, float]]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the tokenised training examples and their labels."""
+        return fingerprint_dataset(self.tokenized["train"], (*MODEL_INPUTS, "labels"))
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,7 @@ def new_record(
         "data": {
             "source": inputs.data.source,
             "labels": inputs.data.labels.names,
-            "fingerprint": fingerprint_dataset(inputs.tokenized["train"], (*MODEL_INPUTS, "labels")),
+            "fingerprint": inputs.fingerprint,
         },
         "seed": training_args.seed,
         "libraries": library_versions(),
