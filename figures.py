@@ -12,7 +12,6 @@ from statistics import mean, median
 
 import matplotlib
 import numpy as np
-import seaborn
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -102,10 +101,10 @@ def draw_figures(
 def _subplots(rows: int, columns: int, width: float, height: float, **kwargs) -> tuple[Figure, np.ndarray]:
     """Axes of the given size in inches, as a flat array."""
     matplotlib.rcParams["svg.hashsalt"] = "figures"  # element names, which are random otherwise
-    seaborn.set_theme(style="whitegrid", font_scale=0.9)
-    figure, axes = pyplot.subplots(
-        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained", **kwargs
-    )
+    with pyplot.style.context("seaborn-v0_8-whitegrid"):
+        figure, axes = pyplot.subplots(
+            rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained", **kwargs
+        )
     return figure, axes.ravel()
 
 
@@ -196,16 +195,27 @@ def confusion_matrices(results: Results) -> Figure:
         predicted = np.concatenate([run.argmax(axis=1) for run in runs])
         shares = confusion_shares(np.tile(results.label_ids, len(runs)), predicted, len(results.label_names))
         names = results.label_names
-        seaborn.heatmap(
-            100 * shares, ax=axis, annot=True, fmt=".0f", vmin=0, vmax=100, cmap="Blues", cbar=False, square=True,
-            xticklabels=names, yticklabels=names,
-        )  # fmt: skip
-        axis.set(title=group_title(group), xlabel="predicted", ylabel="true")
-        axis.set_xticklabels(names, rotation=30, ha="right")
-        axis.set_yticklabels(names, rotation=0)
+        _heatmap(axis, 100 * shares, ".0f", (0, 100), "Blues", names, names)
+        axis.set_title(group_title(group), fontsize="medium")
+        axis.set(xlabel="predicted", ylabel="true")
+        axis.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
     for axis in axes[len(logits) :]:
         axis.remove()
     return figure
+
+
+def _heatmap(
+    axis: Axes, matrix: np.ndarray, form: str, limits: tuple[float, float], colormap: str, rows, columns
+) -> None:
+    """Colours and numbers, dark on light cells and light on dark ones."""
+    image = axis.imshow(matrix, vmin=limits[0], vmax=limits[1], cmap=colormap, aspect="auto")
+    for row, column in np.ndindex(matrix.shape):
+        brightness = np.dot(image.cmap(image.norm(matrix[row, column]))[:3], (0.299, 0.587, 0.114))
+        color = "black" if brightness > 0.5 else "white"
+        axis.text(column, row, format(matrix[row, column], form), ha="center", va="center", color=color)
+    axis.set_xticks(range(matrix.shape[1]), columns)
+    axis.set_yticks(range(matrix.shape[0]), rows)
+    axis.grid(visible=False)
 
 
 def confusion_shares(labels: np.ndarray, predictions: np.ndarray, num_labels: int) -> np.ndarray:
@@ -238,7 +248,8 @@ def costs_figure(results: Results, scores: Mapping[str, Mapping[Group, Scores]])
         axis.set_xlim(*((low / 2, 2 * high) if is_log else (0, 1.15 * high)))
         for position, (group, cost) in enumerate(by_group.items()):
             # Students of one size would hide each other: they stand side by side.
-            inches = 0.0 if "Time" in title else 0.035 * (position - len(models) / 2)
+            is_alone = group == TEACHER or title.startswith("Time")
+            inches = 0.0 if is_alone else 0.035 * (position - len(models) / 2)
             aside = ScaledTranslation(inches, 0, figure.dpi_scale_trans)
             _point(axis, cost, intervals[group], group, axis.transData + aside)
     low, high = min(i.low for i in intervals.values()), max(i.high for i in intervals.values())
@@ -307,12 +318,8 @@ def similarity_figure(similarities: Mapping[str, Mapping[str, np.ndarray]]) -> F
     for column, (student, matrices) in enumerate(similarities.items()):
         for row, (moment, matrix) in enumerate(matrices.items()):
             axis = axes[row * len(similarities) + column]
-            seaborn.heatmap(
-                matrix, ax=axis, annot=True, fmt=".2f", vmin=0, vmax=1, cmap="viridis", cbar=False,
-                annot_kws={"fontsize": "small"}, xticklabels=range(1, matrix.shape[1] + 1),
-                yticklabels=range(1, matrix.shape[0] + 1),
-            )  # fmt: skip
+            layers, student_layers = (range(1, number + 1) for number in matrix.shape)
+            _heatmap(axis, matrix, ".2f", (0, 1), "viridis", layers, student_layers)
             axis.invert_yaxis()  # layer 1, nearest the input, at the bottom
-            axis.set_yticklabels(axis.get_yticklabels(), rotation=0)
             axis.set(title=f"{student}\n{moment}", xlabel="student layer", ylabel="teacher layer")
     return figure
