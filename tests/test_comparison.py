@@ -1,14 +1,18 @@
 """Tests of `comparison`: which cells a grid has, and what a cell takes from the grid."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from comparison import DECIDED_BY_GRID, Cell, ComparisonArguments, Grid, num_steps, plan_cells, prepare_cell
+from command_line import parse_arguments
+from comparison import DECIDED_BY_GRID, METHODS, Cell, ComparisonArguments, Grid, num_steps, plan_cells, prepare_cell
 from distill_trainer import DistillationTrainingArguments
 from lora import LoraArguments
 from teacher import TeacherArguments
 from text_classification import DataArguments
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def names(**arguments):
@@ -102,3 +106,14 @@ def test_settings_of_a_cell_are_those_that_change_what_it_makes(grid):
 def test_steps_are_counted_as_the_trainer_does(arguments, steps):
     settings = {"num_train_epochs": 1, "max_steps": -1, "gradient_accumulation_steps": 1} | arguments
     assert num_steps(SimpleNamespace(**settings, train_batch_size=8), num_examples=30) == steps
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("compare_*.json")), ids=lambda file: file.stem)
+def test_the_argument_files_that_come_with_the_project_are_grids_of_both_tables(file, monkeypatch):
+    monkeypatch.chdir(EXAMPLES.parent)
+    types = (TeacherArguments, DataArguments, LoraArguments, ComparisonArguments, DistillationTrainingArguments)
+    (_, _, _, comparison_args, _), _ = parse_arguments(types, [str(file)], file)
+    groups = {cell.group for cell in plan_cells(comparison_args)}
+    assert {("distill", strategy) for strategy in ("top", "bottom", "odd", "even", "random")} <= groups
+    assert {(method, "even") for method in METHODS} <= groups
+    assert len(comparison_args.seeds) >= 3

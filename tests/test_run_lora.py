@@ -159,6 +159,26 @@ def test_an_interrupted_run_continues_with_the_adapter_of_its_checkpoint(
         torch.testing.assert_close(resumed[name], tensor, atol=1e-6, rtol=0)
 
 
+@pytest.mark.distributed
+def test_two_processes_train_the_adapter_of_one_with_the_same_global_batch(make_teacher, files, tmp_path):
+    teacher = make_teacher(["bad", "good"], dropout=0.0)
+    arguments = ["--teacher_name_or_path", teacher, *files, "--num_train_epochs", 2, "--lora_dropout", 0]
+    arguments += ["--learning_rate", 1e-3, "--save_strategy", "no"]
+    run_here(*arguments, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "one")
+    process = run_process(
+        run_lora,
+        *(*arguments, "--per_device_train_batch_size", 4, "--output_dir", tmp_path / "two"),
+        launcher=["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    )
+    assert process.returncode == 0, process.stderr
+    for name in ("train_loss", "eval_loss", "predict_loss"):
+        assert results(tmp_path / "two")[name] == pytest.approx(results(tmp_path / "one")[name], rel=1e-3)
+    one, two = (load_peft_weights(tmp_path / name) for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=2e-4, rtol=0)
+    assert process.stdout.count("Trained: ") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
