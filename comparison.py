@@ -38,6 +38,7 @@ from lora import LEARNING_RATE, LoraArguments, add_lora, finish_adapter, target_
 from reporting import markdown_table
 from run_folder import read_record, remove_checkpoints, same_run
 from teacher import TeacherArguments, load_classifier
+from text_classification import DataArguments
 from training_run import Inputs, Teacher, begin_run, build_trainer, finish_run, new_record, score, train
 
 logger = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ class Grid:
     """What all cells share: the arguments as they were given, where they came from, and the data."""
 
     teacher_args: TeacherArguments
-    data_args: object
+    data_args: DataArguments
     lora_args: LoraArguments
     comparison_args: ComparisonArguments
     training_args: DistillationTrainingArguments

@@ -123,7 +123,7 @@ def layer_statements(results: Results, scores: Mapping[Group, Scores]) -> list[s
     """Every two strategies of the first method, the better one first."""
     groups = list(_of_method(results, results.runs[0].cell.method))
     return [
-        statement(first[1], second[1], METRIC_TITLES["accuracy"], difference(scores[first], scores[second]))
+        statement(first[1], second[1], _metric("accuracy", results), difference(scores[first], scores[second]))
         for first, second in _pairs(groups, scores)
     ]
 
@@ -136,8 +136,12 @@ def method_statements(results: Results, scores: Mapping[Group, Scores]) -> list[
         for first, second in _pairs(groups, scores):
             names = f"{strategy}: {METHOD_TITLES[first[0]]}", METHOD_TITLES[second[0]]
             interval = difference(scores[first], scores[second])
-            sentences.append(statement(*names, METRIC_TITLES["macro_f1"], interval))
+            sentences.append(statement(*names, _metric("macro_f1", results), interval))
     return sentences
+
+
+def _metric(name: str, results: Results) -> str:
+    return f"{results.split_title.lower()} {METRIC_TITLES[name]}"
 
 
 def _pairs(groups: Sequence[Group], scores: Mapping[Group, Scores]) -> list[tuple[Group, Group]]:

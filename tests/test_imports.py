@@ -36,7 +36,7 @@ MAY_IMPORT = {
     },
     "comparison": {
         *("distill_trainer", "evaluation", "layer_mapping", "lora", "reporting", "run_folder", "teacher"),
-        "training_run",
+        *("text_classification", "training_run"),
     },
     "comparison_results": {
         *("bootstrap", "calibration", "comparison", "layer_mapping", "layer_similarity", "run_folder", "teacher"),
