@@ -36,10 +36,10 @@ from layer_mapping import (
 )
 from lora import LEARNING_RATE, LoraArguments, add_lora, finish_adapter, target_modules
 from reporting import markdown_table
-from run_folder import read_record, remove_checkpoints, same_run
+from run_folder import closing_run_folder, earlier_records, read_record, remove_checkpoints
 from teacher import TeacherArguments, load_classifier
 from text_classification import DataArguments
-from training_run import Inputs, Teacher, begin_run, build_trainer, finish_run, new_record, score, train
+from training_run import Inputs, Teacher, begin_run, build_trainer, finish_run, new_record, save, score
 
 logger = logging.getLogger(__name__)
 
@@ -216,10 +216,11 @@ def state_of(run: CellRun, grid: Grid, teacher_fingerprint: str | None = None) -
     Raises:
         ValueError: its folder holds a run with other settings, other data or another teacher.
     """
-    record = same_run(run.folder, new_record(run.arguments, run.sources, grid.inputs, run.training_args))
-    if record is None or record["status"] == "running":
-        return "new" if record is None else "interrupted"
-    if teacher_fingerprint not in (None, record["teacher"]["fingerprint"]):
+    record = new_record(run.arguments, run.sources, grid.inputs, run.training_args)
+    finished, unfinished = earlier_records(run.folder, record)
+    if unfinished is not None or finished is None:
+        return "new" if unfinished is None else "interrupted"
+    if teacher_fingerprint not in (None, finished["teacher"]["fingerprint"]):
         raise ValueError(
             f"{run.folder} holds a student of another teacher than the one in use now. Choose another --output_dir, "
             "or remove that folder."
@@ -285,23 +286,28 @@ def run_cell(run: CellRun, grid: Grid, teacher: Teacher, bar: tqdm) -> None:
     """Builds, trains, scores and records the student of one cell."""
     args, inputs = run.training_args, grid.inputs
     record, checkpoint = begin_run(run.arguments, run.sources, inputs, args)
+    teacher_model = teacher.load(args.device)
     set_seed(args.seed)
-    student, layers = student_from_arguments(teacher.model, run.student_args)
+    student, layers = student_from_arguments(teacher_model, run.student_args)
     if run.lora_args is not None:
+        record["teacher_folder"] = teacher.seen_from(args.output_dir)
         student = add_lora(student, run.lora_args, inputs.tokenized["train"], inputs.collator)
-    trainer = build_trainer(student, inputs, args, teacher, grid.teacher_args)
+    trainer = build_trainer(student, inputs, args, teacher)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_StepsOnBar(bar))
-    results = train(trainer, checkpoint) | score(trainer, inputs)
-    if (split := reported_split(inputs)) not in inputs.data.test_splits:
-        predict_splits(trainer, inputs.tokenized, [split], inputs.data.labels, args.output_dir)
+    results = trainer.train(resume_from_checkpoint=checkpoint).metrics
 
-    if run.lora_args is None:
-        (finished, _), adapter = load_classifier(args.output_dir, inputs.data.labels, TeacherArguments()), None
-    else:
-        again = build_student(teacher.model, layers)
-        finished, adapter = finish_adapter(args.output_dir, student, again, run.lora_args)
-    finish_run(record, finished, layers, results, teacher, run.student_args, args, inputs, adapter)
+    with closing_run_folder(args):
+        save(trainer, results)
+        results |= score(trainer, inputs)
+        if (split := reported_split(inputs)) not in inputs.data.test_splits:
+            predict_splits(trainer, inputs.tokenized, [split], inputs.data.labels, args.output_dir)
+        if run.lora_args is None:
+            (final, _), adapter = load_classifier(args.output_dir, inputs.data.labels, TeacherArguments()), None
+        else:
+            fresh = build_student(teacher_model, layers)
+            final, adapter = finish_adapter(args.output_dir, student, fresh, run.lora_args)
+        finish_run(record, final, layers, results, teacher, run.student_args, args, inputs, adapter)
     remove_checkpoints(args.output_dir)
 
 

@@ -110,7 +110,7 @@ def read_results(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> Resul
         runs=finished,
         teacher=finished[0].record["teacher"],
         teacher_logits=compute_logits(
-            teacher.model, tokenized, inputs.collator, args.per_device_eval_batch_size, args.bf16
+            teacher.load(args.device), tokenized, inputs.collator, args.per_device_eval_batch_size, args.bf16
         ),
         label_ids=np.array(tokenized["labels"]),
         label_names=names,
@@ -128,14 +128,15 @@ def compare_layers(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> dic
     inputs = grid.inputs
     examples = inputs.tokenized[inputs.data.validation_splits[0]]
     examples = examples.select(range(min(NUM_SIMILARITY_EXAMPLES, len(examples))), keep_in_memory=True)
-    of_teacher = layer_features(teacher.model, examples, inputs.collator)
+    teacher_model = teacher.load(grid.training_args.device)
+    of_teacher = layer_features(teacher_model, examples, inputs.collator)
     first_runs = {run.cell.strategy: run for run in reversed(runs) if run.lora_args is None}
     matrices = {}
     for strategy, run in reversed(first_runs.items()):
         set_seed(run.training_args.seed)
-        before, _ = student_from_arguments(teacher.model, run.student_args)
+        before, _ = student_from_arguments(teacher_model, run.student_args)
         after, _ = load_classifier(str(run.folder), inputs.data.labels, TeacherArguments())
-        students = {"before training": before, "after training": after.to(teacher.model.device)}
+        students = {"before training": before, "after training": after.to(teacher_model.device)}
         matrices[strategy] = {
             moment: cka_matrix(of_teacher, layer_features(student, examples, inputs.collator))
             for moment, student in students.items()

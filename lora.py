@@ -14,16 +14,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from accelerate import PartialState
 from datasets import Dataset
 from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model, initialize_lora_eva_weights
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_trainer import DistillationTrainingArguments
 from layer_mapping import StudentArguments, build_student, find_layer_list
-from run_folder import read_record
+from run_folder import read_record, replacing
 from teacher import TeacherArguments, load_classifier, resolve_checkpoint
 from teacher_cache import MODEL_INPUTS, fingerprint_model
 from text_classification import LabelMap
@@ -212,6 +213,13 @@ def finish_adapter(
     return _attach(student, folder).merge_and_unload(), description
 
 
+def save_merged(folder: Path, merged: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Writes a student with a merged adapter as a plain checkpoint, with its tokenizer."""
+    with replacing(folder, PartialState()) as unfinished:
+        merged.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+
+
 def load_adapter(folder: str | Path, teacher_name_or_path: str | None = None) -> PeftModel:
     """Rebuilds the student of a finished `run_lora.py` from its teacher's layers, and puts the adapter on.
 
@@ -249,9 +257,9 @@ def _attach(student: PreTrainedModel, folder: str | Path) -> PeftModel:
 
 
 def _teacher_of(folder: str | Path, record: dict) -> str:
-    if record["teacher"]["folder"] is None:
+    if record["teacher_folder"] is None:
         return record["teacher"]["name"]
-    teacher = Path(folder) / record["teacher"]["folder"]
+    teacher = Path(folder) / record["teacher_folder"]
     if not teacher.is_dir():
         raise ValueError(
             f"The adapter in {folder} belongs to the teacher in {teacher}, which does not exist. Pass the folder "

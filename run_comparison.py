@@ -73,10 +73,9 @@ def main():
         return
 
     # Teacher and students
-    record = new_record(arguments, sources, inputs, training_args)
-    write_record(training_args.output_dir, record)
-    teacher = prepare_teacher(teacher_model, is_trained, teacher_args, training_args, inputs)
-    fingerprint = fingerprint_model(teacher.model)
+    write_record(training_args.output_dir, new_record(arguments, sources, inputs, training_args))
+    teacher = prepare_teacher(path, teacher_model, is_trained, teacher_args, training_args, inputs)
+    fingerprint = fingerprint_model(teacher.load(training_args.device))
     waiting = [run for run in runs if state_of(run, grid, fingerprint) != "finished"]
     failures = run_grid(waiting, grid, teacher)
 
@@ -92,7 +91,6 @@ def main():
         report = build_report(results, scores, captions, reasons, command_line(training_args))
         write_document(grid.folder, "report", report)
         print(to_markdown(report))
-    write_record(training_args.output_dir, record | {"status": "failed" if failures else "finished"})
     for cell, reason in failures.items():
         print(f"error: the run {cell.name} failed: {reason}", file=sys.stderr)
     if failures:

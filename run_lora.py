@@ -30,10 +30,11 @@ from lora import (
     count_parameters,
     finish_adapter,
     load_adapter,
+    save_merged,
     target_modules,
 )
 from reporting import results_table
-from run_folder import check_output_dir
+from run_folder import check_output_dir, closing_run_folder
 from teacher import TeacherArguments, check_teacher_output_dir, load_classifier, resolve_checkpoint
 from text_classification import DataArguments
 from training_run import (
@@ -45,8 +46,8 @@ from training_run import (
     prepare_teacher,
     push_student,
     resolve_defaults,
+    save,
     score,
-    train,
 )
 
 logger = logging.getLogger(__name__)
@@ -84,28 +85,33 @@ def main():
     student, _ = student_from_arguments(teacher_model, student_args)
     target_modules(student, lora_args.lora_target_modules)
     record, checkpoint = begin_run(arguments, sources, inputs, training_args)
-    teacher = prepare_teacher(teacher_model, is_trained, teacher_args, training_args, inputs)
+    teacher = prepare_teacher(path, teacher_model, is_trained, teacher_args, training_args, inputs)
+    record["teacher_folder"] = teacher.seen_from(training_args.output_dir)
 
     # Student
+    teacher_model = teacher.load(training_args.device)
     set_seed(training_args.seed)
-    base, layers = student_from_arguments(teacher.model, student_args)
-    logger.info(describe_mapping(layers, num_layers(teacher.model)))
+    base, layers = student_from_arguments(teacher_model, student_args)
+    logger.info(describe_mapping(layers, num_layers(teacher_model)))
     student = add_lora(base, lora_args, inputs.tokenized["train"], inputs.collator)
     trainable, total = count_parameters(student)
     logger.info(f"Parameters: {trainable:,} of the student's {total:,} are trained ({trainable / total:.1%})")
-    trainer = build_trainer(student, inputs, training_args, teacher, teacher_args)
+    trainer = build_trainer(student, inputs, training_args, teacher)
     if push_to_hub:
         trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
-    results = train(trainer, checkpoint) | score(trainer, inputs)
+    results = trainer.train(resume_from_checkpoint=checkpoint).metrics
 
-    # Report
+    # Results
+    with closing_run_folder(training_args):
+        save(trainer, results)
+        results |= score(trainer, inputs)
+        if trainer.is_world_process_zero():
+            fresh = build_student(teacher_model, layers)
+            merged, adapter = finish_adapter(training_args.output_dir, student, fresh, lora_args)
+            record = finish_run(record, merged, layers, results, teacher, student_args, training_args, inputs, adapter)
     if trainer.is_world_process_zero():
-        folder = Path(training_args.output_dir)
-        merged, adapter = finish_adapter(folder, student, build_student(teacher.model, layers), lora_args)
         if lora_args.merge_adapter:
-            merged.save_pretrained(folder / "merged")
-            inputs.tokenizer.save_pretrained(folder / "merged")
-        record = finish_run(record, merged, layers, results, teacher, student_args, training_args, inputs, adapter)
+            save_merged(Path(training_args.output_dir) / "merged", merged, inputs.tokenizer)
         print(results_table(record))
         print(f"\nTrained: {trainable:,} of {total:,} parameters; the adapter has {adapter['megabytes']:.1f} MB.")
         if push_to_hub:

@@ -28,6 +28,7 @@ RECIPES = {
     "default": {},
     "finetune": {"ce_weight": 1, "kl_weight": 0},
     "mostly_kl": {"ce_weight": 0.1, "kl_weight": 0.9},
+    "hot": {"temperature": 4},
     "with_cosine": {"ce_weight": 1 / 3, "kl_weight": 1 / 3, "cosine_weight": 1 / 3, "temperature": 1},
     "lr_5e5": {"learning_rate": 5e-5},
     "lr_2e4": {"learning_rate": 2e-4},
@@ -90,8 +91,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 
 
 def is_finished(folder: Path) -> bool:
-    record = ROOT / folder / "distillation.json"
-    return record.is_file() and json.loads(record.read_text())["status"] == "finished"
+    return (ROOT / folder / "distillation.json").is_file()
 
 
 def position_in_table(folder: Path) -> tuple[int, int, int]:

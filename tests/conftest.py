@@ -1,17 +1,14 @@
 import os
-from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import datasets
 import pytest
 import torch
-from script_runs import sentences, write_csv
+from script_runs import MNLI, sentences, write_csv
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from teacher import PACKAGED_TEACHER, resolve_checkpoint
-
-MNLI = Path(datasets.config.HF_DATASETS_CACHE) / "nyu-mll___glue" / "mnli"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,11 +20,8 @@ def one_thread():
     torch.set_num_threads(num_threads)
 
 
-# ---- For the tests of the scripts ----
-
-
 @pytest.fixture(scope="module")
-def own_cache(tmp_path_factory):
+def script_caches(tmp_path_factory):
     """Caches of these tests' own, in which the real data sets are found by links; one thread for subprocesses."""
     cache = tmp_path_factory.mktemp("datasets_cache")
     if MNLI.is_dir():
@@ -40,7 +34,7 @@ def own_cache(tmp_path_factory):
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def make_teacher(tmp_path_factory):
     """Saves a tiny classifier with random weights and the real tokenizer of BERT, and returns the folder."""
     tokenizer = AutoTokenizer.from_pretrained(resolve_checkpoint(PACKAGED_TEACHER))
@@ -70,12 +64,12 @@ def make_teacher(tmp_path_factory):
     return make
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def teacher(make_teacher):
     return make_teacher(["bad", "good"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def files(tmp_path_factory):
     """`--train_file ... --validation_file ... --test_file ...`"""
     folder = tmp_path_factory.mktemp("data")

@@ -1,13 +1,19 @@
-"""What the tests of the scripts share: small data, runs in this process or another, and their results as read back."""
+"""What the tests of the scripts share: running them, reading what they leave, and sentences to train on."""
 
 import csv
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import datasets
 import pytest
 
+import run_distillation
+
+SCRIPT = Path(run_distillation.__file__)
+MNLI = Path(datasets.config.HF_DATASETS_CACHE) / "nyu-mll___glue" / "mnli"
 GOOD, BAD = ["lovely", "great", "kind", "helpful", "clear"], ["awful", "rude", "useless", "broken", "silly"]
 NOUNS = ["answer", "recipe", "match", "patch", "novel", "garden", "song"]
 # The same numbers on every machine.
@@ -35,20 +41,24 @@ def write_json_lines(path, rows):
 
 
 def run_main(script, *arguments):
-    """Calls a script's `main` in this process, which saves the imports."""
+    """Calls the `main` of a script's module in this process, which saves the imports."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script.__file__, *map(str, arguments), *ALWAYS])
         script.main()
 
 
 def run_process(script, *arguments, launcher=(), script_arguments=ALWAYS):
-    """Starts a script in a process of its own."""
+    """Starts the script of a module in a process of its own."""
     return subprocess.run(
         [sys.executable, *launcher, script.__file__, *map(str, arguments), *script_arguments],
         capture_output=True,
         text=True,
         cwd=Path(script.__file__).parent,
     )
+
+
+run_here = partial(run_main, run_distillation)
+run_script = partial(run_process, run_distillation)
 
 
 def results(folder, name="all_results"):

@@ -233,7 +233,8 @@ def adapter_folder(teachers, make_student, tmp_path):
         folder,
         {
             "settings": {},
-            "teacher": {"folder": "../teacher", "name": "x", "fingerprint": fingerprint_model(teacher)},
+            "teacher_folder": "../teacher",
+            "teacher": {"name": "x", "fingerprint": fingerprint_model(teacher)},
             "student": {"layers": [5, 2], "adapter": adapter},
         },
     )

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from reporting import evaluated_on, format_layers, markdown_table, results_table, write_model_card
 
 RECORD = {
-    "status": "finished",
+    "name": "my student",
     "method": "distill",
     "command": "python run_distillation.py --layers 2,4 --output_dir 'my student'",
     "data": {"source": "nyu-mll/glue sst2", "labels": ["negative", "positive"], "fingerprint": "f00"},
@@ -146,7 +146,7 @@ def test_the_model_card_has_metadata_and_results_that_the_hub_reads(record, tmp_
     assert card.data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-classification")
     assert "distillation" in card.data.tags
-    assert card.data.model_name == "my-student"
+    assert card.data.model_name == record["name"]
     results = {result.metric_type: result for result in card.data.eval_results}
     assert {name: result.metric_value for name, result in results.items()} == {"accuracy": 0.8451, "macro_f1": 0.84}
     assert results["accuracy"].dataset_type == "nyu-mll/glue"
@@ -177,7 +177,7 @@ def test_the_model_card_of_an_adapter_says_how_it_is_loaded(record, tmp_path):
     assert card.data.library_name == "peft"
     assert {"lora", "distillation"} <= set(card.data.tags)
     assert "trained with LoRA and distillation on nyu-mll/glue sst2" in card.text
-    assert f'load_adapter("{tmp_path.name}").merge_and_unload()' in card.text
+    assert 'load_adapter("my student").merge_and_unload()' in card.text
     assert "an adapter of 1.9 MB with 480,386 trained parameters" in card.text
 
 

