@@ -37,7 +37,8 @@ def parse_arguments(
         ValueError: an argument is unknown, or the file is missing or no JSON object.
         SystemExit: with a usage message, for a value of the wrong type on the command line.
     """
-    argv = list(argv) or [str(default_file)]
+    # DeepSpeed's launcher puts it first; the environment says the same.
+    argv = [word for word in argv if not word.startswith("--local_rank")] or [str(default_file)]
     sources, words = {}, []
     if argv[0].endswith(".json"):
         file = Path(argv.pop(0))
@@ -99,7 +100,7 @@ def explain_settings(arguments: Sequence, sources: dict[str, str], always: Seque
 
 def command_line(training_args: TrainingArguments) -> str:
     """The command of this process, as it could be typed again once its tokens are filled in."""
-    command = shlex.join(["python", *sys.argv])
+    command = shlex.join(["python", *(word for word in sys.argv if not word.startswith("--local_rank"))])
     for name in SECRETS:
         command = command.replace(getattr(training_args, name) or name.upper(), name.upper())
     return command
@@ -129,7 +130,7 @@ def run(main: Callable[[], None]) -> None:
 def _disk_is_full(error: Exception) -> bool:
     # What safetensors says, and where `torch.save` fails to write.
     signs = ("No space left on device", "inline_container.cc")
-    return getattr(error, "errno", None) == errno.ENOSPC or any(sign in str(error) for sign in signs)
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(sign in str(error) for sign in signs)
 
 
 def _raised_by_a_check(error: Exception) -> bool:

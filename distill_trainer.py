@@ -88,7 +88,9 @@ class DistillationTrainingArguments(TrainingArguments):
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay; >= 0."})
     save_total_limit: int | None = field(
         default=2,
-        metadata={"help": "Checkpoints to keep, the newest ones; a resume needs only the last complete one."},
+        metadata={
+            "help": "Checkpoints to keep, the newest ones: with 2 or more, one is complete while another is written."
+        },
     )
     bf16: bool | None = field(
         default=None,

@@ -194,7 +194,7 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
     _check_layers_fit(_blueprint(teacher, copy.deepcopy(teacher.config)), student, indices)
 
     names = student_to_teacher_names(student.state_dict(), layer_list_name, indices)
-    with _gathered(teacher):
+    with gathered(teacher):
         teacher_tensors = teacher.state_dict()
         student.load_state_dict(
             {student_name: teacher_tensors[teacher_name].clone() for student_name, teacher_name in names.items()},
@@ -221,7 +221,9 @@ def build_random_student(teacher: PreTrainedModel, num_student_layers: int | Non
     """
     depth = _student_depth(num_layers(teacher), num_student_layers)
     config = _config_of_layers(teacher.config, range(depth))
-    return type(teacher)._from_config(config, dtype=teacher.dtype).to(teacher.device).eval()
+    # Not `_from_config`, which under ZeRO-3 would leave each process a share of every weight.
+    config.dtype = teacher.dtype
+    return type(teacher)(config).to(teacher.device, teacher.dtype).eval()
 
 
 def student_from_arguments(
@@ -276,7 +278,7 @@ def student_to_teacher_names(
     return {student_name: teacher_name(student_name) for student_name in student_names}
 
 
-def _gathered(model: PreTrainedModel) -> AbstractContextManager:
+def gathered(model: PreTrainedModel) -> AbstractContextManager:
     """Under DeepSpeed ZeRO-3 each process holds a share of every parameter, and an empty tensor in its place."""
     sharded = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
     if not sharded:

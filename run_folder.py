@@ -10,12 +10,14 @@ import logging
 import os
 import platform
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -56,18 +58,18 @@ def read_record(output_dir: str | Path) -> dict | None:
 
 def write_record(output_dir: str | Path, record: dict) -> None:
     """Writes the record of a finished run."""
-    _write(Path(output_dir) / RECORD_FILE, record)
+    write_json(Path(output_dir) / RECORD_FILE, record)
 
 
 def _read(file: Path) -> dict | None:
     return json.loads(file.read_text()) if file.is_file() else None
 
 
-def _write(file: Path, record: dict) -> None:
-    """Replaces an older record in one step, so that a crash leaves either the old or the new."""
+def write_json(file: Path, content: dict) -> None:
+    """Replaces an older file in one step, so that a crash leaves either the old or the new."""
     file.parent.mkdir(parents=True, exist_ok=True)
     half_written = file.with_name(f".{file.name}")
-    half_written.write_text(_to_json(record) + "\n")
+    half_written.write_text(_to_json(content) + "\n")
     half_written.replace(file)
 
 
@@ -131,16 +133,17 @@ class CheckpointMarker(TrainerCallback):
 
 def open_run_folder(output_dir: str | Path, record: dict, keep_checkpoints: bool) -> None:
     """Writes the record of a run that begins. Checkpoints of another run go: they are not this one's."""
-    _write(Path(output_dir) / UNFINISHED_RECORD_FILE, record)
     if not keep_checkpoints:
         for checkpoint in remove_checkpoints(output_dir):
             logger.info(f"{checkpoint} is of an earlier run and removed.")
+    write_json(Path(output_dir) / UNFINISHED_RECORD_FILE, record)
 
 
 def remove_checkpoints(output_dir: str | Path) -> list[Path]:
     """Removes the checkpoints in the folder of a run, and returns which."""
     checkpoints = _checkpoints(output_dir)
     for checkpoint in checkpoints:
+        (checkpoint / COMPLETE_MARK).unlink(missing_ok=True)  # first, or half of it could be taken for the whole
         shutil.rmtree(checkpoint)
     return checkpoints
 
@@ -152,7 +155,8 @@ def closing_run_folder(args: TrainingArguments) -> Iterator[None]:
     The record of the unfinished run goes then, and with it results of the earlier one that have no successor.
     """
     output_dir = Path(args.output_dir)
-    with replacing(output_dir, args.distributed_state) as args.output_dir:
+    with replacing(output_dir, args.distributed_state) as unfinished:
+        args.output_dir = unfinished
         try:
             yield
         finally:
@@ -171,9 +175,10 @@ def replacing(folder: str | Path, state: PartialState) -> Iterator[str]:
     A full disk or a crash while they are written so leaves what was in `folder` before as it was. All processes enter
     the block; the main one creates the folder and moves the files.
     """
-    unfinished = Path(folder) / ".unfinished"
+    # Two runs may make the same teacher at once.
+    (name,) = broadcast_object_list([f".unfinished-{uuid.uuid4().hex}"])
+    unfinished = Path(folder) / name
     if state.is_main_process:
-        shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
     state.wait_for_everyone()
     try:

@@ -31,7 +31,7 @@ from transformers import (
 
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
 from engines import whole_weights
-from run_folder import replacing
+from run_folder import replacing, write_json
 from teacher_cache import MODEL_INPUTS, fingerprint_dataset, fingerprint_model
 from text_classification import LabelMap, hub_answers
 
@@ -335,9 +335,7 @@ def fine_tune(
 
 
 def _write_recipe(folder: Path, recipe: dict, train_loss: float | None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"recipe": recipe, "train_loss": train_loss}
-    (folder / RECIPE_FILE).write_text(json.dumps(content, indent=2) + "\n")
+    write_json(folder / RECIPE_FILE, {"recipe": recipe, "train_loss": train_loss})
 
 
 def _load(folder: Path) -> PreTrainedModel:

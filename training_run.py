@@ -154,7 +154,8 @@ def begin_run(
         ValueError: the folder holds another run.
     """
     record = new_record(arguments, sources, inputs, training_args)
-    checkpoint = training_args.resume_from_checkpoint or checkpoint_to_resume(training_args.output_dir, record)
+    checkpoint = checkpoint_to_resume(training_args.output_dir, record)
+    checkpoint = training_args.resume_from_checkpoint or checkpoint
     # One answer for all processes, after all have read the folder and before it changes.
     (checkpoint,) = broadcast_object_list(gather_object([checkpoint])[:1])
     if training_args.process_index == 0:

@@ -12,6 +12,17 @@ from teacher import PACKAGED_TEACHER, resolve_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)
+def deepspeed_extensions(request):
+    """DeepSpeed compiles a part of itself for processors, and waits forever for the lock of a killed compilation."""
+    folder = request.config.cache.mkdir("torch_extensions")
+    for lock in folder.rglob("lock"):
+        lock.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Tiny models are up to a hundred times slower with several threads that wait for each other."""
     num_threads = torch.get_num_threads()

@@ -62,6 +62,12 @@ def test_without_arguments_the_default_file_is_read(parse):
     assert sources == {"depth": "default.json", "learning_rate": "default.json"}
 
 
+def test_what_deepspeeds_launcher_puts_first_counts_for_nothing(parse, argument_file):
+    assert parse("--local_rank=1") == parse()
+    file = argument_file({"depth": 3})
+    assert parse("--local_rank=0", file, "--depth", "4") == parse(file, "--depth", "4")
+
+
 def test_with_any_argument_the_default_file_is_not_read(parse):
     (model, running), sources = parse("--model_name", "bert")
     assert (model.depth, model.model_name, running.learning_rate) == (6, "bert", 0.1)

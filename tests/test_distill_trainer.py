@@ -1,5 +1,6 @@
 """Tests of `distill_trainer`: the loss that is logged and followed, what evaluation sees, what the teacher does."""
 
+import math
 import os
 import socket
 import subprocess
@@ -339,6 +340,13 @@ def test_teacher_computes_in_the_precision_of_the_student(build_trainer):
     assert teacher_logits.dtype == torch.bfloat16
     # Accelerate turns the outputs of the models that it has prepared back into float32.
     assert torch.equal(student_logits, student_logits.bfloat16().float())
+
+
+def test_weights_of_a_teacher_in_every_step_may_be_half_as_wide(build_trainer):
+    trainer = build_trainer(teacher=bert(3), teacher_dtype="bfloat16", max_steps=2)
+    assert {parameter.dtype for parameter in trainer.teacher_model.parameters()} == {torch.bfloat16}
+    assert math.isfinite(trainer.train().metrics["train_loss_kl"])
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
 
 
 def test_bert_teacher_reads_the_token_types_that_its_distilbert_student_lacks(build_trainer):

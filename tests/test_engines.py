@@ -11,7 +11,7 @@ from engine_worker import METHODS
 from train_worker import pad, random_examples
 from transformers import AutoModelForSequenceClassification
 
-from layer_mapping import build_student
+from layer_mapping import build_random_student, build_student
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,12 @@ def test_ten_steps_are_those_of_one_process(launch, engine, method):
 
 @pytest.mark.distributed
 @every_engine
-@pytest.mark.parametrize("name", ["bert", "distilbert"])
+@pytest.mark.parametrize("name", ["bert", "distilbert", "random"])
 def test_every_process_builds_the_student_that_one_would_bit_for_bit(launch, teachers, engine, name):
-    teacher = AutoModelForSequenceClassification.from_pretrained(teachers / name)
-    expected = build_student(teacher, [3, 1]).state_dict()
+    teacher = AutoModelForSequenceClassification.from_pretrained(teachers / name.replace("random", "distilbert"))
+    torch.manual_seed(0)
+    student = build_random_student(teacher, 2) if name == "random" else build_student(teacher, [3, 1])
+    expected = student.state_dict()
     files = sorted(launch(engine).glob(f"{name}_*.pt"))
     assert len(files) == (2 if ENGINES[engine][0] else 1)
     for file in files:

@@ -239,6 +239,10 @@ def test_mnli_gives_the_same_on_two_processes_with_the_same_global_batch(
 # ---- DeepSpeed ----
 
 
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+DEEPSPEED = ["-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", "29631"]
+
+
 @pytest.fixture(scope="module")
 def from_encoder(make_teacher, files):
     """Arguments of a run that fine-tunes its teacher first, without dropout."""
@@ -257,18 +261,23 @@ def from_encoder_on_one_process(from_encoder, tmp_path_factory):
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(
-    ("config", "teacher_cache"),
-    [("ds_config.json", "true"), ("examples/ds_zero3.json", "true"), ("examples/ds_zero3.json", "false")],
+    ("launcher", "config", "teacher_cache"),
+    [
+        (DEEPSPEED, "ds_config.json", "true"),
+        (TORCHRUN, "examples/ds_zero3.json", "true"),
+        (DEEPSPEED, "examples/ds_zero3.json", "false"),
+    ],
 )
 def test_teacher_and_student_trained_with_deepspeed_are_those_of_one_process(
-    from_encoder, from_encoder_on_one_process, tmp_path, monkeypatch, config, teacher_cache
+    from_encoder, from_encoder_on_one_process, tmp_path, monkeypatch, launcher, config, teacher_cache
 ):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     folder = tmp_path / "student"
     arguments = [*from_encoder, "--output_dir", folder, "--per_device_train_batch_size", 4]
     arguments += ["--deepspeed", SCRIPT.parent / config, "--teacher_cache", teacher_cache]
-    process = run_script(*arguments, launcher=["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])
+    process = run_script(*arguments, launcher=launcher)
     assert process.returncode == 0, process.stderr[-6000:]
+    assert "--local_rank" not in read_record(folder)["command"]
     ours, reference = read_record(folder), read_record(from_encoder_on_one_process)
     for role in ("teacher", "student"):
         losses = {name: value for name, value in reference[role]["results"].items() if "loss" in name}

@@ -22,7 +22,7 @@ from train_worker import LOSS_WEIGHTS, arguments, pad, random_examples, step_log
 from transformers import AutoModelForSequenceClassification
 
 from distill_trainer import DistillationTrainer
-from layer_mapping import _gathered, build_student
+from layer_mapping import build_random_student, build_student, gathered
 
 GLOBAL_BATCH = 16
 METHODS = ("distillation", "lora", "fine-tuning")
@@ -78,11 +78,13 @@ def save_students(teachers, folder, **kwargs):
     for name in ("bert", "distilbert"):
         teacher = AutoModelForSequenceClassification.from_pretrained(teachers / name, dtype="float32")
         torch.save(build_student(teacher, [3, 1]).state_dict(), folder / f"{name}_{args.process_index}.pt")
+    torch.manual_seed(0)
+    torch.save(build_random_student(teacher, 2).state_dict(), folder / f"random_{args.process_index}.pt")
 
 
 def whole_weights_of(model):
     """Weights by name, gathered from all processes where an engine has shared them out."""
-    with _gathered(model):
+    with gathered(model):
         parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
         return {name: (p.full_tensor() if isinstance(p, DTensor) else p).clone() for name, p in parameters.items()}
 
