@@ -95,8 +95,9 @@ def _draw(num_examples: int, num_resamples: int, seed: int) -> np.ndarray:
 
 
 def score(system: Scores) -> Interval:
-    """The mean score over the seeds, with its interval."""
-    return _interval(system.by_seed.mean(), system.resampled.mean(axis=1), [system])
+    """The mean score over the seeds, with its interval within [0, 1]."""
+    interval = _interval(system.by_seed.mean(), system.resampled.mean(axis=1), [system])
+    return Interval(interval.estimate, max(interval.low, 0.0), min(interval.high, 1.0))
 
 
 def difference(first: Scores, second: Scores) -> Interval:

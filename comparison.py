@@ -12,11 +12,9 @@ import copy
 import itertools
 import logging
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from statistics import mean
 
 import datasets
 from tqdm.auto import tqdm
@@ -24,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from distill_trainer import DistillationTrainer, DistillationTrainingArguments
+from distill_trainer import DistillationTrainingArguments
 from evaluation import predict_splits
 from layer_mapping import (
     STRATEGIES,
@@ -35,8 +33,7 @@ from layer_mapping import (
     student_from_arguments,
 )
 from lora import LEARNING_RATE, LoraArguments, add_lora, finish_adapter, target_modules
-from reporting import markdown_table
-from run_folder import closing_run_folder, earlier_records, read_record, remove_checkpoints
+from run_folder import closing_run_folder, earlier_records, remove_checkpoints
 from teacher import TeacherArguments, load_classifier
 from text_classification import DataArguments
 from training_run import Inputs, Teacher, begin_run, build_trainer, finish_run, new_record, save, score
@@ -50,9 +47,6 @@ DECIDED_BY_GRID = (
     *("layer_strategy", "num_student_layers", "seed", "learning_rate"),
     *("ce_weight", "kl_weight", "cosine_weight", "temperature"),
 )
-# Optimizer steps and examples from which a dry run estimates how long the grid takes.
-PROBE_STEPS = 6
-PROBE_EXAMPLES = 128
 
 
 @dataclass
@@ -101,6 +95,11 @@ class ComparisonArguments:
         if self.lora_learning_rate <= 0:
             raise ValueError(
                 f"`lora_learning_rate` must be > 0, found {self.lora_learning_rate}; try {LEARNING_RATE}."
+            )
+        if not plan_cells(self):
+            raise ValueError(
+                "LoRA leaves fresh weights as they are, so it is never run with the strategy 'random', but nothing "
+                "else is asked for. Add a strategy or the method 'distill'."
             )
 
 
@@ -191,7 +190,7 @@ def prepare_cell(cell: Cell, grid: Grid) -> CellRun:
     training_args = copy.copy(grid.training_args)
     training_args.output_dir = str(grid.folder / "runs" / cell.name)
     training_args.seed = cell.seed
-    training_args.disable_tqdm = True
+    training_args.disable_tqdm, training_args.resume_from_checkpoint = True, None
     training_args.do_train = training_args.do_eval = training_args.do_predict = True
     if cell.method in ("finetune", "lora"):
         training_args.ce_weight, training_args.kl_weight, training_args.cosine_weight = 1.0, 0.0, 0.0
@@ -277,7 +276,8 @@ def run_grid(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> dict[Cell
                 run_cell(run, grid, teacher, bar)
             except Exception as error:  # whatever it is, the other cells do not depend on it
                 logger.exception(f"{run.cell.name} failed.")
-                failures[run.cell] = f"{type(error).__name__}: {error}"
+                first_line = next(iter(str(error).splitlines()), "")
+                failures[run.cell] = f"{type(error).__name__}: {first_line}"
             bar.update(number * steps - bar.n)
     return failures
 
@@ -317,82 +317,9 @@ def reported_split(inputs: Inputs) -> str:
     return next(split for split in splits if "labels" in inputs.tokenized[split].column_names)
 
 
-# ---- Plan ----
-
-
-def describe_plan(runs: Sequence[CellRun], states: Mapping[Cell, str], seconds: Mapping[Cell, float]) -> str:
-    """The plan as a table, with the time that the unfinished cells will take together."""
-    rows = [
-        {
-            "Run": run.cell.name,
-            "Folder": str(run.folder),
-            "State": states[run.cell],
-            "Minutes": f"{seconds[run.cell] / 60:.1f}" if run.cell in seconds else "-",
-        }
-        for run in runs
-    ]
-    total = sum(seconds.values()) / 60
-    return (
-        f"{markdown_table(rows)}\n\n{len(seconds)} of {len(runs)} runs to do, about {total:.0f} minutes, "
-        "and the teacher's fine-tuning where it has to be done."
-    )
-
-
 def num_steps(args: DistillationTrainingArguments, num_examples: int) -> int:
     """Optimizer steps of one run, as `Trainer` counts them."""
     if args.max_steps > 0:
         return args.max_steps
     batches = math.ceil(num_examples / args.train_batch_size)
     return math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
-
-
-def estimate_seconds(
-    runs: Sequence[CellRun], states: Mapping[Cell, str], grid: Grid, teacher: PreTrainedModel
-) -> dict:
-    """Seconds that each unfinished cell will take: as long as finished ones of its kind, else from a few steps."""
-    estimates = {}
-    for with_lora in (False, True):
-        kind = [run for run in runs if (run.lora_args is not None) == with_lora]
-        waiting = [run.cell for run in kind if states[run.cell] != "finished"]
-        if waiting:
-            times = [_recorded_seconds(run) for run in kind if states[run.cell] == "finished"]
-            estimates |= dict.fromkeys(waiting, mean(times) if times else _probe(kind[0], grid, teacher))
-    return estimates
-
-
-def _recorded_seconds(run: CellRun) -> float:
-    results = read_record(run.folder)["student"]["results"]
-    return sum(results.get(f"{stage}_runtime", 0.0) for stage in ("train", "eval", "predict"))
-
-
-def _probe(run: CellRun, grid: Grid, teacher: PreTrainedModel) -> float:
-    """Trains and evaluates a student for a moment, and says how long the whole run would take.
-
-    The labels' loss stands for all: the teacher's outputs are stored, and their losses cost next to nothing.
-    """
-    args = copy.copy(run.training_args)
-    args.ce_weight, args.kl_weight, args.cosine_weight = 1.0, 0.0, 0.0
-    args.max_steps, args.eval_strategy, args.save_strategy, args.report_to = PROBE_STEPS, "no", "no", []
-    inputs = grid.inputs
-    train_dataset = inputs.tokenized["train"].shuffle(seed=0, keep_in_memory=True)
-    number = min(len(train_dataset), PROBE_STEPS * args.train_batch_size * args.gradient_accumulation_steps)
-    student, _ = student_from_arguments(teacher, run.student_args)
-    if run.lora_args is not None:
-        student = add_lora(student, run.lora_args, train_dataset, inputs.collator)
-    evaluated = inputs.tokenized[inputs.data.validation_splits[0]]
-    sample = evaluated.select(range(min(PROBE_EXAMPLES, len(evaluated))), keep_in_memory=True)
-    with tempfile.TemporaryDirectory() as folder:
-        args.output_dir = folder
-        trainer = DistillationTrainer(
-            model=student,
-            args=args,
-            train_dataset=train_dataset.select(range(number), keep_in_memory=True),
-            data_collator=inputs.collator,
-            processing_class=inputs.tokenizer,
-        )
-        trainer.remove_callback(PrinterCallback)
-        step = trainer.train().metrics["train_runtime"] / PROBE_STEPS
-        example = trainer.evaluate(sample)["eval_runtime"] / len(sample)
-    steps = num_steps(run.training_args, len(inputs.tokenized["train"]))
-    evaluations = 2 + (run.training_args.num_train_epochs if run.training_args.eval_strategy == "epoch" else 0)
-    return steps * step + evaluations * example * len(evaluated)

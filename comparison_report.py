@@ -193,7 +193,7 @@ def build_report(
         ),
         *([Heading("Failed runs"), Bullets([f"{name}: {why}" for name, why in failures.items()])] if failures else []),
         Heading("Which layers"),
-        Text(f"Students {METHOD_TITLES[results.runs[0].cell.method]}."),
+        Text(f"How the students were trained: {METHOD_TITLES[results.runs[0].cell.method]}."),
         Table(layer_table(results)),
         *([Bullets(layers)] if layers else []),
         Heading("Which method"),

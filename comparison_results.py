@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from bootstrap import Scores, accuracy, bootstrap, macro_f1
 from calibration import expected_calibration_error, reliability, softmax
 from comparison import Cell, CellRun, Grid, reported_split
 from layer_mapping import student_from_arguments
 from layer_similarity import cka_matrix, layer_features
+from lora import load_adapter
 from run_folder import read_record
 from teacher import TeacherArguments, load_classifier
 from teacher_cache import compute_logits
@@ -123,25 +124,33 @@ def compare_layers(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> dic
     """Linear CKA of the teacher's layers (rows) and the students', before and after training.
 
     Returns:
-        Matrices for "before training" and "after training" by strategy, of the first run with it.
+        Matrices for "before training" and "after training" by strategy, of the first method's first run with it.
     """
     inputs = grid.inputs
     examples = inputs.tokenized[inputs.data.validation_splits[0]]
     examples = examples.select(range(min(NUM_SIMILARITY_EXAMPLES, len(examples))), keep_in_memory=True)
     teacher_model = teacher.load(grid.training_args.device)
     of_teacher = layer_features(teacher_model, examples, inputs.collator)
-    first_runs = {run.cell.strategy: run for run in reversed(runs) if run.lora_args is None}
-    matrices = {}
-    for strategy, run in reversed(first_runs.items()):
+    first_runs, matrices = {}, {}
+    for run in runs:
+        if run.cell.method == runs[0].cell.method:
+            first_runs.setdefault(run.cell.strategy, run)
+    for strategy, run in first_runs.items():
         set_seed(run.training_args.seed)
         before, _ = student_from_arguments(teacher_model, run.student_args)
-        after, _ = load_classifier(str(run.folder), inputs.data.labels, TeacherArguments())
-        students = {"before training": before, "after training": after.to(teacher_model.device)}
+        students = {"before training": before, "after training": _load_student(run, grid).to(teacher_model.device)}
         matrices[strategy] = {
             moment: cka_matrix(of_teacher, layer_features(student, examples, inputs.collator))
             for moment, student in students.items()
         }
     return matrices
+
+
+def _load_student(run: CellRun, grid: Grid) -> PreTrainedModel:
+    if run.lora_args is not None:
+        return load_adapter(run.folder).merge_and_unload()
+    student, _ = load_classifier(str(run.folder), grid.inputs.data.labels, TeacherArguments())
+    return student
 
 
 def _read_logits(file: Path, label_names: Sequence[str]) -> np.ndarray:

@@ -76,7 +76,7 @@ def draw_figures(
         "calibration": (
             calibration_figure(results),
             f"How often predictions are right by their confidence on the {split} split; ECE: expected calibration "
-            "error. Below the diagonal a model is too sure of itself.",
+            "error. Marks are as large as the share of predictions; below the diagonal a model is too sure of itself.",
         ),
         "agreement": (
             agreement_figure(results),
@@ -124,7 +124,7 @@ def scores_figure(results: Results, scores: Mapping[str, Mapping[Group, Scores]]
             margins = [[interval.estimate - interval.low], [interval.high - interval.estimate]]
             axis.errorbar(interval.estimate, position, xerr=margins, color="black", capsize=3)
         axis.axvline(by_group[TEACHER].by_seed[0], color="black", linestyle="--", linewidth=1)
-        _label_bars(axis, groups, f"{results.split_title} {METRIC_TITLES[metric]}", min(i.low for i in intervals))
+        _label_bars(axis, groups, f"{results.split_title} {METRIC_TITLES[metric]}", min(i.estimate for i in intervals))
     return figure
 
 
@@ -137,7 +137,7 @@ def _bar(axis: Axes, position: int, value: float, group: Group) -> None:
 
 def _label_bars(axis: Axes, groups: Sequence[Group], title: str, lowest: float) -> None:
     """Names the bars and cuts the axis, as differences are small; it says where it starts."""
-    start = max(0.0, np.floor(20 * (lowest - 0.02)) / 20)
+    start = max(0.0, np.floor(20 * (lowest - 0.05)) / 20)
     axis.set_xlim(start, 1)
     axis.set_xlabel(f"{title} (axis from {start:.0%})")
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -274,7 +274,7 @@ def _point(axis: Axes, x: float, interval: Interval, group: Group, transform: Tr
 def calibration_figure(results: Results) -> Figure:
     """A reliability diagram for each method, all seeds together, with the teacher's in each."""
     methods = list(dict.fromkeys(method for method, _ in results.groups))
-    figure, axes = _subplots(1, len(methods), 3.7, 3.9, sharey=True)
+    figure, axes = _subplots(1, len(methods), 3.7, 4.6, sharey=True)
     for axis, method in zip(axes, methods, strict=True):
         axis.plot([0, 1], [0, 1], color="#595959", linewidth=1, linestyle="--")
         _draw_reliability(axis, results.label_ids, [results.teacher_logits], "black", "*", "teacher")
@@ -283,7 +283,7 @@ def calibration_figure(results: Results) -> Figure:
                 axis, results.label_ids, [run.logits for run in runs], *STRATEGY_STYLES[strategy], strategy
             )
         axis.set(title=METHOD_TITLES[method], xlabel="confidence", xlim=(1 / len(results.label_names), 1), ylim=(0, 1))
-        axis.legend(fontsize="small", loc="lower right")
+        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.17))
     axes[0].set_ylabel("share of right predictions")
     return figure
 
@@ -293,7 +293,8 @@ def _draw_reliability(
 ) -> None:
     bins = reliability(np.tile(labels, len(logits)), softmax(np.concatenate(logits)))
     label = f"{name}, ECE {expected_calibration_error(bins):.3f}"
-    axis.plot(bins.confidence, bins.accuracy, color=color, marker=marker, markersize=6, label=label)
+    axis.plot(bins.confidence, bins.accuracy, color=color, marker=marker, markersize=4, linewidth=1, label=label)
+    axis.scatter(bins.confidence, bins.accuracy, 400 * bins.share, color=color, marker=marker, alpha=0.5)
 
 
 def agreement_figure(results: Results) -> Figure:

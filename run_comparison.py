@@ -23,13 +23,12 @@ from comparison import (
     ComparisonArguments,
     Grid,
     check_grid,
-    describe_plan,
-    estimate_seconds,
     plan_cells,
     prepare_cell,
     run_grid,
     state_of,
 )
+from comparison_plan import describe_plan, estimate_seconds
 from comparison_report import build_report
 from comparison_results import compare_layers, read_results, score_groups, write_results
 from distill_trainer import DistillationTrainingArguments

@@ -81,11 +81,17 @@ def test_one_seeds_interval_is_that_of_a_share():
 
 def test_seeds_that_differ_widen_the_interval_as_students_t():
     # A test set so large that the seeds alone matter: the textbook interval of the mean of three numbers.
-    shares = (0.60, 0.70, 0.80)
+    shares = (0.65, 0.70, 0.75)
     predictions = np.array([np.arange(40_000) % 100 >= 100 * share for share in shares]).astype(int)
     interval = score(bootstrap(accuracy, np.zeros(40_000, dtype=int), predictions, num_resamples=200))
     margin = 4.303 * np.std(shares, ddof=1) / np.sqrt(3)
     assert interval.high - interval.estimate == pytest.approx(margin, rel=0.01)
+
+
+def test_the_interval_of_a_score_ends_where_scores_do():
+    predictions = np.array([[0] * 50, [0] * 10 + [1] * 40])
+    interval = score(bootstrap(accuracy, np.zeros(50, dtype=int), predictions, num_resamples=100))
+    assert (interval.low, interval.high) == (0.0, 1.0)
 
 
 def test_samples_that_are_not_paired_are_refused():

@@ -48,6 +48,7 @@ def test_lists_may_be_separated_by_commas_as_argument_files_do():
         ({"methods": []}, "`methods` must be some of .* found none"),
         ({"method_strategies": ["top", "x"]}, "`method_strategies` must be some of .* found top x"),
         ({"seeds": ["0", "-1"]}, "`seeds` must be whole numbers >= 0, found '0 -1'"),
+        ({"methods": ["lora"], "strategies": ["random"]}, "never run with the strategy 'random', but nothing else"),
         ({"lora_learning_rate": 0}, "`lora_learning_rate` must be > 0, found 0"),
     ],
 )

@@ -36,12 +36,13 @@ MAY_IMPORT = {
         *("teacher_cache", "text_classification"),
     },
     "comparison": {
-        *("distill_trainer", "evaluation", "layer_mapping", "lora", "reporting", "run_folder", "teacher"),
-        *("text_classification", "training_run"),
+        *("distill_trainer", "evaluation", "layer_mapping", "lora", "run_folder", "teacher", "text_classification"),
+        "training_run",
     },
+    "comparison_plan": {"comparison", "distill_trainer", "layer_mapping", "lora", "reporting", "run_folder"},
     "comparison_results": {
-        *("bootstrap", "calibration", "comparison", "layer_mapping", "layer_similarity", "run_folder", "teacher"),
-        *("teacher_cache", "training_run"),
+        *("bootstrap", "calibration", "comparison", "layer_mapping", "layer_similarity", "lora", "run_folder"),
+        *("teacher", "teacher_cache", "training_run"),
     },
     "comparison_report": {"bootstrap", "comparison_results", "document", "reporting"},
     "figures": {"bootstrap", "calibration", "comparison_report", "comparison_results"},

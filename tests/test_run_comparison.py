@@ -148,6 +148,14 @@ def test_without_a_labelled_test_split_the_report_is_on_validation(arguments, tm
 # ---- Again, interrupted, failed ----
 
 
+def test_adapters_alone_are_compared_too(copied, arguments):
+    grid = ["--strategies", "even", "--methods", "lora", "--seeds", 0, 1]
+    run_here(*arguments, *grid, "--output_dir", copied)
+    text = (copied / "report.md").read_text()
+    assert "How the students were trained: LoRA." in text and "| Even, LoRA " in text
+    assert (copied / "figures" / "similarity.svg").is_file()
+
+
 def test_finished_runs_are_kept_and_new_seeds_added(copied, arguments, cells_run):
     run_here(*arguments, *GRID, "--output_dir", copied)
     assert cells_run == []
