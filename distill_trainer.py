@@ -13,10 +13,12 @@ baselines.
 """
 
 import inspect
+import json
 import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -27,6 +29,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import has_length, unwrap_peft_model
 
 from distill_losses import cosine_loss, infer_problem_type, kl_divergence_loss, task_loss
+from engines import choose_fsdp_units, shard_for_inference
 
 
 def bf16_in_hardware(use_cpu: bool = False) -> bool:
@@ -61,6 +64,14 @@ class DistillationTrainingArguments(TrainingArguments):
     )
     temperature: float = field(
         default=2.0, metadata={"help": "T > 0, which softens both predictions before KL; 1 leaves them as they are."}
+    )
+    teacher_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "Precision of the weights of a teacher that runs in every step: 'bfloat16' halves their memory. "
+            "Unset: as it was loaded. Stored teacher outputs do not depend on it.",
+            "choices": ["float32", "bfloat16", "float16"],
+        },
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the student; > 0."})
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training data; > 0."})
@@ -226,6 +237,8 @@ class DistillationTrainer(Trainer):
         # They do not, and the loss would grow with accumulation steps and processes. `compute_loss` divides by itself.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
+        if self.is_fsdp_enabled:
+            choose_fsdp_units(unwrap_peft_model(self.model), self.accelerator)
         self.teacher_model = None if teacher_model is None else self._prepare_teacher(teacher_model)
         self._student_columns = forward_columns(self.model)
         self._teacher_columns = set() if teacher_model is None else forward_columns(teacher_model)
@@ -250,7 +263,11 @@ class DistillationTrainer(Trainer):
                 f"{student_config.vocab_size}, but both read the same `input_ids`. Choose a student with the "
                 "teacher's tokenizer."
             )
-        return teacher_model.requires_grad_(False).eval().to(self.args.device)
+        if student_config.problem_type is None:
+            student_config.problem_type = teacher_config.problem_type
+        if self.args.teacher_dtype is not None:
+            teacher_model = teacher_model.to(getattr(torch, self.args.teacher_dtype))
+        return shard_for_inference(teacher_model.requires_grad_(False).eval(), self.accelerator)
 
     def train(self, *args, **kwargs):
         """As in `Trainer`, also after an `evaluate` or `predict` in several processes."""
@@ -314,8 +331,6 @@ class DistillationTrainer(Trainer):
 
     def _problem_type(self, logits: torch.Tensor, labels: torch.Tensor | None) -> str:
         config = unwrap_peft_model(self.model).config
-        if config.problem_type is None and self.teacher_model is not None:
-            config.problem_type = self.teacher_model.config.problem_type
         if config.problem_type is None:
             # Kept, as the heads of `transformers` do, so that a pipeline will know it too.
             config.problem_type = infer_problem_type(logits.shape[-1], labels)
@@ -341,18 +356,23 @@ class DistillationTrainer(Trainer):
         """As in `Trainer`, with the mean of each component of the loss over all processes.
 
         Beside `loss` it is the mean since the last log (`loss_ce`), beside `train_loss` that of the whole training
-        (`train_loss_ce`).
+        (`train_loss_ce`). Both losses are the weighted sums of their components: Trainer's own count neither what
+        came before an interruption nor, after the last log, what other processes did.
         """
         if "loss" in logs:
-            logs.update(_means(self._drain_component_sums(), "loss"))
+            logs.update(self._mean_losses(self._drain_component_sums(), "loss"))
         if "train_loss" in logs:
-            # `Trainer` averages over processes at each log, but adds what came after the last one from its own alone.
-            train_loss = torch.tensor(logs["train_loss"], device=self.args.device)
-            logs["train_loss"] = self.accelerator.reduce(train_loss, "mean").item()
             self._drain_component_sums()
-            logs.update(_means(self._component_totals, "train_loss"))
+            logs.update(self._mean_losses(self._component_totals, "train_loss"))
             self._component_totals = {}
         super().log(logs, start_time)
+
+    def _mean_losses(self, sums: dict[str, float], prefix: str) -> dict[str, float]:
+        if not sums:
+            return {}
+        means = {name: value / sums["steps"] for name, value in sums.items() if name != "steps"}
+        loss = sum(getattr(self.args, f"{name}_weight") * mean for name, mean in means.items())
+        return {prefix: loss, **{f"{prefix}_{name}": mean for name, mean in means.items()}}
 
     def _drain_component_sums(self) -> dict[str, float]:
         """Means over the processes of the sums since the last log, which are added to the totals and start anew."""
@@ -364,6 +384,22 @@ class DistillationTrainer(Trainer):
         for name, value in sums.items():
             self._component_totals[name] = self._component_totals.get(name, 0.0) + value
         return sums
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Saves the sums of the losses too, so that a run goes on as if it had not been interrupted."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        sums = {name: float(value) for name, value in self._component_sums.items()}
+        Path(output_dir, self._loss_sums_file).write_text(json.dumps([sums, self._component_totals]))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and Path(checkpoint, self._loss_sums_file).is_file():
+            sums = json.loads(Path(checkpoint, self._loss_sums_file).read_text())
+            self._component_sums, self._component_totals = sums
+
+    @property
+    def _loss_sums_file(self) -> str:
+        return f"loss_sums_{self.args.process_index}.json"
 
     # ---- batches ----
 
@@ -423,10 +459,6 @@ class DistillationTrainer(Trainer):
 def _lengths(dataset) -> list[int]:
     is_table = isinstance(dataset, Dataset)  # gives a column without decoding the others
     return [len(ids) for ids in (dataset["input_ids"] if is_table else (row["input_ids"] for row in dataset))]
-
-
-def _means(sums: dict[str, float], prefix: str) -> dict[str, float]:
-    return {f"{prefix}_{name}": value / sums["steps"] for name, value in sums.items() if name != "steps"}
 
 
 def forward_columns(model: nn.Module) -> set[str]:

@@ -15,6 +15,7 @@ Layers are numbered from 1, nearest the embeddings, to N, nearest the head, in e
 
 import copy
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from accelerate import init_empty_weights
@@ -164,12 +165,13 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
     student = _blueprint(teacher, _config_of_layers(teacher.config, indices))
     _check_layers_fit(_blueprint(teacher, copy.deepcopy(teacher.config)), student, indices)
 
-    teacher_tensors = teacher.state_dict()
     names = student_to_teacher_names(student.state_dict(), layer_list_name, indices)
-    student.load_state_dict(
-        {student_name: teacher_tensors[teacher_name].clone() for student_name, teacher_name in names.items()},
-        assign=True,
-    )
+    with _gathered(teacher):
+        teacher_tensors = teacher.state_dict()
+        student.load_state_dict(
+            {student_name: teacher_tensors[teacher_name].clone() for student_name, teacher_name in names.items()},
+            assign=True,
+        )
     student.tie_weights()
     return student.to(teacher.device).eval()
 
@@ -244,6 +246,16 @@ def student_to_teacher_names(
         return f"{prefix}{indices[int(position)]}.{rest}"
 
     return {student_name: teacher_name(student_name) for student_name in student_names}
+
+
+def _gathered(model: PreTrainedModel) -> AbstractContextManager:
+    """Under DeepSpeed ZeRO-3 each process holds a share of every parameter, and an empty tensor in its place."""
+    sharded = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
+    if not sharded:
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(sharded)
 
 
 def _check_strategy(strategy: str) -> None:

@@ -77,7 +77,7 @@ def write_model_card(output_dir: str | Path, record: dict) -> None:
         output_dir: folder of the student.
         record: of a finished run, as in `distillation.json`.
     """
-    name = Path(output_dir).resolve().name
+    name = record["name"]
     student, data, results = record["student"], record["data"], record["student"]["results"]
     prefix, split = evaluated_on(record)
     metadata = ModelCardData(

@@ -26,7 +26,7 @@ from command_line import explain_settings, parse_arguments, run, set_up_logging
 from distill_trainer import DistillationTrainingArguments
 from layer_mapping import StudentArguments, describe_mapping, num_layers, student_from_arguments
 from reporting import results_table
-from run_folder import check_output_dir
+from run_folder import check_output_dir, closing_run_folder
 from teacher import TeacherArguments, check_teacher_output_dir, load_classifier, resolve_checkpoint
 from text_classification import DataArguments
 from training_run import (
@@ -38,8 +38,8 @@ from training_run import (
     prepare_teacher,
     push_student,
     resolve_defaults,
+    save,
     score,
-    train,
 )
 
 logger = logging.getLogger(__name__)
@@ -75,22 +75,28 @@ def main():
     teacher_model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
     student_from_arguments(teacher_model, student_args)
     record, checkpoint = begin_run(arguments, sources, inputs, training_args)
-    teacher = prepare_teacher(teacher_model, is_trained, teacher_args, training_args, inputs)
+    teacher = prepare_teacher(path, teacher_model, is_trained, teacher_args, training_args, inputs)
 
     # Student
+    teacher_model = teacher.load(training_args.device)
     set_seed(training_args.seed)
-    student, layers = student_from_arguments(teacher.model, student_args)
-    logger.info(describe_mapping(layers, num_layers(teacher.model)))
-    logger.info(f"Parameters: teacher {teacher.model.num_parameters():,}, student {student.num_parameters():,}")
-    trainer = build_trainer(student, inputs, training_args, teacher, teacher_args)
+    student, layers = student_from_arguments(teacher_model, student_args)
+    logger.info(describe_mapping(layers, num_layers(teacher_model)))
+    logger.info(f"Parameters: teacher {teacher_model.num_parameters():,}, student {student.num_parameters():,}")
+    del teacher_model
+    trainer = build_trainer(student, inputs, training_args, teacher)
     if push_to_hub:
         trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
-    results = train(trainer, checkpoint) | score(trainer, inputs)
+    results = trainer.train(resume_from_checkpoint=checkpoint).metrics
 
-    # Report
+    # Results
+    with closing_run_folder(training_args):
+        save(trainer, results)
+        results |= score(trainer, inputs)
+        if trainer.is_world_process_zero():
+            student, _ = load_classifier(training_args.output_dir, inputs.data.labels, TeacherArguments())
+            record = finish_run(record, student, layers, results, teacher, student_args, training_args, inputs)
     if trainer.is_world_process_zero():
-        student, _ = load_classifier(training_args.output_dir, inputs.data.labels, TeacherArguments())
-        record = finish_run(record, student, layers, results, teacher, student_args, training_args, inputs)
         print(results_table(record))
         if push_to_hub:
             push_student(trainer)

@@ -1,22 +1,29 @@
 """The output folder of a run: refuse strangers' folders, tell finished runs from interrupted ones, keep the record.
 
-`distillation.json` is written when a run begins, with the status "running", and again when it ends, with the results.
-A folder that has it is a run of ours; any other folder that is not empty is left alone.
+`distillation.json` is the record of a finished run, with its results. A run that is not finished has a record of its
+own beside it, so that what an earlier run has left stays as it is until the new one ends. A folder without either,
+unless empty, is not ours and left alone.
 """
 
 import json
 import logging
+import os
 import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from transformers.trainer_callback import TrainerState
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "distillation.json"
+UNFINISHED_RECORD_FILE = "distillation.unfinished.json"
+COMPLETE_MARK = "complete"
 # Trainer adds to `all_results.json`, so that metrics of an earlier run would stay in it.
 RESULT_FILES = ("*_results.json", "predictions_*.csv")
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "peft", "accelerate", "scikit-learn", "deepspeed")
@@ -27,30 +34,41 @@ def check_output_dir(output_dir: str | Path, must_hold_run: bool = False) -> Non
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file. Choose a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD_FILE).is_file():
+    is_ours = any((folder / name).is_file() for name in (RECORD_FILE, UNFINISHED_RECORD_FILE))
+    if folder.is_dir() and any(folder.iterdir()) and not is_ours:
         raise ValueError(
             f"--output_dir {folder} is not empty and not a run of this project (it has no {RECORD_FILE}). Nothing in "
             "it was touched: choose another folder, or empty this one."
         )
-    if must_hold_run and not (folder / RECORD_FILE).is_file():
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"--output_dir {folder} is to be written to, but {existing} is read-only. Choose another.")
+    if must_hold_run and read_record(folder) is None:
         raise ValueError(
             f"--output_dir {folder} holds no student to evaluate. Name the folder of a run, or add --do_train."
         )
 
 
 def read_record(output_dir: str | Path) -> dict | None:
-    """The record of the run in the folder, `None` if there is none."""
-    file = Path(output_dir) / RECORD_FILE
-    return json.loads(file.read_text()) if file.is_file() else None
+    """The record of the finished run in the folder, `None` if there is none."""
+    return _read(Path(output_dir) / RECORD_FILE)
 
 
 def write_record(output_dir: str | Path, record: dict) -> None:
-    """Writes the record, replacing an older one in one step so that a crash leaves either the old or the new."""
-    file = Path(output_dir) / RECORD_FILE
+    """Writes the record of a finished run."""
+    _write(Path(output_dir) / RECORD_FILE, record)
+
+
+def _read(file: Path) -> dict | None:
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def _write(file: Path, record: dict) -> None:
+    """Replaces an older record in one step, so that a crash leaves either the old or the new."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".json.unfinished")
-    unfinished.write_text(_to_json(record) + "\n")
-    unfinished.replace(file)
+    half_written = file.with_name(f".{file.name}")
+    half_written.write_text(_to_json(record) + "\n")
+    half_written.replace(file)
 
 
 def _to_json(record: dict) -> str:
@@ -71,41 +89,85 @@ def library_versions() -> dict[str, str]:
 def checkpoint_to_resume(output_dir: str | Path, record: dict) -> str | None:
     """The newest complete checkpoint of an interrupted run with the same settings and data, `None` if there is none.
 
-    A checkpoint's last file is the trainer's state: without it the checkpoint is half-written and passed over.
+    A checkpoint without the mark of `CheckpointMarker` is half-written and passed over.
     """
-    earlier = read_record(output_dir)
-    if earlier is None:
-        return None
-    changed = [name for name in ("settings", "data") if earlier[name] != json.loads(_to_json(record[name]))]
-    if changed:
-        raise ValueError(
-            f"--output_dir {output_dir} holds a run with other {' and '.join(changed)}, which this one would replace. "
-            "Choose another --output_dir, or remove that folder."
-        )
-    if earlier["status"] != "running":
+    finished, unfinished = read_record(output_dir), _read(Path(output_dir) / UNFINISHED_RECORD_FILE)
+    expected = json.loads(_to_json(record))
+    for earlier in filter(None, (finished, unfinished)):
+        changed = [name for name in ("settings", "data") if earlier[name] != expected[name]]
+        if changed:
+            raise ValueError(
+                f"--output_dir {output_dir} holds a run with other {' and '.join(changed)}, which this one would "
+                "replace. Choose another --output_dir, or remove that folder."
+            )
+    if unfinished is None:
         return None
     for checkpoint in sorted(_checkpoints(output_dir), key=_step, reverse=True):
-        try:
-            TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        except (OSError, ValueError):
-            logger.warning(f"{checkpoint} is half-written and passed over.")
-            continue
-        logger.info(f"An interrupted run is continued from {checkpoint}.")
-        return str(checkpoint)
+        if (checkpoint / COMPLETE_MARK).is_file():
+            logger.info(f"An interrupted run is continued from {checkpoint}.")
+            return str(checkpoint)
+        logger.warning(f"{checkpoint} is half-written and passed over.")
     return None
 
 
+class CheckpointMarker(TrainerCallback):
+    """Marks a checkpoint as complete once every process has written its part of it."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        args.distributed_state.wait_for_everyone()
+        if state.is_world_process_zero:
+            Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", COMPLETE_MARK).touch()
+
+
 def open_run_folder(output_dir: str | Path, record: dict, keep_checkpoints: bool) -> None:
-    """Writes the record of a run that begins. Checkpoints and results of another run go: they are not this one's."""
-    write_record(output_dir, record)
-    if keep_checkpoints:
-        return
-    for checkpoint in _checkpoints(output_dir):
-        logger.info(f"{checkpoint} is of an earlier run and removed.")
-        shutil.rmtree(checkpoint)
-    for pattern in RESULT_FILES:
-        for file in Path(output_dir).glob(pattern):
-            file.unlink()
+    """Writes the record of a run that begins. Checkpoints of another run go: they are not this one's."""
+    _write(Path(output_dir) / UNFINISHED_RECORD_FILE, record)
+    if not keep_checkpoints:
+        for checkpoint in _checkpoints(output_dir):
+            logger.info(f"{checkpoint} is of an earlier run and removed.")
+            shutil.rmtree(checkpoint)
+
+
+@contextmanager
+def closing_run_folder(args: TrainingArguments) -> Iterator[None]:
+    """In this block `args.output_dir` is a new folder, whose files replace those of an earlier run when it ends.
+
+    The record of the unfinished run goes then, and with it results of the earlier one that have no successor.
+    """
+    output_dir = Path(args.output_dir)
+    with replacing(output_dir, args.distributed_state) as args.output_dir:
+        try:
+            yield
+        finally:
+            args.output_dir = str(output_dir)
+        if args.process_index == 0:
+            for file in (path for pattern in RESULT_FILES for path in output_dir.glob(pattern)):
+                file.unlink()
+    if args.process_index == 0:
+        (output_dir / UNFINISHED_RECORD_FILE).unlink()
+
+
+@contextmanager
+def replacing(folder: str | Path, state: PartialState) -> Iterator[str]:
+    """Gives a new folder to write to; its files take their places in `folder` when the block ends without an error.
+
+    A full disk or a crash while they are written so leaves what was in `folder` before as it was. All processes enter
+    the block; the main one creates the folder and moves the files.
+    """
+    unfinished = Path(folder) / ".unfinished"
+    if state.is_main_process:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+    state.wait_for_everyone()
+    try:
+        yield str(unfinished)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            for file in unfinished.iterdir():
+                file.replace(Path(folder) / file.name)
+    finally:
+        if state.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _checkpoints(output_dir: str | Path) -> list[Path]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
 from safetensors import SafetensorError
 from transformers import (
@@ -29,6 +30,8 @@ from transformers import (
 )
 
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
+from engines import whole_weights
+from run_folder import replacing
 from teacher_cache import MODEL_INPUTS, fingerprint_dataset, fingerprint_model
 from text_classification import LabelMap, hub_answers
 
@@ -244,7 +247,8 @@ def _from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
     # Without a network the Hub's client would retry for half a minute before it looks into its cache.
     local_files_only = not is_folder and not hub_answers()
     try:
-        return auto_class.from_pretrained(name, revision=revision, local_files_only=local_files_only, **kwargs)
+        with whole_weights():
+            return auto_class.from_pretrained(name, revision=revision, local_files_only=local_files_only, **kwargs)
     except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         if is_folder:
@@ -297,6 +301,8 @@ def fine_tune(
     folder = Path(teacher_args.teacher_output_dir)
     recipe = _recipe(teacher, teacher_args, training_args, tokenized["train"])
     kept = json.loads((folder / RECIPE_FILE).read_text()) if (folder / RECIPE_FILE).is_file() else None
+    # One answer for all processes: one that found no teacher would wait in its training for those that did.
+    (kept,) = broadcast_object_list([kept])
     if kept is not None and kept["recipe"] == recipe and kept["train_loss"] is not None:
         logger.info(f"The fine-tuned teacher in {folder} is used again.")
         return _load(folder), kept["train_loss"]
@@ -315,9 +321,10 @@ def fine_tune(
         model=teacher, args=args, train_dataset=tokenized["train"], processing_class=tokenizer
     )
     train_loss = trainer.train().metrics["train_loss_ce"]
-    if trainer.is_world_process_zero():
-        _write_recipe(folder, recipe, train_loss=None)  # while the weights are being written, the folder is ours
-    trainer.save_model()
+    with replacing(folder, training_args.distributed_state) as unfinished:
+        trainer.save_model(unfinished)
+        if trainer.is_world_process_zero():
+            _write_recipe(folder, recipe, train_loss=None)  # what is there is from now on a mixture of old and new
     if trainer.is_world_process_zero():
         _write_recipe(folder, recipe, train_loss)
     trainer.accelerator.wait_for_everyone()

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset, DatasetDict
 from huggingface_hub import upload_folder
 from transformers import (
@@ -19,18 +21,32 @@ from distill_trainer import DistillationTrainer, DistillationTrainingArguments
 from evaluation import describe_model, evaluate_model, evaluate_splits, measure_latency, predict_splits
 from layer_mapping import StudentArguments, num_layers
 from reporting import write_model_card
-from run_folder import checkpoint_to_resume, library_versions, open_run_folder, write_record
+from run_folder import (
+    CheckpointMarker,
+    checkpoint_to_resume,
+    library_versions,
+    open_run_folder,
+    write_record,
+)
 from teacher import (
     HUB_TEACHER,
     PACKAGED_TEACHER,
     TeacherArguments,
     fine_tune,
     hub_name,
+    load_classifier,
     load_tokenizer,
     warn_if_guessing,
 )
 from teacher_cache import MODEL_INPUTS, add_teacher_logits, fingerprint_dataset, fingerprint_model
-from text_classification import DataArguments, TextClassificationData, build_compute_metrics, load_data, tokenize
+from text_classification import (
+    DataArguments,
+    LabelMap,
+    TextClassificationData,
+    build_compute_metrics,
+    load_data,
+    tokenize,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -62,17 +78,23 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher ready to be distilled from.
+    """A teacher ready to be distilled from. It is loaded when it is needed and takes no memory in between.
 
     Attributes:
-        model: on the training device.
-        name: Hub name or folder that it comes from.
+        path: Hub name or folder of its checkpoint, with a head trained for `labels`.
+        args: how it was asked for.
         results: its scores on the validation and test splits, and `train_loss_ce` if a run of ours has fine-tuned it.
     """
 
-    model: PreTrainedModel
-    name: str
+    path: str
+    args: TeacherArguments
+    labels: LabelMap
     results: dict[str, float]
+
+    def load(self, device: torch.device) -> PreTrainedModel:
+        """The whole model on the device, also where an engine shares models out among processes."""
+        model, _ = load_classifier(self.path, self.labels, self.args)
+        return model.to(device)
 
 
 def resolve_defaults(
@@ -123,7 +145,7 @@ def begin_run(
         ValueError: the folder holds another run.
     """
     record = {
-        "status": "running",
+        "name": Path(training_args.output_dir).resolve().name,
         "command": command_line(training_args),
         "settings": given_settings(arguments, sources),
         "data": {
@@ -135,13 +157,15 @@ def begin_run(
         "libraries": library_versions(),
     }
     checkpoint = training_args.resume_from_checkpoint or checkpoint_to_resume(training_args.output_dir, record)
-    training_args.distributed_state.wait_for_everyone()  # all have read the folder before it changes
+    # One answer for all processes, after all have read the folder and before it changes.
+    (checkpoint,) = broadcast_object_list(gather_object([checkpoint])[:1])
     if training_args.process_index == 0:
         open_run_folder(training_args.output_dir, record, keep_checkpoints=checkpoint is not None)
     return record, checkpoint
 
 
 def prepare_teacher(
+    path: str,
     model: PreTrainedModel,
     is_trained: bool,
     teacher_args: TeacherArguments,
@@ -151,10 +175,11 @@ def prepare_teacher(
     """Fine-tunes the teacher if its head is new, scores it, and says loudly if it is no better than guessing.
 
     Args:
-        model, is_trained: as `load_classifier` returns them.
+        model, is_trained: as `load_classifier` returns them for the checkpoint at `path`.
     """
     data, results = inputs.data, {}
     if not is_trained:
+        path = teacher_args.teacher_output_dir
         model, results["train_loss_ce"] = fine_tune(
             model, teacher_args, training_args, inputs.tokenized, inputs.tokenizer
         )
@@ -164,7 +189,7 @@ def prepare_teacher(
     warn_if_guessing(results, inputs.tokenized[data.validation_splits[0]]["labels"])
     if training_args.do_predict:
         results |= evaluate_model(model, inputs.tokenized, data.test_splits, "predict", *scoring)
-    return Teacher(model, teacher_args.teacher_name_or_path, results)
+    return Teacher(path, teacher_args, data.labels, results)
 
 
 def build_trainer(
@@ -172,7 +197,6 @@ def build_trainer(
     inputs: Inputs,
     training_args: DistillationTrainingArguments,
     teacher: Teacher | None = None,
-    teacher_args: TeacherArguments | None = None,
 ) -> DistillationTrainer:
     """The trainer of a student: from stored teacher outputs, or with the teacher in every step.
 
@@ -180,7 +204,7 @@ def build_trainer(
     """
     train_dataset, teacher_model = None, None
     if teacher is not None:
-        train_dataset, teacher_model = _teacher_signal(teacher, teacher_args, training_args, inputs)
+        train_dataset, teacher_model = _teacher_signal(teacher, training_args, inputs)
     return DistillationTrainer(
         model=student,
         teacher_model=teacher_model,
@@ -190,31 +214,29 @@ def build_trainer(
         data_collator=inputs.collator,
         processing_class=inputs.tokenizer,
         compute_metrics=inputs.compute_metrics,
+        callbacks=[CheckpointMarker()],
     )
 
 
 def _teacher_signal(
-    teacher: Teacher, teacher_args: TeacherArguments, training_args: DistillationTrainingArguments, inputs: Inputs
+    teacher: Teacher, training_args: DistillationTrainingArguments, inputs: Inputs
 ) -> tuple[Dataset, PreTrainedModel | None]:
     """The training split, and the teacher if it has to run in every step."""
     train_dataset = inputs.tokenized["train"]
     if not training_args.needs_teacher:
         return train_dataset, None
-    if not teacher_args.teacher_cache:
-        return train_dataset, teacher.model
-    batch_size, folder = training_args.per_device_eval_batch_size, teacher_args.teacher_cache_dir
-    return add_teacher_logits(
-        train_dataset, teacher.model, folder, inputs.collator, batch_size, training_args.bf16
-    ), None
+    model = teacher.load(training_args.device)
+    if not teacher.args.teacher_cache:
+        return train_dataset, model
+    batch_size, folder = training_args.per_device_eval_batch_size, teacher.args.teacher_cache_dir
+    return add_teacher_logits(train_dataset, model, folder, inputs.collator, batch_size, training_args.bf16), None
 
 
-def train(trainer: DistillationTrainer, checkpoint: str | None) -> dict[str, float]:
-    """Trains from the start or from the checkpoint, saves the student, and returns the metrics of the training."""
-    results = trainer.train(resume_from_checkpoint=checkpoint).metrics
+def save(trainer: DistillationTrainer, results: Mapping[str, float]) -> None:
+    """Saves the student and the metrics of its training."""
     trainer.save_metrics("train", results)
     trainer.save_model()
     trainer.save_state()
-    return results
 
 
 def score(trainer: DistillationTrainer, inputs: Inputs) -> dict[str, float]:
@@ -248,18 +270,17 @@ def finish_run(
         layers: of the teacher that it was built from.
         results: its metrics on all splits.
     """
-    student = student.to(training_args.device)
+    student, teacher_model = student.to(training_args.device), teacher.load(training_args.device)
     validation = inputs.tokenized[inputs.data.validation_splits[0]]
-    teacher_ms, student_ms = measure_latency([teacher.model, student], validation)
+    teacher_ms, student_ms = measure_latency([teacher_model, student], validation)
     record = record | {
-        "status": "finished",
         "loss": {name: getattr(training_args, name) for name in LOSS_SETTINGS},
         "teacher": {
-            "name": teacher.name,
-            "hub_name": hub_name(teacher.name),
-            "fingerprint": fingerprint_model(teacher.model),
-            "layers": list(range(1, num_layers(teacher.model) + 1)),
-            **describe_model(teacher.model, teacher_ms),
+            "name": teacher.args.teacher_name_or_path,
+            "hub_name": hub_name(teacher.args.teacher_name_or_path),
+            "fingerprint": fingerprint_model(teacher_model),
+            "layers": list(range(1, num_layers(teacher_model) + 1)),
+            **describe_model(teacher_model, teacher_ms),
             "results": teacher.results,
         },
         "student": {

@@ -1,5 +1,14 @@
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import datasets
 import pytest
 import torch
+from script_runs import MNLI, sentences, write_csv
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from teacher import PACKAGED_TEACHER, resolve_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -9,3 +18,62 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="module")
+def script_caches(tmp_path_factory):
+    """Caches of these tests' own, in which the real data sets are found by links; one thread for subprocesses."""
+    cache = tmp_path_factory.mktemp("datasets_cache")
+    if MNLI.is_dir():
+        (cache / "nyu-mll___glue").symlink_to(MNLI.parent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+        patch.setattr(datasets.config, "DEFAULT_HF_CACHE_HOME", str(cache))
+        patch.setenv("HF_DATASETS_CACHE", str(cache))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def make_teacher(tmp_path_factory):
+    """Saves a tiny classifier with random weights and the real tokenizer of BERT, and returns the folder."""
+    tokenizer = AutoTokenizer.from_pretrained(resolve_checkpoint(PACKAGED_TEACHER))
+
+    def make(names, dropout=0.1, encoder_only=False):
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=128,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            initializer_range=0.2,
+            num_labels=len(names),
+        )
+        config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = BertForSequenceClassification(config)
+        folder = tmp_path_factory.mktemp("teacher")
+        (model.bert if encoder_only else model).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def teacher(make_teacher):
+    return make_teacher(["bad", "good"])
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """`--train_file ... --validation_file ... --test_file ...`"""
+    folder = tmp_path_factory.mktemp("data")
+    arguments = []
+    for split, number, start in (("train", 40, 0), ("validation", 18, 40), ("test", 13, 60)):
+        arguments += [f"--{split}_file", write_csv(folder / f"{split}.csv", sentences(number, start))]
+    return arguments

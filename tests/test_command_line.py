@@ -138,6 +138,7 @@ def test_every_argument_file_of_the_project_is_read(monkeypatch):
     types = (TeacherArguments, StudentArguments, DataArguments, DistillationTrainingArguments)
     monkeypatch.setattr(sys, "argv", ["run_distillation.py"])
     files = sorted((Path(command_line.__file__).parent / "examples").glob("*.json"))
+    files = [file for file in files if not file.name.startswith("ds_")]  # DeepSpeed's own format
     assert files
     for file in files:
         known = {name for cls in types for name in cls.__dataclass_fields__}
@@ -200,7 +201,7 @@ def test_errors_of_libraries_and_mistakes_in_the_code_keep_their_traceback(mista
 
 def test_a_value_error_that_the_code_did_not_raise_on_purpose_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(run_folder, "_checkpoints", lambda folder: [Path("checkpoint-x")])
-    monkeypatch.setattr(run_folder, "read_record", lambda folder: {"status": "running", "settings": {}, "data": {}})
+    monkeypatch.setattr(run_folder, "_read", lambda file: {"settings": {}, "data": {}})
     with pytest.raises(ValueError, match="invalid literal for int"):  # innermost frame: `int(...)` in run_folder.py
         run(lambda: run_folder.checkpoint_to_resume("", {"settings": {}, "data": {}}))
 

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from reporting import evaluated_on, format_layers, markdown_table, results_table, write_model_card
 
 RECORD = {
-    "status": "finished",
+    "name": "my student",
     "command": "python run_distillation.py --layers 2,4 --output_dir 'my student'",
     "data": {"source": "nyu-mll/glue sst2", "labels": ["negative", "positive"], "fingerprint": "f00"},
     "seed": 7,

@@ -1,12 +1,8 @@
 """Tests of `run_distillation.py` from the command line to the files it leaves, on tiny teachers."""
 
-import csv
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,146 +14,31 @@ import pytest
 import torch
 from glue_cache import write_glue_cache
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+from script_runs import (
+    MNLI,
+    SCRIPT,
+    metrics,
+    predictions,
+    results,
+    run_here,
+    run_script,
+    sentences,
+    tree,
+    weights,
+    write_csv,
+    write_json_lines,
+)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 from transformers import pipeline as make_pipeline
 
 import command_line
-import run_distillation
 import training_run
 from reporting import results_table
 from run_folder import read_record
-from teacher import PACKAGED_TEACHER, resolve_checkpoint
 from teacher_cache import fingerprint_model
 
-SCRIPT = Path(run_distillation.__file__)
-MNLI = Path(datasets.config.HF_DATASETS_CACHE) / "nyu-mll___glue" / "mnli"
+pytestmark = pytest.mark.usefixtures("script_caches")
 needs_mnli = pytest.mark.skipif(not MNLI.is_dir(), reason=f"HF_HOME holds no MNLI: {MNLI} does not exist")
-
-GOOD, BAD = ["lovely", "great", "kind", "helpful", "clear"], ["awful", "rude", "useless", "broken", "silly"]
-NOUNS = ["answer", "recipe", "match", "patch", "novel", "garden", "song"]
-# The same numbers on every machine.
-ALWAYS = ["--bf16", "false", "--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true"]
-
-
-def sentences(number, start=0):
-    """Sentences with labels, in which one word tells the label."""
-    rows = []
-    for i in range(start, start + number):
-        label, words = ("good", GOOD) if i % 3 else ("bad", BAD)
-        rows.append((f"what a {words[i % 5]} {NOUNS[i % 7]}" + " indeed" * (i % 4), label))
-    return rows
-
-
-def write_csv(path, rows, header=("text", "label")):
-    with open(path, "w", newline="") as stream:
-        csv.writer(stream).writerows([header, *rows])
-    return str(path)
-
-
-def write_json_lines(path, rows):
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    return str(path)
-
-
-# ---- What the tests share ----
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    """Caches of these tests' own, in which the real data sets are found by links; one thread for subprocesses."""
-    cache = tmp_path_factory.mktemp("datasets_cache")
-    if MNLI.is_dir():
-        (cache / "nyu-mll___glue").symlink_to(MNLI.parent)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
-        patch.setattr(datasets.config, "DEFAULT_HF_CACHE_HOME", str(cache))
-        patch.setenv("HF_DATASETS_CACHE", str(cache))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-
-
-@pytest.fixture(scope="module")
-def make_teacher(tmp_path_factory):
-    """Saves a tiny classifier with random weights and the real tokenizer of BERT, and returns the folder."""
-    tokenizer = AutoTokenizer.from_pretrained(resolve_checkpoint(PACKAGED_TEACHER))
-
-    def make(names, dropout=0.1, encoder_only=False):
-        config = BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            intermediate_size=64,
-            max_position_embeddings=128,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-            initializer_range=0.2,
-            num_labels=len(names),
-        )
-        config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = BertForSequenceClassification(config)
-        folder = tmp_path_factory.mktemp("teacher")
-        (model.bert if encoder_only else model).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return str(folder)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def teacher(make_teacher):
-    return make_teacher(["bad", "good"])
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """`--train_file ... --validation_file ... --test_file ...`"""
-    folder = tmp_path_factory.mktemp("data")
-    arguments = []
-    for split, number, start in (("train", 40, 0), ("validation", 18, 40), ("test", 13, 60)):
-        arguments += [f"--{split}_file", write_csv(folder / f"{split}.csv", sentences(number, start))]
-    return arguments
-
-
-def run_here(*arguments):
-    """Calls the script's `main` in this process, which saves the imports."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments), *ALWAYS])
-        run_distillation.main()
-
-
-def run_script(*arguments, launcher=(), script_arguments=ALWAYS):
-    return subprocess.run(
-        [sys.executable, *launcher, SCRIPT, *map(str, arguments), *script_arguments],
-        capture_output=True,
-        text=True,
-        cwd=SCRIPT.parent,
-    )
-
-
-def results(folder, name="all_results"):
-    return json.loads((folder / f"{name}.json").read_text())
-
-
-def metrics(folder):
-    """All results but those that a clock gives, and the epoch, which is 0 where nothing was trained."""
-    by_clock = ("_runtime", "_per_second", "_time", "_time_mm", "_runtime_mm", "_per_second_mm")
-    return {name: value for name, value in results(folder).items() if name != "epoch" and not name.endswith(by_clock)}
-
-
-def weights(folder):
-    return (folder / "model.safetensors").read_bytes()
-
-
-def predictions(folder, split="test"):
-    with open(folder / f"predictions_{split}.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def tree(folder):
-    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
 # ---- One run, as a user starts it ----
@@ -200,7 +81,6 @@ def test_the_student_is_a_standard_checkpoint_with_the_datas_label_names(finishe
 def test_the_record_says_how_the_student_was_made(finished, teacher):
     folder, _, _ = finished
     record = read_record(folder)
-    assert record["status"] == "finished"
     assert record["teacher"]["name"] == teacher
     model = AutoModelForSequenceClassification.from_pretrained(teacher)
     assert record["teacher"]["fingerprint"] == fingerprint_model(model)
@@ -501,32 +381,6 @@ def test_a_fine_tuned_teacher_is_shared_by_runs_with_other_seeds(make_teacher, f
 
 
 # ---- Interrupted and repeated runs ----
-
-
-def test_a_killed_run_started_again_ends_with_the_weights_of_an_uninterrupted_one(teacher, files, tmp_path):
-    arguments = ["--teacher_name_or_path", teacher, *files, "--per_device_train_batch_size", "8", "--max_steps", "120"]
-    arguments += ["--save_strategy", "steps", "--save_steps", "13", "--save_total_limit", "2"]
-    arguments += ["--teacher_output_dir", str(tmp_path / "teacher")]
-    killed, uninterrupted = tmp_path / "killed", tmp_path / "uninterrupted"
-
-    command = [sys.executable, SCRIPT, *arguments, "--output_dir", killed, *ALWAYS]
-    process = subprocess.Popen(command, cwd=SCRIPT.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    give_up = time.monotonic() + 120
-    while not list(killed.glob("checkpoint-*/trainer_state.json")) and process.poll() is None:
-        assert time.monotonic() < give_up, "no checkpoint in two minutes"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
-    assert read_record(killed)["status"] == "running"
-    assert not (killed / "model.safetensors").exists()
-
-    run_here(*arguments, "--output_dir", killed)
-    run_here(*arguments, "--output_dir", uninterrupted)
-    assert results(killed)["epoch"] == results(uninterrupted)["epoch"]
-    assert weights(killed) == weights(uninterrupted)
-    for name, value in metrics(uninterrupted).items():
-        if name.startswith(("eval_", "predict_")):
-            assert metrics(killed)[name] == value
 
 
 def test_a_finished_run_is_repeated_from_scratch_but_not_replaced_by_another(teacher, files, tmp_path):

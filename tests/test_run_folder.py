@@ -1,24 +1,28 @@
 """Tests of `run_folder`: whose folder it is, what an interrupted run resumes from, and the record."""
 
-import json
 import logging
 from pathlib import Path
 
 import pytest
+from accelerate import PartialState
+from transformers import TrainingArguments
 
 import run_folder
 from run_folder import (
+    COMPLETE_MARK,
     RECORD_FILE,
+    UNFINISHED_RECORD_FILE,
     check_output_dir,
     checkpoint_to_resume,
+    closing_run_folder,
     library_versions,
     open_run_folder,
     read_record,
+    replacing,
     write_record,
 )
 
 RECORD = {
-    "status": "running",
     "settings": {"seed": 1, "layers": "2,4"},
     "data": {"source": "a/train.csv", "labels": ("bad", "good"), "fingerprint": "f00"},
 }
@@ -29,7 +33,7 @@ def add_checkpoint(folder, step, complete=True):
     checkpoint.mkdir(parents=True)
     (checkpoint / "model.safetensors").write_bytes(b"weights")
     if complete:
-        (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        (checkpoint / COMPLETE_MARK).touch()
     return str(checkpoint)
 
 
@@ -78,7 +82,7 @@ def test_record_survives_a_round_trip_and_an_absent_one_is_none(tmp_path):
 
 @pytest.mark.parametrize("failing", ["write_text", "replace"])
 def test_a_crash_while_the_record_is_written_leaves_the_old_one(tmp_path, monkeypatch, failing):
-    write_record(tmp_path, {"status": "running"})
+    write_record(tmp_path, {"seed": 1})
 
     def crash(self, *args):
         if failing == "write_text":
@@ -87,8 +91,8 @@ def test_a_crash_while_the_record_is_written_leaves_the_old_one(tmp_path, monkey
 
     monkeypatch.setattr(Path, failing, crash)
     with pytest.raises(OSError, match="No space"):
-        write_record(tmp_path, {"status": "finished"})
-    assert read_record(tmp_path) == {"status": "running"}
+        write_record(tmp_path, {"seed": 2})
+    assert read_record(tmp_path) == {"seed": 1}
 
 
 def test_library_versions_name_python_and_leave_out_what_is_not_installed(monkeypatch):
@@ -100,7 +104,7 @@ def test_library_versions_name_python_and_leave_out_what_is_not_installed(monkey
 
 
 def test_an_interrupted_run_resumes_from_its_newest_checkpoint_by_number(tmp_path):
-    write_record(tmp_path, RECORD)
+    open_run_folder(tmp_path, RECORD, keep_checkpoints=False)
     assert checkpoint_to_resume(tmp_path, RECORD) is None
     add_checkpoint(tmp_path, 90)
     newest = add_checkpoint(tmp_path, 100)
@@ -108,24 +112,66 @@ def test_an_interrupted_run_resumes_from_its_newest_checkpoint_by_number(tmp_pat
     assert checkpoint_to_resume(tmp_path, RECORD) == newest
 
 
-@pytest.mark.parametrize("state", [None, "", '{"global_step": 2'])
-def test_a_half_written_checkpoint_is_passed_over_with_a_message(tmp_path, caplog, state):
-    write_record(tmp_path, RECORD)
+def test_a_half_written_checkpoint_is_passed_over_with_a_message(tmp_path, caplog):
+    open_run_folder(tmp_path, RECORD, keep_checkpoints=False)
     complete = add_checkpoint(tmp_path, 10)
     half_written = add_checkpoint(tmp_path, 20, complete=False)
-    if state is not None:
-        (Path(half_written) / "trainer_state.json").write_text(state)
     assert checkpoint_to_resume(tmp_path, RECORD) == complete
     assert f"{half_written} is half-written and passed over." in caplog.messages
+
+
+# ---- Replacing files ----
+
+
+def test_files_take_their_places_only_when_all_are_written(tmp_path):
+    (tmp_path / "model").write_text("old")
+    with pytest.raises(OSError), replacing(tmp_path, PartialState()) as unfinished:
+        Path(unfinished, "model").write_text("half")
+        raise OSError
+    assert contents(tmp_path) == {"model": b"old"}
+    with replacing(tmp_path, PartialState()) as unfinished:
+        Path(unfinished, "model").write_text("new")
+        Path(unfinished, "config").write_text("new")
+        assert (tmp_path / "model").read_text() == "old"
+    assert contents(tmp_path) == {"model": b"new", "config": b"new"}
+
+
+def test_a_run_that_ends_replaces_the_results_of_the_one_before_and_nothing_else(tmp_path):
+    write_record(tmp_path, {"seed": 0})
+    for name in ("all_results.json", "predict_results.json", "predictions_old.csv", "notes.txt", "teacher/x.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("old")
+    before = contents(tmp_path)
+    open_run_folder(tmp_path, RECORD, keep_checkpoints=False)
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(OSError), closing_run_folder(args):
+        Path(args.output_dir, "all_results.json").write_text("half")
+        raise OSError
+    assert args.output_dir == str(tmp_path)
+    assert contents(tmp_path).keys() - before.keys() == {UNFINISHED_RECORD_FILE}
+    assert before.items() <= contents(tmp_path).items()
+
+    with closing_run_folder(args):
+        Path(args.output_dir, "all_results.json").write_text("new")
+        write_record(args.output_dir, {"seed": 1})
+    assert args.output_dir == str(tmp_path)
+    assert contents(tmp_path).keys() == {RECORD_FILE, "all_results.json", "notes.txt", "teacher/x.json"}
+    assert (tmp_path / "all_results.json").read_text() == "new"
+    assert read_record(tmp_path) == {"seed": 1}
+
+
+# ---- Other runs in the folder ----
 
 
 @pytest.mark.parametrize(
     "change", [{"settings": {"seed": 2, "layers": "2,4"}}, {"data": {**RECORD["data"], "fingerprint": "ba5"}}]
 )
-@pytest.mark.parametrize("status", ["running", "finished"])
-def test_a_run_with_other_settings_or_data_is_not_replaced(tmp_path, change, status):
-    write_record(tmp_path, RECORD | {"status": status})
-    add_checkpoint(tmp_path, 10)
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_run_with_other_settings_or_data_is_not_replaced(tmp_path, change, is_finished):
+    if is_finished:
+        write_record(tmp_path, RECORD)
+    else:
+        open_run_folder(tmp_path, RECORD, keep_checkpoints=False)
     with pytest.raises(ValueError, match=f"holds a run with other {next(iter(change))}, which this one would replace"):
         checkpoint_to_resume(tmp_path, RECORD | change)
 
@@ -133,23 +179,18 @@ def test_a_run_with_other_settings_or_data_is_not_replaced(tmp_path, change, sta
 def test_a_finished_run_and_a_new_folder_start_anew(tmp_path):
     add_checkpoint(tmp_path, 10)
     assert checkpoint_to_resume(tmp_path, RECORD) is None
-    write_record(tmp_path, RECORD | {"status": "finished"})
+    write_record(tmp_path, RECORD)
     assert checkpoint_to_resume(tmp_path, RECORD) is None
 
 
-# ---- Opening ----
-
-
-def test_a_new_run_clears_away_checkpoints_and_results_of_the_one_before_and_nothing_else(tmp_path, caplog):
+def test_a_new_run_clears_away_checkpoints_of_the_one_before_and_leaves_its_results(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    write_record(tmp_path, {"status": "finished"})
+    write_record(tmp_path, {"seed": 0})
+    (tmp_path / "all_results.json").write_text("old")
     add_checkpoint(tmp_path, 10)
-    for name in ("all_results.json", "predict_results.json", "predictions_test.csv", "notes.txt", "teacher/x.json"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("old")
     open_run_folder(tmp_path, RECORD, keep_checkpoints=False)
-    assert contents(tmp_path).keys() == {RECORD_FILE, "notes.txt", "teacher/x.json"}
-    assert read_record(tmp_path)["status"] == "running"
+    assert contents(tmp_path).keys() == {RECORD_FILE, UNFINISHED_RECORD_FILE, "all_results.json"}
+    assert read_record(tmp_path) == {"seed": 0}
     assert "checkpoint-10 is of an earlier run and removed" in caplog.text
 
 
@@ -157,4 +198,3 @@ def test_a_resumed_run_keeps_its_checkpoints(tmp_path):
     checkpoint = add_checkpoint(tmp_path, 10)
     open_run_folder(tmp_path, RECORD, keep_checkpoints=True)
     assert Path(checkpoint).is_dir()
-    assert read_record(tmp_path)["status"] == "running"

@@ -393,39 +393,61 @@ def test_the_same_fine_tuning_gives_the_same_weights(tune, tmp_path):
     assert (fingerprint_model(again), loss_again) == (fingerprint_model(model), train_loss)
 
 
-@pytest.mark.parametrize("interrupted_in", ["train", "save_model"])
-def test_an_interrupted_fine_tuning_is_not_taken_for_a_finished_one(
-    tune, tmp_path, monkeypatch, count_training, interrupted_in
-):
-    def interrupt(self):
-        if interrupted_in == "save_model":
-            self.model.save_pretrained(self.args.output_dir)
+def interrupt_writing(monkeypatch):
+    def write_some(trainer, folder):
+        trainer.model.save_pretrained(folder)
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(DistillationTrainer, "save_model", write_some)
+
+
+def interrupt_moving(monkeypatch):
+    """Moves the first file of the finished teacher into place, and no other."""
+    moved, replace = [], Path.replace
+
+    def move_one(path, target):
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(path)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", move_one)
+
+
+@pytest.mark.parametrize("interrupt", [interrupt_writing, interrupt_moving])
+def test_an_interrupted_fine_tuning_is_not_taken_for_a_finished_one(
+    tune, tmp_path, monkeypatch, count_training, interrupt
+):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(DistillationTrainer, interrupted_in, interrupt)
+        interrupt(patch)
         tune()
     check_teacher_output_dir(tmp_path / "tuned")  # still ours
     count_training.clear()
     tune()
     assert len(count_training) == 1
     assert (tmp_path / "tuned" / RECIPE_FILE).is_file()
+    assert not (tmp_path / "tuned" / ".unfinished").exists()
 
 
-def test_a_kept_teacher_that_is_being_replaced_is_not_trusted_if_the_replacement_is_interrupted(
-    tune, monkeypatch, count_training
-):
+def test_a_kept_teacher_survives_an_interruption_while_its_successor_is_written(tune, monkeypatch, count_training):
+    kept, _ = tune()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupt_writing(patch)
+        tune(teacher_learning_rate=1e-3)
+    count_training.clear()
+    assert fingerprint_model(tune()[0]) == fingerprint_model(kept)
+    assert not count_training
+
+
+def test_a_teacher_that_is_half_replaced_is_not_trusted(tune, monkeypatch, count_training):
     tune()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-
-        def interrupt(self):
-            raise KeyboardInterrupt
-
-        patch.setattr(DistillationTrainer, "save_model", interrupt)
+        interrupt_moving(patch)
         tune(teacher_learning_rate=1e-3)
     count_training.clear()
     tune(teacher_learning_rate=1e-3)
-    assert len(count_training) == 1
+    tune()
+    assert len(count_training) == 2
 
 
 def test_a_model_that_the_project_has_not_made_is_not_replaced(save, tmp_path):

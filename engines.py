@@ -1,0 +1,82 @@
+"""What DeepSpeed ZeRO-3 and FSDP, which share a model out among the processes, need beyond what `Trainer` does."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, patch_environment
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from transformers import PreTrainedModel
+from transformers.integrations import deepspeed as deepspeed_integration
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Models loaded in this context are complete on every process.
+
+    Outside of it, `from_pretrained` leaves each process a share of every weight under ZeRO-3, and under FSDP with
+    `cpu_ram_efficient_loading` nothing at all to any but the first: only an engine could run such a model.
+    """
+    reference = deepspeed_integration._hf_deepspeed_config_weak_ref
+    config = reference() if reference is not None else None
+    deepspeed_integration.unset_hf_deepspeed_config()
+    try:
+        with patch_environment(fsdp_cpu_ram_efficient_loading="false"):
+            yield
+    finally:
+        if config is not None:
+            deepspeed_integration.set_hf_deepspeed_config(config)
+
+
+def shard_for_inference(model: PreTrainedModel, accelerator: Accelerator) -> nn.Module:
+    """Shares a frozen model out among the processes as the engine that trains the student does.
+
+    Under ZeRO-3 it becomes an engine of its own; under FSDP it is sharded layer by layer. Under DDP, ZeRO-1 and
+    ZeRO-2, which do not share out weights, it is moved to the device of each process and otherwise left as it is.
+    """
+    if accelerator.distributed_type == DistributedType.FSDP:
+        return _fully_shard(model, accelerator)
+    plugin = accelerator.state.deepspeed_plugin if accelerator.distributed_type == DistributedType.DEEPSPEED else None
+    if plugin is not None and plugin.zero_stage == 3:
+        return _zero3_engine(model, plugin.deepspeed_config)
+    return model.to(accelerator.device)
+
+
+def _zero3_engine(model: PreTrainedModel, student_config: dict) -> nn.Module:
+    import deepspeed
+
+    # "auto" stands for values that only a training needs.
+    zero = {name: value for name, value in student_config["zero_optimization"].items() if value != "auto"}
+    precisions = {name: student_config[name] for name in ("bf16", "fp16") if name in student_config}
+    config = {"zero_optimization": zero, "train_micro_batch_size_per_gpu": 1, **precisions}
+    engine, *_ = deepspeed.initialize(model=model, config=config)
+    engine.eval()
+    return engine
+
+
+def choose_fsdp_units(model: PreTrainedModel, accelerator: Accelerator) -> None:
+    """Lets FSDP gather the model layer by layer, unless the launcher's configuration names other modules.
+
+    Accelerate takes `_no_split_modules` for the units, which for BERT names the embeddings too, and then fails as it
+    shards the word embeddings within them a second time.
+    """
+    plugin = accelerator.state.fsdp_plugin
+    if plugin.transformer_cls_names_to_wrap is None:
+        plugin.transformer_cls_names_to_wrap = sorted({type(layer).__name__ for layer in _layers(model)})
+
+
+def _layers(model: PreTrainedModel) -> list[nn.Module]:
+    depth = model.config.num_hidden_layers
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
+    return [layer for layers in lists for layer in layers]
+
+
+def _fully_shard(model: PreTrainedModel, accelerator: Accelerator) -> nn.Module:
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+    for module in (*_layers(model), model):
+        fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=dtype))
+    return model

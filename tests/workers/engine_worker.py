@@ -1,0 +1,120 @@
+"""Trains tiny models under whatever engine the launcher has set up, and writes down what happened.
+
+    torchrun --nproc_per_node 2 tests/workers/engine_worker.py TEACHERS FOLDER --deepspeed examples/ds_zero3.json
+    accelerate launch --config_file examples/fsdp2.yaml tests/workers/engine_worker.py TEACHERS FOLDER
+
+TEACHERS holds the checkpoints `bert` and `distilbert`. The global batch is 16 examples, in any split over processes
+and accumulation steps. Rank 0 writes `FOLDER/METHOD.json`, and the trainer the weights to `FOLDER/METHOD/`.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+from train_worker import LOSS_WEIGHTS, arguments, pad, random_examples, step_logs
+from transformers import AutoModelForSequenceClassification
+
+from distill_trainer import DistillationTrainer
+from layer_mapping import _gathered, build_student
+
+GLOBAL_BATCH = 16
+METHODS = ("distillation", "lora", "fine-tuning")
+
+
+def train(method, teachers, folder, **kwargs):
+    """Ten optimizer steps over 17 examples: every second step has a single one."""
+    loss_weights = {"ce_weight": 1, "kl_weight": 0} if method == "fine-tuning" else LOSS_WEIGHTS
+    args = arguments(folder / method, **loss_weights, num_train_epochs=5, max_grad_norm=0.5, **kwargs)
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        # Accelerate knows FSDP on accelerators only, and would quietly train with DDP on processors.
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    # After the arguments, as in any script: under ZeRO-3 each process gets its share of the weights.
+    teacher = AutoModelForSequenceClassification.from_pretrained(teachers / "bert", dtype="float32")
+    student = build_student(teacher, [1, 3])
+    if method == "lora":
+        student = get_peft_model(student, LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"]))
+    trainer = DistillationTrainer(
+        model=student,
+        teacher_model=None if method == "fine-tuning" else teacher,
+        args=args,
+        train_dataset=random_examples(17),
+        eval_dataset=random_examples(13, seed=1),
+        data_collator=pad,
+    )
+    metrics = trainer.train().metrics
+    forwards = []
+    teacher.register_forward_hook(lambda *_: forwards.append(1))
+    predictions = trainer.predict(trainer.eval_dataset)
+    teacher_weights, expected = whole_weights_of(teacher), load_file(teachers / "bert" / "model.safetensors")
+    trainer.save_model()
+    results = {
+        "engine": trainer.accelerator.distributed_type,
+        "steps": step_logs(trainer),
+        "train": {name: value for name, value in metrics.items() if "loss" in name},
+        "eval_loss": predictions.metrics["test_loss"],
+        "predictions": predictions.predictions.tolist(),
+        "teacher": {
+            "is_sharded": any(hasattr(p, "ds_id") or isinstance(p, DTensor) for p in teacher.parameters()),
+            "is_training": teacher.training,
+            "is_unchanged": same_weights(teacher_weights, expected),
+            "forwards_in_evaluation": len(forwards),
+        },
+    }
+    if trainer.is_world_process_zero():
+        (folder / f"{method}.json").write_text(json.dumps(results))
+    trainer.accelerator.free_memory()
+
+
+def save_students(teachers, folder, **kwargs):
+    """Writes the weights of a student of each teacher, as each process has built it, to `STUDENT_RANK.pt`."""
+    args = arguments(folder, **kwargs)
+    for name in ("bert", "distilbert"):
+        teacher = AutoModelForSequenceClassification.from_pretrained(teachers / name, dtype="float32")
+        torch.save(build_student(teacher, [3, 1]).state_dict(), folder / f"{name}_{args.process_index}.pt")
+
+
+def whole_weights_of(model):
+    """Weights by name, gathered from all processes where an engine has shared them out."""
+    with _gathered(model):
+        parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        return {name: (p.full_tensor() if isinstance(p, DTensor) else p).clone() for name, p in parameters.items()}
+
+
+def same_weights(weights, expected):
+    return weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in weights)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("teachers", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--accumulation", type=int, default=1)
+    parser.add_argument("--deepspeed")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.deepspeed:
+        import deepspeed
+
+        deepspeed.init_distributed("gloo")  # which `TrainingArguments` leaves out on processors
+    save_students(args.teachers, args.folder, deepspeed=args.deepspeed)
+    for method in METHODS:
+        train(
+            method,
+            args.teachers,
+            args.folder,
+            per_device_train_batch_size=GLOBAL_BATCH // args.accumulation // int(os.environ.get("WORLD_SIZE", 1)),
+            gradient_accumulation_steps=args.accumulation,
+            deepspeed=args.deepspeed,
+        )
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    main()

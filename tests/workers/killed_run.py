@@ -1,0 +1,60 @@
+"""Runs `run_distillation.py` until it kills its process, as a machine that goes down would.
+
+python tests/workers/killed_run.py step 7 ARGUMENTS        # after optimizer step 7
+python tests/workers/killed_run.py writing 8 ARGUMENTS     # between two files of checkpoint-8
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+import run_distillation
+import training_run
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillAfterStep(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step and args.process_index == 0:
+            kill()
+
+
+def kill_while_writing(step):
+    save = torch.save
+
+    def save_or_kill(content, file, *args, **kwargs):
+        # The weights and the optimizer's state are there by then, the scheduler's and the trainer's are not.
+        if str(file).endswith(f"checkpoint-{step}/scheduler.pt"):
+            kill()
+        save(content, file, *args, **kwargs)
+
+    torch.save = save_or_kill
+
+
+def main():
+    when, step = sys.argv[1], int(sys.argv[2])
+    sys.argv = [str(Path(run_distillation.__file__)), *sys.argv[3:]]
+    if when == "writing":
+        kill_while_writing(step)
+    else:
+        marker = training_run.CheckpointMarker
+
+        class MarkerThatKills(marker, KillAfterStep):
+            pass
+
+        training_run.CheckpointMarker = lambda: MarkerThatKills(step)
+    run_distillation.main()
+
+
+if __name__ == "__main__":
+    main()
