@@ -82,7 +82,7 @@ def export_float32(model: PreTrainedModel, file: str | Path) -> None:
 
 
 def quantize(source: str | Path, target: str | Path, in_float32: Sequence[str] = ()) -> None:
-    """Writes a float32 graph anew with int8 weights, a scale for each output channel; activations become int8 as it runs.
+    """Writes a float32 graph anew with int8 weights, one scale an output channel; activations become int8 as it runs.
 
     Args:
         in_float32: names of operators that stay as they are.

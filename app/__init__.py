@@ -1,1 +1,1 @@
-"""Web page and HTTP API for text classifiers; `python -m app --help` says how to start it, docs/APP.md how it works."""
+"""Web page and HTTP API for text classifiers: `python -m app --help` says how to start them, docs/APP.md the rest."""

@@ -1,8 +1,8 @@
 """Serve classifiers as a web page and an HTTP API.
 
-    python -m app --model_dir outputs/toxic_comments-even
-    python -m app --model_dir outputs/toxic_comments-even --model_dir outputs/toxic_comments-odd --port 8000
-    python -m app --model_dir outputs/toxic_comments-even --backend pytorch
+python -m app --model_dir outputs/toxic_comments-even
+python -m app --model_dir outputs/toxic_comments-even --model_dir outputs/toxic_comments-odd --port 8000
+python -m app --model_dir outputs/toxic_comments-even --backend pytorch
 """
 
 import argparse
@@ -26,7 +26,9 @@ def main() -> None:
     try:
         folders = args.model_dir or sorted(path for path in MODELS_FOLDER.glob("*") if path.is_dir())
         if not folders:
-            raise FileNotFoundError(f"There is no model: give --model_dir, or put exported ones into {MODELS_FOLDER}/.")
+            raise FileNotFoundError(
+                f"There is no model: give --model_dir, or put exported ones into {MODELS_FOLDER}/."
+            )
         models = [load_model(folder, args.backend) for folder in folders]
         repeated = [name for name, count in Counter(model.name for model in models).items() if count > 1]
         if repeated:
@@ -57,8 +59,12 @@ def parse_arguments() -> argparse.Namespace:
         help="folder of an exported model or of a checkpoint; may be given several times, the first is the default "
         "model. Unset: every folder in app/models",
     )
-    parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="default: %(default)s, by ONNX Runtime")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is every one of this machine")
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default=BACKENDS[0], help="default: %(default)s, by ONNX Runtime"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is every one of this machine"
+    )
     parser.add_argument("--port", type=int, default=7860)
     return parser.parse_args()
 

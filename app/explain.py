@@ -1,4 +1,4 @@
-"""Which words speak for an answer: each is left out in turn, and what that takes from the answer's probability counts."""
+"""Which words speak for an answer: each is left out in turn, to see what that takes from the answer's probability."""
 
 import re
 from collections.abc import Awaitable, Callable, Sequence

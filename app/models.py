@@ -167,7 +167,9 @@ def load_model(folder: str | Path, backend: str = "int8") -> Model:
         return TorchModel(name, checkpoint, metrics)
     _existing(export / ONNX_FILES[backend])
     if not metrics:
-        raise FileNotFoundError(f"There is no metrics.json in {export}: the export has failed. Run run_export.py again.")
+        raise FileNotFoundError(
+            f"There is no metrics.json in {export}: the export has failed. Run run_export.py again."
+        )
     return OnnxModel(name, export, metrics, backend)
 
 

@@ -7,7 +7,7 @@ page's HTML only through `html.escape`.
 import asyncio
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -29,15 +29,28 @@ EXAMPLES = [
 ]
 FILE_CHUNK = 64  # texts of a file that wait at a time, so that others get their turn
 PREVIEW_ROWS = 20
-BUSY = "Many people are asking at the moment. Please try again in a few seconds."
 UNWELCOME = ("toxic", "hate", "offensive", "insult", "threat", "obscene", "abuse")
 WELCOME = ("not", "non", "neither", "none", "clean", "friendly")
 
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
+# Darker accents than Soft's own, whose contrast is too low to read easily.
 THEME = gr.themes.Soft(
     primary_hue="indigo", neutral_hue="slate", font=FONT, font_mono=("ui-monospace", "Consolas", "monospace")
+).set(
+    color_accent="*primary_700",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+    button_secondary_background_fill_hover_dark="*primary_800",
+    checkbox_label_background_fill_selected="*primary_600",
+    checkbox_label_background_fill_selected_dark="*primary_700",
+    link_text_color_dark="*primary_200",
+    block_title_text_color="*primary_700",
+    block_title_text_color_dark="*primary_100",
+    block_label_text_color="*primary_700",
+    block_label_text_color_dark="*primary_100",
 )
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+ABOUT = (Path(__file__).parent / "about.html").read_text(encoding="utf-8")
 HEAD = '<meta name="description" content="Checks whether a comment is toxic, with a small model on this machine.">'
 # Screen readers announce what appears in these; the page's language decides how they pronounce it.
 SCRIPT = """() => {
@@ -54,31 +67,27 @@ def build_page(service: Service) -> gr.Blocks:
     names = list(service.models)
 
     async def check(text: str, chosen: Sequence[str]) -> str:
-        models = _checked(text, chosen, service)
-        cards = await asyncio.gather(*(_check(service, model, text) for model in models))
-        return f'<div class="cards">{"".join(cards)}</div>'
+        return await _cards(service, text, chosen, _check)
 
     async def check_words(text: str, chosen: Sequence[str]) -> str:
-        models = _checked(text, chosen, service)
-        cards = await asyncio.gather(*(_check_words(service, model, text) for model in models))
-        return f'<div class="cards">{"".join(cards)}</div>'
+        return await _cards(service, text, chosen, _check_words)
 
-    async def score_file(path: str, name: str, progress=gr.Progress()) -> str:  # noqa: B008, Gradio's way
+    async def score_file(path: str, name: str, progress=gr.Progress()) -> tuple[None, str]:  # noqa: B008, Gradio's way
         file = Path(path)
         try:
             content = file.read_bytes()
         finally:
             file.unlink()  # nothing that people bring is kept
         try:
-            return await _score_file(service, service.models[name], content, file.stem, progress)
+            return None, await _score_file(service, service.models[name], content, file.name, progress)
         except ValueError as error:
-            raise gr.Error(str(error), title="This file cannot be scored") from error
+            return None, _problem(f"{file.name} cannot be scored. {error}")
 
     # Uploads that were given up halfway are removed within minutes.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 300)) as page:
         gr.HTML(
-            f"<h1>{TITLE}</h1><p>Type a comment and a small language model on this machine says what it thinks. It is "
-            "often right and sometimes badly wrong, so do not let it decide about people. Nothing you type is stored.</p>",
+            f"<h1>{TITLE}</h1><p>Type a comment, and a small language model on this machine says what it thinks. It is "
+            "often right and sometimes badly wrong: do not let it decide about people. Nothing you type is stored.</p>",
             elem_id="intro",
         )
         with gr.Tab("A comment"):
@@ -95,7 +104,9 @@ def build_page(service: Service) -> gr.Blocks:
                 check_button = gr.Button("Check", variant="primary", elem_id="check")
                 words_button = gr.Button("Check and show which words count", elem_id="check-words")
             result = gr.HTML(elem_id="result")
-            gr.Examples([[example] for example in EXAMPLES], inputs=[text], label="Examples: choose one, then check it")
+            gr.Examples(
+                [[example] for example in EXAMPLES], inputs=[text], label="Examples: choose one, then check it"
+            )
         with gr.Tab("A file of comments"):
             gr.HTML(
                 "<p>Choose a CSV file (UTF-8, with a header; the comments in a column <code>text</code> or "
@@ -106,47 +117,49 @@ def build_page(service: Service) -> gr.Blocks:
             file = gr.File(label="CSV file", file_types=[".csv"], elem_id="file", height=140)
             file_result = gr.HTML(elem_id="file-result")
         with gr.Tab("About"):
-            gr.HTML("".join(_about(model) for model in service.models.values()) + _LIMITS + _API, elem_id="about")
+            gr.HTML("".join(_about(model) for model in service.models.values()) + ABOUT, elem_id="about")
 
         hidden = {"api_visibility": "private", "show_progress": "minimal"}
         check_button.click(check, [text, chosen], result, **hidden)
         text.submit(check, [text, chosen], result, **hidden)
         words_button.click(check_words, [text, chosen], result, **hidden)
-        file.upload(score_file, [file, file_model], file_result, api_visibility="private", show_progress="full")
+        file.upload(
+            score_file, [file, file_model], [file, file_result], api_visibility="private", show_progress="full"
+        )
     # As many visitors as the batches can serve at a time; more than that wait, and beyond `max_size` are refused.
     return page.queue(default_concurrency_limit=64, max_size=512, api_open=False)
 
 
-def _checked(text: str, chosen: Sequence[str], service: Service) -> list[Model]:
-    """The chosen models; complains about a text that they cannot read."""
+async def _cards(
+    service: Service, text: str, chosen: Sequence[str], check: Callable[[Service, Model, str], Awaitable[str]]
+) -> str:
+    """The answers of the chosen models side by side, or what keeps them from answering."""
     if is_blank(text or ""):
-        raise gr.Error("There is nothing to check yet. Please type a comment first.", title="No comment")
+        return _problem("There is nothing to check yet. Please type a comment first.")
     if len(text) > MAX_CHARACTERS:
-        raise gr.Error(f"Comments may have {MAX_CHARACTERS:,} characters, this one has {len(text):,}.", title="Too long")
+        return _problem(f"Comments may have {MAX_CHARACTERS:,} characters, this one has {len(text):,}.")
     if not chosen:
-        raise gr.Error("Please choose at least one model.", title="No model")
-    return [service.models[name] for name in chosen]
+        return _problem("Please choose at least one model.")
+    try:
+        cards = await asyncio.gather(*(check(service, service.models[name], text) for name in chosen))
+    except BusyError:
+        return _problem("Many people are asking at the moment. Please try again in a few seconds.")
+    return f'<div class="cards">{"".join(cards)}</div>'
 
 
 async def _check(service: Service, model: Model, text: str) -> str:
     started = time.perf_counter()
-    try:
-        (answer,) = await service.classify([text], model.name)
-    except BusyError as error:
-        raise gr.Error(BUSY, title="Busy") from error
+    (answer,) = await service.classify([text], model.name)
     return _card(model, answer, time.perf_counter() - started)
 
 
 async def _check_words(service: Service, model: Model, text: str) -> str:
     started = time.perf_counter()
-    try:
-        answer, words, rest = await explain(text, lambda texts: service.classify(texts, model.name))
-    except BusyError as error:
-        raise gr.Error(BUSY, title="Busy") from error
+    answer, words, rest = await explain(text, lambda texts: service.classify(texts, model.name))
     return _card(model, answer, time.perf_counter() - started, _highlighted(words, rest, answer.label))
 
 
-async def _score_file(service: Service, model: Model, content: bytes, stem: str, progress: gr.Progress) -> str:
+async def _score_file(service: Service, model: Model, content: bytes, file_name: str, progress: gr.Progress) -> str:
     started = time.perf_counter()
     header, rows, column = read_comments(content, MAX_CHARACTERS)
     answers: list[Answer | None] = [None] * len(rows)
@@ -174,17 +187,21 @@ async def _score_file(service: Service, model: Model, content: bytes, stem: str,
     )
     more = f"<p>The first {PREVIEW_ROWS} of {len(rows):,} rows.</p>" if len(rows) > PREVIEW_ROWS else ""
     return (
-        f"<p><strong>{len(rows):,} comments</strong>: {escape(found)}{blank}. {escape(model.name)} took "
-        f"{time.perf_counter() - started:.1f} s.</p>"
-        f'<p><a class="download" download="{escape(stem, quote=True)}-scored.csv" '
+        f"<p>{escape(file_name)}: <strong>{len(rows):,} comments</strong>, {escape(found)}{blank}. "
+        f"{escape(model.name)} took {time.perf_counter() - started:.1f} s.</p>"
+        f'<p><a class="download-scored" download="{escape(Path(file_name).stem)}-scored.csv" '
         f'href="data:text/csv;charset=utf-8;base64,{encoded}">Download the scored file</a></p>'
-        '<div class="scroll" tabindex="0" role="region" aria-label="Scored comments"><table><thead><tr><th scope="col">'
-        'Comment</th><th scope="col">Label</th><th scope="col">Probability</th></tr></thead>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Scored comments"><table><thead><tr>'
+        '<th scope="col">Comment</th><th scope="col">Label</th><th scope="col">Probability</th></tr></thead>'
         f"<tbody>{preview}</tbody></table></div>{more}"
     )
 
 
 # ---- HTML ----
+
+
+def _problem(message: str) -> str:
+    return f'<p class="problem">{escape(message)}</p>'
 
 
 def _in_words(label: str) -> str:
@@ -242,8 +259,8 @@ def _highlighted(words: Sequence[Word], rest: str, label: str) -> str:
     note = f" Only the first {MAX_WORDS} words were looked at." if rest else ""
     return (
         f'<p class="words">{"".join(pieces)}{escape(rest)}</p><p class="note">Speak most for '
-        f"<em>{escape(_in_words(label).lower())}</em>: {said or 'no single word'}. Without a word, the probability would be "
-        f"that much lower.{note}</p>"
+        f"<em>{escape(_in_words(label).lower())}</em>: {said or 'no single word'}. Without the word, the "
+        f"probability would be that much lower.{note}</p>"
     )
 
 
@@ -261,30 +278,7 @@ def _about(model: Model) -> str:
                 facts[f"On the {split} split"] = (
                     f"accuracy {_percent(scores[split]['accuracy'])}, macro-F1 {_percent(scores[split]['macro_f1'])}"
                 )
-    rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in facts.items())
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in facts.items()
+    )
     return f'<h2>{escape(model.name)}</h2><div class="scroll" tabindex="0"><table><tbody>{rows}</tbody></table></div>'
-
-
-_LIMITS = """
-<h2>What it gets wrong</h2>
-<p><strong>Do not let it decide about people.</strong> It knows nothing of who is talking to whom, or why.</p>
-<ul>
-<li><strong>Identity terms.</strong> Comments that merely mention a religion, an origin, a sexual orientation or a
-disability are called toxic more often than others. Moderation that trusts this silences the people it should protect.</li>
-<li><strong>Quotations and reports.</strong> Whoever quotes an insult in order to object to it is easily taken for the one
-who said it.</li>
-<li><strong>Sarcasm, understatement and coded language</strong> are missed, and so is every language but English.</li>
-<li>The probabilities are the model's own and not calibrated: 99 % does not mean right 99 times out of 100.</li>
-<li>The marked words show what this model reacts to, one word at a time. They are not a reason.</li>
-</ul>
-<h2>What happens to what you type</h2>
-<p>It is read by the model on this machine and then forgotten: it is neither stored nor logged, and the page asks no other
-server for anything.</p>
-"""
-
-_API = """
-<h2>For programs</h2>
-<p><code>POST /api/classify</code> with <code>{"text": "..."}</code> or <code>{"texts": ["...", "..."]}</code> answers in
-JSON; <a href="openapi.json">openapi.json</a> describes it. <a href="healthz">/healthz</a> and <a href="metrics">/metrics</a>
-are for those who run it.</p>
-"""

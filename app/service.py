@@ -31,7 +31,9 @@ class Service:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.requests = Counter("http_requests", "Requests by path and status.", ["path", "status"], registry=self.registry)
+        self.requests = Counter(
+            "http_requests", "Requests by path and status.", ["path", "status"], registry=self.registry
+        )
         self.seconds = Histogram(
             "http_request_seconds", "From the request to the whole answer.", ["path"], registry=self.registry
         )
