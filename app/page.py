@@ -275,7 +275,7 @@ def _about(model: Model) -> str:
         scores = metrics["int8" if "int8" in model.backend else "float32"]
         for split in ("validation", "test"):
             if split in scores:
-                facts[f"On the {split} split"] = (
+                facts[f"{split.capitalize()} split"] = (
                     f"accuracy {_percent(scores[split]['accuracy'])}, macro-F1 {_percent(scores[split]['macro_f1'])}"
                 )
     rows = "".join(
