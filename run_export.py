@@ -76,7 +76,7 @@ def main():
     arguments, sources = parse_arguments((ExportArguments, DataArguments), sys.argv[1:], DEFAULT_ARGUMENTS)
     export_args, data_args = arguments
     set_up_logging()
-    name, record = find_record(export_args.model_name_or_path)
+    record = find_record(export_args.model_name_or_path)
     data_args = resolve_data(data_args, sources, record)
     logger.info(explain_settings((export_args, data_args), sources, ("model_name_or_path", "output_dir")))
 
@@ -138,7 +138,6 @@ def main():
     # Report
     splits = [split for split in (*data.validation_splits, *data.test_splits) if "labels" in tokenized[split].features]
     report = {
-        "name": name,
         "command": shlex.join(["python", *sys.argv]),
         "data": data.source,
         "text_columns": data.text_columns,
@@ -164,15 +163,11 @@ def set_up_logging() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
-def find_record(model_name_or_path: str) -> tuple[str, dict]:
-    """A name for the model, and the record of the run that has made it: in its folder, or for the teacher or merged
-    LoRA weights of a run in the folder above; empty if there is none."""
+def find_record(model_name_or_path: str) -> dict:
+    """The record of the run that has made the model: in its folder, or for the teacher or the merged LoRA weights of a
+    run in the folder above; empty if there is none."""
     folder = Path(model_name_or_path).resolve()
-    if record := read_record(folder):
-        return folder.name, record
-    if record := read_record(folder.parent):
-        return f"{folder.parent.name}-{folder.name}", record
-    return folder.name, {}
+    return read_record(folder) or read_record(folder.parent) or {}
 
 
 def resolve_data(data_args: DataArguments, sources: Mapping[str, str], record: dict) -> DataArguments:

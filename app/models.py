@@ -150,7 +150,7 @@ def load_model(folder: str | Path, backend: str = "int8") -> Model:
     """Loads a model.
 
     Args:
-        folder: an export of run_export.py, or a checkpoint, whose export is looked for in its subfolder `onnx`.
+        folder: a checkpoint, whose export is looked for in its subfolder `onnx`, or an export of run_export.py alone.
         backend: "int8" or "float32" for ONNX, "pytorch" for the checkpoint.
 
     Raises:
@@ -158,19 +158,16 @@ def load_model(folder: str | Path, backend: str = "int8") -> Model:
         ValueError: the model is of a kind that the app cannot serve.
     """
     folder = Path(folder).resolve()
-    export = folder if folder.name == "onnx" or not (folder / "onnx").is_dir() else folder / "onnx"
-    name = export.parent.name if export.name == "onnx" else folder.name
+    checkpoint = folder.parent if folder.name == "onnx" else folder
+    export = checkpoint / "onnx" if (checkpoint / "onnx").is_dir() else folder
     metrics = _read_json(export / "metrics.json") if (export / "metrics.json").is_file() else {}
     if backend == "pytorch":
-        checkpoint = export.parent if folder == export and export.name == "onnx" else folder
         _existing(checkpoint / "model.safetensors")
-        return TorchModel(name, checkpoint, metrics)
+        return TorchModel(checkpoint.name, checkpoint, metrics)
     _existing(export / ONNX_FILES[backend])
     if not metrics:
-        raise FileNotFoundError(
-            f"There is no metrics.json in {export}: the export has failed. Run run_export.py again."
-        )
-    return OnnxModel(name, export, metrics, backend)
+        raise FileNotFoundError(f"There is no metrics.json in {export}: the export has failed. Run it again.")
+    return OnnxModel(checkpoint.name, export, metrics, backend)
 
 
 def _existing(file: Path) -> Path:

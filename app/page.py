@@ -86,8 +86,9 @@ def build_page(service: Service) -> gr.Blocks:
     # Uploads that were given up halfway are removed within minutes.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 300)) as page:
         gr.HTML(
-            f"<h1>{TITLE}</h1><p>Type a comment, and a small language model on this machine says what it thinks. It is "
-            "often right and sometimes badly wrong: do not let it decide about people. Nothing you type is stored.</p>",
+            f"<h1>{TITLE}</h1><p>Type a comment, and a small language model on this machine says what it thinks. It "
+            "is often right and sometimes badly wrong: never let it decide about people. What you type is not "
+            "stored.</p>",
             elem_id="intro",
         )
         with gr.Tab("A comment"):
