@@ -77,3 +77,15 @@ def files(tmp_path_factory):
     for split, number, start in (("train", 40, 0), ("validation", 18, 40), ("test", 13, 60)):
         arguments += [f"--{split}_file", write_csv(folder / f"{split}.csv", sentences(number, start))]
     return arguments
+
+
+@pytest.fixture(scope="session")
+def served_model(tmp_path_factory):
+    """The folder `small` with a checkpoint and its export, that know a little about toxic comments."""
+    # Not every test run needs what it imports.
+    from served_model import make_served_model
+
+    folder = tmp_path_factory.mktemp("served") / "small"
+    folder.mkdir()
+    make_served_model(folder)
+    return folder
