@@ -55,9 +55,9 @@ HEAD = '<meta name="description" content="Checks whether a comment is toxic, wit
 # Screen readers announce what appears in these; the page's language decides how they pronounce it.
 SCRIPT = """() => {
     document.documentElement.lang = "en";
-    for (const id of ["result", "file-result"]) {
-        const element = document.getElementById(id);
-        if (element) { element.setAttribute("role", "status"); element.setAttribute("aria-live", "polite"); }
+    for (const element of document.querySelectorAll("#result, #file-result")) {
+        element.setAttribute("role", "status");
+        element.setAttribute("aria-live", "polite");
     }
 }"""
 
@@ -108,7 +108,7 @@ def build_page(service: Service) -> gr.Blocks:
             gr.Examples(
                 [[example] for example in EXAMPLES], inputs=[text], label="Examples: choose one, then check it"
             )
-        with gr.Tab("A file of comments"):
+        with gr.Tab("A file") as file_tab:
             gr.HTML(
                 "<p>Choose a CSV file (UTF-8, with a header; the comments in a column <code>text</code> or "
                 f"<code>comment</code>; at most {MAX_BODY_BYTES // 1_000_000} MB). You get the same rows back with "
@@ -120,6 +120,8 @@ def build_page(service: Service) -> gr.Blocks:
         with gr.Tab("About"):
             gr.HTML("".join(_about(model) for model in service.models.values()) + ABOUT, elem_id="about")
 
+        # The tab's content comes into being when it is first shown.
+        file_tab.select(None, js=SCRIPT)
         hidden = {"api_visibility": "private", "show_progress": "minimal"}
         check_button.click(check, [text, chosen], result, **hidden)
         text.submit(check, [text, chosen], result, **hidden)

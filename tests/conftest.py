@@ -1,4 +1,5 @@
 import os
+import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -89,3 +90,15 @@ def served_model(tmp_path_factory):
     folder.mkdir()
     make_served_model(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def app(served_model, tmp_path_factory):
+    """The app with two models, `small` and its copy `other`, as a process whose connections are watched."""
+    from running_app import WATCHED_APP, running_app
+
+    other = tmp_path_factory.mktemp("served") / "other"
+    shutil.copytree(served_model / "onnx", other)
+    command = [WATCHED_APP, "--model_dir", served_model, "--model_dir", other]
+    with running_app(tmp_path_factory.mktemp("app"), command) as app:
+        yield app
