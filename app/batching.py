@@ -12,7 +12,7 @@ from typing import NamedTuple
 from app.models import Answer
 
 # Characters in a batch with its padding, about 400 tokens: more at a time outgrow a core's cache and are slower each.
-BATCH_CHARACTERS = 1600
+BATCH_CHARACTERS = 400
 
 
 class BusyError(Exception):
