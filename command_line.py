@@ -5,6 +5,7 @@
 The file is a JSON object of argument names and values. Without any argument a script runs its default file.
 """
 
+import errno
 import json
 import logging
 import shlex
@@ -107,15 +108,28 @@ def command_line(training_args: TrainingArguments) -> str:
 def run(main: Callable[[], None]) -> None:
     """Runs a script's `main`; an error that a check of the project raises ends it in one line, without a traceback.
 
-    Any other error keeps its traceback: one from a library, or from a mistake in the code.
+    So does a full disk. Any other error keeps its traceback: one from a library, or from a mistake in the code.
     """
     try:
         main()
-    except (ValueError, FileNotFoundError) as error:
-        if not _raised_by_a_check(error):
+    except Exception as error:
+        if _disk_is_full(error):
+            message = (
+                f"the disk is full ({error}). Free some space, or choose an --output_dir on another disk. Results of "
+                "earlier runs are as they were, and the same command continues from the last complete checkpoint."
+            )
+        elif isinstance(error, (ValueError, FileNotFoundError)) and _raised_by_a_check(error):
+            message = str(error)
+        else:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(1)
+
+
+def _disk_is_full(error: Exception) -> bool:
+    # What safetensors says, and where `torch.save` fails to write.
+    signs = ("No space left on device", "inline_container.cc")
+    return getattr(error, "errno", None) == errno.ENOSPC or any(sign in str(error) for sign in signs)
 
 
 def _raised_by_a_check(error: Exception) -> bool:

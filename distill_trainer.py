@@ -389,6 +389,7 @@ class DistillationTrainer(Trainer):
         """Saves the sums of the losses too, so that a run goes on as if it had not been interrupted."""
         super()._save_optimizer_and_scheduler(output_dir)
         sums = {name: float(value) for name, value in self._component_sums.items()}
+        Path(output_dir).mkdir(parents=True, exist_ok=True)  # the main process may not have come to it yet
         Path(output_dir, self._loss_sums_file).write_text(json.dumps([sums, self._component_totals]))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

@@ -72,6 +72,11 @@ class StudentArguments:
         if self.layers is not None:
             _check_layers(parse_layers(self.layers))
 
+    @property
+    def short_name(self) -> str:
+        """A name for folders: the list of layers, or the strategy."""
+        return self.layers or self.layer_strategy
+
 
 def parse_layers(text: str) -> tuple[int, ...]:
     """Reads a comma-separated list of layer numbers: `"1,3,5"` gives `(1, 3, 5)`.
@@ -129,12 +134,35 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
 
 
 def num_layers(model: PreTrainedModel) -> int:
-    """Returns the depth N of an encoder.
+    """Returns the depth N of an encoder; raises as `find_layer_list`."""
+    return len(model.get_submodule(find_layer_list(model)))
+
+
+def find_layer_list(model: PreTrainedModel) -> str:
+    """Returns the name of the one `ModuleList` that holds the layers, such as `bert.encoder.layer`.
 
     Raises:
         ValueError: the model does not hold its N layers in exactly one `ModuleList`, or has an encoder and a decoder.
     """
-    return len(model.get_submodule(_layer_list_name(model)))
+    model_name = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{model_name} has an encoder and a decoder: choose an encoder-only teacher, such as BERT.")
+
+    depth = getattr(model.config, "num_hidden_layers", None)
+    names = [
+        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    if not names:
+        raise ValueError(
+            f"The layers must be one ModuleList of length config.num_hidden_layers = {depth}, and {model_name} has "
+            "none: its layers are shared, as in ALBERT, or arranged otherwise. Choose a teacher such as BERT."
+        )
+    if len(names) > 1:
+        raise ValueError(
+            f"The layers must be one ModuleList of length config.num_hidden_layers = {depth}, and {model_name} has "
+            f"several: {', '.join(names)}. Choose a teacher such as BERT."
+        )
+    return names[0]
 
 
 def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
@@ -158,7 +186,7 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
             `ModuleList` (see `num_layers`); or a layer would not compute the same at its new position. The first layer
             of ModernBERT, for example, has no `attn_norm` and every other has one, so its layer 1 has to stay first.
     """
-    layer_list_name = _layer_list_name(teacher)
+    layer_list_name = find_layer_list(teacher)
     _check_layers(layers, num_layers(teacher))
     indices = [layer - 1 for layer in layers]  # the only change from 1-based to 0-based
 
@@ -293,29 +321,6 @@ def _student_depth(num_teacher_layers: int, num_student_layers: int | None) -> i
     return depth
 
 
-def _layer_list_name(model: PreTrainedModel) -> str:
-    """Finds the one `ModuleList` that holds the layers, and returns its name within the model."""
-    model_name = type(model).__name__
-    if model.config.is_encoder_decoder:
-        raise ValueError(f"{model_name} has an encoder and a decoder: choose an encoder-only teacher, such as BERT.")
-
-    depth = getattr(model.config, "num_hidden_layers", None)
-    names = [
-        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
-    ]
-    if not names:
-        raise ValueError(
-            f"The layers must be one ModuleList of length config.num_hidden_layers = {depth}, and {model_name} has "
-            "none: its layers are shared, as in ALBERT, or arranged otherwise. Choose a teacher such as BERT."
-        )
-    if len(names) > 1:
-        raise ValueError(
-            f"The layers must be one ModuleList of length config.num_hidden_layers = {depth}, and {model_name} has "
-            f"several: {', '.join(names)}. Choose a teacher such as BERT."
-        )
-    return names[0]
-
-
 def _config_of_layers(config: PretrainedConfig, indices: Sequence[int]) -> PretrainedConfig:
     """Returns a copy of the teacher's config for a student of the layers at these 0-based indices."""
     student_config = copy.deepcopy(config)
@@ -339,8 +344,8 @@ def _check_layers_fit(teacher: PreTrainedModel, student: PreTrainedModel, indice
     Both models are as their config builds them: that is what a reloaded student is, and it leaves out what a caller
     has changed on the teacher since, such as gradient checkpointing.
     """
-    teacher_layers = teacher.get_submodule(_layer_list_name(teacher))
-    student_layers = student.get_submodule(_layer_list_name(student))
+    teacher_layers = teacher.get_submodule(find_layer_list(teacher))
+    student_layers = student.get_submodule(find_layer_list(student))
     for position, index in enumerate(indices):
         differences = _structure(teacher_layers[index]).items() ^ _structure(student_layers[position]).items()
         if differences:

@@ -5,6 +5,13 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
+# How a student was trained, in words and in the Hub's tags, by the `method` of its record.
+METHODS = {
+    "distill": ("distilled", ["distillation"]),
+    "finetune": ("fine-tuned on the labels alone", []),
+    "lora": ("trained with LoRA", ["lora"]),
+    "lora_distill": ("trained with LoRA and distillation", ["lora", "distillation"]),
+}
 # Columns of the results table for each metric, in order; a run shows those that its task has.
 METRICS = {
     "accuracy": "accuracy",
@@ -80,12 +87,13 @@ def write_model_card(output_dir: str | Path, record: dict) -> None:
     name = record["name"]
     student, data, results = record["student"], record["data"], record["student"]["results"]
     prefix, split = evaluated_on(record)
+    method, tags = METHODS[record["method"]]
     metadata = ModelCardData(
         model_name=name,
         base_model=record["teacher"]["hub_name"],
-        library_name="transformers",
+        library_name="peft" if "adapter" in student else "transformers",
         pipeline_tag="text-classification",
-        tags=["text-classification", "distillation"],
+        tags=["text-classification", *tags],
         eval_results=[
             EvalResult(
                 task_type="text-classification",
@@ -107,15 +115,12 @@ def write_model_card(output_dir: str | Path, record: dict) -> None:
 
 # {name}
 
-A text classifier of {student["num_layers"]} layers, distilled from `{record["teacher"]["name"]}` on {data["source"]}.
+A text classifier of {student["num_layers"]} layers, built from `{record["teacher"]["name"]}` and
+{method} on {data["source"]}.
 Teacher layers that it started from: {format_layers(student["layers"])}; layer 1 is nearest the input. It predicts
 {", ".join(f"`{label}`" for label in data["labels"])}.
 
-```python
-from transformers import pipeline
-
-classifier = pipeline("text-classification", model="{name}")
-```
+{_usage(name, student)}
 
 ## Results
 
@@ -137,3 +142,24 @@ Seed {record["seed"]}; loss:
 {versions}
 """
     (Path(output_dir) / "README.md").write_text(text)
+
+
+def _usage(name: str, student: dict) -> str:
+    """How to load the student, as Markdown."""
+    if "adapter" not in student:
+        return f"""```python
+from transformers import pipeline
+
+classifier = pipeline("text-classification", model="{name}")
+```"""
+    size, trained = student["adapter"]["megabytes"], student["trainable_parameters"]
+    return f"""The folder holds an adapter of {size:.1f} MB with {trained:,} trained parameters. It belongs on layers
+of its teacher, so it is loaded with the project that made it:
+
+```python
+from transformers import pipeline
+from lora import load_adapter
+
+model = load_adapter("{name}").merge_and_unload()
+classifier = pipeline("text-classification", model=model, tokenizer="{name}")
+```"""

@@ -54,7 +54,7 @@ def main():
         DEFAULT_ARGUMENTS,
     )
     teacher_args, student_args, data_args, training_args = arguments
-    resolve_defaults(teacher_args, student_args, data_args, training_args, sources)
+    resolve_defaults(teacher_args, data_args, training_args, sources, student_args.short_name)
     set_up_logging(training_args)
     logger.info(explain_settings(arguments, sources, ALWAYS_SHOWN))
     check_output_dir(training_args.output_dir, must_hold_run=not training_args.do_train)

@@ -89,10 +89,11 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **installed}
 
 
-def checkpoint_to_resume(output_dir: str | Path, record: dict) -> str | None:
-    """The newest complete checkpoint of an interrupted run with the same settings and data, `None` if there is none.
+def earlier_records(output_dir: str | Path, record: dict) -> tuple[dict | None, dict | None]:
+    """The records of the finished and of the unfinished run in the folder, `None` where there is none.
 
-    A checkpoint without the mark of `CheckpointMarker` is half-written and passed over.
+    Raises:
+        ValueError: one of them has other settings or data than the given record of a run that is to begin.
     """
     finished, unfinished = read_record(output_dir), _read(Path(output_dir) / UNFINISHED_RECORD_FILE)
     expected = json.loads(_to_json(record))
@@ -103,6 +104,15 @@ def checkpoint_to_resume(output_dir: str | Path, record: dict) -> str | None:
                 f"--output_dir {output_dir} holds a run with other {' and '.join(changed)}, which this one would "
                 "replace. Choose another --output_dir, or remove that folder."
             )
+    return finished, unfinished
+
+
+def checkpoint_to_resume(output_dir: str | Path, record: dict) -> str | None:
+    """The newest complete checkpoint of an interrupted run with the same settings and data, `None` if there is none.
+
+    A checkpoint without the mark of `CheckpointMarker` is half-written and passed over.
+    """
+    _, unfinished = earlier_records(output_dir, record)
     if unfinished is None:
         return None
     for checkpoint in sorted(_checkpoints(output_dir), key=_step, reverse=True):
@@ -126,9 +136,16 @@ def open_run_folder(output_dir: str | Path, record: dict, keep_checkpoints: bool
     """Writes the record of a run that begins. Checkpoints of another run go: they are not this one's."""
     _write(Path(output_dir) / UNFINISHED_RECORD_FILE, record)
     if not keep_checkpoints:
-        for checkpoint in _checkpoints(output_dir):
+        for checkpoint in remove_checkpoints(output_dir):
             logger.info(f"{checkpoint} is of an earlier run and removed.")
-            shutil.rmtree(checkpoint)
+
+
+def remove_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Removes the checkpoints in the folder of a run, and returns which."""
+    checkpoints = _checkpoints(output_dir)
+    for checkpoint in checkpoints:
+        shutil.rmtree(checkpoint)
+    return checkpoints
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """The steps of a run that scripts share, from the data to the report, in the order in which they happen."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -75,6 +77,11 @@ class Inputs:
     collator: Callable
     compute_metrics: Callable[[EvalPrediction], dict[str, float]]
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the tokenised training examples and their labels."""
+        return fingerprint_dataset(self.tokenized["train"], (*MODEL_INPUTS, "labels"))
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -96,21 +103,23 @@ class Teacher:
         model, _ = load_classifier(self.path, self.labels, self.args)
         return model.to(device)
 
+    def seen_from(self, folder: str) -> str | None:
+        """The path from a folder to that of the checkpoint, `None` for one on the Hub."""
+        return os.path.relpath(self.path, folder) if Path(self.path).is_dir() else None
+
 
 def resolve_defaults(
     teacher_args: TeacherArguments,
-    student_args: StudentArguments,
     data_args: DataArguments,
     training_args: DistillationTrainingArguments,
     sources: Mapping[str, str],
-    folder_suffix: str = "",
+    run_name: str,
 ) -> None:
-    """Fills in the arguments whose default depends on others."""
+    """Fills in the arguments whose default depends on others; `run_name` is the end of the output folder's name."""
     if teacher_args.teacher_name_or_path is None:
         teacher_args.teacher_name_or_path = HUB_TEACHER if data_args.is_given else PACKAGED_TEACHER
     if "output_dir" not in sources:
-        layers = student_args.layers or student_args.layer_strategy
-        training_args.output_dir = f"outputs/{data_args.short_name}-{layers}{folder_suffix}"
+        training_args.output_dir = f"outputs/{data_args.short_name}-{run_name}"
     if teacher_args.teacher_output_dir is None:
         teacher_args.teacher_output_dir = str(Path(training_args.output_dir) / "teacher")
     if teacher_args.teacher_cache_dir is None:
@@ -144,24 +153,31 @@ def begin_run(
     Raises:
         ValueError: the folder holds another run.
     """
-    record = {
-        "name": Path(training_args.output_dir).resolve().name,
-        "command": command_line(training_args),
-        "settings": given_settings(arguments, sources),
-        "data": {
-            "source": inputs.data.source,
-            "labels": inputs.data.labels.names,
-            "fingerprint": fingerprint_dataset(inputs.tokenized["train"], (*MODEL_INPUTS, "labels")),
-        },
-        "seed": training_args.seed,
-        "libraries": library_versions(),
-    }
+    record = new_record(arguments, sources, inputs, training_args)
     checkpoint = training_args.resume_from_checkpoint or checkpoint_to_resume(training_args.output_dir, record)
     # One answer for all processes, after all have read the folder and before it changes.
     (checkpoint,) = broadcast_object_list(gather_object([checkpoint])[:1])
     if training_args.process_index == 0:
         open_run_folder(training_args.output_dir, record, keep_checkpoints=checkpoint is not None)
     return record, checkpoint
+
+
+def new_record(
+    arguments: Sequence, sources: Mapping[str, str], inputs: Inputs, training_args: DistillationTrainingArguments
+) -> dict:
+    """The record of a run that begins: what it is asked to do, and on which data."""
+    return {
+        "name": Path(training_args.output_dir).resolve().name,
+        "command": command_line(training_args),
+        "settings": given_settings(arguments, sources),
+        "data": {
+            "source": inputs.data.source,
+            "labels": inputs.data.labels.names,
+            "fingerprint": inputs.fingerprint,
+        },
+        "seed": training_args.seed,
+        "libraries": library_versions(),
+    }
 
 
 def prepare_teacher(
@@ -262,6 +278,7 @@ def finish_run(
     student_args: StudentArguments,
     training_args: DistillationTrainingArguments,
     inputs: Inputs,
+    adapter: dict | None = None,
 ) -> dict:
     """Writes the record and the model card of a run that has ended, on the main process; returns the record.
 
@@ -269,11 +286,13 @@ def finish_run(
         student: as others will load it: training leaves autocast around its forward.
         layers: of the teacher that it was built from.
         results: its metrics on all splits.
+        adapter: of a LoRA run, as `lora.finish_adapter` returns it.
     """
     student, teacher_model = student.to(training_args.device), teacher.load(training_args.device)
     validation = inputs.tokenized[inputs.data.validation_splits[0]]
     teacher_ms, student_ms = measure_latency([teacher_model, student], validation)
     record = record | {
+        "method": method_of(training_args, adapter is not None),
         "loss": {name: getattr(training_args, name) for name in LOSS_SETTINGS},
         "teacher": {
             "name": teacher.args.teacher_name_or_path,
@@ -287,6 +306,8 @@ def finish_run(
             "layer_strategy": "explicit" if student_args.layers else student_args.layer_strategy,
             "layers": layers,
             **describe_model(student, student_ms),
+            "trainable_parameters": adapter["trainable_parameters"] if adapter else student.num_parameters(),
+            **({"adapter": adapter} if adapter else {}),
             "results": results,
         },
     }
@@ -295,12 +316,19 @@ def finish_run(
     return record
 
 
+def method_of(training_args: DistillationTrainingArguments, with_lora: bool) -> str:
+    """How a student is trained: `distill` or, with the labels alone, `finetune`; `lora_distill` or `lora`."""
+    if with_lora:
+        return "lora_distill" if training_args.needs_teacher else "lora"
+    return "distill" if training_args.needs_teacher else "finetune"
+
+
 def push_student(trainer: DistillationTrainer) -> None:
     """Uploads the student with its model card and results; `training_args.bin` would hold the token."""
     upload_folder(
         repo_id=trainer.hub_model_id,
         folder_path=trainer.args.output_dir,
-        commit_message="Distilled student",
+        commit_message="Student with its model card and results",
         token=trainer.args.hub_token,
         revision=trainer.args.hub_revision,
         ignore_patterns=["checkpoint-*/*", "teacher/*", "training_args.bin"],

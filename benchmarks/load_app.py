@@ -131,7 +131,8 @@ async def run_clients(
 def request_head(length: int, path: str = "/api/classify", method: str = "POST") -> bytes:
     """As few bytes as HTTP allows: what the clients take, the app cannot have."""
     return (
-        f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
     ).encode()
 
 

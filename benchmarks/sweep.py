@@ -28,6 +28,7 @@ RECIPES = {
     "default": {},
     "finetune": {"ce_weight": 1, "kl_weight": 0},
     "mostly_kl": {"ce_weight": 0.1, "kl_weight": 0.9},
+    "hot": {"temperature": 4},
     "with_cosine": {"ce_weight": 1 / 3, "kl_weight": 1 / 3, "cosine_weight": 1 / 3, "temperature": 1},
     "lr_5e5": {"learning_rate": 5e-5},
     "lr_2e4": {"learning_rate": 2e-4},

@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -39,20 +40,25 @@ def write_json_lines(path, rows):
     return str(path)
 
 
-def run_here(*arguments):
-    """Calls the script's `main` in this process, which saves the imports."""
+def run_main(script, *arguments):
+    """Calls the `main` of a script's module in this process, which saves the imports."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments), *ALWAYS])
-        run_distillation.main()
+        patch.setattr(sys, "argv", [script.__file__, *map(str, arguments), *ALWAYS])
+        script.main()
 
 
-def run_script(*arguments, launcher=(), script_arguments=ALWAYS):
+def run_process(script, *arguments, launcher=(), script_arguments=ALWAYS):
+    """Starts the script of a module in a process of its own."""
     return subprocess.run(
-        [sys.executable, *launcher, SCRIPT, *map(str, arguments), *script_arguments],
+        [sys.executable, *launcher, script.__file__, *map(str, arguments), *script_arguments],
         capture_output=True,
         text=True,
-        cwd=SCRIPT.parent,
+        cwd=Path(script.__file__).parent,
     )
+
+
+run_here = partial(run_main, run_distillation)
+run_script = partial(run_process, run_distillation)
 
 
 def results(folder, name="all_results"):

@@ -130,20 +130,29 @@ def test_checks_of_the_arguments_themselves_are_raised(parse):
 
 
 def test_every_argument_file_of_the_project_is_read(monkeypatch):
+    from comparison import ComparisonArguments
     from distill_trainer import DistillationTrainingArguments
     from layer_mapping import StudentArguments
+    from lora import LoraArguments, LoraTrainingArguments
+    from run_export import ExportArguments
     from teacher import TeacherArguments
     from text_classification import DataArguments
 
-    types = (TeacherArguments, StudentArguments, DataArguments, DistillationTrainingArguments)
-    monkeypatch.setattr(sys, "argv", ["run_distillation.py"])
+    shared = (TeacherArguments, DataArguments)
+    comparison = (*shared, LoraArguments, ComparisonArguments, DistillationTrainingArguments)
+    lora = (*shared, StudentArguments, LoraArguments, LoraTrainingArguments)
+    distillation = (*shared, StudentArguments, DistillationTrainingArguments)
+    monkeypatch.setattr(sys, "argv", ["a_script.py"])
     files = sorted((Path(command_line.__file__).parent / "examples").glob("*.json"))
     files = [file for file in files if not file.name.startswith("ds_")]  # DeepSpeed's own format
     assert files
     for file in files:
+        types = lora if file.stem.endswith("_lora") else distillation
+        types = comparison if file.name.startswith("compare_") else types
+        types = (ExportArguments, DataArguments) if file.name == "export.json" else types
         known = {name for cls in types for name in cls.__dataclass_fields__}
         assert json.loads(file.read_text()).keys() <= known, file
-        parse_arguments(types, [str(file), "--bf16", "false"], file)
+        parse_arguments(types, [str(file), *(["--bf16", "false"] if "bf16" in known else [])], file)
 
 
 # ---- What is shown and kept ----

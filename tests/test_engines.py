@@ -1,76 +1,39 @@
 """The same result whatever engine trains: one process, DDP, DeepSpeed ZeRO-2 and ZeRO-3, FSDP2."""
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-import yaml
+from engine_runs import ENGINES, measure_memory, results, save_teachers, train_under, trained_weights
 from engine_worker import METHODS
-from safetensors.torch import load_file
-from tiny_models import TINY_CLASSIFIERS
-from train_worker import bert, pad, random_examples
+from train_worker import pad, random_examples
 from transformers import AutoModelForSequenceClassification
 
 from layer_mapping import build_student
-
-ROOT = Path(__file__).resolve().parent.parent
-WORKER = ROOT / "tests" / "workers" / "engine_worker.py"
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-# Module to launch with, and arguments of the worker.
-ENGINES = {
-    "one process": ((), ()),
-    "accumulation": ((), ("--accumulation", "4")),
-    "DDP": (TORCHRUN, ()),
-    "DDP with accumulation": (TORCHRUN, ("--accumulation", "2")),
-    "ZeRO-2": (TORCHRUN, ("--deepspeed", ROOT / "ds_config.json")),
-    "ZeRO-3": (TORCHRUN, ("--deepspeed", ROOT / "examples" / "ds_zero3.json")),
-    "FSDP2": (("accelerate.commands.launch", "--config_file", "fsdp2.yaml"), ()),
-}
 
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teachers")
-    bert(3).save_pretrained(folder / "bert")
-    TINY_CLASSIFIERS["distilbert"](3, 3).save_pretrained(folder / "distilbert")
+    save_teachers(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory, teachers):
-    """Runs the worker under an engine, once, and returns its folder."""
-    folders, processes = {}, {}
+    """Trains under an engine, once, and returns the folder."""
+    folders, runs = {}, {}
 
     def launch_once(engine):
         if engine not in folders:
-            folders[engine] = folder = tmp_path_factory.mktemp(engine.replace(" ", "_"))
-            launcher, arguments = ENGINES[engine]
-            # The user's configuration, but for processors.
-            config = yaml.safe_load((ROOT / "examples" / "fsdp2.yaml").read_text()) | {"use_cpu": True}
-            (folder / "fsdp2.yaml").write_text(yaml.safe_dump(config))
-            command = [sys.executable, *(["-m"] if launcher else []), *launcher, WORKER, teachers, folder, *arguments]
-            environment = os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-            run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-            processes[engine] = run
-        assert processes[engine].returncode == 0, processes[engine].stderr[-6000:]
+            folders[engine] = tmp_path_factory.mktemp(engine.replace(" ", "_"))
+            runs[engine] = train_under(engine, teachers, folders[engine])
+        assert runs[engine].returncode == 0, runs[engine].stderr[-6000:]
         return folders[engine]
 
     return launch_once
-
-
-def results(folder, method):
-    return json.loads((folder / f"{method}.json").read_text())
-
-
-def trained_weights(folder, method):
-    (file,) = (folder / method).glob("*.safetensors")
-    return load_file(file)
 
 
 every_engine = pytest.mark.parametrize("engine", list(ENGINES)[1:])
@@ -132,3 +95,10 @@ def test_the_teacher_is_frozen_and_rests_in_evaluation(launch, engine):
         "is_unchanged": True,
         "forwards_in_evaluation": 0,
     }
+
+
+@pytest.mark.distributed
+def test_zero3_needs_less_memory_than_ddp_for_a_model_of_bert_bases_size(tmp_path):
+    peaks = {engine: measure_memory(engine, tmp_path) for engine in ("DDP", "ZeRO-3")}
+    print(f"Peak memory of a process in MB: {peaks}")
+    assert peaks["ZeRO-3"] < 0.9 * peaks["DDP"]

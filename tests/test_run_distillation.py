@@ -236,6 +236,54 @@ def test_mnli_gives_the_same_on_two_processes_with_the_same_global_batch(
     assert process.stderr.count("Parameters: teacher") == 1
 
 
+# ---- DeepSpeed ----
+
+
+@pytest.fixture(scope="module")
+def from_encoder(make_teacher, files):
+    """Arguments of a run that fine-tunes its teacher first, without dropout."""
+    encoder = make_teacher(["bad", "good"], dropout=0.0, encoder_only=True)
+    arguments = ["--teacher_name_or_path", encoder, *files, "--num_train_epochs", "2", "--save_strategy", "no"]
+    # Adam turns the rounding noise of gradients that are 0 into full steps otherwise.
+    return [*arguments, "--adam_epsilon", "1e-5", "--learning_rate", "1e-3"]
+
+
+@pytest.fixture(scope="module")
+def from_encoder_on_one_process(from_encoder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one_process") / "student"
+    run_here(*from_encoder, "--output_dir", folder, "--per_device_train_batch_size", 8)
+    return folder
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("config", "teacher_cache"),
+    [("ds_config.json", "true"), ("examples/ds_zero3.json", "true"), ("examples/ds_zero3.json", "false")],
+)
+def test_teacher_and_student_trained_with_deepspeed_are_those_of_one_process(
+    from_encoder, from_encoder_on_one_process, tmp_path, monkeypatch, config, teacher_cache
+):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    folder = tmp_path / "student"
+    arguments = [*from_encoder, "--output_dir", folder, "--per_device_train_batch_size", 4]
+    arguments += ["--deepspeed", SCRIPT.parent / config, "--teacher_cache", teacher_cache]
+    process = run_script(*arguments, launcher=["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])
+    assert process.returncode == 0, process.stderr[-6000:]
+    ours, reference = read_record(folder), read_record(from_encoder_on_one_process)
+    for role in ("teacher", "student"):
+        losses = {name: value for name, value in reference[role]["results"].items() if "loss" in name}
+        assert len(losses) >= 3
+        for name, value in losses.items():
+            assert ours[role]["results"][name] == pytest.approx(value, rel=1e-4), (role, name)
+    trained, expected = (
+        load_file(folder / "model.safetensors"),
+        load_file(from_encoder_on_one_process / "model.safetensors"),
+    )
+    assert trained.keys() == expected.keys()
+    for name, weight in trained.items():
+        assert (weight - expected[name]).norm() <= 1e-4 * expected[name].norm() + 1e-5, name
+
+
 # ---- Other kinds of data ----
 
 

@@ -1,0 +1,398 @@
+"""A grid of runs: layer strategies x methods x seeds, with one teacher and one tokenised data set for all of them.
+
+    cells = plan_cells(comparison_args)
+    runs = [prepare_cell(cell, grid) for cell in cells]     # each with its own arguments and folder
+    failures = run_grid(runs, grid, teacher)                # what run_distillation.py and run_lora.py do, for each
+
+A cell is an ordinary run: its folder OUTPUT_DIR/runs/METHOD-STRATEGY-SEED has a record, a model card and the student,
+and an interrupted one continues from its last checkpoint.
+"""
+
+import copy
+import itertools
+import logging
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from statistics import mean
+
+import datasets
+from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
+from transformers.utils.logging import disable_progress_bar
+
+from distill_trainer import DistillationTrainer, DistillationTrainingArguments
+from evaluation import predict_splits
+from layer_mapping import (
+    STRATEGIES,
+    StudentArguments,
+    build_student,
+    num_layers,
+    select_layers,
+    student_from_arguments,
+)
+from lora import LEARNING_RATE, LoraArguments, add_lora, finish_adapter, target_modules
+from reporting import markdown_table
+from run_folder import closing_run_folder, earlier_records, read_record, remove_checkpoints
+from teacher import TeacherArguments, load_classifier
+from text_classification import DataArguments
+from training_run import Inputs, Teacher, begin_run, build_trainer, finish_run, new_record, save, score
+
+logger = logging.getLogger(__name__)
+
+METHODS = ("distill", "finetune", "lora", "lora_distill")
+LORA_METHODS = ("lora", "lora_distill")
+# Settings of a cell that are recorded also where they are at their default.
+DECIDED_BY_GRID = (
+    *("layer_strategy", "num_student_layers", "seed", "learning_rate"),
+    *("ce_weight", "kl_weight", "cosine_weight", "temperature"),
+)
+# Optimizer steps and examples from which a dry run estimates how long the grid takes.
+PROBE_STEPS = 6
+PROBE_EXAMPLES = 128
+
+
+@dataclass
+class ComparisonArguments:
+    """What is compared. Lists are separated by spaces or commas."""
+
+    strategies: list[str] = field(
+        default_factory=lambda: ["top", "bottom", "odd", "even", "random"],
+        metadata={"help": "Layer strategies, as for run_distillation.py; the first method is run with each of them."},
+    )
+    methods: list[str] = field(
+        default_factory=lambda: list(METHODS),
+        metadata={
+            "help": "How students are trained: 'distill' (with the weights of the loss that are given), 'finetune' "
+            "(the labels alone), 'lora' (adapters, the labels alone), 'lora_distill' (adapters, distilled)."
+        },
+    )
+    method_strategies: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Strategies with which the methods after the first are run. Unset: all; LoRA never with 'random', "
+            "whose fresh weights it would leave as they are."
+        },
+    )
+    seeds: list[str] = field(
+        default_factory=lambda: ["0", "1", "2"],
+        metadata={"help": "Seeds of the students' training. The data are split by --seed, alike for all."},
+    )
+    num_student_layers: int | None = field(
+        default=None, metadata={"help": "Depth of the students. Unset: half of the teacher's, rounded down."}
+    )
+    lora_learning_rate: float = field(
+        default=LEARNING_RATE, metadata={"help": "Peak learning rate of the LoRA methods; > 0."}
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Print the runs and an estimate of their time; train and write nothing."}
+    )
+
+    def __post_init__(self):
+        self.strategies = _one_of("strategies", self.strategies, STRATEGIES)
+        self.methods = _one_of("methods", self.methods, METHODS)
+        self.method_strategies = _one_of("method_strategies", self.method_strategies or self.strategies, STRATEGIES)
+        self.seeds = _split(self.seeds)
+        if not self.seeds or not all(seed.isdecimal() for seed in self.seeds):
+            raise ValueError(f"`seeds` must be whole numbers >= 0, found {' '.join(self.seeds)!r}, such as 0 1 2.")
+        if self.lora_learning_rate <= 0:
+            raise ValueError(
+                f"`lora_learning_rate` must be > 0, found {self.lora_learning_rate}; try {LEARNING_RATE}."
+            )
+
+
+def _split(words: Sequence[str]) -> list[str]:
+    """Argument files join lists by commas, command lines by spaces; repetitions are left out."""
+    return list(dict.fromkeys(name for word in words for name in word.split(",") if name))
+
+
+def _one_of(name: str, words: Sequence[str], known: Sequence[str]) -> list[str]:
+    values = _split(words)
+    if not values or not set(values) <= set(known):
+        raise ValueError(f"`{name}` must be some of {', '.join(known)}, found {' '.join(values) or 'none'}.")
+    return values
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid."""
+
+    method: str
+    strategy: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.strategy}-{self.seed}"
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """What the runs of all seeds have in common."""
+        return self.method, self.strategy
+
+
+def plan_cells(args: ComparisonArguments) -> list[Cell]:
+    """All cells, seed by seed, so that an unfinished grid can be compared already."""
+    first, *others = args.methods
+    groups = [(first, strategy) for strategy in args.strategies]
+    groups += itertools.product(others, args.method_strategies)
+    return [
+        Cell(method, strategy, int(seed))
+        for seed in args.seeds
+        for method, strategy in groups
+        if not (method in LORA_METHODS and strategy == "random")
+    ]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What all cells share: the arguments as they were given, where they came from, and the data."""
+
+    teacher_args: TeacherArguments
+    data_args: DataArguments
+    lora_args: LoraArguments
+    comparison_args: ComparisonArguments
+    training_args: DistillationTrainingArguments
+    sources: Mapping[str, str]
+    inputs: Inputs
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.training_args.output_dir)
+
+
+@dataclass(frozen=True)
+class CellRun:
+    """A cell with its own arguments.
+
+    Attributes:
+        lora_args: `None` where all weights are trained.
+        sources: of the settings that decide what the cell makes.
+    """
+
+    cell: Cell
+    student_args: StudentArguments
+    lora_args: LoraArguments | None
+    training_args: DistillationTrainingArguments
+    arguments: tuple
+    sources: Mapping[str, str]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.training_args.output_dir)
+
+
+def prepare_cell(cell: Cell, grid: Grid) -> CellRun:
+    """The arguments of a cell: those of the grid, with what the cell's method, strategy and seed change."""
+    comparison_args = grid.comparison_args
+    training_args = copy.copy(grid.training_args)
+    training_args.output_dir = str(grid.folder / "runs" / cell.name)
+    training_args.seed = cell.seed
+    training_args.disable_tqdm = True
+    training_args.do_train = training_args.do_eval = training_args.do_predict = True
+    if cell.method in ("finetune", "lora"):
+        training_args.ce_weight, training_args.kl_weight, training_args.cosine_weight = 1.0, 0.0, 0.0
+    lora_args = grid.lora_args if cell.method in LORA_METHODS else None
+    if lora_args is not None:
+        training_args.learning_rate = comparison_args.lora_learning_rate
+    student_args = StudentArguments(cell.strategy, num_student_layers=comparison_args.num_student_layers)
+
+    arguments = (grid.teacher_args, student_args, grid.data_args, *([lora_args] if lora_args else []), training_args)
+    known = {item.name for instance in arguments for item in fields(instance)}
+    sources = {name: source for name, source in grid.sources.items() if name in known and name != "output_dir"}
+    sources |= dict.fromkeys(DECIDED_BY_GRID, "the grid")
+    return CellRun(cell, student_args, lora_args, training_args, arguments, sources)
+
+
+def state_of(run: CellRun, grid: Grid, teacher_fingerprint: str | None = None) -> str:
+    """Whether a cell is "finished", "interrupted" or "new".
+
+    Args:
+        teacher_fingerprint: of the teacher that the grid's students are built from, once it is known.
+
+    Raises:
+        ValueError: its folder holds a run with other settings, other data or another teacher.
+    """
+    record = new_record(run.arguments, run.sources, grid.inputs, run.training_args)
+    finished, unfinished = earlier_records(run.folder, record)
+    if unfinished is not None or finished is None:
+        return "new" if unfinished is None else "interrupted"
+    if teacher_fingerprint not in (None, finished["teacher"]["fingerprint"]):
+        raise ValueError(
+            f"{run.folder} holds a student of another teacher than the one in use now. Choose another --output_dir, "
+            "or remove that folder."
+        )
+    return "finished"
+
+
+def check_grid(grid: Grid, teacher: PreTrainedModel) -> None:
+    """Raises a `ValueError` for what no cell of the grid could do."""
+    labels, args = grid.inputs.data.labels, grid.training_args
+    if labels.problem_type != "single_label_classification":
+        raise ValueError(
+            f"Comparisons are of classifiers with one label an example, but found {labels.problem_type}. Train such "
+            "students one by one with run_distillation.py."
+        )
+    if args.world_size > 1 or args.push_to_hub:
+        raise ValueError(
+            "A comparison runs in one process and uploads nothing. Start it without a launcher and without "
+            "--push_to_hub; a single student can be trained on several GPUs and pushed with run_distillation.py."
+        )
+    for strategy in [*grid.comparison_args.strategies, *grid.comparison_args.method_strategies]:
+        select_layers(strategy, num_layers(teacher), grid.comparison_args.num_student_layers)
+    if any(method in LORA_METHODS for method in grid.comparison_args.methods):
+        target_modules(teacher, grid.lora_args.lora_target_modules)
+
+
+class _StepsOnBar(TrainerCallback):
+    """Moves the grid's bar by every optimizer step."""
+
+    def __init__(self, bar: tqdm):
+        self.bar = bar
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar.update(state.global_step)  # those before the checkpoint of an interrupted run
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+
+def run_grid(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> dict[Cell, str]:
+    """Runs the cells one after another, and goes on after one that fails.
+
+    Returns:
+        The cells that failed, with the reason.
+    """
+    failures = {}
+    steps = num_steps(grid.training_args, len(grid.inputs.tokenized["train"]))
+    datasets.disable_progress_bars()  # the grid has one bar
+    disable_progress_bar()
+    with logging_redirect_tqdm(), tqdm(total=steps * len(runs), unit="step", desc="Runs") as bar:
+        for number, run in enumerate(runs, start=1):
+            bar.set_postfix_str(f"{number}/{len(runs)} {run.cell.name}")
+            try:
+                run_cell(run, grid, teacher, bar)
+            except Exception as error:  # whatever it is, the other cells do not depend on it
+                logger.exception(f"{run.cell.name} failed.")
+                failures[run.cell] = f"{type(error).__name__}: {error}"
+            bar.update(number * steps - bar.n)
+    return failures
+
+
+def run_cell(run: CellRun, grid: Grid, teacher: Teacher, bar: tqdm) -> None:
+    """Builds, trains, scores and records the student of one cell."""
+    args, inputs = run.training_args, grid.inputs
+    record, checkpoint = begin_run(run.arguments, run.sources, inputs, args)
+    teacher_model = teacher.load(args.device)
+    set_seed(args.seed)
+    student, layers = student_from_arguments(teacher_model, run.student_args)
+    if run.lora_args is not None:
+        record["teacher_folder"] = teacher.seen_from(args.output_dir)
+        student = add_lora(student, run.lora_args, inputs.tokenized["train"], inputs.collator)
+    trainer = build_trainer(student, inputs, args, teacher)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_StepsOnBar(bar))
+    results = trainer.train(resume_from_checkpoint=checkpoint).metrics
+
+    with closing_run_folder(args):
+        save(trainer, results)
+        results |= score(trainer, inputs)
+        if (split := reported_split(inputs)) not in inputs.data.test_splits:
+            predict_splits(trainer, inputs.tokenized, [split], inputs.data.labels, args.output_dir)
+        if run.lora_args is None:
+            (final, _), adapter = load_classifier(args.output_dir, inputs.data.labels, TeacherArguments()), None
+        else:
+            fresh = build_student(teacher_model, layers)
+            final, adapter = finish_adapter(args.output_dir, student, fresh, run.lora_args)
+        finish_run(record, final, layers, results, teacher, run.student_args, args, inputs, adapter)
+    remove_checkpoints(args.output_dir)
+
+
+def reported_split(inputs: Inputs) -> str:
+    """The split that results are reported on: test where its labels are known, else validation."""
+    splits = (*inputs.data.test_splits, *inputs.data.validation_splits)
+    return next(split for split in splits if "labels" in inputs.tokenized[split].column_names)
+
+
+# ---- Plan ----
+
+
+def describe_plan(runs: Sequence[CellRun], states: Mapping[Cell, str], seconds: Mapping[Cell, float]) -> str:
+    """The plan as a table, with the time that the unfinished cells will take together."""
+    rows = [
+        {
+            "Run": run.cell.name,
+            "Folder": str(run.folder),
+            "State": states[run.cell],
+            "Minutes": f"{seconds[run.cell] / 60:.1f}" if run.cell in seconds else "-",
+        }
+        for run in runs
+    ]
+    total = sum(seconds.values()) / 60
+    return (
+        f"{markdown_table(rows)}\n\n{len(seconds)} of {len(runs)} runs to do, about {total:.0f} minutes, "
+        "and the teacher's fine-tuning where it has to be done."
+    )
+
+
+def num_steps(args: DistillationTrainingArguments, num_examples: int) -> int:
+    """Optimizer steps of one run, as `Trainer` counts them."""
+    if args.max_steps > 0:
+        return args.max_steps
+    batches = math.ceil(num_examples / args.train_batch_size)
+    return math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
+
+
+def estimate_seconds(
+    runs: Sequence[CellRun], states: Mapping[Cell, str], grid: Grid, teacher: PreTrainedModel
+) -> dict:
+    """Seconds that each unfinished cell will take: as long as finished ones of its kind, else from a few steps."""
+    estimates = {}
+    for with_lora in (False, True):
+        kind = [run for run in runs if (run.lora_args is not None) == with_lora]
+        waiting = [run.cell for run in kind if states[run.cell] != "finished"]
+        if waiting:
+            times = [_recorded_seconds(run) for run in kind if states[run.cell] == "finished"]
+            estimates |= dict.fromkeys(waiting, mean(times) if times else _probe(kind[0], grid, teacher))
+    return estimates
+
+
+def _recorded_seconds(run: CellRun) -> float:
+    results = read_record(run.folder)["student"]["results"]
+    return sum(results.get(f"{stage}_runtime", 0.0) for stage in ("train", "eval", "predict"))
+
+
+def _probe(run: CellRun, grid: Grid, teacher: PreTrainedModel) -> float:
+    """Trains and evaluates a student for a moment, and says how long the whole run would take.
+
+    The labels' loss stands for all: the teacher's outputs are stored, and their losses cost next to nothing.
+    """
+    args = copy.copy(run.training_args)
+    args.ce_weight, args.kl_weight, args.cosine_weight = 1.0, 0.0, 0.0
+    args.max_steps, args.eval_strategy, args.save_strategy, args.report_to = PROBE_STEPS, "no", "no", []
+    inputs = grid.inputs
+    train_dataset = inputs.tokenized["train"].shuffle(seed=0, keep_in_memory=True)
+    number = min(len(train_dataset), PROBE_STEPS * args.train_batch_size * args.gradient_accumulation_steps)
+    student, _ = student_from_arguments(teacher, run.student_args)
+    if run.lora_args is not None:
+        student = add_lora(student, run.lora_args, train_dataset, inputs.collator)
+    evaluated = inputs.tokenized[inputs.data.validation_splits[0]]
+    sample = evaluated.select(range(min(PROBE_EXAMPLES, len(evaluated))), keep_in_memory=True)
+    with tempfile.TemporaryDirectory() as folder:
+        args.output_dir = folder
+        trainer = DistillationTrainer(
+            model=student,
+            args=args,
+            train_dataset=train_dataset.select(range(number), keep_in_memory=True),
+            data_collator=inputs.collator,
+            processing_class=inputs.tokenizer,
+        )
+        trainer.remove_callback(PrinterCallback)
+        step = trainer.train().metrics["train_runtime"] / PROBE_STEPS
+        example = trainer.evaluate(sample)["eval_runtime"] / len(sample)
+    steps = num_steps(run.training_args, len(inputs.tokenized["train"]))
+    evaluations = 2 + (run.training_args.num_train_epochs if run.training_args.eval_strategy == "epoch" else 0)
+    return steps * step + evaluations * example * len(evaluated)

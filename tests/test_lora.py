@@ -1,0 +1,301 @@
+"""Tests of `lora`: what is wrapped and trained, and that a saved adapter is the model that was trained."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import AutoPeftModel, PeftModel
+from tiny_models import TINY_CLASSIFIERS
+from torch import nn
+from transformers import AutoModelForSequenceClassification, BatchEncoding
+
+from distill_trainer import DistillationTrainer
+from layer_mapping import StudentArguments, build_student
+from lora import (
+    INITIALISATIONS,
+    LoraArguments,
+    LoraTrainingArguments,
+    add_lora,
+    check_layers_are_copied,
+    count_parameters,
+    finish_adapter,
+    head_modules,
+    load_adapter,
+    target_modules,
+)
+from run_folder import write_record
+from teacher_cache import fingerprint_model
+
+# Linear layers within one encoder layer, as the model's code names them.
+BERT_LINEAR = {f"attention.self.{name}" for name in ("query", "key", "value")} | {
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+}
+LINEAR = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra", "camembert"), BERT_LINEAR),
+    "distilbert": {f"attention.{name}_lin" for name in ("q", "k", "v", "out")} | {"ffn.lin1", "ffn.lin2"},
+    "mpnet": {f"attention.attn.{name}" for name in "qkvo"} | {"intermediate.dense", "output.dense"},
+    "deberta-v2": {f"attention.self.{name}_proj" for name in ("query", "key", "value")}
+    | {"attention.output.dense", "intermediate.dense", "output.dense"},
+    "modernbert": {"attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo"},
+}
+HEADS = {
+    **dict.fromkeys(("roberta", "xlm-roberta", "electra", "mpnet", "camembert"), ["classifier"]),
+    "bert": ["bert.pooler", "classifier"],
+    "distilbert": ["pre_classifier", "classifier"],
+    "deberta-v2": ["pooler", "classifier"],
+    "modernbert": ["head", "classifier"],
+}
+ARGUMENTS = LoraArguments(lora_r=4, lora_dropout=0.0)
+BATCH = {"input_ids": torch.arange(5, 53).reshape(4, 12), "attention_mask": torch.ones(4, 12, dtype=torch.long)}
+
+
+@pytest.fixture(scope="session")
+def teachers():
+    return {name: build(6, 3) for name, build in TINY_CLASSIFIERS.items()}
+
+
+@pytest.fixture
+def make_student(teachers):
+    return lambda name="bert": build_student(teachers[name], (1, 3, 5))
+
+
+@torch.no_grad()
+def logits_of(model):
+    return model.eval()(**BATCH).logits
+
+
+def collate(examples):
+    return BatchEncoding({name: torch.tensor([row[name] for row in examples]) for name in examples[0]})
+
+
+def train_a_little(model):
+    """Moves every trained weight, as training does."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+
+
+# ---- What is wrapped ----
+
+
+@pytest.mark.parametrize("name", TINY_CLASSIFIERS)
+def test_all_linear_layers_of_the_encoder_get_an_adapter_and_nothing_else(make_student, name):
+    model = add_lora(make_student(name), ARGUMENTS).get_base_model()
+    adapted = {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    within = {index: {n.split(f".{index}.")[1] for n in adapted if f".{index}." in n} for index in range(3)}
+    assert within == dict.fromkeys(range(3), LINEAR[name])
+    assert len(adapted) == 3 * len(LINEAR[name])
+
+
+@pytest.mark.parametrize("name", TINY_CLASSIFIERS)
+def test_one_step_changes_the_adapters_and_the_whole_head_and_nothing_else(make_student, name):
+    assert head_modules(make_student(name)) == HEADS[name]
+    model = add_lora(make_student(name), replace(ARGUMENTS, init_lora_weights="false"))
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    nn.functional.cross_entropy(model(**BATCH).logits, torch.tensor([0, 1, 2, 0])).backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0).step()
+    changed = {key for key, tensor in model.state_dict().items() if not torch.equal(tensor, before[key])}
+    adapters = {key for key in before if ".lora_" in key}
+    head = {key for key in before if ".modules_to_save." in key}
+    assert adapters < changed
+    # The gradient of a bias before a softmax over attention scores or of an unused weight may be exactly 0.
+    assert changed <= adapters | head
+    assert {key.split(".modules_to_save.")[0].removeprefix("base_model.model.") for key in head} == set(HEADS[name])
+    assert changed & head
+
+
+def test_named_layers_alone_get_an_adapter(make_student):
+    names = target_modules(make_student(), "query, attention.output.dense")
+    assert names == [
+        f"bert.encoder.layer.{index}.attention.{name}" for index in range(3) for name in ("self.query", "output.dense")
+    ]
+
+
+def test_pooler_and_head_are_no_targets_even_if_a_name_fits_them(make_student):
+    assert all(name.startswith("bert.encoder.layer.") for name in target_modules(make_student(), "dense"))
+
+
+def test_a_name_that_fits_no_linear_layer_is_refused_with_those_there_are(make_student):
+    with pytest.raises(ValueError, match=r"has attention\.self\.query, .*output\.dense, but found 'q_proj'"):
+        target_modules(make_student(), "query,q_proj")
+
+
+def test_parameters_are_counted_once(make_student):
+    student = make_student()
+    total_before, hidden, labels, r = student.num_parameters(), 32, 3, 4
+    trainable, total = count_parameters(add_lora(student, ARGUMENTS))
+    adapters = 3 * r * (4 * (hidden + hidden) + 2 * (hidden + 64))
+    head = (hidden * hidden + hidden) + (hidden * labels + labels)
+    assert trainable == adapters + head
+    assert total == total_before + adapters
+
+
+@pytest.mark.parametrize("start", ["true", "gaussian", "orthogonal", "pissa", "olora", "mica", "eva"])
+def test_the_adapters_change_nothing_before_training(make_student, start):
+    student = make_student()
+    expected = logits_of(student)
+    examples = Dataset.from_dict({name: tensor.tolist() for name, tensor in BATCH.items()})
+    model = add_lora(student, replace(ARGUMENTS, init_lora_weights=start), examples, collate)
+    torch.testing.assert_close(logits_of(model), expected, atol=1e-4, rtol=0)
+
+
+def test_eva_starts_from_the_activations_of_the_examples(make_student):
+    examples = Dataset.from_dict({name: tensor.tolist() for name, tensor in BATCH.items()})
+    student = make_student()
+    seen = []
+    student.bert.encoder.layer[0].attention.self.query.register_forward_hook(lambda _, x, __: seen.append(x[0]))
+    logits_of(student)
+    model = add_lora(student, replace(ARGUMENTS, init_lora_weights="eva"), examples, collate)
+    rows = model.get_base_model().bert.encoder.layer[0].attention.self.query.lora_A["default"].weight
+    # The adapter reads the directions in which the layer's inputs vary most (Paischer et al. 2024, section 3).
+    inputs = seen[0].flatten(0, 1)
+    _, _, directions = torch.linalg.svd(inputs - inputs.mean(dim=0), full_matrices=False)
+    overlap = (nn.functional.normalize(rows, dim=1) @ directions.T)[:3, :3].abs().diagonal()
+    assert (overlap > 0.99).all()
+
+
+# ---- Training ----
+
+
+def test_the_loss_does_not_grow_with_accumulation_steps(make_student, tmp_path):
+    rows = [{"input_ids": [5 + i, 7, 9 + 2 * i], "labels": i % 3} for i in range(16)]
+    losses = []
+    for batch_size, accumulation in ((16, 1), (4, 4)):
+        torch.manual_seed(0)
+        student = make_student()
+        for module in student.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        args = LoraTrainingArguments(
+            *(str(tmp_path),),
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            num_train_epochs=2,
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        model = add_lora(student, ARGUMENTS)
+        trainer = DistillationTrainer(
+            model=model, args=args, train_dataset=Dataset.from_list(rows), data_collator=collate
+        )
+        losses.append(trainer.train().training_loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+# ---- Saving and loading ----
+
+
+@pytest.mark.parametrize(
+    "change",
+    [*({"init_lora_weights": start} for start in INITIALISATIONS), {"use_dora": True}, {"use_rslora": True}],
+    ids=lambda change: "-".join(map(str, next(iter(change.items())))),
+)
+def test_a_saved_adapter_gives_the_logits_of_the_model_that_was_trained(make_student, tmp_path, change):
+    lora_args = replace(ARGUMENTS, **change)
+    examples = Dataset.from_dict({name: tensor.tolist() for name, tensor in BATCH.items()})
+    model = add_lora(make_student(), lora_args, examples, collate)
+    untrained = logits_of(model)
+    train_a_little(model)
+    expected = logits_of(model)
+    assert (expected - untrained).abs().max() > 0.1
+    model.save_pretrained(tmp_path)
+    merged, description = finish_adapter(tmp_path, model, make_student(), lora_args)
+    assert not isinstance(merged, PeftModel)
+    torch.testing.assert_close(logits_of(merged), expected, atol=1e-5, rtol=1e-5)
+    assert description["trainable_parameters"] == count_parameters(model)[0]
+    assert description["megabytes"] == (tmp_path / "adapter_model.safetensors").stat().st_size / 1e6
+    plain = tmp_path / "merged"
+    merged.save_pretrained(plain)
+    loaded = AutoModelForSequenceClassification.from_pretrained(plain)
+    torch.testing.assert_close(logits_of(loaded), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def adapter_folder(teachers, make_student, tmp_path):
+    """A run's folder with an adapter, its teacher beside it, and the logits that the adapter gives."""
+    teacher = teachers["bert"]
+    teacher.config.problem_type = "single_label_classification"
+    teacher.save_pretrained(tmp_path / "teacher")
+    model = add_lora(build_student(teacher, (5, 2)), ARGUMENTS)
+    train_a_little(model)
+    folder = tmp_path / "run"
+    model.save_pretrained(folder)
+    _, adapter = finish_adapter(folder, model, build_student(teacher, (5, 2)), ARGUMENTS)
+    write_record(
+        folder,
+        {
+            "settings": {},
+            "teacher_folder": "../teacher",
+            "teacher": {"name": "x", "fingerprint": fingerprint_model(teacher)},
+            "student": {"layers": [5, 2], "adapter": adapter},
+        },
+    )
+    return folder, logits_of(model)
+
+
+def test_an_adapter_is_loaded_on_the_layers_of_its_teacher_wherever_the_folder_lies(adapter_folder, tmp_path):
+    folder, expected = adapter_folder
+    model = load_adapter(folder)
+    torch.testing.assert_close(logits_of(model), expected, atol=1e-6, rtol=0)
+    assert not any(module.training for module in model.modules())
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "teacher").rename(tmp_path / "moved_teacher")
+    with pytest.raises(ValueError, match="which does not exist. Pass the folder where it is now"):
+        load_adapter(tmp_path / "moved")
+    model = load_adapter(tmp_path / "moved", str(tmp_path / "moved_teacher"))
+    torch.testing.assert_close(logits_of(model), expected, atol=1e-6, rtol=0)
+
+
+def test_an_adapter_is_not_put_on_another_teacher(adapter_folder, tmp_path):
+    other = AutoModelForSequenceClassification.from_pretrained(tmp_path / "teacher")
+    with torch.no_grad():
+        other.bert.encoder.layer[0].output.dense.bias[0] += 1e-3
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="trained on layers of another teacher .* than .*other"):
+        load_adapter(adapter_folder[0], str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("loader", [AutoModelForSequenceClassification, AutoPeftModel])
+def test_loaders_that_do_not_know_the_layers_refuse_the_folder(adapter_folder, loader):
+    with pytest.raises(OSError, match="no file named model.safetensors|Repo id must"):
+        loader.from_pretrained(adapter_folder[0])
+
+
+def test_a_folder_without_an_adapter_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no adapter of a finished run"):
+        load_adapter(tmp_path)
+    write_record(tmp_path, {"student": {"layers": [2, 4]}})
+    with pytest.raises(ValueError, match="holds no adapter of a finished run"):
+        load_adapter(tmp_path)
+
+
+# ---- Arguments ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lora_r": 0}, "`lora_r` must be at least 1, found 0"),
+        ({"lora_alpha": 0}, "`lora_alpha` must be > 0, found 0"),
+        ({"lora_alpha": float("nan")}, "`lora_alpha` must be > 0, found nan"),
+        ({"lora_dropout": 1.0}, r"`lora_dropout` must be in \[0, 1\), found 1.0"),
+        ({"init_lora_weights": "corda"}, "`init_lora_weights` must be one of true, .* found 'corda'"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LoraArguments(**arguments)
+
+
+def test_a_student_of_fresh_weights_is_refused():
+    with pytest.raises(ValueError, match="--layer_strategy random copies none"):
+        check_layers_are_copied(StudentArguments(layer_strategy="random"))
+    check_layers_are_copied(StudentArguments(layer_strategy="random", layers="1,2"))

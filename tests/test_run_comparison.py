@@ -1,0 +1,262 @@
+"""Tests of `run_comparison.py` from the command line to the report, on a grid of tiny students."""
+
+import csv
+import json
+import logging
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from script_runs import results, run_main, sentences, tree, weights, write_json_lines
+from transformers import AutoModelForSequenceClassification
+
+import comparison
+import run_comparison
+import run_distillation
+import run_lora
+import training_run
+from lora import load_adapter
+from run_folder import read_record
+
+pytestmark = pytest.mark.usefixtures("script_caches")
+
+run_here = partial(run_main, run_comparison)
+GRID = ["--strategies", "odd", "even", "--methods", "distill", "lora", "--method_strategies", "even", "--seeds", 0, 1]
+CELLS = [f"{name}-{seed}" for seed in (0, 1) for name in ("distill-odd", "distill-even", "lora-even")]
+SETTINGS = ["--num_train_epochs", 2, "--per_device_train_batch_size", 8, "--logging_steps", 2]
+SETTINGS += ["--eval_strategy", "epoch", "--save_strategy", "no", "--teacher_num_train_epochs", 1]
+
+
+@pytest.fixture(scope="module")
+def arguments(make_teacher, files):
+    return ["--teacher_name_or_path", make_teacher(["bad", "good"], encoder_only=True), *files, *SETTINGS]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, arguments):
+    folder = tmp_path_factory.mktemp("comparison") / "grid"
+    run_here(*arguments, *GRID, "--output_dir", folder)
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished comparison that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+@pytest.fixture
+def cells_run(monkeypatch):
+    """Names of the cells that are run, as they are; no figures, which take most of the time."""
+    monkeypatch.setattr(run_comparison, "draw_figures", lambda *_: {})
+    names, run_cell = [], comparison.run_cell
+    monkeypatch.setattr(
+        comparison, "run_cell", lambda run, *others: (names.append(run.cell.name), run_cell(run, *others))
+    )
+    return names
+
+
+# ---- Runs ----
+
+
+def test_every_cell_is_a_run_of_its_own_with_the_same_teacher(finished):
+    assert sorted(path.name for path in (finished / "runs").iterdir()) == sorted(CELLS)
+    records = {name: read_record(finished / "runs" / name) for name in CELLS}
+    assert len({record["teacher"]["fingerprint"] for record in records.values()}) == 1
+    for name, record in records.items():
+        assert name.startswith(record["method"])
+        assert record["student"]["layers"] == ([1, 3] if "odd" in name else [2, 4])
+        card = ModelCard.load(finished / "runs" / name / "README.md")
+        assert {result.metric_type for result in card.data.eval_results} >= {"accuracy", "macro_f1"}
+    student = AutoModelForSequenceClassification.from_pretrained(finished / "runs" / "distill-odd-0")
+    assert student.config.num_hidden_layers == 2
+    assert load_adapter(finished / "runs" / "lora-even-0").get_base_model().config.num_hidden_layers == 2
+
+
+def test_the_teacher_is_fine_tuned_once_and_its_outputs_are_stored_once(finished):
+    assert len(list((finished / "teacher" / "outputs").iterdir())) == 1
+    assert len(list(finished.rglob("teacher.json"))) == 1
+
+
+def test_a_cell_makes_what_the_script_of_its_method_makes(finished, arguments, tmp_path):
+    shared = ["--teacher_output_dir", finished / "teacher", "--layer_strategy", "even", "--seed", 1]
+    run_main(run_distillation, *arguments, *shared, "--output_dir", tmp_path / "student")
+    assert weights(tmp_path / "student") == weights(finished / "runs" / "distill-even-1")
+    run_main(run_lora, *arguments, *shared, "--output_dir", tmp_path / "adapter")
+    adapters = [
+        folder / "adapter_model.safetensors" for folder in (tmp_path / "adapter", finished / "runs/lora-even-1")
+    ]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+# ---- Report ----
+
+
+def table_after(text, heading):
+    lines = text.split(heading)[1].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return rows[0], rows[2:]
+
+
+def test_the_results_have_a_row_for_the_teacher_and_each_run(finished):
+    with open(finished / "results.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["method"] for row in rows] == ["teacher", *(name.split("-")[0] for name in CELLS)]
+    for row, name in zip(rows[1:], CELLS, strict=True):
+        assert name == f"{row['method']}-{row['strategy']}-{row['seed']}"
+        record = read_record(finished / "runs" / name)
+        assert float(row["predict_accuracy"]) == record["student"]["results"]["predict_accuracy"]
+        assert int(row["trainable_parameters"]) == record["student"]["trainable_parameters"]
+    assert json.loads((finished / "results.json").read_text())[1]["strategy"] == "odd"
+
+
+def test_the_report_has_both_tables_of_the_assignment(finished):
+    text = (finished / "report.md").read_text()
+    columns, rows = table_after(text, "## Which layers")
+    assert columns == ["Student Layer", "Training Loss", "Validation Loss", "Validation Accuracy"]
+    assert [row[0] for row in rows[:3]] == ["Odd (1,3)", "Even (2,4)", "Teacher"]
+    accuracies = [100 * results(finished / "runs" / f"distill-odd-{seed}")["eval_accuracy"] for seed in (0, 1)]
+    assert rows[0][3].split(" ± ")[0] == f"{sum(accuracies) / 2:.1f}"
+    columns, rows = table_after(text, "## Which method")
+    assert columns[:4] == ["Model Type", "Training Loss", "Test Accuracy", "Test Macro-F1"]
+    assert [row[0] for row in rows[:4]] == ["Odd, distilled", "Even, distilled", "Even, LoRA", "Teacher"]
+
+
+def test_the_report_shows_figures_that_exist(finished):
+    markdown, page = (finished / "report.md").read_text(), (finished / "report.html").read_text()
+    shown = re.findall(r"\]\((figures/\w+\.png)\)", markdown) + re.findall(r"img src='(figures/\w+\.svg)'", page)
+    assert len(shown) == 2 * 7
+    for path in shown:
+        assert (finished / path).stat().st_size > 5000
+    assert "<table>" in page and "Even, LoRA" in page
+
+
+def test_without_a_labelled_test_split_the_report_is_on_validation(arguments, tmp_path, cells_run):
+    position = arguments.index("--test_file")
+    without_test = [*arguments[:position], *arguments[position + 2 :]]
+    grid = ["--strategies", "odd", "--methods", "distill", "--seeds", 0]
+    run_here(*without_test, *grid, "--output_dir", tmp_path / "grid")
+    text = (tmp_path / "grid" / "report.md").read_text()
+    assert "| Validation Accuracy | Validation Macro-F1 |" in text
+    assert "The validation split has 18 examples." in text
+    assert "whose spread one seed cannot show" in text
+
+
+# ---- Again, interrupted, failed ----
+
+
+def test_finished_runs_are_kept_and_new_seeds_added(copied, arguments, cells_run):
+    run_here(*arguments, *GRID, "--output_dir", copied)
+    assert cells_run == []
+    run_here(*arguments, *GRID[:-2], 1, 2, "--output_dir", copied)
+    assert cells_run == ["distill-odd-2", "distill-even-2", "lora-even-2"]
+    assert "2 seeds of training" in (copied / "report.md").read_text()
+
+
+def test_a_finished_run_with_other_settings_is_not_mixed_in(copied, arguments, cells_run):
+    before = tree(copied)
+    with pytest.raises(ValueError, match="distill-odd-0 holds a run with other settings"):
+        run_here(*arguments, *GRID, "--learning_rate", 1e-5, "--output_dir", copied)
+    run_here(*arguments, *GRID, "--lora_r", 16, "--strategies", "odd", "--methods", "distill", "--output_dir", copied)
+    assert cells_run == [], "LoRA's settings change nothing for the other methods"
+    assert {path: content for path, content in tree(copied).items() if "runs" in path.parts} == {
+        path: content for path, content in before.items() if "runs" in path.parts
+    }
+
+
+def test_students_of_another_teacher_are_not_mixed_in(copied, arguments, cells_run):
+    record = read_record(copied / "runs" / "distill-even-0")
+    record["teacher"]["fingerprint"] = "of another"
+    (copied / "runs" / "distill-even-0" / "distillation.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="distill-even-0 holds a student of another teacher"):
+        run_here(*arguments, *GRID, "--output_dir", copied)
+    assert cells_run == []
+
+
+def test_an_interrupted_grid_continues_from_the_checkpoint_of_its_cell(
+    finished, copied, arguments, cells_run, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO)
+    shutil.rmtree(copied / "runs")
+    grid = [*arguments, "--save_strategy", "epoch", *GRID[:3], "--methods", "distill", "--seeds", 0]
+    grid += ["--output_dir", copied]
+    save_checkpoint = training_run.DistillationTrainer.save_model
+
+    def interrupted(trainer, folder=None, **kwargs):
+        if folder and folder.endswith("distill-even-0/checkpoint-10"):
+            raise KeyboardInterrupt
+        save_checkpoint(trainer, folder, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training_run.DistillationTrainer, "save_model", interrupted)
+        run_here(*grid)
+    run_here(*grid)
+    assert cells_run == ["distill-odd-0", "distill-even-0", "distill-even-0"]
+    assert re.findall(r"An interrupted run is continued from .*/(.*/checkpoint-\d+)", caplog.text) == [
+        "distill-even-0/checkpoint-5"
+    ]
+    assert weights(copied / "runs" / "distill-even-0") == weights(finished / "runs" / "distill-even-0")
+    assert not list(copied.rglob("checkpoint-*")), "a finished student needs none"
+
+
+def test_a_failed_cell_is_reported_and_the_others_go_on(copied, arguments, cells_run, capsys):
+    for name in CELLS[:2]:
+        shutil.rmtree(copied / "runs" / name)
+    (copied / "runs" / CELLS[0]).write_text("in the way")
+    with pytest.raises(SystemExit) as error:
+        run_here(*arguments, *GRID, "--output_dir", copied)
+    assert error.value.code == 1
+    assert cells_run == CELLS[:2]
+    assert re.search(r"error: the run distill-odd-0 failed: \w+: .*distill-odd-0", capsys.readouterr().err)
+    report = (copied / "report.md").read_text()
+    assert "- distill-odd-0: " in report.split("## Which layers")[0]
+    assert "| Even (2,4) " in report
+    (copied / "runs" / CELLS[0]).unlink()
+    run_here(*arguments, *GRID, "--output_dir", copied)
+    assert cells_run == [*CELLS[:2], CELLS[0]]
+    assert "Failed runs" not in (copied / "report.md").read_text()
+
+
+def test_a_dry_run_prints_the_plan_with_its_time_and_writes_nothing(arguments, copied, tmp_path, capsys):
+    run_here(*arguments, *GRID, "--dry_run", "--output_dir", tmp_path / "new")
+    plan = capsys.readouterr().out
+    assert all(f"| {name} " in plan for name in CELLS)
+    assert "6 of 6 runs to do" in plan
+    assert not (tmp_path / "new").exists()
+
+    shutil.rmtree(copied / "runs" / CELLS[0])
+    before = tree(copied)
+    run_here(*arguments, *GRID, "--dry_run", "--output_dir", copied)
+    plan = capsys.readouterr().out
+    assert plan.count("| finished |") == 5
+    assert "1 of 6 runs to do" in plan
+    assert tree(copied) == before
+
+
+# ---- Bad input ----
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--num_student_layers", 3], "'odd' takes every second layer, .* K = 3. Use 'uniform'"),
+        (["--lora_target_modules", "q_lin"], "names linear layers of the encoder, .* found 'q_lin'"),
+        (["--methods", "distil"], "`methods` must be some of distill"),
+        (["--push_to_hub"], "A comparison runs in one process and uploads nothing"),
+    ],
+)
+def test_what_no_cell_could_do_is_refused_before_anything_is_written(arguments, tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        run_here(*arguments, *GRID, *wrong, "--output_dir", tmp_path / "grid")
+    assert not (tmp_path / "grid").exists()
+
+
+def test_a_regression_is_refused(make_teacher, tmp_path):
+    rows = [{"text": text, "label": i / 4} for i, (text, _) in enumerate(sentences(8))]
+    file = write_json_lines(tmp_path / "scores.jsonl", rows)
+    arguments = ["--teacher_name_or_path", make_teacher(["LABEL_0"]), "--train_file", file, "--validation_file", file]
+    with pytest.raises(ValueError, match="one label an example, but found regression"):
+        run_here(*arguments, "--output_dir", tmp_path / "grid")

@@ -1,0 +1,198 @@
+"""Tests of `run_lora.py` from the command line to the files it leaves, on tiny teachers."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from peft.utils import load_peft_weights
+from script_runs import metrics, predictions, results, run_main, run_process, sentences, tree
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
+from transformers import pipeline as make_pipeline
+
+import run_lora
+import training_run
+from lora import load_adapter
+from run_folder import read_record
+
+pytestmark = pytest.mark.usefixtures("script_caches")
+
+run_here = partial(run_main, run_lora)
+TEXTS = [text for text, _ in sentences(13, 60)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, make_teacher, files):
+    """Folder and outputs of one run with a teacher that the run fine-tunes itself."""
+    folder = tmp_path_factory.mktemp("runs") / "adapter"
+    encoder = make_teacher(["bad", "good"], encoder_only=True)
+    arguments = ["--teacher_name_or_path", encoder, *files, "--output_dir", folder, "--layers", "4,2"]
+    arguments += ["--num_train_epochs", 3, "--teacher_num_train_epochs", 1, "--lora_r", 2, "--merge_adapter"]
+    process = run_process(run_lora, *arguments, "--learning_rate", 0.01, "--per_device_train_batch_size", 8)
+    assert process.returncode == 0, process.stderr
+    return folder, process.stdout, process.stderr
+
+
+def logits_of(model, folder):
+    batch = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return model.eval()(**batch).logits
+
+
+def test_the_folder_holds_an_adapter_and_no_weights_of_the_student(finished):
+    folder, _, _ = finished
+    names = {path.name for path in folder.iterdir()}
+    expected = {"adapter_model.safetensors", "adapter_config.json", "config.json", "tokenizer.json", "README.md"}
+    expected |= {f"{name}_results.json" for name in ("train", "eval", "predict", "all")}
+    assert expected | {"distillation.json", "predictions_test.csv", "trainer_state.json", "merged"} <= names
+    assert "model.safetensors" not in names
+    adapted = {name.split(".layer.")[1].split(".lora_")[0] for name in load_peft_weights(folder) if ".lora_" in name}
+    assert len(adapted) == 2 * 6
+
+
+def test_a_fresh_process_loads_the_adapter_and_predicts_what_the_run_predicted(finished, tmp_path):
+    folder, _, _ = finished
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)  # with the teacher in it
+    code = (
+        "import json, sys; from transformers import pipeline; from lora import load_adapter\n"
+        "folder, texts = sys.argv[1], json.loads(sys.argv[2])\n"
+        "model = load_adapter(folder).merge_and_unload()\n"
+        "classify = pipeline('text-classification', model=model, tokenizer=folder, device='cpu')\n"
+        "print(json.dumps([answer['label'] for answer in classify(texts)]))"
+    )
+    command = [sys.executable, "-c", code, str(moved), json.dumps(TEXTS)]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=Path(run_lora.__file__).parent)
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout.splitlines()[-1]) == [row["prediction"] for row in predictions(folder)]
+
+
+def test_the_merged_checkpoint_is_a_plain_one_with_the_adapters_logits(finished):
+    folder, _, _ = finished
+    merged = AutoModelForSequenceClassification.from_pretrained(folder / "merged")
+    assert type(merged) is BertForSequenceClassification
+    assert merged.config.num_hidden_layers == 2
+    assert merged.config.id2label == {0: "bad", 1: "good"}
+    expected = logits_of(load_adapter(folder), folder)
+    torch.testing.assert_close(logits_of(merged, folder), expected, atol=1e-5, rtol=0)
+    recorded = [[float(row["logit_bad"]), float(row["logit_good"])] for row in predictions(folder)]
+    torch.testing.assert_close(expected, torch.tensor(recorded), atol=1e-4, rtol=0)
+    classify = make_pipeline("text-classification", model=str(folder / "merged"), device="cpu")
+    assert [answer["label"] for answer in classify(TEXTS)] == [row["prediction"] for row in predictions(folder)]
+
+
+def test_the_record_says_what_was_trained(finished):
+    folder, stdout, stderr = finished
+    record = read_record(folder)
+    assert record["method"] == "lora"
+    assert record["loss"] == {"ce_weight": 1.0, "kl_weight": 0.0, "cosine_weight": 0.0, "temperature": 2.0}
+    student = record["student"]
+    hidden = 32
+    head = hidden * hidden + hidden + 2 * hidden + 2
+    adapters = 2 * 2 * (4 * 2 * hidden + 2 * (hidden + 64))
+    assert student["trainable_parameters"] == student["adapter"]["trainable_parameters"] == adapters + head
+    assert student["parameters"] == student["adapter"]["total_parameters"] - adapters
+    assert student["layers"] == [4, 2]
+    assert (student["adapter"]["lora_r"], student["adapter"]["use_dora"]) == (2, False)
+    assert record["teacher_folder"] == "teacher"
+    trained = f"{adapters + head:,} of {student['adapter']['total_parameters']:,} parameters"
+    assert f"Trained: {trained}; the adapter has {student['adapter']['megabytes']:.1f} MB." in stdout
+    assert f"{adapters + head:,} of the student's" in stderr
+
+
+def test_training_goes_by_the_labels_alone_and_no_teacher_outputs_are_stored(finished):
+    folder, _, _ = finished
+    assert "train_loss_kl" not in results(folder)
+    assert results(folder)["train_loss"] == pytest.approx(results(folder)["train_loss_ce"])
+    assert not list(folder.rglob("*.arrow"))
+
+
+def test_an_existing_adapter_is_evaluated_and_left_alone(finished, files, tmp_path):
+    folder = tmp_path / "adapter"
+    shutil.copytree(finished[0], folder)
+    before, expected = tree(folder), metrics(folder)
+    (folder / "predictions_test.csv").unlink()
+    run_here("--output_dir", folder, "--do_eval", "--do_predict", *files)
+    assert metrics(folder) == pytest.approx(expected, abs=1e-4)
+    after = tree(folder)
+    changed = {path.name for path in before if after[path] != before[path]}
+    assert changed <= {f"{name}_results.json" for name in ("eval", "predict", "all")} | {"predictions_test.csv"}
+
+
+def test_distillation_comes_on_top_where_it_is_given_a_weight(teacher, files, tmp_path):
+    folder = tmp_path / "adapter"
+    arguments = ["--teacher_name_or_path", teacher, *files, "--num_train_epochs", 1, "--output_dir", folder]
+    run_here(*arguments, "--ce_weight", 0.5, "--kl_weight", 0.5)
+    assert read_record(folder)["method"] == "lora_distill"
+    assert results(folder)["train_loss_kl"] > 0
+    assert (folder / read_record(folder)["teacher_folder"]).resolve() == Path(teacher)
+    assert not (folder / "merged").exists()
+
+
+def test_an_interrupted_run_continues_with_the_adapter_of_its_checkpoint(
+    teacher, files, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO)
+    arguments = ["--teacher_name_or_path", teacher, *files, "--per_device_train_batch_size", 8]
+    arguments += ["--num_train_epochs", 4, "--save_strategy", "epoch", "--init_lora_weights", "pissa"]
+    run_here(*arguments, "--output_dir", tmp_path / "whole")
+    save_checkpoint = training_run.DistillationTrainer.save_model
+
+    def interrupted(trainer, folder, **kwargs):
+        if folder.endswith("checkpoint-15"):
+            raise KeyboardInterrupt
+        save_checkpoint(trainer, folder, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training_run.DistillationTrainer, "save_model", interrupted)
+        run_here(*arguments, "--output_dir", tmp_path / "resumed")
+    assert read_record(tmp_path / "resumed") is None
+    run_here(*arguments, "--output_dir", tmp_path / "resumed")
+    assert f"An interrupted run is continued from {tmp_path / 'resumed' / 'checkpoint-10'}" in caplog.text
+    whole, resumed = (load_peft_weights(tmp_path / name) for name in ("whole", "resumed"))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor, atol=1e-6, rtol=0)
+
+
+@pytest.mark.distributed
+def test_two_processes_train_the_adapter_of_one_with_the_same_global_batch(make_teacher, files, tmp_path):
+    teacher = make_teacher(["bad", "good"], dropout=0.0)
+    arguments = ["--teacher_name_or_path", teacher, *files, "--num_train_epochs", 2, "--lora_dropout", 0]
+    arguments += ["--learning_rate", 1e-3, "--save_strategy", "no"]
+    run_here(*arguments, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "one")
+    process = run_process(
+        run_lora,
+        *(*arguments, "--per_device_train_batch_size", 4, "--output_dir", tmp_path / "two"),
+        launcher=["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    )
+    assert process.returncode == 0, process.stderr
+    for name in ("train_loss", "eval_loss", "predict_loss"):
+        assert results(tmp_path / "two")[name] == pytest.approx(results(tmp_path / "one")[name], rel=1e-3)
+    one, two = (load_peft_weights(tmp_path / name) for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=2e-4, rtol=0)
+    assert process.stdout.count("Trained: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layer_strategy", "random"], "--layer_strategy random copies none"),
+        (["--lora_target_modules", "q_lin"], "names linear layers of the encoder, .* found 'q_lin'"),
+        (["--lora_r", 0], "`lora_r` must be at least 1"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_written(teacher, files, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run_here("--teacher_name_or_path", teacher, *files, *arguments, "--output_dir", tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_there_must_be_an_adapter_to_evaluate(files, tmp_path):
+    with pytest.raises(ValueError, match="holds no student to evaluate"):
+        run_here(*files, "--do_eval", "--output_dir", tmp_path / "nothing")
