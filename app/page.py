@@ -6,6 +6,7 @@ page's HTML only through `html.escape`.
 
 import asyncio
 import base64
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from html import escape
@@ -103,7 +104,7 @@ def build_page(service: Service) -> gr.Blocks:
             chosen = gr.CheckboxGroup(names, value=names, label="Models", visible=len(names) > 1, elem_id="models")
             with gr.Row():
                 check_button = gr.Button("Check", variant="primary", elem_id="check")
-                words_button = gr.Button("Check and show which words count", elem_id="check-words")
+                words_button = gr.Button("Check and mark words", elem_id="check-words")
             result = gr.HTML(elem_id="result")
             gr.Examples(
                 [[example] for example in EXAMPLES], inputs=[text], label="Examples: choose one, then check it"
@@ -214,7 +215,7 @@ def _in_words(label: str) -> str:
 
 def _tone(label: str) -> str:
     """How a label is coloured; its words say the same."""
-    words = label.casefold().replace("-", "_").split("_")
+    words = re.findall(r"[^\W_]+", label.casefold()) or [""]
     if words[0] in WELCOME:
         return "welcome"
     return "unwelcome" if any(word in UNWELCOME for word in words) else "neutral"
@@ -244,26 +245,23 @@ def _card(model: Model, answer: Answer, seconds: float, words: str = "") -> str:
 
 
 def _highlighted(words: Sequence[Word], rest: str, label: str) -> str:
-    """The text with the words that count marked, the stronger the more; and the strongest in a sentence, for those
-    who do not see the marks."""
+    """The text with the words that count marked, the stronger the more; and the strongest named, for those who do not
+    see the marks."""
     most = max((abs(word.effect) for word in words), default=0)
+    least = max(0.15 * most, 0.1)  # what is less is noise
     pieces = []
     for word in words:
         text = escape(word.text)
-        if most > 0 and abs(word.effect) >= max(0.1 * most, 0.01):
+        if abs(word.effect) >= least:
             kind = "for" if word.effect > 0 else "against"
-            text = (
-                f'<mark class="{kind}" style="--strength: {abs(word.effect) / most:.2f}" '
-                f'title="{100 * word.effect:+.1f} points">{text}</mark>'
-            )
+            text = f'<mark class="{kind}" style="--strength: {abs(word.effect) / most:.2f}">{text}</mark>'
         pieces.append(text + escape(word.space))
-    strongest = sorted((word for word in words if word.effect >= 0.01), key=lambda word: -word.effect)[:3]
-    said = ", ".join(f"“{escape(word.text)}” ({100 * word.effect:+.0f} points)" for word in strongest)
+    strongest = sorted((word for word in words if word.effect >= least), key=lambda word: -word.effect)[:3]
+    said = ", ".join(f"“{escape(word.text)}”" for word in strongest) or "no single word"
     note = f" Only the first {MAX_WORDS} words were looked at." if rest else ""
     return (
-        f'<p class="words">{"".join(pieces)}{escape(rest)}</p><p class="note">Speak most for '
-        f"<em>{escape(_in_words(label).lower())}</em>: {said or 'no single word'}. Without the word, the "
-        f"probability would be that much lower.{note}</p>"
+        f'<p class="words">{"".join(pieces)}{escape(rest)}</p><p class="note">Most for '
+        f"<em>{escape(_in_words(label).lower())}</em>: {said}. Underlined words speak against it.{note}</p>"
     )
 
 

@@ -101,17 +101,17 @@ def test_the_words_that_count_are_marked_on_request(open_page):
     check(page, "You are an idiot, and everybody here laughs at you.")
     expect(answers(page)).to_have_count(2)
     expect(page.locator("#result mark")).to_have_count(0)
-    page.get_by_role("button", name="Check and show which words count").click()
+    page.get_by_role("button", name="Check and mark words").click()
     marked = page.locator("#result .card").first.locator("mark.for")
     expect(marked.filter(has_text="idiot")).to_be_visible()
-    expect(page.locator("#result .card").first).to_contain_text(re.compile("Speak most for toxic: .*idiot"))
+    expect(page.locator("#result .card").first).to_contain_text(re.compile("Most for toxic: .*idiot"))
 
 
 def test_markup_in_a_comment_stays_text(open_page):
     page = open_page()
     text = "<script>alert(1)</script> <img src=x onerror=alert(2)> <b>bold</b> ${alert(3)} {{4}}"
     comment_box(page).fill(text)
-    page.get_by_role("button", name="Check and show which words count").click()
+    page.get_by_role("button", name="Check and mark words").click()
     expect(page.locator("#result .words").first).to_have_text(text)
     assert page.locator("#result script, #result img, #result .words b").count() == 0
 
@@ -202,7 +202,7 @@ def test_screen_readers_are_told_the_answer_and_the_language(open_page):
 def test_no_rule_of_accessibility_is_broken(open_page, tmp_path, color_scheme):
     page = open_page(color_scheme=color_scheme)
     comment_box(page).fill("You are an idiot, and everybody here laughs at you.")
-    page.get_by_role("button", name="Check and show which words count").click()
+    page.get_by_role("button", name="Check and mark words").click()
     expect(answers(page)).to_have_count(2)
     broken = violations(page)
     page.get_by_role("tab", name="A file").click()

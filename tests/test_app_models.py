@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import shutil
 
@@ -123,19 +124,21 @@ def explained(text):
     return asyncio.run(explain(text, classify))
 
 
-def test_the_effect_of_a_word_is_what_the_label_loses_without_it():
+def test_the_effect_of_a_word_is_what_the_labels_log_odds_lose_without_it():
     answer, words, rest = explained("You\tabsolute idiot!  Bye")
     assert answer.label == "toxic"
+    effect = math.log(0.9 / 0.1) - math.log(0.1 / 0.9)
     assert [(word.text, round(word.effect, 6)) for word in words] == [
-        *(("You", 0), ("absolute", 0), ("idiot!", 0.8), ("Bye", 0))
+        *(("You", 0), ("absolute", 0), ("idiot!", round(effect, 6)), ("Bye", 0))
     ]
     assert "".join(word.text + word.space for word in words) + rest == "You\tabsolute idiot!  Bye"
 
 
 def test_a_word_that_speaks_against_the_label_has_a_negative_effect():
-    answer, words, _ = explained("idiot not")  # 0.5 toxic, and not_toxic comes first
+    answer, (idiot, negation), _ = explained("idiot not")  # 0.5 toxic, and not_toxic comes first
     assert answer.label == "not_toxic"
-    assert [round(word.effect, 6) for word in words] == [-0.4, 0.4]
+    assert idiot.effect == pytest.approx(0 - math.log(0.9 / 0.1))
+    assert negation.effect == pytest.approx(0 - math.log(0.1 / 0.9))
 
 
 def test_only_the_first_words_are_looked_at():
