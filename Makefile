@@ -2,10 +2,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test style quality clean
+STUDENT := outputs/toxic_comments-even
+
+.PHONY: quickstart app test style quality clean
 
 # Distils the sample data set's teacher into a student of half its depth, on a fresh machine, and prints the table.
 quickstart: $(VENV)/run
+	$(BIN)/python run_distillation.py
+
+# The page and API with the quickstart's student, which is trained and exported first if need be; ARGS="--port 8000" and
+# so on are passed on.
+app: $(STUDENT)/onnx/metrics.json
+	$(BIN)/python -m app --model_dir $(STUDENT) $(ARGS)
+
+$(STUDENT)/onnx/metrics.json: $(STUDENT)/distillation.json | $(VENV)/app
+	$(BIN)/python run_export.py
+
+$(STUDENT)/distillation.json: | $(VENV)/app
 	$(BIN)/python run_distillation.py
 
 # Lint, then every fast test; `make test ARGS="-m slow"` for the slow ones.
@@ -31,6 +44,10 @@ $(VENV)/run: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install -r requirements.txt
 	touch $@
 
-$(VENV)/test: requirements.txt requirements-test.txt | $(BIN)/python
+$(VENV)/app: requirements.txt requirements-app.txt app/requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install -r requirements-app.txt
+	touch $@
+
+$(VENV)/test: requirements.txt requirements-app.txt app/requirements.txt requirements-test.txt | $(BIN)/python
 	$(BIN)/python -m pip install -r requirements-test.txt
 	touch $@

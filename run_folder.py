@@ -28,7 +28,10 @@ UNFINISHED_RECORD_FILE = "distillation.unfinished.json"
 COMPLETE_MARK = "complete"
 # Trainer adds to `all_results.json`, so that metrics of an earlier run would stay in it.
 RESULT_FILES = ("*_results.json", "predictions_*.csv")
-LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "peft", "accelerate", "scikit-learn", "deepspeed")
+LIBRARIES = (
+    *("torch", "transformers", "datasets", "evaluate", "peft", "accelerate", "scikit-learn", "deepspeed"),
+    *("onnx", "onnxruntime"),
+)
 
 
 def check_output_dir(output_dir: str | Path, must_hold_run: bool = False) -> None:

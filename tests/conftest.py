@@ -1,4 +1,5 @@
 import os
+import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -88,3 +89,27 @@ def files(tmp_path_factory):
     for split, number, start in (("train", 40, 0), ("validation", 18, 40), ("test", 13, 60)):
         arguments += [f"--{split}_file", write_csv(folder / f"{split}.csv", sentences(number, start))]
     return arguments
+
+
+@pytest.fixture(scope="session")
+def served_model(tmp_path_factory):
+    """The folder `small` with a checkpoint and its export, that know a little about toxic comments."""
+    # Not every test run needs what it imports.
+    from served_model import make_served_model
+
+    folder = tmp_path_factory.mktemp("served") / "small"
+    folder.mkdir()
+    make_served_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def app(served_model, tmp_path_factory):
+    """The app with two models, `small` and its copy `other`, as a process whose connections are watched."""
+    from running_app import WATCHED_APP, running_app
+
+    other = tmp_path_factory.mktemp("served") / "other"
+    shutil.copytree(served_model / "onnx", other)
+    command = [WATCHED_APP, "--model_dir", served_model, "--model_dir", other]
+    with running_app(tmp_path_factory.mktemp("app"), command) as app:
+        yield app

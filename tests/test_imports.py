@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "document": {"reporting"},
     "engines": set(),
     "distill_trainer": {"distill_losses", "engines"},
+    "exporting": {"teacher_cache"},
     "teacher": {"distill_trainer", "engines", "run_folder", "teacher_cache", "text_classification"},
     "evaluation": {"distill_losses", "distill_trainer", "teacher_cache", "text_classification"},
     "lora": {

@@ -1,0 +1,132 @@
+"""The HTTP API for programs: `POST /api/classify`, `GET /healthz` and `GET /metrics`."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from app.batching import BusyError
+from app.service import MAX_CHARACTERS, MAX_TEXTS, RETRY_AFTER_SECONDS, Service, is_blank
+
+
+def _not_blank(text: str) -> str:
+    if is_blank(text):
+        raise ValueError("there is nothing to read: the text is empty or blank")
+    return text
+
+
+Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS), AfterValidator(_not_blank)]
+
+
+class ClassifyRequest(BaseModel):
+    """One text or several."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"texts": ["I hate you", "See you tomorrow!"]}]}
+    )
+
+    text: Text | None = Field(default=None, description="A text. Give either this or `texts`.")
+    texts: list[Text] | None = Field(default=None, min_length=1, max_length=MAX_TEXTS, description="Several texts.")
+    model: str | None = Field(default=None, description="Name of a model. Unset: the first one of `GET /healthz`.")
+
+    @model_validator(mode="after")
+    def _one_of_both(self):
+        if (self.text is None) == (self.texts is None):
+            raise ValueError("give either `text` or `texts`")
+        return self
+
+
+class Result(BaseModel):
+    """What a model says about a text."""
+
+    label: str = Field(description="The most probable class.")
+    scores: dict[str, float] = Field(description="A probability for every class, by its name.")
+    model: str = Field(description="Name of the model.")
+    truncated: bool = Field(description="Whether the text is longer than the model reads.")
+
+
+class ClassifyResponse(BaseModel):
+    """A result for every text, in their order."""
+
+    results: list[Result]
+
+
+class Health(BaseModel):
+    """What is being served."""
+
+    status: str
+    models: list[str] = Field(description="Names of the models; the first is the default.")
+
+
+class Error(BaseModel):
+    """What is wrong with a request."""
+
+    error: str
+
+
+def build_router(service: Service) -> APIRouter:
+    """The routes of the API."""
+    router = APIRouter()
+
+    @router.post(
+        "/api/classify",
+        response_model=ClassifyResponse,
+        responses={
+            413: {"model": Error, "description": "The body is too large."},
+            422: {"model": Error, "description": "The body is not what it should be; the message says where."},
+            503: {"model": Error, "description": "Too many texts are waiting. Try again after `Retry-After` seconds."},
+        },
+    )
+    async def classify(body: ClassifyRequest) -> ClassifyResponse | JSONResponse:
+        """Says which class one text or each of several belongs to."""
+        if body.model is not None and body.model not in service.models:
+            return error_response(422, f"model: there is no such model; there are {', '.join(service.models)}")
+        name = body.model or service.default
+        try:
+            answers = await service.classify(body.texts or [body.text], name)
+        except BusyError:
+            return busy_response()
+        return ClassifyResponse(
+            results=[
+                Result(label=answer.label, scores=answer.scores, model=name, truncated=answer.truncated)
+                for answer in answers
+            ]
+        )
+
+    @router.get("/healthz", response_model=Health)
+    async def healthz() -> Health:
+        """Says that the service is up, and which models it serves."""
+        return Health(status="ok", models=list(service.models))
+
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """Statistics for Prometheus."""
+        return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """An error as a program reads it."""
+    return JSONResponse({"error": message}, status, headers)
+
+
+def busy_response() -> JSONResponse:
+    """The answer while the queue is full."""
+    return error_response(
+        503, "Too many texts are waiting. Try again in a moment.", {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    )
+
+
+async def explain_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    """A 422 that says where and why, without the text itself: answers get logged in many places."""
+    problems = error.errors()
+    described = [f"{'.'.join(map(str, problem['loc'][1:])) or 'body'}: {problem['msg']}" for problem in problems[:3]]
+    if len(problems) > 3:
+        described.append(f"and {len(problems) - 3} more")
+    message = "; ".join(described)
+    # A key may hold half a surrogate pair, which is no text and cannot be sent.
+    return error_response(422, message.encode(errors="replace").decode()[:1000])

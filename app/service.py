@@ -1,0 +1,83 @@
+"""What page and API share: the models, the threads that they run on, the limits and the statistics."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+
+from app.batching import Batcher
+from app.models import Answer, Model
+
+MAX_BODY_BYTES = 1_000_000
+MAX_CHARACTERS = 5_000
+MAX_TEXTS = 256
+# About a second's work of two cores, so that whoever is let in is answered soon.
+MAX_WAITING = 512
+RETRY_AFTER_SECONDS = 1
+
+
+class Service:
+    """Answers texts with any of the models.
+
+    Args:
+        models: with different names; the first is the default.
+        workers: batches that run at a time, over all models: as many as there are cores.
+    """
+
+    def __init__(self, models: Sequence[Model], workers: int, max_waiting: int = MAX_WAITING):
+        self.models = {model.name: model for model in models}
+        self.default = models[0].name
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.requests = Counter(
+            "http_requests", "Requests by path and status.", ["path", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "http_request_seconds", "From the request to the whole answer.", ["path"], registry=self.registry
+        )
+        texts = Counter("classified_texts", "Texts that a model has answered.", ["model"], registry=self.registry)
+        batch_sizes = Histogram(
+            *("batch_size", "Texts run together.", ["model"]), registry=self.registry, buckets=(1, 2, 4, 8, 16, 32, 64)
+        )
+        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="model")
+
+        def batcher(model: Model) -> Batcher:
+            def count(size: int) -> None:
+                texts.labels(model.name).inc(size)
+                batch_sizes.labels(model.name).observe(size)
+
+            return Batcher(model.classify, self._executor, workers, max_waiting, count)
+
+        self._batchers = {name: batcher(model) for name, model in self.models.items()}
+        waiting = Gauge("waiting_texts", "Texts that wait for a model.", ["model"], registry=self.registry)
+        for name, entry in self._batchers.items():
+            waiting.labels(name).set_function(lambda entry=entry: entry.num_waiting)
+
+    def start(self) -> None:
+        for batcher in self._batchers.values():
+            batcher.start()
+
+    async def stop(self) -> None:
+        for batcher in self._batchers.values():
+            await batcher.stop()
+        self._executor.shutdown()
+
+    async def classify(self, texts: Sequence[str], model: str | None = None) -> list[Answer]:
+        """One answer a text, by the named model or the default.
+
+        Raises:
+            BusyError: too many texts are waiting.
+        """
+        return await self._batchers[model or self.default].classify(texts)
+
+    def observe(self, path: str, status: int, started: float) -> None:
+        """Counts a request that began at `started` by `time.perf_counter`."""
+        self.requests.labels(path, status).inc()
+        self.seconds.labels(path).observe(time.perf_counter() - started)
+
+
+def is_blank(text: str) -> bool:
+    """Whether there is nothing to read in the text: only white space, control and invisible characters."""
+    return not any(character.isprintable() and not character.isspace() for character in text)

@@ -1,0 +1,262 @@
+"""How the app stands up to many users at once, to hostile bodies, and to long use: 2 cores, loopback only.
+
+    python benchmarks/load_app.py --model_dir outputs/toxic_comments-even --data_file ../shared/data/davidson/test.csv
+
+starts `python -m app` with the int8 model and then measures, one after the other,
+
+1. the bare model: its throughput in batches of the size that the app forms under load, on as many threads as it uses;
+2. 50 concurrent clients for a minute, each of which sends a text as soon as the last is answered;
+3. memory over 10,000 further requests;
+4. 10,000 hostile bodies, some of them sent slowly, broken off or larger than allowed.
+
+The figures go to `docs/results/NAME.json`. The clients share the machine with the app: a server of its own is quicker.
+"""
+
+import argparse
+import asyncio
+import csv
+import json
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from app.models import load_model  # noqa: E402
+
+HOST = "127.0.0.1"
+
+
+def main():
+    args = parse_arguments()
+    with open(args.data_file, encoding="utf-8", newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    random.Random(0).shuffle(texts)
+    bodies = [json.dumps({"text": text}).encode() for text in texts]
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryFile() as log:
+        command = [sys.executable, "-m", "app", "--model_dir", args.model_dir, "--port", str(port)]
+        app = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        try:
+            results = asyncio.run(measure(port, bodies, args))
+        finally:
+            app.terminate()
+            app.wait(20)
+        log.seek(0)
+        results["tracebacks"] = log.read().count(b"Traceback")
+    results["bare"] = measure_bare_model(args.model_dir, texts, results["load"]["texts_a_batch"], args)
+    results["load"]["share_of_bare"] = results["load"]["requests_per_second"] / results["bare"]["texts_per_second"]
+    text = json.dumps(results, indent=2)
+    (ROOT / "docs" / "results" / f"{args.name}.json").write_text(text + "\n")
+    print(text)
+
+
+async def measure(port: int, bodies: list[bytes], args: argparse.Namespace) -> dict:
+    """Everything that is measured on the running app."""
+    await wait_until_up(port)
+    await run_clients(port, bodies, args.clients, seconds=3)  # warm-up
+    before = await read_metrics(port)
+    load, statuses = await run_clients(port, bodies, args.clients, seconds=args.seconds)
+    after = await read_metrics(port)
+    texts, batches = (
+        sum(value for name, value in after.items() if name.startswith(prefix))
+        - sum(value for name, value in before.items() if name.startswith(prefix))
+        for prefix in ("classified_texts_total", "batch_size_count")
+    )
+    milliseconds = 1000 * np.array(load)
+    memory = [await resident_megabytes(port)]
+    for _ in range(10):
+        await run_clients(port, bodies, args.clients, count=args.requests // 10)
+        memory.append(await resident_megabytes(port))
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": {
+            "clients": args.clients,
+            "seconds": args.seconds,
+            "requests": len(load),
+            "errors": sum(count for status, count in statuses.items() if status != 200),
+            "requests_per_second": len(load) / args.seconds,
+            "texts_a_batch": texts / batches,
+            "p50_ms": np.percentile(milliseconds, 50),
+            "p95_ms": np.percentile(milliseconds, 95),
+            "p99_ms": np.percentile(milliseconds, 99),
+        },
+        "memory": {"requests": args.requests, "resident_mb_every_tenth": memory},
+        "fuzz": await fuzz(port, args),
+    }
+
+
+async def run_clients(
+    port: int, bodies: list[bytes], clients: int, seconds: float | None = None, count: int | None = None
+) -> tuple[list[float], Counter]:
+    """Clients that each ask again as soon as they are answered, for a time or for a number of requests in all.
+
+    Returns:
+        Seconds of every request, and how often each status came.
+    """
+    deadline = time.perf_counter() + (seconds or 1e9)
+    taken, statuses, asked = [], Counter(), 0
+
+    async def client() -> None:
+        nonlocal asked
+        reader, writer = await asyncio.open_connection(HOST, port)
+        while time.perf_counter() < deadline and (count is None or asked < count):
+            body = bodies[asked % len(bodies)]
+            asked += 1
+            start = time.perf_counter()
+            writer.write(request_head(len(body)) + body)
+            status = await read_response(reader)
+            taken.append(time.perf_counter() - start)
+            statuses[status] += 1
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return taken, statuses
+
+
+def request_head(length: int, path: str = "/api/classify", method: str = "POST") -> bytes:
+    """As few bytes as HTTP allows: what the clients take, the app cannot have."""
+    return (
+        f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+async def read_response(reader: asyncio.StreamReader) -> int:
+    """The status of a response; its body is read and dropped."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    if length:
+        await reader.readexactly(int(length[1]))
+    return int(head.split(None, 2)[1])
+
+
+async def read_metrics(port: int) -> dict[str, float]:
+    reader, writer = await asyncio.open_connection(HOST, port)
+    writer.write(request_head(0, "/metrics", "GET").replace(b"Host", b"Connection: close\r\nHost"))
+    text = (await reader.read()).decode()
+    writer.close()
+    return {name: float(value) for name, value in re.findall(r"^(\w+(?:\{[^}]*\})?) (\S+)$", text, re.MULTILINE)}
+
+
+async def resident_megabytes(port: int) -> float:
+    return (await read_metrics(port))["process_resident_memory_bytes"] / 1e6
+
+
+async def wait_until_up(port: int) -> None:
+    for _ in range(600):
+        try:
+            await read_metrics(port)
+            return
+        except OSError:
+            await asyncio.sleep(0.1)
+    raise TimeoutError("The app has not come up within a minute.")
+
+
+async def fuzz(port: int, args: argparse.Namespace) -> dict:
+    """Sends hostile bodies and counts what comes back; the app must answer an ordinary text afterwards."""
+    generator = random.Random(0)
+    bodies = [hostile_body(generator) for _ in range(args.hostile)]
+    statuses = Counter()
+
+    async def client(own: list[bytes]) -> None:
+        for body in own:
+            reader, writer = await asyncio.open_connection(HOST, port)
+            try:
+                is_cut = len(body) % 50 == 7  # announces more than it sends, and hangs up
+                writer.write(request_head(len(body) + 10 * is_cut))
+                writer.write(body)
+                if is_cut:
+                    statuses["hung up"] += 1
+                    continue
+                statuses[await asyncio.wait_for(read_response(reader), 30)] += 1
+            except (asyncio.IncompleteReadError, ConnectionError):
+                statuses["closed"] += 1
+            finally:
+                writer.close()
+
+    await asyncio.gather(*(client(bodies[i :: args.clients]) for i in range(args.clients)))
+    _, ordinary = await run_clients(port, [b'{"text": "hello"}'], 1, count=1)
+    server_errors = sum(count for status, count in statuses.items() if str(status)[0] == "5" and status != 503)
+    return {
+        "bodies": len(bodies),
+        "answers": {str(status): count for status, count in sorted(statuses.items(), key=str)},
+        "server_errors_but_503": server_errors,
+        "answers_afterwards": ordinary[200] == 1,
+    }
+
+
+def hostile_body(generator: random.Random) -> bytes:
+    """Bodies like real ones with something wrong in them, noise, and now and then a huge or a deep one."""
+    values = [
+        *(None, True, -1, 1e308, "", " ", "a", "a" * 6000, "\u202e🙂\x00", "<script>", "\x1b[2J", ["a"], [], {}, [[]]),
+        *(["a"] * 300, ["a" * 5000] * 100, {"text": "a"}, ["", None, 3], "=cmd|' /C calc'!A0", "é" * 4999),
+    ]
+    keys = ["text", "texts", "model", "", "Text", "__proto__", "\ud800", "texts.0", "x" * 500]
+    form = generator.random()
+    if form < 0.02:
+        return generator.choice((b"[", b'{"text":')) * generator.randint(1, 50_000)
+    if form < 0.03:
+        return b" " * generator.randint(900_000, 1_100_000)
+    if form < 0.15:
+        return generator.randbytes(generator.randint(0, 3000))
+    body = {generator.choice(keys): generator.choice(values) for _ in range(generator.randint(0, 3))}
+    raw = bytearray(json.dumps(generator.choice((body, {"text": generator.choice(values)}))).encode())
+    for _ in range(generator.choice((0, 0, 1, 5))):
+        raw.insert(generator.randint(0, len(raw)), generator.randrange(256))
+    return bytes(raw[: generator.randint(0, len(raw))] if generator.random() < 0.1 else raw)
+
+
+def measure_bare_model(folder: str, texts: list[str], batch_size: float, args: argparse.Namespace) -> dict:
+    """Throughput of the model without server and clients, tokenising included, in batches of one size.
+
+    As in the app, a batch holds the most similar in length among as many texts as there are clients.
+    """
+    model, size, workers = load_model(folder), max(1, round(batch_size)), len(os.sched_getaffinity(0))
+    groups = [sorted(texts[i : i + args.clients], key=len) for i in range(0, len(texts), args.clients)]
+    batches = [group[i : i + size] for group in groups for i in range(0, len(group), size)]
+    deadline = time.perf_counter() + args.seconds / 4
+
+    def work(worker: int) -> int:
+        done, index = 0, worker
+        while time.perf_counter() < deadline:
+            batch = batches[index % len(batches)]
+            model.classify(batch)
+            done, index = done + len(batch), index + workers
+        return done
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(workers) as executor:
+        done = sum(executor.map(work, range(workers)))
+    return {"threads": workers, "batch_size": size, "texts_per_second": done / (time.perf_counter() - start)}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_dir", required=True, help="as for the app")
+    parser.add_argument("--data_file", required=True, help="csv file with a column text")
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--requests", type=int, default=10_000, help="while memory is watched")
+    parser.add_argument("--hostile", type=int, default=10_000, help="bodies of the fuzz run")
+    parser.add_argument("--name", default="load", help="of the result file")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as the app has it
+    main()

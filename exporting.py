@@ -1,0 +1,162 @@
+"""Classifiers as ONNX files: float32 through PyTorch's exporter, and int8 weights through ONNX Runtime's quantiser.
+
+    export_float32(model, "model.onnx")
+    quantize("model.onnx", "model_int8.onnx")
+    logits = compute_onnx_logits("model_int8.onnx", tokenized["validation"], collator)
+
+The graphs are left as the exporter writes them: ONNX Runtime fuses what it can when it loads them, and fusing before
+quantising has been measured to gain nothing (docs/LOG.md).
+"""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from datasets import Dataset
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch import nn
+from transformers import PreTrainedModel
+
+from teacher_cache import MODEL_INPUTS
+
+logger = logging.getLogger(__name__)
+
+# Operators whose constant weights become int8; the products of two activations within attention stay float32.
+QUANTIZED_OPERATORS = ("MatMul", "Gemm", "Gather")
+BATCH_SIZE = 8  # on a processor the quickest per example; larger batches outgrow its caches
+
+
+class _Logits(nn.Module):
+    """The model as a function from its input tensors, in the given order, to its logits."""
+
+    def __init__(self, model: PreTrainedModel, names: Sequence[str]):
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.model(**dict(zip(self.names, inputs, strict=True))).logits
+
+
+def model_inputs(model: PreTrainedModel) -> tuple[str, ...]:
+    """The inputs that the architecture reads: `token_type_ids` only where there is more than one type of token."""
+    names = [name for name in MODEL_INPUTS if name in inspect.signature(model.forward).parameters]
+    if getattr(model.config, "type_vocab_size", 0) < 2 and "token_type_ids" in names:
+        names.remove("token_type_ids")
+    return tuple(names)
+
+
+def export_float32(model: PreTrainedModel, file: str | Path) -> None:
+    """Writes the model as an ONNX graph with one output, `logits`, for batches of any size and length.
+
+    Args:
+        model: on the CPU, in float32. Its attention is set to the plain implementation: the others are exported with
+            guards against rows without any token, which cost time.
+    """
+    names = model_inputs(model)
+    model.set_attn_implementation("eager")
+    # Sizes that differ from each other and from 1, so that none is taken for a constant; padding, as batches have it.
+    batch = {name: torch.zeros(2, 9, dtype=torch.long) for name in names}
+    batch["input_ids"] += model.config.pad_token_id or 0
+    batch["input_ids"][:, :5] = 1 + batch["input_ids"][0, 0]
+    batch["attention_mask"][:, :5] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's about its own parts
+        # `dynamo=False`, the exporter of old, writes a graph that is wrong for other lengths than the example's.
+        torch.onnx.export(
+            _Logits(model, names).eval(),
+            tuple(batch.values()),
+            str(file),
+            input_names=names,
+            output_names=["logits"],
+            dynamic_shapes=(tuple({0: "batch", 1: "sequence"} for _ in names),),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def quantize(source: str | Path, target: str | Path, in_float32: Sequence[str] = ()) -> None:
+    """Writes a float32 graph anew with int8 weights, one scale an output channel; activations become int8 as it runs.
+
+    Args:
+        in_float32: names of operators that stay as they are.
+    """
+    graph = onnx.load(source)
+    # The quantiser transposes weights but not their noted shapes, and then finds that the two differ:
+    # https://github.com/microsoft/onnxruntime/issues/25890
+    del graph.graph.value_info[:]
+    quantize_dynamic(
+        graph,
+        target,
+        op_types_to_quantize=list(QUANTIZED_OPERATORS),
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=list(in_float32),
+    )
+
+
+def quantize_accurately(
+    source: str | Path, target: str | Path, sample: Dataset, collator: Callable, is_accurate: Callable[[], bool]
+) -> list[str] | None:
+    """Quantises as many operators as accuracy allows.
+
+    First all of them. If that is not accurate enough, those that disturb the logits of the sample most when they alone
+    are int8 stay in float32: the worst one, two, four, and so on up to half of them.
+
+    Args:
+        sample: some tokenised examples.
+        is_accurate: judges the graph in `target`.
+
+    Returns:
+        Names of the operators left in float32; `None` if even the last attempt is not accurate enough.
+    """
+    quantize(source, target)
+    if is_accurate():
+        return []
+    names = _quantizable(source)
+    logger.warning(f"int8 costs too much accuracy: the {len(names)} operators are tried one by one.")
+    reference = compute_onnx_logits(source, sample, collator)
+    disturbance = {}
+    for name in names:
+        quantize(source, target, in_float32=[other for other in names if other != name])
+        disturbance[name] = np.abs(compute_onnx_logits(target, sample, collator) - reference).mean()
+    worst_first = sorted(names, key=disturbance.__getitem__, reverse=True)
+    count = 1
+    while count <= len(names) // 2:
+        quantize(source, target, in_float32=worst_first[:count])
+        if is_accurate():
+            return worst_first[:count]
+        count *= 2
+    return None
+
+
+def _quantizable(source: str | Path) -> list[str]:
+    """Names of the operators with constant float32 weights, those that become int8."""
+    graph = onnx.load(source).graph
+    weights = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    return [node.name for node in graph.node if node.op_type in QUANTIZED_OPERATORS and weights & set(node.input[:2])]
+
+
+def compute_onnx_logits(file: str | Path, dataset: Dataset, collator: Callable) -> np.ndarray:
+    """Runs an ONNX classifier over a tokenised data set.
+
+    Args:
+        collator: pads a list of examples into a batch of tensors, for example `DataCollatorWithPadding(tokenizer)`.
+
+    Returns:
+        float32 `(len(dataset), num_labels)`, in the data set's order.
+    """
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_inputs()]
+    inputs = dataset.select_columns(names)
+    rows = []
+    for start in range(0, len(inputs), BATCH_SIZE):
+        batch = collator(inputs.select(range(start, min(start + BATCH_SIZE, len(inputs)))).to_list())
+        rows.append(session.run(["logits"], {name: batch[name].numpy() for name in names})[0])
+    return np.concatenate(rows)

@@ -1,0 +1,193 @@
+"""Export a classifier to ONNX in float32 and int8, and check that both still answer as PyTorch does.
+
+The student that `run_distillation.py` makes when it is called without arguments:
+
+    python run_export.py
+
+Any other checkpoint: a student, a teacher, merged LoRA weights. The data to check it on are those of its run, which
+the folder or the one above it has on record; for other models name them:
+
+    python run_export.py --model_name_or_path outputs/sst2
+    python run_export.py --model_name_or_path my-finetuned-bert --train_file train.csv --validation_file dev.csv
+
+`--output_dir` (by default the folder `onnx` in the model's) then holds `model.onnx`, `model_int8.onnx`, tokenizer,
+config and, only if both files passed, `metrics.json`. `python -m app --model_dir` serves it.
+"""
+
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+from transformers import DataCollatorWithPadding, EvalPrediction
+
+from command_line import explain_settings, parse_arguments, run
+from exporting import BATCH_SIZE, compute_onnx_logits, export_float32, quantize_accurately
+from run_folder import library_versions, read_record
+from teacher import TeacherArguments, load_classifier, load_tokenizer, resolve_checkpoint
+from teacher_cache import compute_logits
+from text_classification import DataArguments, build_compute_metrics, load_data, tokenize
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_ARGUMENTS = Path(__file__).parent / "examples" / "export.json"
+FLOAT32_FILE, INT8_FILE, METRICS_FILE = "model.onnx", "model_int8.onnx", "metrics.json"
+MAX_LOGIT_DIFFERENCE = 1e-4
+MIN_INT8_SHARE = 0.99
+SAMPLE_SIZE = 64
+
+
+@dataclass
+class ExportArguments:
+    """What to export, and where to."""
+
+    model_name_or_path: str = field(
+        default="outputs/toxic_comments-even",
+        metadata={"help": "Local folder or Hub name of a fine-tuned classifier, with its tokenizer."},
+    )
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of the exported model: new, empty or of an earlier export. Unset: MODEL/onnx."},
+    )
+
+    def __post_init__(self):
+        if (Path(self.model_name_or_path) / "adapter_config.json").is_file():
+            raise ValueError(
+                f"--model_name_or_path must be a whole model, but {self.model_name_or_path} holds a LoRA adapter. "
+                "Merge it first, with `--merge_adapter` when it is trained, and name the folder `merged`."
+            )
+        if self.output_dir is None:
+            self.output_dir = str(Path(self.model_name_or_path) / "onnx")
+        folder = Path(self.output_dir)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"--output_dir {folder} is a file. Choose a folder.")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / FLOAT32_FILE).is_file():
+            raise ValueError(
+                f"--output_dir {folder} is not empty and not an export (it has no {FLOAT32_FILE}). Nothing in it was "
+                "touched: choose another folder, or empty this one."
+            )
+
+
+def main():
+    arguments, sources = parse_arguments((ExportArguments, DataArguments), sys.argv[1:], DEFAULT_ARGUMENTS)
+    export_args, data_args = arguments
+    set_up_logging()
+    record = find_record(export_args.model_name_or_path)
+    data_args = resolve_data(data_args, sources, record)
+    logger.info(explain_settings((export_args, data_args), sources, ("model_name_or_path", "output_dir")))
+
+    # Model and data
+    path = resolve_checkpoint(export_args.model_name_or_path)
+    data = load_data(data_args, record.get("seed", 42))
+    tokenizer = load_tokenizer(path, TeacherArguments())
+    tokenized = tokenize(data, tokenizer, data_args)
+    collator = DataCollatorWithPadding(tokenizer)
+    model, is_trained = load_classifier(path, data.labels, TeacherArguments())
+    if not is_trained:
+        raise ValueError(f"The head of {path} is not trained: its answers would be guesses. Fine-tune it first.")
+    validation = tokenized[data.validation_splits[0]]
+    expected = compute_logits(model, validation, collator, BATCH_SIZE)
+
+    # What goes with the weights. The metrics come last: they say that an export is good.
+    folder = Path(export_args.output_dir)
+    float32_file, int8_file, metrics_file = (folder / file for file in (FLOAT32_FILE, INT8_FILE, METRICS_FILE))
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics_file.unlink(missing_ok=True)
+    tokenizer.model_max_length = min(data_args.max_seq_length, tokenizer.model_max_length)
+    tokenizer.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+
+    compute_metrics = build_compute_metrics(data.labels, data_args.task_name)
+
+    def metrics(file: Path, split: str) -> dict[str, float]:
+        logits = compute_onnx_logits(file, tokenized[split], collator)
+        return compute_metrics(EvalPrediction(logits, np.array(tokenized[split]["labels"])))
+
+    # float32
+    export_float32(model, float32_file)
+    difference = np.abs(compute_onnx_logits(float32_file, validation, collator) - expected).max().item()
+    logger.info(f"float32: logits within {difference:.1e} of PyTorch's on {len(validation)} validation examples")
+    if not difference <= MAX_LOGIT_DIFFERENCE:
+        raise ValueError(
+            f"The float32 export must answer as PyTorch does, within {MAX_LOGIT_DIFFERENCE:g}, but its logits on the "
+            f"validation split are off by up to {difference:g}. It is left in {folder}, without {METRICS_FILE}."
+        )
+
+    # int8
+    required, found = metrics(float32_file, data.validation_splits[0]), []
+    metric = "accuracy" if "accuracy" in required else "pearson"
+
+    def is_accurate() -> bool:
+        found.append(metrics(int8_file, data.validation_splits[0])[metric])
+        logger.info(f"int8: validation {metric} {found[-1]:.4f}, float32 {required[metric]:.4f}")
+        return found[-1] >= MIN_INT8_SHARE * required[metric]
+
+    sample = validation.select(range(min(SAMPLE_SIZE, len(validation))))
+    in_float32 = quantize_accurately(float32_file, int8_file, sample, collator, is_accurate)
+    if in_float32 is None:
+        raise ValueError(
+            f"int8 must keep {MIN_INT8_SHARE:.0%} of the validation {metric} {required[metric]:.4f}, but has "
+            f"{found[0]:.4f}, and {found[-1]:.4f} with the worst half of the operators in float32. {float32_file} is "
+            f"good, but {METRICS_FILE} is not written."
+        )
+
+    # Report
+    splits = [split for split in (*data.validation_splits, *data.test_splits) if "labels" in tokenized[split].features]
+    report = {
+        "command": shlex.join(["python", *sys.argv]),
+        "data": data.source,
+        "text_columns": data.text_columns,
+        "problem_type": data.labels.problem_type,
+        "labels": data.labels.names,
+        "max_length": tokenizer.model_max_length,
+        "layers": model.config.num_hidden_layers,
+        "parameters": model.num_parameters(),
+        "max_logit_difference": difference,
+        "in_float32": in_float32,
+        "libraries": library_versions(),
+    }
+    for kind, file in (("float32", float32_file), ("int8", int8_file)):
+        report[kind] = {"megabytes": file.stat().st_size / 1e6, **{split: metrics(file, split) for split in splits}}
+    metrics_file.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"{folder}: {summary(report)}")
+
+
+def set_up_logging() -> None:
+    """Information from the project's own modules; exporter and quantiser describe every operator at that level."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, level=logging.ERROR)
+    for name in (__name__, "exporting", "text_classification"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def find_record(model_name_or_path: str) -> dict:
+    """The record of the run that has made the model: in its folder, or for the teacher or the merged LoRA weights of a
+    run in the folder above; empty if there is none."""
+    folder = Path(model_name_or_path).resolve()
+    return read_record(folder) or read_record(folder.parent) or {}
+
+
+def resolve_data(data_args: DataArguments, sources: Mapping[str, str], record: dict) -> DataArguments:
+    """The data that were named, otherwise those of the record; what is given beside them (a length, say) is kept."""
+    if data_args.is_given:
+        return data_args
+    names = {field.name for field in fields(DataArguments)}
+    settings = record.get("settings", {}) | {name: getattr(data_args, name) for name in sources if name in names}
+    return DataArguments(**{name: value for name, value in settings.items() if name in names})
+
+
+def summary(report: dict) -> str:
+    """The sizes and the scores on the validation split in a line."""
+    parts = []
+    for kind in ("float32", "int8"):
+        scores = next(value for value in report[kind].values() if isinstance(value, dict))
+        metric = "accuracy" if "accuracy" in scores else "pearson"
+        parts.append(f"{kind} {report[kind]['megabytes']:.1f} MB, validation {metric} {scores[metric]:.4f}")
+    return "; ".join(parts)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,265 @@
+"""Tests of the HTTP API: what it answers, what it refuses, and that no body whatever makes it fall over."""
+
+import json
+import os
+import random
+import re
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.models import load_model
+from app.server import create_app
+from app.service import MAX_BODY_BYTES, MAX_CHARACTERS, MAX_TEXTS, Service, is_blank
+
+SECRET = "xylophone-secret"
+
+
+@pytest.fixture(scope="module")
+def client(served_model):
+    models = [load_model(served_model), load_model(served_model, "float32")]
+    models[1].name = "precise"
+    # Errors of the server are raised here instead of becoming a 500.
+    with TestClient(create_app(Service(models, workers=2))) as client:
+        yield client
+
+
+def classify(client, **body):
+    return client.post("/api/classify", json=body)
+
+
+# ---- Answers ----
+
+
+def test_a_text_gets_a_label_scores_by_class_name_and_the_models_name(client):
+    response = classify(client, text="I hate you")
+    assert response.status_code == 200
+    (result,) = response.json()["results"]
+    assert result.keys() == {"label", "scores", "model", "truncated"}
+    assert (result["label"], result["model"], result["truncated"]) == ("toxic", "small", False)
+    assert result["scores"].keys() == {"toxic", "not_toxic"}
+    assert sum(result["scores"].values()) == pytest.approx(1, abs=1e-6)
+    assert result["scores"]["toxic"] > 0.5
+
+
+def test_texts_get_a_result_each_in_their_order(client):
+    texts = ["I hate you", "See you tomorrow, my friend!", "You are an idiot."]
+    labels = [result["label"] for result in classify(client, texts=texts).json()["results"]]
+    assert labels == ["toxic", "not_toxic", "toxic"]
+
+
+def test_a_model_can_be_chosen_by_name(client):
+    (default,) = classify(client, text="I hate you").json()["results"]
+    (precise,) = classify(client, text="I hate you", model="precise").json()["results"]
+    assert precise["model"] == "precise"
+    assert precise["scores"] != default["scores"]
+
+
+def test_the_largest_request_that_is_allowed_is_answered(client):
+    texts = ["x y " * 750] * MAX_TEXTS
+    results = classify(client, texts=texts).json()["results"]
+    assert len(results) == MAX_TEXTS
+    assert all(result["truncated"] for result in results)
+    assert classify(client, text="y" * MAX_CHARACTERS).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "text", ["<script>alert(1)</script>", "مرحبا بالعالم", "🙂🤬", "\u202eevil\u202c", "a\x00b\x07", "ﷺ" * 100, "⠀a"]
+)
+def test_markup_other_scripts_emoji_and_control_characters_get_a_plain_answer(client, text):
+    response = classify(client, text=text)
+    assert response.status_code == 200
+    assert response.json()["results"][0]["label"] in ("toxic", "not_toxic")
+
+
+def test_health_names_the_models_the_default_first(client):
+    assert client.get("/healthz").json() == {"status": "ok", "models": ["small", "precise"]}
+
+
+def test_openapi_describes_bodies_and_errors(client):
+    api = client.get("/openapi.json").json()
+    post = api["paths"]["/api/classify"]["post"]
+    assert {"200", "413", "422", "503"} <= post["responses"].keys()
+    request = api["components"]["schemas"]["ClassifyRequest"]["properties"]
+    assert request.keys() == {"text", "texts", "model"}
+    assert all(field["description"] for field in request.values())
+
+
+def test_the_metrics_count_requests_texts_and_batches(client):
+    def value(name):
+        found = re.search(rf"^{re.escape(name)} (\S+)$", client.get("/metrics").text, re.MULTILINE)
+        return float(found[1]) if found else 0
+
+    requests = 'http_requests_total{path="/api/classify",status="%s"}'
+    before = value(requests % 200), value(requests % 422), value('classified_texts_total{model="small"}')
+    classify(client, texts=["a", "b", "c"])
+    classify(client, text="")
+    after = value(requests % 200), value(requests % 422), value('classified_texts_total{model="small"}')
+    assert [y - x for x, y in zip(before, after, strict=True)] == [1, 1, 3]
+    assert value('batch_size_count{model="small"}') > 0
+    assert value('waiting_texts{model="small"}') == 0
+    assert value("process_resident_memory_bytes") > 1e7
+
+
+# ---- Refusals ----
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "give either"),
+        ({"text": "a", "texts": ["b"]}, "give either"),
+        ({"text": ""}, "text: .*nothing to read"),
+        ({"text": " \t\n\u3000\u200b\x00"}, "text: .*nothing to read"),
+        ({"text": "x" * (MAX_CHARACTERS + 1)}, "text: .*5000 characters"),
+        ({"text": 3}, "text: .*string"),
+        ({"text": ["a"]}, "text: .*string"),
+        ({"text": {"a": "b"}}, "text: .*string"),
+        ({"texts": "a"}, "texts: .*list"),
+        ({"texts": []}, "texts: .*at least 1"),
+        ({"texts": ["a"] * (MAX_TEXTS + 1)}, "texts: .*at most 256"),
+        ({"texts": ["a", None]}, "texts.1: .*string"),
+        ({"texts": ["a", "b", ""]}, "texts.2: .*nothing to read"),
+        ({"text": "a", "model": "other"}, "model: there is no such model; there are small, precise"),
+        ({"text": "a", "model": 1}, "model: .*string"),
+        ({"text": "a", "top_k": 3}, "top_k: .*not permitted"),
+        (["a"], "dictionary"),
+        ("a", "dictionary"),
+        (None, "required|dictionary"),
+    ],
+)
+def test_a_body_of_another_form_is_refused_with_where_and_why(client, body, message):
+    response = client.post("/api/classify", json=body)
+    assert response.status_code == 422
+    assert response.json().keys() == {"error"}
+    assert re.search(message, response.json()["error"], re.IGNORECASE), response.json()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"text=a",
+        b'{"text": "\xff\xfe"}',
+        b'{"text": "\xc3\x28"}',
+        b'{"text": "\xed\xa0\x80"}',
+        b'{"text": "\\ud800"}',
+        b'{"\\ud800": "a"}',
+        b'{"text": NaN}',
+        b'{"text": 1e400}',
+        b"[" * 100_000,
+        b'{"text":' * 5_000,
+        b"9" * 10_000,
+        b"\x00" * 100,
+        b"\x1f\x8b\x08\x00" + b"\x00" * 50,
+    ],
+)
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", "multipart/form-data; boundary=x"])
+def test_a_body_that_is_no_json_is_refused(client, content, kind):
+    response = client.post("/api/classify", content=content, headers={"content-type": kind})
+    assert response.status_code in (400, 422)
+    assert len(response.content) < 2000
+    assert "Traceback" not in response.text
+
+
+def test_refusals_do_not_repeat_what_was_sent(client):
+    for body in ({"text": [SECRET]}, {"texts": [SECRET, 3]}, {"text": SECRET, "texts": [SECRET]}):
+        response = client.post("/api/classify", json=body)
+        assert response.status_code == 422
+        assert SECRET not in response.text
+
+
+def test_a_body_that_says_it_is_too_large_is_refused(client):
+    response = client.post("/api/classify", content=b" " * (MAX_BODY_BYTES + 1))
+    assert response.status_code == 413
+    assert "1,000,000 bytes" in response.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/api/classify", "/gradio_api/upload", "/gradio_api/queue/join", "/nowhere"])
+def test_a_body_that_turns_out_too_large_is_refused_wherever_it_goes(client, path):
+    chunks = (b" " * 100_000 for _ in range(11))  # without a content-length
+    assert client.post(path, content=chunks).status_code == 413
+
+
+def test_a_body_of_exactly_the_limit_is_read(client):
+    body = b'{"text": "a"}'
+    response = client.post(
+        "/api/classify",
+        content=body + b" " * (MAX_BODY_BYTES - len(body)),
+        headers={"content-type": "application/json"},
+    )
+    assert response.status_code == 200
+
+
+def test_when_too_many_texts_wait_the_answer_is_503_and_when_to_try_again(served_model):
+    with TestClient(create_app(Service([load_model(served_model)], workers=1, max_waiting=2))) as client:
+        response = classify(client, texts=["a", "b", "c"])
+        assert response.status_code == 503
+        assert int(response.headers["Retry-After"]) >= 1
+        assert "Try again" in response.json()["error"]
+        assert classify(client, texts=["a", "b"]).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+def test_other_methods_are_refused(client, method):
+    assert client.request(method, "/api/classify").status_code in (404, 405)
+
+
+def test_every_answer_carries_the_security_headers(client):
+    for response in (client.get("/"), client.get("/healthz"), classify(client, text=""), client.get("/nowhere")):
+        policy = response.headers["content-security-policy"]
+        assert policy.startswith("default-src 'self'")
+        assert "http" not in policy  # no other host is named
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["referrer-policy"] == "no-referrer"
+
+
+def test_interactive_documentation_that_would_load_scripts_from_elsewhere_is_off(client):
+    for path in ("/docs", "/redoc"):
+        assert "swagger" not in client.get(path).text.lower()
+        assert "redoc" not in client.get(path).text.lower()
+
+
+def test_the_page_names_no_server_but_its_own_to_load_from(client):
+    html = client.get("/").text
+    loads = re.findall(r"""(?:src|href)=["'](https?:[^"']+)""", html)
+    assert loads == []
+
+
+def hostile_bodies(count, seed):
+    """Bodies like real ones with something wrong, and noise."""
+    generator = random.Random(seed)
+    values = [None, True, -1, 1e308, "", " ", "a", "a" * 6000, "\u202e🙂\x00", ["a"], [], {}, [[]], ["a"] * 300]
+    keys = ["text", "texts", "model", "", "Text", "__proto__", "\ud800", "texts.0", "x" * 500]
+    for _ in range(count):
+        body = {generator.choice(keys): generator.choice(values) for _ in range(generator.randint(0, 3))}
+        body = generator.choice((body, {"text": "a"}, {"texts": ["a", "b"]}))
+        raw = bytearray(json.dumps(body).encode())
+        for _ in range(generator.choice((0, 0, 1, 5))):
+            raw.insert(generator.randint(0, len(raw)), generator.randrange(256))
+        if generator.random() < 0.1:
+            raw = raw[: generator.randint(0, len(raw))]
+        yield bytes(raw)
+
+
+def test_no_hostile_body_makes_the_server_fail(client):
+    json_type = {"content-type": "application/json"}
+    statuses = {
+        client.post("/api/classify", content=body, headers=json_type).status_code
+        for body in hostile_bodies(500, seed=0)
+    }
+    assert statuses <= {200, 400, 422, 503}
+    assert {200, 422} <= statuses
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "\u200b\u200e", "\x00\x01", "\u3000", "\ufeff"])
+def test_text_without_anything_visible_is_blank(text):
+    assert is_blank(text)
+
+
+@pytest.mark.parametrize("text", ["a", " .", "🙂", "\u202ea", "م"])
+def test_text_with_something_visible_is_not_blank(text):
+    assert not is_blank(text)

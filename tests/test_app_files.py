@@ -1,0 +1,77 @@
+"""Tests of the files of comments: what is read, and that nothing in the scored file is taken for a formula."""
+
+import csv
+import io
+
+import pytest
+
+from app.comments_file import read_comments, write_scored
+from app.models import Answer
+
+ANSWER = Answer({"not_toxic": 0.25, "toxic": 0.75}, False)
+LABELS = ("not_toxic", "toxic")
+
+
+def test_the_column_with_a_well_known_name_is_read():
+    header, rows, column = read_comments(b'id,Comment\r\n1,"a, ""b""\nc"\r\n\r\n2,d\r\n', 100)
+    assert header == ["id", "Comment"]
+    assert rows == [["1", 'a, "b"\nc'], ["2", "d"]]
+    assert column == 1
+
+
+def test_the_only_column_is_read_whatever_its_name():
+    assert read_comments("\ufeffwörter\nhallo".encode(), 100) == (["wörter"], [["hallo"]], 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no comments"),
+        (b"text\n", "no comments"),
+        (b"text\n\xff\xfe", "not UTF-8"),
+        ("text\nhallo".encode("utf-16"), "not UTF-8"),
+        (b"PK\x03\x04\x00\x00text\n", "binary data"),
+        (b"id,words\n1,a\n", "no column named text, comment"),
+        (b"id,text\n1,a\n2\n", "Row 3 has 1 columns, the header has 2"),
+        (b"text\n" + b"x" * 101, "row 2 is longer than 100 characters"),
+        (b"text\n" + b"x" * 200_000, "not a CSV file"),
+    ],
+)
+def test_a_file_that_cannot_be_scored_says_what_is_wrong(content, message):
+    with pytest.raises(ValueError, match=message):
+        read_comments(content, 100)
+
+
+def read_back(text):
+    return list(csv.reader(io.StringIO(text, newline="")))
+
+
+def test_the_rows_come_back_with_label_and_scores():
+    text = write_scored(["id", "text"], [["1", "a\n,b"], ["2", " "]], [ANSWER, None], LABELS)
+    assert read_back(text) == [
+        ["id", "text", "predicted_label", "score_not_toxic", "score_toxic"],
+        ["1", "a\n,b", "toxic", "0.2500", "0.7500"],
+        ["2", " ", "", "", ""],
+    ]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1+1", "-"],
+)
+def test_no_cell_of_the_scored_file_begins_like_a_formula(cell):
+    header, row = read_back(write_scored([cell, "text"], [[cell, "a"]], [ANSWER], LABELS))
+    assert header[0] == row[0] == f"'{cell}"
+
+
+@pytest.mark.parametrize("cell", ["-5", "+3.5", "-1e-3", "a=b", "", "it's", "#=1"])
+def test_numbers_and_other_cells_stay_as_they_are(cell):
+    header, row = read_back(write_scored(["n", "text"], [[cell, "a"]], [ANSWER], LABELS))
+    assert row[0] == cell
+
+
+def test_a_label_that_begins_like_a_formula_is_neutralised_too():
+    answer = Answer({"=bad": 1.0, "good": 0.0}, False)
+    header, row = read_back(write_scored(["text"], [["a"]], [answer], ("=bad", "good")))
+    assert row[1] == "'=bad"
+    assert header[2] == "score_=bad"

@@ -1,0 +1,148 @@
+"""Tests of the models that the app serves, and of the words that speak for their answers."""
+
+import asyncio
+import json
+import math
+import os
+import shutil
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from served_model import MAX_LENGTH
+
+from app.explain import MAX_WORDS, explain
+from app.models import Answer, load_model
+
+TEXTS = [
+    "I hate you",
+    "See you tomorrow, my friend!",
+    "You are an idiot, and everybody here laughs at you all day long.",
+]
+
+
+@pytest.mark.parametrize("backend", ["int8", "float32", "pytorch"])
+def test_every_backend_tells_insults_from_friendly_comments(served_model, backend):
+    answers = load_model(served_model, backend).classify(TEXTS)
+    assert [answer.label for answer in answers] == ["toxic", "not_toxic", "toxic"]
+    for answer in answers:
+        assert list(answer.scores) == ["not_toxic", "toxic"]
+        assert sum(answer.scores.values()) == pytest.approx(1, abs=1e-6)
+
+
+def scores(answers):
+    return [list(answer.scores.values()) for answer in answers]
+
+
+def test_float32_answers_as_the_checkpoint_does(served_model):
+    expected = load_model(served_model, "pytorch").classify(TEXTS)
+    assert torch.tensor(scores(load_model(served_model, "float32").classify(TEXTS))) == pytest.approx(
+        torch.tensor(scores(expected)), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize(("backend", "tolerance"), [("float32", 1e-5), ("int8", 0.05)])
+def test_an_answer_does_not_depend_on_the_texts_beside_it(served_model, backend, tolerance):
+    # int8 scales activations by the largest in the batch, so that neighbours matter a little.
+    model = load_model(served_model, backend)
+    alone = [model.classify([text])[0] for text in TEXTS]
+    for one, other in zip(scores(model.classify(TEXTS)), scores(alone), strict=True):
+        assert one == pytest.approx(other, abs=tolerance)
+
+
+def test_text_beyond_the_models_length_is_left_out_and_said_to_be(served_model):
+    model = load_model(served_model)
+    words = "word " * (MAX_LENGTH - 2)
+    exact, longer = model.classify([words, words + "idiot"])
+    assert not exact.truncated
+    assert longer.truncated
+    assert longer.scores["toxic"] == pytest.approx(exact.scores["toxic"], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\0", "🙂" * 300, "\u202eevil", "a\u0301" * 999, "مرحبا بالعالم", "\x07\x1b[31m"]
+)
+def test_odd_text_gets_an_answer(served_model, text):
+    (answer,) = load_model(served_model).classify([text])
+    assert sum(answer.scores.values()) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_export_alone_and_the_checkpoint_with_it_are_the_same_model(served_model):
+    by_checkpoint, by_export = load_model(served_model), load_model(served_model / "onnx")
+    assert (by_checkpoint.name, by_checkpoint.backend) == (by_export.name, by_export.backend) == ("small", "ONNX int8")
+    assert by_checkpoint.classify(TEXTS) == by_export.classify(TEXTS)
+
+
+def test_pickled_weights_are_not_loaded(served_model, tmp_path):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(served_model / name, tmp_path)
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match="safetensors"):
+        load_model(tmp_path, "pytorch")
+
+
+def test_a_folder_without_an_export_says_how_to_make_one(served_model, tmp_path):
+    shutil.copy(served_model / "model.safetensors", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no model_int8\.onnx in .* `python run_export\.py"):
+        load_model(tmp_path)
+
+
+def test_an_export_that_has_failed_is_not_served(served_model, tmp_path):
+    shutil.copytree(served_model / "onnx", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "metrics.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no metrics\.json"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("config.json", {"problem_type": "regression", "id2label": {"0": "score"}}, "is for regression"),
+        ("config.json", {"problem_type": "multi_label_classification"}, "is for multi_label_classification"),
+        ("metrics.json", {"text_columns": ["premise", "hypothesis"]}, "reads pairs"),
+    ],
+)
+def test_models_of_another_kind_are_refused(served_model, tmp_path, file, change, message):
+    shutil.copytree(served_model / "onnx", tmp_path, dirs_exist_ok=True)
+    changed = json.loads((tmp_path / file).read_text()) | change
+    (tmp_path / file).write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path)
+
+
+# ---- Which words count ----
+
+
+def explained(text):
+    """The explanation by a stand-in for which only "idiot" is toxic, and half as much if "not" comes with it."""
+
+    async def classify(texts):
+        toxic = [0.8 * ("idiot" in text) / (1 + ("not" in text)) + 0.1 for text in texts]
+        return [Answer({"not_toxic": 1 - score, "toxic": score}, False) for score in toxic]
+
+    return asyncio.run(explain(text, classify))
+
+
+def test_the_effect_of_a_word_is_what_the_labels_log_odds_lose_without_it():
+    answer, words, rest = explained("You\tabsolute idiot!  Bye")
+    assert answer.label == "toxic"
+    effect = math.log(0.9 / 0.1) - math.log(0.1 / 0.9)
+    assert [(word.text, round(word.effect, 6)) for word in words] == [
+        *(("You", 0), ("absolute", 0), ("idiot!", round(effect, 6)), ("Bye", 0))
+    ]
+    assert "".join(word.text + word.space for word in words) + rest == "You\tabsolute idiot!  Bye"
+
+
+def test_a_word_that_speaks_against_the_label_has_a_negative_effect():
+    answer, (idiot, negation), _ = explained("idiot not")  # 0.5 toxic, and not_toxic comes first
+    assert answer.label == "not_toxic"
+    assert idiot.effect == pytest.approx(0 - math.log(0.9 / 0.1))
+    assert negation.effect == pytest.approx(0 - math.log(0.1 / 0.9))
+
+
+def test_only_the_first_words_are_looked_at():
+    text = "word " * (MAX_WORDS + 5) + "end"
+    _, words, rest = explained(text)
+    assert len(words) == MAX_WORDS
+    assert rest == "word " * 5 + "end"
