@@ -128,7 +128,12 @@ def build_page(service: Service) -> gr.Blocks:
         text.submit(check, [text, chosen], result, **hidden)
         words_button.click(check_words, [text, chosen], result, **hidden)
         file.upload(
-            score_file, [file, file_model], [file, file_result], api_visibility="private", show_progress="full"
+            score_file,
+            [file, file_model],
+            [file, file_result],
+            api_visibility="private",
+            show_progress="full",
+            show_progress_on=file_result,
         )
     # As many visitors as the batches can serve at a time; more than that wait, and beyond `max_size` are refused.
     return page.queue(default_concurrency_limit=64, max_size=512, api_open=False)
