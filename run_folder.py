@@ -45,13 +45,18 @@ def check_output_dir(output_dir: str | Path, must_hold_run: bool = False) -> Non
             f"--output_dir {folder} is not empty and not a run of this project (it has no {RECORD_FILE}). Nothing in "
             "it was touched: choose another folder, or empty this one."
         )
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not os.access(existing, os.W_OK):
-        raise ValueError(f"--output_dir {folder} is to be written to, but {existing} is read-only. Choose another.")
+    check_writable("output_dir", folder)
     if must_hold_run and read_record(folder) is None:
         raise ValueError(
             f"--output_dir {folder} holds no student to evaluate. Name the folder of a run, or add --do_train."
         )
+
+
+def check_writable(argument: str, folder: str | Path) -> None:
+    """Raises a `ValueError` if the folder that an argument names, or the one it would be created in, is read-only."""
+    existing = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"--{argument} {folder} is to be written to, but {existing} is read-only. Choose another.")
 
 
 def read_record(output_dir: str | Path) -> dict | None:

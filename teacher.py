@@ -31,7 +31,7 @@ from transformers import (
 
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
 from engines import whole_weights
-from run_folder import replacing, write_json
+from run_folder import check_writable, replacing, write_json
 from teacher_cache import MODEL_INPUTS, fingerprint_dataset, fingerprint_model
 from text_classification import LabelMap, hub_answers
 
@@ -309,6 +309,7 @@ def fine_tune(
     if kept is not None:
         changed = [name for name in recipe if recipe[name] != kept["recipe"].get(name)]
         logger.warning(f"The teacher in {folder} was made with another {', '.join(changed)}: it is made anew.")
+    check_writable("teacher_output_dir", folder)
     logger.info(f"The head of {teacher_args.teacher_name_or_path} is new: the teacher is fine-tuned first.")
 
     args = copy.copy(training_args)

@@ -170,7 +170,8 @@ def new_record(
     return {
         "name": Path(training_args.output_dir).resolve().name,
         "command": command_line(training_args),
-        "settings": given_settings(arguments, sources),
+        # Their number decides on the size of a step, as settings do.
+        "settings": given_settings(arguments, sources) | {"num_processes": training_args.world_size},
         "data": {
             "source": inputs.data.source,
             "labels": inputs.data.labels.names,

@@ -33,11 +33,11 @@ def uninterrupted(common, tmp_path_factory):
     """The folder of a run that nothing disturbs, with the same teacher folder name as the killed one."""
     folders = {}
 
-    def run(teacher_cache, num_processes):
-        key = teacher_cache, num_processes
+    def run(teacher_cache, num_processes, engine=()):
+        key = teacher_cache, num_processes, engine
         if key not in folders:
             folders[key] = folder = tmp_path_factory.mktemp("uninterrupted")
-            run_script_on(num_processes, [*common, "--teacher_cache", teacher_cache], folder)
+            run_script_on(num_processes, [*common, "--teacher_cache", teacher_cache, *engine], folder)
         return folders[key]
 
     return run
@@ -71,20 +71,24 @@ def logged(folder):
     return [{name: value for name, value in log.items() if not name.endswith(by_clock)} for log in history]
 
 
+ZERO2 = ("--deepspeed", str(SCRIPT.parent / "ds_config.json"))
 CASES = [(1, "true", "step", 14), (1, "false", "writing", 8), (1, "true", "writing", 20), (1, "false", "step", 9)]
-DISTRIBUTED_CASES = [(2, "true", "step", 14), (2, "false", "writing", 8)]
+DISTRIBUTED_CASES = [(2, "true", "step", 14, ()), (2, "false", "writing", 8, ()), (2, "true", "step", 10, ZERO2)]
 
 
 @pytest.mark.parametrize(
-    ("num_processes", "teacher_cache", "when", "step"),
-    [*CASES, *(pytest.param(*case, marks=pytest.mark.distributed) for case in DISTRIBUTED_CASES)],
+    ("num_processes", "teacher_cache", "when", "step", "engine"),
+    [
+        *((*case, ()) for case in CASES),
+        *(pytest.param(*case, marks=pytest.mark.distributed) for case in DISTRIBUTED_CASES),
+    ],
 )
 def test_a_killed_run_started_again_ends_as_if_it_had_not_been(
-    common, uninterrupted, tmp_path, caplog, num_processes, teacher_cache, when, step
+    common, uninterrupted, tmp_path, caplog, num_processes, teacher_cache, when, step, engine
 ):
     caplog.set_level(logging.INFO)
-    expected = uninterrupted(teacher_cache, num_processes)
-    arguments, folder = [*common, "--teacher_cache", teacher_cache], tmp_path / "killed"
+    expected = uninterrupted(teacher_cache, num_processes, engine)
+    arguments, folder = [*common, "--teacher_cache", teacher_cache, *engine], tmp_path / "killed"
     kill_run_on(num_processes, when, step, arguments, folder)
     assert read_record(folder) is None and (folder / UNFINISHED_RECORD_FILE).is_file()
     half_written = [path for path in folder.glob("checkpoint-*") if not (path / COMPLETE_MARK).is_file()]
@@ -99,6 +103,15 @@ def test_a_killed_run_started_again_ends_as_if_it_had_not_been(
         last = (step - 1 if when == "writing" else step) // 4 * 4
         assert f"An interrupted run is continued from {folder / f'checkpoint-{last}'}." in caplog.text
         assert ("is half-written and passed over" in caplog.text) == (when == "writing")
+
+
+@pytest.mark.distributed
+def test_a_run_is_not_continued_on_another_number_of_processes(common, tmp_path):
+    kill_run_on(1, "step", 9, common, tmp_path / "killed")
+    arguments = [*common, "--per_device_train_batch_size", "8", "--output_dir", tmp_path / "killed"]
+    process = run_script(*arguments, launcher=TORCHRUN)
+    assert process.returncode == 1
+    assert "holds a run with other settings" in process.stderr
 
 
 def test_a_run_continues_from_the_checkpoint_that_is_named(common, uninterrupted, tmp_path):
@@ -150,6 +163,14 @@ def test_a_full_disk_is_a_clear_error_and_leaves_what_was_there(teacher, files, 
     (small_disk / "filler").unlink()
     run_here(*arguments, "--output_dir", folder)
     assert weights(folder) == before[folder / "model.safetensors"]
+
+
+def test_a_read_only_teacher_folder_is_refused_before_the_fine_tuning(make_teacher, files, small_disk, tmp_path):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    encoder = make_teacher(["bad", "good"], encoder_only=True)
+    arguments = ["--teacher_name_or_path", encoder, *files, "--teacher_output_dir", small_disk / "teacher"]
+    with pytest.raises(ValueError, match="--teacher_output_dir .* is to be written to, but .* is read-only"):
+        run_here(*arguments, "--output_dir", tmp_path / "student")
 
 
 def test_a_read_only_output_folder_is_refused_before_anything_is_loaded(teacher, files, small_disk):
