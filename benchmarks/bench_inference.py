@@ -6,12 +6,14 @@
         --data_file ../shared/data/davidson/test.csv --name inference
 
 Every variant runs over the same tokenised batches of the file (columns `text`, `label`), in its order. The variants
-take turns, so that a change in the machine's speed meets all alike; of the rounds, each batch's quickest counts. Times
-are of the model alone, without tokenising. The table goes to `docs/results/NAME.md` and `NAME.csv`.
+take turns, so that a change in the machine's speed meets all alike: of the rounds each batch's median counts, and the
+ratios come with their range over the rounds. Times are of the model alone, without tokenising. The table goes to
+`docs/results/NAME.md` and `NAME.csv`.
 """
 
 import argparse
 import csv
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from exporting import model_inputs  # noqa: E402
 from reporting import markdown_table  # noqa: E402
 
 BATCH_SIZES = (1, 8, 32)
+TEACHERS = ("teacher PyTorch", "teacher ONNX")
 
 
 def main():
@@ -55,38 +58,37 @@ def main():
             dict(tokenizer(texts[i : i + batch_size], padding=True, truncation=True, return_tensors="np"))
             for i in range(0, len(texts), batch_size)
         ]
-        seconds = {name: np.full(len(batches), np.inf) for name in variants}
-        logits = {}
-        for _ in range(args.rounds):
-            for name, (run, _) in variants.items():
-                for batch in batches[:3]:  # warm-up
-                    run(batch)
-                outputs = []
-                for i, batch in enumerate(batches):
-                    start = time.perf_counter()
-                    outputs.append(run(batch))
-                    seconds[name][i] = min(seconds[name][i], time.perf_counter() - start)
-                logits[name] = np.concatenate(outputs)
+        seconds = {name: np.empty((args.rounds, len(batches))) for name in variants}
+        logits = {name: [None] * len(batches) for name in variants}
+        for turn, (name, (run, _)) in itertools.product(range(args.rounds), variants.items()):
+            for batch in batches[:3]:  # warm-up
+                run(batch)
+            for i, batch in enumerate(batches):
+                start = time.perf_counter()
+                logits[name][i] = run(batch)
+                seconds[name][turn, i] = time.perf_counter() - start
+        totals = {name: times.sum(axis=1) for name, times in seconds.items()}  # of each round
         for name, (_, size) in variants.items():
-            predictions = logits[name].argmax(axis=1)
+            predictions = np.concatenate(logits[name]).argmax(axis=1)
+            times = np.median(seconds[name], axis=0)
             results.append(
                 {
                     "variant": name,
                     "batch_size": batch_size,
-                    "p50_ms": 1000 * np.median(seconds[name]),
-                    "p95_ms": 1000 * np.percentile(seconds[name], 95),
-                    "examples_per_second": len(rows) / seconds[name].sum(),
+                    "p50_ms": 1000 * np.median(times),
+                    "p95_ms": 1000 * np.percentile(times, 95),
+                    "examples_per_second": len(rows) / times.sum(),
+                    **{
+                        f"times_{teacher.replace(' ', '_')}_{which}": which_of(totals[teacher] / totals[name])
+                        for teacher in TEACHERS
+                        for which, which_of in (("median", np.median), ("least", np.min), ("most", np.max))
+                    },
                     "megabytes": size,
                     "accuracy": accuracy_score(labels, predictions),
                     "macro_f1": f1_score(labels, predictions, average="macro"),
                 }
             )
-            print(
-                {
-                    key: value if isinstance(value, str) else round(float(value), 4)
-                    for key, value in results[-1].items()
-                }
-            )
+            print({key: round(float(value), 4) for key, value in results[-1].items() if key != "variant"}, name)
 
     write_results(results, args)
 
@@ -120,7 +122,6 @@ def write_results(results: list[dict], args: argparse.Namespace) -> None:
         writer = csv.DictWriter(file, fieldnames=list(results[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(results)
-    speed = {(row["variant"], row["batch_size"]): row["examples_per_second"] for row in results}
     table = markdown_table(
         [
             {
@@ -129,8 +130,7 @@ def write_results(results: list[dict], args: argparse.Namespace) -> None:
                 "p50 (ms)": f"{row['p50_ms']:.2f}",
                 "p95 (ms)": f"{row['p95_ms']:.2f}",
                 "Examples/s": f"{row['examples_per_second']:.0f}",
-                "x teacher PyTorch": f"{row['examples_per_second'] / speed['teacher PyTorch', row['batch_size']]:.2f}",
-                "x teacher ONNX": f"{row['examples_per_second'] / speed['teacher ONNX', row['batch_size']]:.2f}",
+                **{f"x {teacher}": ratio(row, teacher) for teacher in TEACHERS},
                 "Size (MB)": f"{row['megabytes']:.1f}",
                 "Accuracy (%)": f"{100 * row['accuracy']:.2f}",
                 "Macro-F1 (%)": f"{100 * row['macro_f1']:.2f}",
@@ -142,13 +142,19 @@ def write_results(results: list[dict], args: argparse.Namespace) -> None:
     print(table)
 
 
+def ratio(row: dict, teacher: str) -> str:
+    """How many times as quick a variant is: the median of the rounds, and their range."""
+    median, least, most = (row[f"times_{teacher.replace(' ', '_')}_{which}"] for which in ("median", "least", "most"))
+    return f"{median:.1f} ({least:.1f} to {most:.1f})"
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True, help="folder of the checkpoint, with its export in `onnx`")
     parser.add_argument("--student", required=True, help="folder of the checkpoint, with its export in `onnx`")
     parser.add_argument("--data_file", required=True, help="csv file with the columns text and label")
     parser.add_argument("--max_examples", type=int, default=None, help="use only the first n rows")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--name", default="inference", help="of the result files")
     return parser.parse_args()
