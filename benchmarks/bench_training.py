@@ -44,12 +44,14 @@ from training_setup import (  # noqa: E402
     CountingCollator,
     Setup,
     add_setup_arguments,
+    describe_machine,
     device,
     our_trainer,
     peak_memory_mb,
     prepare,
     random_batches,
     score,
+    spread,
     student_of,
     synchronize,
     train_like_the_notebook,
@@ -116,7 +118,10 @@ def main():
         rows = take_turns(setup, args.variants, args.rounds, args.torch_compile)
         num_examples = len(setup.splits["train"])
     draw(rows, RESULTS / f"{args.name}.svg")
-    report = [describe(args, num_examples), speed_table(rows), comparison_table(rows), cache_table(cache_rows)]
+    data = Path(args.train_file).name if args.train_file else "the embedded data set"
+    heading = f"{num_examples:,} examples of {data}, {args.rounds} rounds; median [smallest - largest]. "
+    heading += describe_machine()
+    report = [heading, speed_table(rows), comparison_table(rows), cache_table(cache_rows)]
     write_results(args.name, rows, "\n\n".join(report))
 
 
@@ -304,19 +309,6 @@ def cost_of_cache(setup: Setup, bf16: bool, rounds: int) -> dict:
 
 
 # ---- tables and chart ----
-
-
-def describe(args: argparse.Namespace, num_examples: int) -> str:
-    data = Path(args.train_file).name if args.train_file else "the embedded data set"
-    return (
-        f"{num_examples:,} examples of {data}, {args.rounds} rounds; median [smallest - largest]. PyTorch "
-        f"{torch.__version__}, {torch.get_num_threads()} threads on the processor"
-        + (f", {torch.cuda.get_device_name()}." if torch.cuda.is_available() else ".")
-    )
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    return f"{median(values):.{digits}f} [{min(values):.{digits}f} - {max(values):.{digits}f}]"
 
 
 def by_variant(rows: list[dict]) -> dict[str, list[dict]]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import torch
 from datasets import Dataset, DatasetDict, load_from_disk
@@ -66,26 +67,28 @@ class Setup:
 
 
 class CountingCollator:
-    """Pads a batch, and counts the tokens of the texts and all that the models compute on."""
+    """Pads a batch, and keeps count of the texts' own tokens and of the shapes that the models compute on."""
 
     def __init__(self, collator: Callable):
         self.collator = collator
-        self.real_tokens = self.all_tokens = 0
+        self.real_tokens = 0
+        self.shapes: list[tuple[int, int]] = []  # examples and padded length of each batch
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         batch = dict(self.collator(rows))
         self.real_tokens += sum(len(row["input_ids"]) for row in rows)
-        self.all_tokens += batch["input_ids"].numel()
+        self.shapes.append(tuple(batch["input_ids"].shape))
         return batch
 
     @property
     def padding_share(self) -> float:
-        return 1 - self.real_tokens / self.all_tokens
+        return 1 - self.real_tokens / sum(examples * length for examples, length in self.shapes)
 
 
 def add_setup_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train_file", help="csv file with the columns text and label; unset: the embedded data set")
     parser.add_argument("--test_file", help="as --train_file, for the scores")
+    parser.add_argument("--label_order", help="comma separated names, for a teacher that has them in another order")
     parser.add_argument("--examples", type=int, help="train on the first n examples only")
     parser.add_argument("--test_examples", type=int, help="score on the first n test examples only")
     parser.add_argument(
@@ -101,6 +104,7 @@ def prepare(args: argparse.Namespace, folder: str | Path) -> Setup:
     data_args = DataArguments(
         train_file=args.train_file,
         test_file=args.test_file,
+        label_order=args.label_order,
         validation_split_percentage=10 if args.train_file else None,
         max_train_samples=args.examples,
         max_predict_samples=args.test_examples,
@@ -240,6 +244,15 @@ def in_own_process(function: Callable, *args):
     """What the function returns in a fresh process: no memory, compiled kernel or thread of an earlier run counts."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *args).result()
+
+
+def describe_machine() -> str:
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+    return f"PyTorch {torch.__version__}, {where}."
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    return f"{median(values):.{digits}f} [{min(values):.{digits}f} - {max(values):.{digits}f}]"
 
 
 def write_results(name: str, rows: list[dict], report: str) -> None:
