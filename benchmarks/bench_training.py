@@ -1,13 +1,15 @@
 """Speed, memory and quality of distillation side by side: the notebook's loop, TextBrewer, plain fine-tuning, ours.
 
-    python benchmarks/bench_training.py --examples 768                      # the embedded data set
+    python benchmarks/bench_training.py                                     # the embedded data set
     python benchmarks/bench_training.py --train_file ../shared/data/davidson/train.csv \\
-        --test_file ../shared/data/davidson/test.csv --examples 768 --test_examples 1000
+        --test_file ../shared/data/davidson/test.csv --examples 2048 --test_examples 1000
     python benchmarks/bench_training.py --teacher random-bert-base --torch_compile     # where there is a GPU
 
-Each variant trains in a process of its own. They take turns, an epoch each, in an order that is reversed every round,
-so that a change in the machine's speed meets all alike; while one trains the others wait. The first round warms up and
-is not counted. Writes `docs/results/NAME.csv`, `.md` and `.svg`.
+Each variant trains in a process of its own. They take turns, some steps each, in an order that is reversed every
+round, so that a change in the machine's speed meets all alike; while one trains the others wait. The first round warms
+up and is not counted. A turn has as many steps as the sampler has batches in one of its groups, which go from long
+texts to short ones: every turn is then the same part of an epoch. The fewer examples, the smaller the groups and the
+more padding is left in ours. Writes `docs/results/NAME.csv`, `.md` and `.svg`.
 
 Plain fine-tuning is `DistillationTrainer` with `kl_weight=0`: the same batches in the same order, no teacher.
 TextBrewer (its GeneralDistiller as published, with the same loss) is fetched with pip into a temporary folder;
@@ -15,12 +17,14 @@ TextBrewer (its GeneralDistiller as published, with the same loss) is fetched wi
 """
 
 import argparse
+import itertools
+import math
 import multiprocessing
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -36,6 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from training_setup import (  # noqa: E402
+    BATCH_SIZE,
     LEARNING_RATE,
     PLAIN_FINE_TUNING,
     PRECISIONS,
@@ -89,8 +94,8 @@ TITLES = {
 }
 # Title, the variants to compare, what is compared, and what was asked for.
 COMPARISONS = (
-    ("Cached epoch / plain fine-tuning", "cached float32", "finetune float32", "seconds", "<= 1.03"),
-    ("Cached epoch / plain fine-tuning, bfloat16", "cached bfloat16", "finetune bfloat16", "seconds", "<= 1.03"),
+    ("Cached epoch / plain fine-tuning", "cached float32", "finetune float32", "turn_seconds", "<= 1.03"),
+    ("Cached epoch / plain fine-tuning, bfloat16", "cached bfloat16", "finetune bfloat16", "turn_seconds", "<= 1.03"),
     ("Peak memory, cached / fine-tuning", "cached float32", "finetune float32", "peak_mb", "<= 1.05"),
     (
         "Peak memory, cached / fine-tuning, bfloat16",
@@ -99,10 +104,10 @@ COMPARISONS = (
         "peak_mb",
         "<= 1.05",
     ),
-    ("Notebook's loop / cached", "notebook float32", "cached float32", "seconds", ""),
-    ("Notebook's loop / cached, bfloat16", "notebook float32", "cached bfloat16", "seconds", ""),
-    ("TextBrewer / cached", "textbrewer float32", "cached float32", "seconds", ">= 2"),
-    ("TextBrewer / cached, bfloat16", "textbrewer float32", "cached bfloat16", "seconds", ">= 2"),
+    ("Notebook's loop / cached", "notebook float32", "cached float32", "turn_seconds", ""),
+    ("Notebook's loop / cached, bfloat16", "notebook float32", "cached bfloat16", "turn_seconds", ""),
+    ("TextBrewer / cached", "textbrewer float32", "cached float32", "turn_seconds", ">= 2"),
+    ("TextBrewer / cached, bfloat16", "textbrewer float32", "cached bfloat16", "turn_seconds", ">= 2"),
 )
 
 
@@ -119,8 +124,8 @@ def main():
         num_examples = len(setup.splits["train"])
     draw(rows, RESULTS / f"{args.name}.svg")
     data = Path(args.train_file).name if args.train_file else "the embedded data set"
-    heading = f"{num_examples:,} examples of {data}, {args.rounds} rounds; median [smallest - largest]. "
-    heading += describe_machine()
+    rounds = f"{args.rounds} rounds of {steps_a_turn(num_examples)} steps"
+    heading = f"{num_examples:,} examples of {data}, {rounds}; median [smallest - largest]. {describe_machine()}"
     report = [heading, speed_table(rows), comparison_table(rows), cache_table(cache_rows)]
     write_results(args.name, rows, "\n\n".join(report))
 
@@ -145,27 +150,44 @@ class Turn:
         self.connection.send(time.perf_counter() - self.started)
 
 
-class EpochInTurn(TrainerCallback):
-    def __init__(self, turn: Turn):
+class StepsInTurn(TrainerCallback):
+    def __init__(self, turn: Turn, num_steps: int):
         self.turn = turn
+        self.num_steps = num_steps
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args, state, control, **kwargs):
         self.turn.start()
 
-    def on_epoch_end(self, args, state, control, **kwargs):
-        self.turn.stop()
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.num_steps == 0:
+            self.turn.stop()
+            if state.global_step < state.max_steps:
+                self.turn.start()
 
 
-def loader_in_turn(turn: Turn) -> type[DataLoader]:
-    """A data loader each of whose epochs is a turn, for loops that offer no other place for it."""
+class BatchesInTurn:
+    """The batches of `num_turns` turns, for loops that offer no other place for the clock."""
 
-    class LoaderInTurn(DataLoader):
-        def __iter__(self):
-            turn.start()
-            yield from super().__iter__()
-            turn.stop()
+    def __init__(self, loader: DataLoader, turn: Turn, num_steps: int, num_turns: int):
+        self.loader = loader
+        self.turn = turn
+        self.num_steps = num_steps
+        self.num_turns = num_turns
 
-    return LoaderInTurn
+    def __len__(self) -> int:
+        return self.num_steps * self.num_turns
+
+    def __iter__(self) -> Iterator[dict]:
+        batches = itertools.chain.from_iterable(itertools.repeat(self.loader))
+        for _ in range(self.num_turns):
+            self.turn.start()
+            yield from itertools.islice(batches, self.num_steps)
+            self.turn.stop()
+
+
+def steps_a_turn(num_examples: int) -> int:
+    """Batches in one group of `get_length_grouped_indices`, within which it sorts by length."""
+    return max(min(num_examples // (4 * BATCH_SIZE), 50), 1)
 
 
 def take_turns(setup: Setup, variants: list[Variant], rounds: int, torch_compile: bool) -> list[dict]:
@@ -184,52 +206,49 @@ def take_turns(setup: Setup, variants: list[Variant], rounds: int, torch_compile
             seconds[variant].append(connections[variant].recv())
             results[variant] = connections[variant].recv()
         print(f"round {index}:", ", ".join(f"{v} {times[-1]:.1f} s" for v, times in seconds.items()), flush=True)
+    train_dataset = setup.splits["train"]
+    turns_an_epoch = math.ceil(len(train_dataset) / BATCH_SIZE) / steps_a_turn(len(train_dataset))
+    tokens_an_epoch = sum(len(ids) for ids in train_dataset["input_ids"])
     return [
         {
             "method": variant.method,
             "precision": PRECISIONS[variant.bf16],
             "round": index,
-            "seconds": round(seconds[variant][index], 4),
-            "tokens_per_second": round(results[variant]["real_tokens"] / seconds[variant][index], 1),
-            **{key: value for key, value in results[variant].items() if key != "real_tokens"},
+            "turn_seconds": round(seconds[variant][index], 4),
+            "epoch_seconds": round(seconds[variant][index] * turns_an_epoch, 3),
+            "tokens_per_second": round(tokens_an_epoch / turns_an_epoch / seconds[variant][index], 1),
+            **results[variant],
         }
         for variant in variants
         for index in range(1, rounds + 1)
     ]
 
 
-def train_in_turn(
-    variant: Variant, setup: Setup, num_epochs: int, torch_compile: bool, connection: Connection
-) -> None:
-    """What a variant's process does: trains, an epoch each time that it is told to, and sends its results."""
+def train_in_turn(variant: Variant, setup: Setup, num_turns: int, torch_compile: bool, connection: Connection) -> None:
+    """What a variant's process does: trains for a turn each time that it is told to, and in the end sends results."""
     collator = CountingCollator(setup.collator)
-    student = train(variant, setup, num_epochs, collator, Turn(connection), torch_compile)
-    results = {
-        "padding_share": round(collator.padding_share, 4),
-        "peak_mb": round(peak_memory_mb(), 1),
-        "real_tokens": collator.real_tokens / num_epochs,
-    }
-    connection.send(results | {name: round(value, 4) for name, value in score(student, setup).items()})
+    student = train(variant, setup, num_turns, collator, Turn(connection), torch_compile)
+    results = {"padding_share": collator.padding_share, "peak_mb": peak_memory_mb(), **score(student, setup)}
+    connection.send({name: round(value, 4) for name, value in results.items()})
 
 
 def train(
-    variant: Variant, setup: Setup, num_epochs: int, collator: Callable, turn: Turn, torch_compile: bool = False
+    variant: Variant, setup: Setup, num_turns: int, collator: Callable, turn: Turn, torch_compile: bool = False
 ) -> torch.nn.Module:
     """The student of the teacher's even layers, trained the variant's way."""
-    teacher = setup.load_teacher()
+    teacher, train_dataset = setup.load_teacher(), setup.splits["train"]
+    num_steps = steps_a_turn(len(train_dataset))
     set_seed(SEED)
     student = student_of(teacher)
     if variant.method in ("notebook", "textbrewer"):
-        batches = random_batches(setup.splits["train"], collator, SEED, loader_in_turn(turn))
+        loader = random_batches(train_dataset, collator, SEED)
+        batches = BatchesInTurn(loader, turn, num_steps, num_turns)
         loop = train_like_the_notebook if variant.method == "notebook" else train_with_textbrewer
         sys.path.append(str(setup.folder / "textbrewer"))
-        loop(student, teacher, batches, num_epochs)
+        loop(student, teacher, batches, num_epochs=1)
         return student
-    train_dataset, settings = setup.splits["train"], {}
     if variant.method == "cached":
         train_dataset = with_stored_outputs(setup, teacher, cache_dir(setup, variant.bf16), variant.bf16)
-    elif variant.method == "finetune":
-        settings = PLAIN_FINE_TUNING
     if variant.method != "no_cache":
         teacher = None
     trainer = our_trainer(
@@ -238,18 +257,18 @@ def train(
         train_dataset,
         collator,
         teacher,
-        callbacks=[EpochInTurn(turn)],
+        callbacks=[StepsInTurn(turn, num_steps)],
         bf16=variant.bf16,
-        num_train_epochs=num_epochs,
+        max_steps=num_steps * num_turns,
         seed=SEED,
         torch_compile=torch_compile,
-        **settings,
+        **(PLAIN_FINE_TUNING if variant.method == "finetune" else {}),
     )
     trainer.train()
-    return trainer.model
+    return student
 
 
-def train_with_textbrewer(student, teacher, batches: DataLoader, num_epochs: int) -> None:
+def train_with_textbrewer(student, teacher, batches: BatchesInTurn, num_epochs: int) -> None:
     from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 
     def adapt(batch, outputs):
@@ -324,7 +343,7 @@ def speed_table(rows: list[dict]) -> str:
             {
                 "Variant": TITLES[group[0]["method"]],
                 "Precision": group[0]["precision"],
-                "Seconds an epoch": spread([row["seconds"] for row in group]),
+                "Seconds an epoch": spread([row["epoch_seconds"] for row in group]),
                 "Real tokens/s": f"{median(row['tokens_per_second'] for row in group):,.0f}",
                 "Padding (%)": f"{100 * group[0]['padding_share']:.1f}",
                 "Peak memory (MB)": f"{group[0]['peak_mb']:,.0f}",
@@ -375,14 +394,14 @@ def draw(rows: list[dict], file: Path) -> None:
     figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(groups)), layout="constrained")
     axes = figure.subplots()
     labels = [f"{TITLES[group[0]['method']]}, {group[0]['precision']}" for group in groups]
-    medians = [median(row["seconds"] for row in group) for group in groups]
+    medians = [median(row["epoch_seconds"] for row in group) for group in groups]
     bars = axes.barh(labels, medians, color=[colors[group[0]["precision"]] for group in groups], height=0.7)
     axes.bar_label(bars, [f"{value:.1f} s" for value in medians], padding=12)
     for label, group in zip(labels, groups, strict=True):
-        seconds = [row["seconds"] for row in group]
+        seconds = [row["epoch_seconds"] for row in group]
         axes.plot(seconds, [label] * len(seconds), "|", color="black", markersize=9)
     axes.set_xlabel("seconds an epoch, median and all rounds")
-    axes.set_xlim(0, 1.15 * max(row["seconds"] for row in rows))
+    axes.set_xlim(0, 1.15 * max(row["epoch_seconds"] for row in rows))
     axes.spines[["top", "right"]].set_visible(False)
     with matplotlib.rc_context({"svg.hashsalt": "training_speed"}):  # the same figures give the same file
         figure.savefig(file, metadata={"Date": None})
@@ -399,7 +418,7 @@ def parse_arguments() -> argparse.Namespace:
         default=[name for name in names if bf16_in_hardware() or not names[name].bf16],
         help="default: all, those in bfloat16 only where the hardware has it",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="epochs of each variant that count, after a first one")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each variant that count, after a first one")
     parser.add_argument("--torch_compile", action="store_true", help="compile our student and that of fine-tuning")
     parser.add_argument("--name", default="training_speed", help="of the result files")
     args = parser.parse_args()

@@ -178,11 +178,9 @@ def with_stored_outputs(setup: Setup, teacher: PreTrainedModel, cache_dir: Path,
     return add_teacher_logits(setup.splits["train"], teacher, cache_dir, setup.collator, batch_size, bf16)
 
 
-def random_batches(
-    train_dataset: Dataset, collator: Callable, seed: int, loader: type[DataLoader] = DataLoader
-) -> DataLoader:
+def random_batches(train_dataset: Dataset, collator: Callable, seed: int) -> DataLoader:
     generator = torch.Generator().manual_seed(seed)
-    return loader(train_dataset, batch_size=BATCH_SIZE, shuffle=True, collate_fn=collator, generator=generator)
+    return DataLoader(train_dataset, batch_size=BATCH_SIZE, shuffle=True, collate_fn=collator, generator=generator)
 
 
 def train_like_the_notebook(
