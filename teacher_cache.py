@@ -8,6 +8,9 @@
 The cache is a folder of Arrow files with one `teacher_logits` column (float32), in the order of the data set, read
 memory-mapped. Its name is a fingerprint of the teacher's weights, the tokenised examples and the precision, so that a
 stale cache cannot be mistaken for a fresh one: another teacher or other data look for another folder.
+
+`add_teacher_hidden_states` does the same for the outputs of chosen layers, for losses of your own. They are large, so
+the size has to be allowed for.
 """
 
 import hashlib
@@ -15,7 +18,8 @@ import json
 import logging
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +35,7 @@ from transformers import PreTrainedModel
 logger = logging.getLogger(__name__)
 
 TEACHER_LOGITS = "teacher_logits"
+TEACHER_HIDDEN_STATES = "teacher_hidden_states_{layer}"
 # What the teacher reads of an example; labels and lengths do not change its outputs.
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # What a config says about where it comes from.
@@ -130,7 +135,83 @@ def add_teacher_logits(
     return concatenate_datasets([dataset, load_from_disk(str(folder))], axis=1)
 
 
-def _fingerprint(dataset: Dataset, teacher: nn.Module, bf16: bool) -> str:
+def add_teacher_hidden_states(
+    dataset: Dataset,
+    teacher: PreTrainedModel,
+    layers: Sequence[int],
+    cache_dir: str | Path,
+    collator: Callable,
+    max_bytes: int,
+    batch_size: int = 64,
+    bf16: bool = False,
+) -> Dataset:
+    """The data set with a column `teacher_hidden_states_K` for each chosen layer K, cached as the logits are.
+
+    A column holds float16 `(length, hidden_size)` an example, without padding. It is written while the teacher runs,
+    so that memory stays flat, by one process of every node, for which the others wait.
+
+    Args:
+        layers: 1-based numbers of the layers.
+        max_bytes: how large the cache may become: tokens x hidden size x 2 x layers.
+        dataset, teacher, cache_dir, collator, batch_size, bf16: as for `add_teacher_logits`; padding is on the right.
+
+    Raises:
+        ValueError: the teacher lacks one of the layers, or the cache would be larger than `max_bytes`.
+    """
+    depth, width = teacher.config.num_hidden_layers, teacher.config.hidden_size
+    if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(range(1, depth + 1)):
+        raise ValueError(f"`layers` must be different numbers from 1 to {depth}, the teacher's depth; found {layers}.")
+    num_bytes = sum(len(ids) for ids in dataset["input_ids"]) * width * 2 * len(layers)
+    if num_bytes > max_bytes:
+        raise ValueError(
+            f"The hidden states of {len(layers)} layers for {len(dataset):,} examples take {num_bytes:,} bytes, but "
+            f"`max_bytes` is {max_bytes:,}. Raise it if there is room, or choose fewer layers or examples."
+        )
+    layers = sorted(layers)
+    folder = Path(cache_dir) / _fingerprint(dataset, teacher, bf16, f"hidden states of layers {layers}")
+    file = "hidden_states.arrow"
+    with PartialState().local_main_process_first():
+        if not folder.is_dir():
+            logger.info(f"Teacher hidden states, {num_bytes:,} bytes, are computed once and kept in {folder}.")
+            features = Features(
+                {TEACHER_HIDDEN_STATES.format(layer=k): List(List(Value("float16"), length=width)) for k in layers}
+            )
+            with (
+                _appearing_when_finished(folder) as unfinished,
+                pa.ipc.new_stream(unfinished / file, features.arrow_schema) as stream,
+            ):
+                for columns in _hidden_states(teacher.eval(), dataset, layers, collator, batch_size, bf16):
+                    stream.write_batch(pa.record_batch(columns, schema=features.arrow_schema))
+    return concatenate_datasets([dataset, Dataset.from_file(str(folder / file))], axis=1)
+
+
+def _hidden_states(
+    teacher: PreTrainedModel, dataset: Dataset, layers: Sequence[int], collator: Callable, batch_size: int, bf16: bool
+) -> Iterator[list[pa.Array]]:
+    """Arrow columns, one a layer, for one part of the data set after the other, in its order."""
+    inputs = dataset.select_columns([name for name in MODEL_INPUTS if name in dataset.column_names])
+    device, width, part_size = next(teacher.parameters()).device, teacher.config.hidden_size, 16 * batch_size
+    for part_start in tqdm(range(0, len(inputs), part_size), desc="Teacher hidden states"):
+        part = inputs.select(range(part_start, min(part_start + part_size, len(inputs))))
+        lengths = [len(ids) for ids in part["input_ids"]]
+        by_length = sorted(range(len(part)), key=lambda i: -lengths[i])
+        states = {layer: [None] * len(part) for layer in layers}
+        for start in range(0, len(part), batch_size):
+            indices = by_length[start : start + batch_size]
+            batch = send_to_device(collator(part.select(indices).to_list()), device)
+            with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+                outputs = teacher(**batch, output_hidden_states=True).hidden_states
+            for layer in layers:
+                for index, row in zip(indices, outputs[layer].half().cpu().numpy(), strict=True):
+                    states[layer][index] = row[: lengths[index]]
+        offsets = np.cumsum([0, *lengths], dtype=np.int32)
+        yield [
+            pa.ListArray.from_arrays(offsets, pa.FixedSizeListArray.from_arrays(np.concatenate(rows).ravel(), width))
+            for rows in states.values()
+        ]
+
+
+def _fingerprint(dataset: Dataset, teacher: nn.Module, bf16: bool, *others: str) -> str:
     # The same weights compute something else with another number of attention heads, for example.
     config = {name: value for name, value in teacher.config.to_dict().items() if name not in INCIDENTAL_CONFIG_ENTRIES}
     parts = (
@@ -138,16 +219,24 @@ def _fingerprint(dataset: Dataset, teacher: nn.Module, bf16: bool) -> str:
         json.dumps(config, sort_keys=True, default=str),
         fingerprint_dataset(dataset),
         "bf16" if bf16 else "float32",
+        *others,
     )
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
 
 
 def _write(logits: np.ndarray, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.parent / f".unfinished-{uuid.uuid4().hex}"
-    try:
+    with _appearing_when_finished(folder) as unfinished:
         features = Features({TEACHER_LOGITS: List(Value("float32"), length=logits.shape[1])})
         Dataset.from_dict({TEACHER_LOGITS: logits}, features=features).save_to_disk(str(unfinished))
+
+
+@contextmanager
+def _appearing_when_finished(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which gets its name when everything in it is written."""
+    unfinished = folder.parent / f".unfinished-{uuid.uuid4().hex}"
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
         unfinished.rename(folder)
     except OSError:
         # Renaming onto a folder fails when another run was quicker; its outputs are the same.

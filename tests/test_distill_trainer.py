@@ -332,6 +332,18 @@ def test_precomputed_logits_give_the_steps_of_a_teacher_that_is_then_not_called(
     assert not calls
 
 
+def test_precomputed_logits_give_the_loss_of_every_step_within_a_millionth(build_trainer, tmp_path):
+    examples, teacher = random_examples(64), bert(3)
+    cached = add_teacher_logits(examples, teacher, tmp_path / "cache", pad, batch_size=10)
+    losses = []
+    for train, teacher_model in ((cached, None), (examples, teacher)):
+        trainer = build_trainer(teacher=teacher_model, train=train, num_train_epochs=3, **LOSS_WEIGHTS)
+        trainer.train()
+        losses.append([log["loss"] for log in step_logs(trainer)])
+    assert len(losses[0]) >= 12 and losses[0][-1] < losses[0][0]
+    assert losses[0] == pytest.approx(losses[1], rel=0, abs=1e-6)
+
+
 def test_teacher_computes_in_the_precision_of_the_student(build_trainer):
     teacher, student = bert(3), bert(1)
     teacher_calls, student_calls = record_calls(teacher), record_calls(student)

@@ -13,6 +13,7 @@ from workers.train_worker import bert, pad, random_examples
 
 from teacher_cache import (
     TEACHER_LOGITS,
+    add_teacher_hidden_states,
     add_teacher_logits,
     compute_logits,
     fingerprint_dataset,
@@ -248,3 +249,64 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(cache_dir, examples, monkeyp
     with pytest.raises(OSError, match="No space left"):
         add_teacher_logits(examples, bert(2), cache_dir, pad)
     assert not list(cache_dir.iterdir())
+
+
+# ---- hidden states ----
+
+
+@pytest.mark.parametrize("batch_size", [1, 64], ids=["two parts", "one part"])
+def test_hidden_states_are_those_of_a_plain_forward_pass_of_each_example(cache_dir, examples, batch_size):
+    teacher = bert(3)
+    with_states = add_teacher_hidden_states(examples, teacher, (3, 1), cache_dir, pad, 10**6, batch_size)
+    assert with_states.column_names == [*examples.column_names, "teacher_hidden_states_1", "teacher_hidden_states_3"]
+    for example, row in zip(examples.remove_columns("labels"), with_states, strict=True):
+        with torch.no_grad():
+            states = teacher(**pad([example]), output_hidden_states=True).hidden_states
+        for layer in (1, 3):
+            stored = np.array(row[f"teacher_hidden_states_{layer}"])
+            assert stored == pytest.approx(states[layer][0].numpy(), rel=1e-3, abs=2e-3)
+
+
+def test_hidden_states_are_float16_in_a_file_of_the_announced_size_and_read_again(cache_dir, examples):
+    teacher = bert(2)
+    num_bytes = sum(len(ids) for ids in examples["input_ids"]) * 32 * 2
+    add_teacher_logits(examples, teacher, cache_dir, pad)
+    first = add_teacher_hidden_states(examples, teacher, [2], cache_dir, pad, max_bytes=num_bytes)
+    assert first.features["teacher_hidden_states_2"] == List(List(Value("float16"), length=32))
+    (file,) = cache_dir.glob("*/hidden_states.arrow")
+    assert num_bytes <= file.stat().st_size < num_bytes + 2000
+    calls = count_calls(teacher)
+    assert add_teacher_hidden_states(examples, teacher, [2], cache_dir, pad, num_bytes)[:] == first[:]
+    assert not calls
+    add_teacher_hidden_states(examples, teacher, [1], cache_dir, pad, num_bytes)
+    assert calls and len(finished(cache_dir)) == 3
+
+
+def test_hidden_states_that_take_more_than_is_allowed_are_refused_before_the_teacher_runs(cache_dir, examples):
+    teacher = bert(2)
+    calls = count_calls(teacher)
+    num_bytes = sum(len(ids) for ids in examples["input_ids"]) * 32 * 2 * 2
+    with pytest.raises(ValueError, match=f"2 layers for 23 examples take {num_bytes:,} bytes"):
+        add_teacher_hidden_states(examples, teacher, [1, 2], cache_dir, pad, max_bytes=num_bytes - 1)
+    assert not calls and not finished(cache_dir)
+
+
+@pytest.mark.parametrize("layers", [[], [0], [3], [1, 1]], ids=str)
+def test_layers_that_the_teacher_lacks_are_refused(cache_dir, examples, layers):
+    with pytest.raises(ValueError, match="different numbers from 1 to 2"):
+        add_teacher_hidden_states(examples, bert(2), layers, cache_dir, pad, max_bytes=10**6)
+
+
+def test_an_error_while_hidden_states_are_written_leaves_nothing(cache_dir, examples):
+    teacher = bert(2)
+
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    hook = teacher.register_forward_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        add_teacher_hidden_states(examples, teacher, [1], cache_dir, pad, max_bytes=10**6)
+    assert not list(cache_dir.iterdir())
+    hook.remove()
+    add_teacher_hidden_states(examples, teacher, [1], cache_dir, pad, max_bytes=10**6)
+    assert len(finished(cache_dir)) == 1

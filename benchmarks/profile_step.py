@@ -1,0 +1,257 @@
+"""Where the time of a training step goes, and how far it is from what the processor or GPU could do at most.
+
+    python benchmarks/profile_step.py --examples 1024                       # the embedded data set
+    python benchmarks/profile_step.py --examples 1024 --train_file ../shared/data/davidson/train.csv \\
+        --test_file ../shared/data/davidson/test.csv
+    python benchmarks/profile_step.py --teacher random-bert-base            # where there is a GPU
+
+Plain fine-tuning and distillation from stored outputs, over the same batches, an epoch each in turns. On a GPU the
+clock waits for the device at every part, which makes the step a little slower than it is. The limit: the
+multiplications and additions of the student's forward and backward pass at the rate of a large matrix product, and the
+bytes that AdamW has to move at the rate of a large copy, both measured here. Writes `docs/results/NAME.csv` and `.md`.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import mean, median
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, TrainerCallback, set_seed
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from training_setup import (  # noqa: E402
+    PLAIN_FINE_TUNING,
+    PRECISIONS,
+    CountingCollator,
+    Setup,
+    add_setup_arguments,
+    describe_machine,
+    device,
+    prepare,
+    student_of,
+    synchronize,
+    training_arguments,
+    with_stored_outputs,
+    write_results,
+)
+
+from distill_trainer import DistillationTrainer, bf16_in_hardware  # noqa: E402
+from reporting import markdown_table  # noqa: E402
+
+PARTS = ("data", "forward and loss", "backward", "gradient clipping", "AdamW", "rest")
+
+
+def main():
+    args = parse_arguments()
+    precisions = [bf16 for bf16 in PRECISIONS if bf16_in_hardware() or not bf16]
+    variants = [(method, bf16) for bf16 in precisions for method in ("finetune", "cached")]
+    with tempfile.TemporaryDirectory() as folder:
+        setup = prepare(args, folder)
+        student = student_of(setup.load_teacher())
+        epochs = {variant: [] for variant in variants}
+        for index in range(args.rounds + 1):
+            for variant in variants if index % 2 else reversed(variants):
+                epochs[variant].append(profile_epoch(setup, *variant))
+    rows = [
+        {
+            "method": method,
+            "precision": PRECISIONS[bf16],
+            "ms_a_step": round(median(sum(epoch[part] for part in PARTS) for epoch in counted), 3),
+            **{part: round(median(epoch[part] for epoch in counted), 3) for part in PARTS},
+            "gflop_a_step": round(counted[0]["gflop_a_step"], 3),
+        }
+        for (method, bf16), (_, *counted) in epochs.items()
+    ]
+    bandwidth = copy_rate()
+    rates = {PRECISIONS[bf16]: matrix_rate(torch.bfloat16 if bf16 else torch.float32) for bf16 in precisions}
+    for row in rows:
+        row["matrix_gflop_per_second"] = round(rates[row["precision"]], 1)
+        row["copy_gb_per_second"] = round(bandwidth, 2)
+        row["limit_matrix_ms"] = round(1000 * row["gflop_a_step"] / row["matrix_gflop_per_second"], 3)
+        row["limit_adamw_ms"] = round(1000 * adamw_bytes(student) / 1e9 / bandwidth, 3)
+    write_results(args.name, rows, f"{describe_machine()}\n\n{parts_table(rows)}\n\n{limit_table(rows)}")
+
+
+# ---- the parts of a step ----
+
+
+class ProfiledTrainer(DistillationTrainer):
+    """Adds up the seconds of each part of its steps; what is in none of them is the rest."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seconds = Counter()
+        self.add_callback(StepClock(self))
+        backward = self.accelerator.backward
+
+        def timed_backward(*args, **kwargs):
+            with self.clock("backward"):
+                backward(*args, **kwargs)
+
+        self.accelerator.backward = timed_backward
+
+    @contextmanager
+    def clock(self, part: str) -> Iterator[None]:
+        synchronize()
+        started = time.perf_counter()
+        yield
+        synchronize()
+        self.seconds[part] += time.perf_counter() - started
+
+    def get_batch_samples(self, *args, **kwargs):
+        with self.clock("data"):
+            return super().get_batch_samples(*args, **kwargs)
+
+    def compute_loss(self, *args, **kwargs):
+        with self.clock("forward and loss"):
+            return super().compute_loss(*args, **kwargs)
+
+    def _clip_grad_norm(self, *args, **kwargs):
+        with self.clock("gradient clipping"):
+            return super()._clip_grad_norm(*args, **kwargs)
+
+
+class StepClock(TrainerCallback):
+    """Times what `Trainer` has no method for: the optimizer's step, and the whole epoch."""
+
+    def __init__(self, trainer: ProfiledTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.epoch = self.trainer.clock("all")
+        self.epoch.__enter__()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.step = self.trainer.clock("AdamW")
+        self.step.__enter__()
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self.step.__exit__(None, None, None)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.epoch.__exit__(None, None, None)
+
+
+def profile_epoch(setup: Setup, method: str, bf16: bool) -> dict[str, float]:
+    """Milliseconds of each part, and the operations of the student in 10^9, both a step."""
+    teacher = setup.load_teacher()
+    set_seed(0)
+    student, train_dataset = student_of(teacher), setup.splits["train"]
+    if method == "cached":
+        train_dataset = with_stored_outputs(setup, teacher, setup.folder / f"cache-{PRECISIONS[bf16]}", bf16)
+    collator = CountingCollator(setup.collator)
+    settings = PLAIN_FINE_TUNING if method == "finetune" else {}
+    trainer = ProfiledTrainer(
+        model=student,
+        args=training_arguments(setup.folder, bf16=bf16, num_train_epochs=1, seed=0, **settings),
+        train_dataset=train_dataset,
+        data_collator=collator,
+    )
+    trainer.train()
+    seconds = trainer.seconds
+    seconds["rest"] = seconds["all"] - sum(seconds[part] for part in PARTS)
+    num_steps = trainer.state.global_step
+    gflop = mean(step_flop(student.config, *shape) for shape in collator.shapes) / 1e9
+    return {part: 1000 * seconds[part] / num_steps for part in PARTS} | {"gflop_a_step": gflop}
+
+
+# ---- the limit ----
+
+
+def step_flop(config: PretrainedConfig, num_examples: int, length: int) -> int:
+    """Operations of the matrix products of a BERT encoder's forward and backward pass; an addition counts as one.
+
+    A product of (m, k) and (k, n) takes 2mkn, and its backward pass two products of the same size. What is not a
+    matrix product (embeddings, norms, GELU, softmax, dropout) is left out: memory limits it, not arithmetic.
+    """
+    width, inner = config.hidden_size, config.intermediate_size
+    weights = 4 * width * width + 2 * width * inner  # query, key, value, output; the two of the feed-forward part
+    attention = 2 * length * width  # scores and weighted sum, for a token
+    encoder = config.num_hidden_layers * num_examples * length * (weights + attention)
+    head = num_examples * (width * width + width * config.num_labels)  # pooler and classifier, for the first token
+    return 3 * 2 * (encoder + head)
+
+
+def adamw_bytes(model: PreTrainedModel) -> int:
+    """What a step of AdamW reads (weight, gradient, both moments) and writes (all but the gradient), in float32."""
+    return 7 * 4 * model.num_parameters()
+
+
+def matrix_rate(dtype: torch.dtype) -> float:
+    """10^9 operations a second of a large matrix product, the best of several."""
+    size = 8192 if torch.cuda.is_available() else 2048
+    a, b = (torch.randn(size, size, device=device()).to(dtype) for _ in range(2))
+    return 2 * size**3 / 1e9 / best_time(lambda: a @ b)
+
+
+def copy_rate() -> float:
+    """10^9 bytes a second, read and written, of a large copy, the best of several."""
+    source = torch.zeros(2**26, device=device())
+    target = torch.ones_like(source)
+    return 2 * source.nbytes / 1e9 / best_time(lambda: target.copy_(source))
+
+
+def best_time(function, repetitions: int = 10) -> float:
+    seconds = []
+    for _ in range(repetitions):
+        synchronize()
+        started = time.perf_counter()
+        function()
+        synchronize()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+# ---- tables ----
+
+
+def parts_table(rows: list[dict]) -> str:
+    titles = {"finetune": "Plain fine-tuning", "cached": "Stored outputs"}
+    lines = []
+    for part in (*PARTS, "ms_a_step"):
+        cells = {
+            f"{titles[row['method']]}, {row['precision']}": f"{row[part]:.1f} ({row[part] / row['ms_a_step']:.0%})"
+            for row in rows
+        }
+        lines.append({"ms a step": "all" if part == "ms_a_step" else part, **cells})
+    return markdown_table(lines)
+
+
+def limit_table(rows: list[dict]) -> str:
+    return markdown_table(
+        [
+            {
+                "Stored outputs": row["precision"],
+                "GFLOP a step": f"{row['gflop_a_step']:.1f}",
+                "Matrix product (GFLOP/s)": f"{row['matrix_gflop_per_second']:,.0f}",
+                "Limit of forward and backward (ms)": f"{row['limit_matrix_ms']:.1f}",
+                "Measured (ms)": f"{row['forward and loss'] + row['backward']:.1f}",
+                "Copy (GB/s)": f"{row['copy_gb_per_second']:.1f}",
+                "Limit of AdamW (ms)": f"{row['limit_adamw_ms']:.1f}",
+                "AdamW (ms)": f"{row['AdamW']:.1f}",
+                "Limit of both / step": f"{(row['limit_matrix_ms'] + row['limit_adamw_ms']) / row['ms_a_step']:.0%}",
+            }
+            for row in rows
+            if row["method"] == "cached"
+        ]
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_setup_arguments(parser)
+    parser.add_argument("--rounds", type=int, default=3, help="epochs of each that count, after a first one")
+    parser.add_argument("--name", default="step_profile", help="of the result files")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
