@@ -5,11 +5,13 @@
 starts `python -m app` with the int8 model and then measures, one after the other,
 
 1. the bare model: its throughput in batches of the size that the app forms under load, on as many threads as it uses;
-2. 50 concurrent clients for a minute, each of which sends a text as soon as the last is answered;
+2. 50 concurrent clients for a minute, each of which asks again as soon as it is answered: with one text a request,
+   then with four;
 3. memory over 10,000 further requests;
 4. 10,000 hostile bodies, some of them sent slowly, broken off or larger than allowed.
 
-The figures go to `docs/results/NAME.json`. The clients share the machine with the app: a server of its own is quicker.
+The figures go to `docs/results/NAME.json`. The clients share the machine with the app, so the share of the cores that
+they take is measured too.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import uvloop
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -36,6 +39,7 @@ sys.path.insert(0, str(ROOT))
 from app.models import load_model  # noqa: E402
 
 HOST = "127.0.0.1"
+TEXTS_A_REQUEST = (1, 4)
 
 
 def main():
@@ -43,7 +47,7 @@ def main():
     with open(args.data_file, encoding="utf-8", newline="") as file:
         texts = [row["text"] for row in csv.DictReader(file)]
     random.Random(0).shuffle(texts)
-    bodies = [json.dumps({"text": text}).encode() for text in texts]
+    bodies = {size: make_bodies(texts, size) for size in TEXTS_A_REQUEST}
     with socket.socket() as free:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
@@ -51,52 +55,73 @@ def main():
         command = [sys.executable, "-m", "app", "--model_dir", args.model_dir, "--port", str(port)]
         app = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         try:
-            results = asyncio.run(measure(port, bodies, args))
+            results = uvloop.run(measure(port, bodies, args))
         finally:
             app.terminate()
             app.wait(20)
         log.seek(0)
         results["tracebacks"] = log.read().count(b"Traceback")
     results["bare"] = measure_bare_model(args.model_dir, texts, results["load"]["texts_a_batch"], args)
-    results["load"]["share_of_bare"] = results["load"]["requests_per_second"] / results["bare"]["texts_per_second"]
+    share = results["load"]["requests_per_second"] / results["bare"]["texts_per_second"]
+    results["load"]["share_of_bare"] = share
+    results["load"]["share_of_bare_on_what_the_clients_leave"] = share / (
+        1 - results["load"]["clients_share_of_cores"]
+    )
     text = json.dumps(results, indent=2)
     (ROOT / "docs" / "results" / f"{args.name}.json").write_text(text + "\n")
     print(text)
 
 
-async def measure(port: int, bodies: list[bytes], args: argparse.Namespace) -> dict:
+def make_bodies(texts: list[str], size: int) -> list[bytes]:
+    """Bodies of requests with that many texts each."""
+    if size == 1:
+        return [json.dumps({"text": text}).encode() for text in texts]
+    return [json.dumps({"texts": texts[i : i + size]}).encode() for i in range(0, len(texts) - size + 1, size)]
+
+
+async def measure(port: int, bodies: dict[int, list[bytes]], args: argparse.Namespace) -> dict:
     """Everything that is measured on the running app."""
     await wait_until_up(port)
+    load = [await measure_load(port, bodies[size], size, args) for size in TEXTS_A_REQUEST]
+    memory = [await resident_megabytes(port)]
+    for _ in range(10):
+        await run_clients(port, bodies[1], args.clients, count=args.requests // 10)
+        memory.append(await resident_megabytes(port))
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": load,
+        "memory": {"requests": args.requests, "resident_mb_every_tenth": memory},
+        "fuzz": await fuzz(port, args),
+    }
+
+
+async def measure_load(port: int, bodies: list[bytes], size: int, args: argparse.Namespace) -> dict:
+    """Latency and throughput under the clients' load, and what of the machine the clients themselves take."""
     await run_clients(port, bodies, args.clients, seconds=3)  # warm-up
     before = await read_metrics(port)
-    load, statuses = await run_clients(port, bodies, args.clients, seconds=args.seconds)
+    clients_seconds = -time.process_time()
+    taken, statuses = await run_clients(port, bodies, args.clients, seconds=args.seconds)
+    clients_seconds += time.process_time()
     after = await read_metrics(port)
     texts, batches = (
         sum(value for name, value in after.items() if name.startswith(prefix))
         - sum(value for name, value in before.items() if name.startswith(prefix))
         for prefix in ("classified_texts_total", "batch_size_count")
     )
-    milliseconds = 1000 * np.array(load)
-    memory = [await resident_megabytes(port)]
-    for _ in range(10):
-        await run_clients(port, bodies, args.clients, count=args.requests // 10)
-        memory.append(await resident_megabytes(port))
+    milliseconds = 1000 * np.array(taken)
     return {
-        "command": " ".join(["python", *sys.argv]),
-        "cores": len(os.sched_getaffinity(0)),
-        "load": {
-            "clients": args.clients,
-            "seconds": args.seconds,
-            "requests": len(load),
-            "errors": sum(count for status, count in statuses.items() if status != 200),
-            "requests_per_second": len(load) / args.seconds,
-            "texts_a_batch": texts / batches,
-            "p50_ms": np.percentile(milliseconds, 50),
-            "p95_ms": np.percentile(milliseconds, 95),
-            "p99_ms": np.percentile(milliseconds, 99),
-        },
-        "memory": {"requests": args.requests, "resident_mb_every_tenth": memory},
-        "fuzz": await fuzz(port, args),
+        "clients": args.clients,
+        "texts_a_request": size,
+        "seconds": args.seconds,
+        "requests": len(taken),
+        "errors": sum(count for status, count in statuses.items() if status != 200),
+        "texts_per_second": size * len(taken) / args.seconds,
+        "texts_a_batch": texts / batches,
+        "clients_share_of_cores": clients_seconds / args.seconds / len(os.sched_getaffinity(0)),
+        "p50_ms": np.percentile(milliseconds, 50),
+        "p95_ms": np.percentile(milliseconds, 95),
+        "p99_ms": np.percentile(milliseconds, 99),
     }
 
 
