@@ -389,11 +389,13 @@ def draw(rows: list[dict], file: Path) -> None:
     axes = figure.subplots()
     labels = [f"{TITLES[group[0]['method']]}, {group[0]['precision']}" for group in groups]
     medians = [median(row["epoch_seconds"] for row in group) for group in groups]
-    bars = axes.barh(labels, medians, color=[colors[group[0]["precision"]] for group in groups], height=0.7)
-    axes.bar_label(bars, [f"{value:.1f} s" for value in medians], padding=12)
-    for label, group in zip(labels, groups, strict=True):
+    axes.barh(labels, medians, color=[colors[group[0]["precision"]] for group in groups], height=0.7)
+    for label, middle, group in zip(labels, medians, groups, strict=True):
         seconds = [row["epoch_seconds"] for row in group]
         axes.plot(seconds, [label] * len(seconds), "|", color="black", markersize=9)
+        axes.annotate(
+            f"{middle:.1f} s", (max(seconds), label), (6, 0), textcoords="offset points", verticalalignment="center"
+        )
     axes.set_xlabel("seconds an epoch, median and all rounds")
     axes.set_xlim(0, 1.15 * max(row["epoch_seconds"] for row in rows))
     axes.spines[["top", "right"]].set_visible(False)
