@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 
 from bootstrap import Interval, Scores, difference
 from comparison_results import TEACHER, Results, Run
@@ -64,21 +64,18 @@ def _validation(models: Sequence[dict]) -> dict[str, str]:
 
 def method_table(results: Results) -> list[dict[str, str]]:
     """*Model Type | Training Loss | Test Set Performance* of every group of runs, and the teacher's."""
-    rows = [
-        _performance(group_title(group, capital=True), [run.student for run in runs], results)
-        for group, runs in results.groups.items()
-    ]
-    return [*rows, _performance("Teacher", [results.teacher], results)]
+    rows = [_performance(group, [run.student for run in runs], results) for group, runs in results.groups.items()]
+    return [*rows, _performance(TEACHER, [results.teacher], results)]
 
 
-def _performance(title: str, models: Sequence[dict], results: Results) -> dict[str, str]:
+def _performance(group: Group, models: Sequence[dict], results: Results) -> dict[str, str]:
     prefix, split = results.prefix, results.split_title
     scores = {f"{split} Accuracy": "accuracy", f"{split} Macro-F1": "macro_f1"}
     scores |= {f"F1 {name}": f"f1_{name}" for name in results.label_names}
     model = models[0]
     adapter = f" + {model['adapter']['megabytes']:.1f}" if "adapter" in model else ""
     return {
-        "Model Type": title,
+        "Model Type": group_title(group, capital=True),
         "Training Loss": spread([model["results"].get("train_loss_ce") for model in models], 3),
         **{
             column: spread([_percent(model["results"].get(f"{prefix}_{name}")) for model in models], 1)
@@ -87,7 +84,7 @@ def _performance(title: str, models: Sequence[dict], results: Results) -> dict[s
         "Trained Parameters": f"{model['trainable_parameters']:,}" if "trainable_parameters" in model else "-",
         "Parameters": f"{model['parameters']:,}",
         "Size (MB)": f"{model['megabytes']:.1f}{adapter}",
-        "ms an Example": f"{median(model['latency_ms'] for model in models):.1f}",
+        "ms an Example": f"{results.latency_ms[group]:.1f}",
     }
 
 
@@ -200,8 +197,8 @@ def build_report(
         Table(method_table(results)),
         Text(
             "Fine-tuned and LoRA students see the labels alone, without a teacher. Size is that of the whole student; "
-            "an adapter's own comes after the +. The time is the median for single examples, of the student with the "
-            "adapter merged into it."
+            "an adapter's own comes after the +. The time is the median for single examples, on which the models took "
+            "turns, with adapters merged."
         ),
         *([Bullets(methods)] if methods else []),
         Heading("What is lost against the teacher"),

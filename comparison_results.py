@@ -7,7 +7,7 @@ write_results(OUTPUT_DIR, results)          # results.csv and results.json, a ro
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, set_seed
 from bootstrap import Scores, accuracy, bootstrap, macro_f1
 from calibration import expected_calibration_error, reliability, softmax
 from comparison import Cell, CellRun, Grid, reported_split
+from evaluation import measure_latency
 from layer_mapping import student_from_arguments
 from layer_similarity import cka_matrix, layer_features
 from lora import load_adapter
@@ -62,6 +63,8 @@ class Results:
         teacher_logits: `(examples, labels)`.
         label_ids: true class ids `(examples,)`.
         label_names: in the order of their ids.
+        latency_ms: milliseconds of the teacher and of each group's first student on single examples, all measured in
+            turns: runs that have been timed an hour apart cannot be compared.
         split: name of the split that is reported on.
         source: of the data.
     """
@@ -71,6 +74,7 @@ class Results:
     teacher_logits: np.ndarray
     label_ids: np.ndarray
     label_names: Sequence[str]
+    latency_ms: Mapping[tuple[str, str], float]
     split: str
     source: str
 
@@ -93,7 +97,7 @@ class Results:
 
 
 def read_results(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> Results:
-    """Reads the folders of finished cells, and runs the teacher over the reported split."""
+    """Reads the folders of finished cells, runs the teacher over the reported split, and measures latencies."""
     inputs, args = grid.inputs, grid.training_args
     split = reported_split(inputs)
     tokenized, names = inputs.tokenized[split], inputs.data.labels.names
@@ -107,14 +111,19 @@ def read_results(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> Resul
         )
         for run in runs
     ]
+    models = {TEACHER: teacher.load(args.device)}
+    for run in runs:
+        if run.cell.group not in models:
+            models[run.cell.group] = _load_student(run, grid).to(args.device)
     return Results(
         runs=finished,
         teacher=finished[0].record["teacher"],
         teacher_logits=compute_logits(
-            teacher.load(args.device), tokenized, inputs.collator, args.per_device_eval_batch_size, args.bf16
+            models[TEACHER], tokenized, inputs.collator, args.per_device_eval_batch_size, args.bf16
         ),
         label_ids=np.array(tokenized["labels"]),
         label_names=names,
+        latency_ms=dict(zip(models, measure_latency(list(models.values()), tokenized), strict=True)),
         split=split,
         source=inputs.data.source,
     )
@@ -181,16 +190,16 @@ def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
 
 def result_rows(results: Results) -> list[dict]:
     """A row for the teacher and one for each run; a figure that a row lacks is missing in it."""
-    rows = [{"method": "teacher", **_row(results.teacher, results.teacher_logits, results)}]
+    rows = [{"method": "teacher", **_row(TEACHER, results.teacher, results.teacher_logits, results)}]
     for run in results.runs:
         cell = {"method": run.cell.method, "strategy": run.cell.strategy, "seed": run.cell.seed}
         adapter = {"adapter_megabytes": run.student["adapter"]["megabytes"]} if "adapter" in run.student else {}
         trained = {"trainable_parameters": run.student["trainable_parameters"], **adapter}
-        rows.append(cell | trained | _row(run.student, run.logits, results))
+        rows.append(cell | trained | _row(run.cell.group, run.student, run.logits, results))
     return rows
 
 
-def _row(model: dict, logits: np.ndarray, results: Results) -> dict:
+def _row(group: tuple[str, str], model: dict, logits: np.ndarray, results: Results) -> dict:
     metrics = {
         name: value
         for name, value in model["results"].items()
@@ -199,7 +208,8 @@ def _row(model: dict, logits: np.ndarray, results: Results) -> dict:
     by_clock = ("_runtime", "_per_second", "_time")
     return {
         "layers": " ".join(map(str, model["layers"])) or "none",
-        **{name: model[name] for name in ("parameters", "megabytes", "latency_ms")},
+        **{name: model[name] for name in ("parameters", "megabytes")},
+        "latency_ms": results.latency_ms[group],
         "calibration_error": calibration_error(logits, results.label_ids),
         "agreement_with_teacher": agreement(logits, results.teacher_logits),
         **{name: value for name, value in metrics.items() if name == "train_runtime" or not name.endswith(by_clock)},

@@ -8,7 +8,7 @@ The colours are those of Okabe and Ito, which stay apart for the common colour v
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 
 import matplotlib
 import numpy as np
@@ -93,7 +93,7 @@ def draw_figures(
         for extension in ("png", "svg"):
             # Without a date, the same results give the same file.
             metadata = {"Date": None} if extension == "svg" else None
-            figure.savefig(folder / f"{name}.{extension}", dpi=130, metadata=metadata)
+            figure.savefig(folder / f"{name}.{extension}", dpi=110, metadata=metadata)
         pyplot.close(figure)
     return {name: caption for name, (_, caption) in figures.items()}
 
@@ -227,16 +227,12 @@ def confusion_shares(labels: np.ndarray, predictions: np.ndarray, num_labels: in
 
 def costs_figure(results: Results, scores: Mapping[str, Mapping[Group, Scores]]) -> Figure:
     """Accuracy against the size of the model, its time for an example, and the parameters that were trained."""
-    models = {TEACHER: [results.teacher]}
-    models |= {group: [run.student for run in runs] for group, runs in results.groups.items()}
-    first = {group: group_models[0] for group, group_models in models.items()}
+    models = {TEACHER: results.teacher} | {group: runs[0].student for group, runs in results.groups.items()}
     costs = {
-        "Size (MB)": {group: model["megabytes"] for group, model in first.items()},
-        "Time for one example (ms)": {
-            group: median(model["latency_ms"] for model in group_models) for group, group_models in models.items()
-        },
+        "Size (MB)": {group: model["megabytes"] for group, model in models.items()},
+        "Time for one example (ms)": results.latency_ms,
         "Trained parameters (log scale)": {
-            group: model.get("trainable_parameters", model["parameters"]) for group, model in first.items()
+            group: model.get("trainable_parameters", model["parameters"]) for group, model in models.items()
         },
     }
     intervals = {group: score(scores["accuracy"][group]) for group in models}

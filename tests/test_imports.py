@@ -42,7 +42,16 @@ MAY_IMPORT = {
     },
     "comparison_plan": {"comparison", "distill_trainer", "layer_mapping", "lora", "reporting", "run_folder"},
     "comparison_results": {
-        *("bootstrap", "calibration", "comparison", "layer_mapping", "layer_similarity", "lora", "run_folder"),
+        *(
+            "bootstrap",
+            "calibration",
+            "comparison",
+            "evaluation",
+            "layer_mapping",
+            "layer_similarity",
+            "lora",
+            "run_folder",
+        ),
         *("teacher", "teacher_cache", "training_run"),
     },
     "comparison_report": {"bootstrap", "comparison_results", "document", "reporting"},
