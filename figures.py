@@ -14,8 +14,9 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from bootstrap import Interval, Scores, score
@@ -140,7 +141,7 @@ def _label_bars(axis: Axes, groups: Sequence[Group], title: str, lowest: float) 
     start = max(0.0, np.floor(20 * (lowest - 0.05)) / 20)
     axis.set_xlim(start, 1)
     axis.set_xlabel(f"{title} (axis from {start:.0%})")
-    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    _show_percent(axis.xaxis)
     axis.set_yticks(range(len(groups)), map(group_title, groups))
     axis.set_ylim(len(groups) - 0.4, -0.6)
     axis.grid(axis="y", visible=False)
@@ -250,10 +251,16 @@ def costs_figure(results: Results, scores: Mapping[str, Mapping[Group, Scores]])
             _point(axis, cost, intervals[group], group, axis.transData + aside)
     low, high = min(i.low for i in intervals.values()), max(i.high for i in intervals.values())
     axes[0].set(ylim=(low - 0.01, high + 0.01), ylabel=f"{results.split_title} accuracy")
-    axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    _show_percent(axes[0].yaxis)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
+
+
+def _show_percent(axis: Axis) -> None:
+    """Few ticks, at whole percents: the numbers neither collide nor round."""
+    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def _point(axis: Axes, x: float, interval: Interval, group: Group, transform: Transform) -> None:
