@@ -61,12 +61,9 @@ def main():
             app.wait(20)
         log.seek(0)
         results["tracebacks"] = log.read().count(b"Traceback")
-    results["bare"] = measure_bare_model(args.model_dir, texts, results["load"]["texts_a_batch"], args)
-    share = results["load"]["requests_per_second"] / results["bare"]["texts_per_second"]
-    results["load"]["share_of_bare"] = share
-    results["load"]["share_of_bare_on_what_the_clients_leave"] = share / (
-        1 - results["load"]["clients_share_of_cores"]
-    )
+    for load in results["load"]:
+        load["bare"] = measure_bare_model(args.model_dir, texts, load["texts_a_batch"], args)
+        load["share_of_bare"] = load["texts_per_second"] / load["bare"]["texts_per_second"]
     text = json.dumps(results, indent=2)
     (ROOT / "docs" / "results" / f"{args.name}.json").write_text(text + "\n")
     print(text)
