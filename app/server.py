@@ -15,14 +15,15 @@ from app.service import MAX_BODY_BYTES, Service
 
 API_PATHS = ("/api/classify", "/healthz", "/metrics", "/openapi.json")
 # The page's own scripts and styles are inline in part; nothing may come from, or go to, anywhere else.
-SECURITY_HEADERS = {
-    "content-security-policy": (
-        "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
-        "form-action 'self'"
+SECURITY_HEADERS = [
+    (
+        b"content-security-policy",
+        b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
+        b"form-action 'self'",
     ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
 
 
 def create_app(service: Service) -> FastAPI:
@@ -70,10 +71,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message["headers"],
-                    *((name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()),
-                ]
+                message["headers"] = [*message["headers"], *SECURITY_HEADERS]
             await send(message)
 
         try:
