@@ -22,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from distill_trainer import DistillationTrainingArguments
+from distill_trainer import WEIGHTS, DistillationTrainingArguments
 from evaluation import predict_splits
 from layer_mapping import (
     STRATEGIES,
@@ -45,7 +45,7 @@ LORA_METHODS = ("lora", "lora_distill")
 # Settings of a cell that are recorded also where they are at their default.
 DECIDED_BY_GRID = (
     *("layer_strategy", "num_student_layers", "seed", "learning_rate"),
-    *("ce_weight", "kl_weight", "cosine_weight", "temperature"),
+    *(*WEIGHTS, "temperature", "linear_to"),
 )
 
 
@@ -193,7 +193,7 @@ def prepare_cell(cell: Cell, grid: Grid) -> CellRun:
     training_args.disable_tqdm, training_args.resume_from_checkpoint = True, None
     training_args.do_train = training_args.do_eval = training_args.do_predict = True
     if cell.method in ("finetune", "lora"):
-        training_args.ce_weight, training_args.kl_weight, training_args.cosine_weight = 1.0, 0.0, 0.0
+        training_args.learn_from_labels_alone()
     lora_args = grid.lora_args if cell.method in LORA_METHODS else None
     if lora_args is not None:
         training_args.learning_rate = comparison_args.lora_learning_rate
@@ -292,7 +292,7 @@ def run_cell(run: CellRun, grid: Grid, teacher: Teacher, bar: tqdm) -> None:
     if run.lora_args is not None:
         record["teacher_folder"] = teacher.seen_from(args.output_dir)
         student = add_lora(student, run.lora_args, inputs.tokenized["train"], inputs.collator)
-    trainer = build_trainer(student, inputs, args, teacher)
+    trainer = build_trainer(student, inputs, args, teacher, layers)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_StepsOnBar(bar))
     results = trainer.train(resume_from_checkpoint=checkpoint).metrics

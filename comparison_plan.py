@@ -65,7 +65,7 @@ def _probe(run: CellRun, grid: Grid, teacher: PreTrainedModel) -> float:
     The labels' loss stands for all: the teacher's outputs are stored, and their losses cost next to nothing.
     """
     args = copy.copy(run.training_args)
-    args.ce_weight, args.kl_weight, args.cosine_weight = 1.0, 0.0, 0.0
+    args.learn_from_labels_alone()
     args.max_steps, args.eval_strategy, args.save_strategy, args.report_to = PROBE_STEPS, "no", "no", []
     inputs = grid.inputs
     train_dataset = inputs.tokenized["train"].shuffle(seed=0, keep_in_memory=True)

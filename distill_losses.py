@@ -105,5 +105,93 @@ def cosine_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> t
     return 1 - F.cosine_similarity(student_logits.float(), teacher_logits.float(), dim=-1)
 
 
+def hidden_state_loss(
+    student_states: torch.Tensor, teacher_states: torch.Tensor, token_mask: torch.Tensor
+) -> torch.Tensor:
+    """How far the direction of the student's hidden states is from the teacher's, in one layer.
+
+    The mean over the tokens of |s / |s| - t / |t||^2. Sun et al. 2019, "Patient Knowledge Distillation for BERT Model
+    Compression", equation 7, compare the first token; Jiao et al. 2020, "TinyBERT", equation 8, all of them.
+
+    Args:
+        student_states, teacher_states: `(batch, length, width)`; the teacher's should carry no gradient.
+        token_mask: `(batch, length)`, 1 for the tokens that count: the attention mask, or the first token alone.
+
+    Returns:
+        `(batch,)` in [0, 4].
+    """
+    difference = F.normalize(student_states.float(), dim=-1) - F.normalize(teacher_states.float(), dim=-1)
+    return _mean_over_tokens(difference.square().sum(dim=-1), token_mask)
+
+
+def attention_loss(
+    student_attentions: torch.Tensor,
+    teacher_attentions: torch.Tensor,
+    attention_mask: torch.Tensor,
+    divergence: str = "kl",
+) -> torch.Tensor:
+    """How far the student's attention is from the teacher's, head by head, in one layer.
+
+    The mean over heads and tokens of KL(t || s), where t and s say how a token's attention is spread (Wang et al.
+    2020, "MiniLM", equation 6), or of |s - t|^2 (Jiao et al. 2020, "TinyBERT", equation 7, there of the scores before
+    the softmax, which the models of `transformers` do not return).
+
+    Args:
+        student_attentions, teacher_attentions: `(batch, heads, length, length)`, probabilities along the last
+            dimension; the teacher's should carry no gradient.
+        attention_mask: `(batch, length)`, 1 for tokens and 0 for padding.
+        divergence: "kl" or "mse".
+
+    Returns:
+        `(batch,)`; KL in nats.
+    """
+    student, teacher = student_attentions.float(), teacher_attentions.float()
+    if divergence == "kl":
+        smallest = torch.finfo(student.dtype).tiny  # what is masked has probability 0
+        rows = _kl(student.clamp_min(smallest).log(), teacher.clamp_min(smallest).log()).sum(dim=-1)
+    else:
+        rows = (student - teacher).square().sum(dim=-1)
+    return _mean_over_tokens(rows.mean(dim=1), attention_mask)
+
+
+def relation_loss(
+    student_vectors: torch.Tensor,
+    teacher_vectors: torch.Tensor,
+    attention_mask: torch.Tensor,
+    num_relation_heads: int,
+) -> torch.Tensor:
+    """How far the relations among the student's queries (or keys, or values) are from the teacher's, in one layer.
+
+    The vectors A of all tokens are split into relation heads a of d_a features; R_a = softmax(A_a A_a' / sqrt(d_a))
+    says how a token relates to the others. The loss is the mean over heads and tokens of KL(R_teacher || R_student):
+    Wang et al. 2021, "MiniLMv2", equations 5 to 7. Widths and numbers of attention heads may differ.
+
+    Args:
+        student_vectors, teacher_vectors: `(batch, length, width)`; the teacher's should carry no gradient.
+        attention_mask: `(batch, length)`, 1 for tokens and 0 for padding.
+        num_relation_heads: a divisor of both widths.
+
+    Returns:
+        `(batch,)`, in nats.
+    """
+    student = _log_relations(student_vectors.float(), attention_mask, num_relation_heads)
+    teacher = _log_relations(teacher_vectors.float(), attention_mask, num_relation_heads)
+    return _mean_over_tokens(_kl(student, teacher).sum(dim=-1).mean(dim=1), attention_mask)
+
+
+def _log_relations(vectors: torch.Tensor, attention_mask: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """`(batch, length, width)` to log-probabilities `(batch, num_heads, length, length)`; none relates to padding."""
+    heads = vectors.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    scores = heads @ heads.transpose(-1, -2) / heads.shape[-1] ** 0.5
+    # Not minus infinity, whose difference to itself is no number.
+    is_padding = attention_mask[:, None, None, :] == 0
+    return F.log_softmax(scores.masked_fill(is_padding, torch.finfo(scores.dtype).min), dim=-1)
+
+
+def _mean_over_tokens(values: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
+    """`(batch, length)` to `(batch,)`."""
+    return (values * token_mask).sum(dim=-1) / token_mask.sum(dim=-1)
+
+
 def _kl(student_log_probs: torch.Tensor, teacher_log_probs: torch.Tensor) -> torch.Tensor:
     return F.kl_div(student_log_probs, teacher_log_probs, reduction="none", log_target=True)

@@ -9,7 +9,8 @@
 
 The teacher's logits may also come precomputed, as a `teacher_logits` column of the data set: then no teacher is
 needed. With `kl_weight=0, cosine_weight=0` this is plain fine-tuning with the same handling of batches: use it for
-baselines.
+baselines. Beyond logits, the student's layers can be compared with the teacher's (`hidden_weight`, `attention_weight`,
+`relation_weight`), and every weight and the temperature can change over the training (`linear_to`).
 """
 
 import ctypes
@@ -18,20 +19,32 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import has_length, unwrap_peft_model
 
-from distill_losses import cosine_loss, infer_problem_type, kl_divergence_loss, task_loss
+from distill_losses import SINGLE_LABEL, cosine_loss, infer_problem_type, kl_divergence_loss, task_loss
 from engines import choose_fsdp_units, shard_for_inference
+from layer_losses import LayerLosses
+from layer_outputs import LayerOutputs
+
+LOSSES = ("ce", "kl", "cosine", "hidden", "attention", "relation")
+WEIGHTS = tuple(f"{name}_weight" for name in LOSSES)
+TEACHER_LOGITS = "teacher_logits"
+TEACHER_HIDDEN_STATES = "teacher_hidden_states_{layer}"
+IGNORED_LABEL = -100
+# Name that the student's projection (see `layer_losses.py`) has in it while it is trained.
+PROJECTION = "distillation_projection"
+PROJECTION_FILE = f"{PROJECTION}.safetensors"
 
 
 def bf16_in_hardware(use_cpu: bool = False) -> bool:
@@ -61,6 +74,7 @@ class DistillationTrainingArguments(TrainingArguments):
     """`TrainingArguments` with the weights of the loss
 
         ce_weight * CE(labels) + kl_weight * T^2 * KL(teacher || student, T) + cosine_weight * (1 - cos(logits))
+        + hidden_weight * hidden states + attention_weight * attention + relation_weight * relations
 
     and with defaults that suit the distillation of encoders. The formulas are in `distill_losses.py`.
     """
@@ -78,8 +92,58 @@ class DistillationTrainingArguments(TrainingArguments):
     cosine_weight: float = field(
         default=0.0, metadata={"help": "Weight of 1 - cosine(student_logits, teacher_logits); >= 0."}
     )
+    hidden_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the squared distance between the directions of the student's and the teacher's hidden "
+            "states, a mean over the student's layers; >= 0."
+        },
+    )
+    hidden_tokens: str = field(
+        default="all",
+        metadata={
+            "help": "Tokens whose hidden states are compared: 'all' (TinyBERT) or the 'first' (Patient-KD).",
+            "choices": ["all", "first"],
+        },
+    )
+    attention_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the difference between the student's and the teacher's attention probabilities, a mean "
+            "over the student's layers; >= 0. Both need the same number of heads."
+        },
+    )
+    attention_divergence: str = field(
+        default="kl",
+        metadata={
+            "help": "How attention probabilities differ: 'kl' (MiniLM) or 'mse' (TinyBERT).",
+            "choices": ["kl", "mse"],
+        },
+    )
+    relation_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the difference between the relations among queries, among keys and among values in the "
+            "last layers of student and teacher (MiniLMv2); >= 0. Widths and numbers of heads may differ."
+        },
+    )
+    relation_heads: int | None = field(
+        default=None,
+        metadata={
+            "help": "Parts into which queries, keys and values are split for `relation_weight`, a divisor of both "
+            "widths. Unset: the teacher's number of attention heads."
+        },
+    )
     temperature: float = field(
         default=2.0, metadata={"help": "T > 0, which softens both predictions before KL; 1 leaves them as they are."}
+    )
+    linear_to: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Weights of the loss or the temperature at the last step of the training, as JSON: they change "
+            'linearly with the steps, for example \'{"kl_weight": 0, "ce_weight": 1, "temperature": 1}\'. Unset: '
+            "all stay what they are."
+        },
     )
     teacher_dtype: str | None = field(
         default=None,
@@ -134,19 +198,29 @@ class DistillationTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
-        for name in ("ce_weight", "kl_weight", "cosine_weight"):
-            weight = getattr(self, name)
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"`{name}` must be a finite number >= 0, found {weight}. Use 0 to leave a loss out.")
-        if self.ce_weight == self.kl_weight == self.cosine_weight == 0:
+        self.linear_to = _read_linear_to(self.linear_to)
+        for name in WEIGHTS:
+            for weight in self._first_and_last(name):
+                if not (math.isfinite(weight) and weight >= 0):
+                    raise ValueError(
+                        f"`{name}` must be a finite number >= 0, found {weight}. Use 0 to leave a loss out."
+                    )
+        for values in zip(*map(self._first_and_last, WEIGHTS), strict=True):
+            if not any(values):
+                raise ValueError(
+                    f"{', '.join(f'`{name}`' for name in WEIGHTS)} are all 0, so there is no loss to train on. Give "
+                    "at least one of them a positive weight."
+                )
+        for temperature in self._first_and_last("temperature"):
+            if not (math.isfinite(temperature) and temperature > 0):
+                raise ValueError(
+                    f"`temperature` must be a finite number > 0, found {temperature}. Use 1 to leave the predictions "
+                    "unsoftened."
+                )
+        if self.relation_weight > 0 and (self.gradient_checkpointing or self.torch_compile):
             raise ValueError(
-                "`ce_weight`, `kl_weight` and `cosine_weight` are all 0, so there is no loss to train on. Give at "
-                "least one of them a positive weight."
-            )
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(
-                f"`temperature` must be a finite number > 0, found {self.temperature}. Use 1 to leave the predictions "
-                "unsoftened."
+                "`relation_weight` reads queries, keys and values while the layers run, which neither "
+                "`gradient_checkpointing` nor `torch_compile` lets it. Turn them off, or set the weight to 0."
             )
         if self.train_sampling_strategy == "batch_rebalance":
             raise ValueError(
@@ -162,18 +236,53 @@ class DistillationTrainingArguments(TrainingArguments):
             self.bf16 = launched_with == "bf16" or (hardware_decides and bf16_in_hardware(self.use_cpu))
         super().__post_init__()
 
+    def at_progress(self, name: str, progress: float) -> float:
+        """The value of a weight or the temperature when this share of the training is over, from 0 to 1."""
+        first, last = self._first_and_last(name)
+        return first + (last - first) * progress
+
+    def uses(self, *names: str) -> bool:
+        """Whether one of these losses (of `LOSSES`) has a positive weight at some time."""
+        return any(max(self._first_and_last(f"{name}_weight")) > 0 for name in names)
+
     @property
     def needs_teacher(self) -> bool:
         """Whether a loss with a positive weight compares the student with a teacher."""
-        return self.kl_weight > 0 or self.cosine_weight > 0
+        return self.uses("kl", "cosine", "hidden", "attention", "relation")
+
+    def learn_from_labels_alone(self) -> None:
+        """Makes the loss that of plain fine-tuning."""
+        for name in WEIGHTS:
+            setattr(self, name, 0.0)
+        self.ce_weight, self.linear_to = 1.0, None
+
+    def _first_and_last(self, name: str) -> tuple[float, float]:
+        first = getattr(self, name)
+        return first, (self.linear_to or {}).get(name, first)
 
     def check_number_of_labels(self, num_labels: int) -> None:
         """Raises a `ValueError` if the losses cannot work on that many outputs."""
-        if num_labels == 1 and self.cosine_weight > 0:
+        if num_labels == 1 and self.uses("cosine"):
             raise ValueError(
                 "`cosine_weight` is positive, but the model has a single output and the cosine of two numbers is +-1. "
                 "Set `cosine_weight` to 0 for regression."
             )
+
+
+def _read_linear_to(values: dict | str | None) -> dict[str, float] | None:
+    if isinstance(values, str):
+        try:
+            values = json.loads(values)
+        except json.JSONDecodeError:
+            raise ValueError(f"`linear_to` must be JSON such as '{{\"kl_weight\": 0}}', found {values!r}.") from None
+    known = (*WEIGHTS, "temperature")
+    if values is not None and not (
+        isinstance(values, dict)
+        and values.keys() <= set(known)
+        and all(isinstance(value, int | float) for value in values.values())
+    ):
+        raise ValueError(f"`linear_to` must give numbers for some of {', '.join(known)}, found {values!r}.")
+    return values
 
 
 class EpochShuffleSampler(Sampler):
@@ -225,15 +334,26 @@ class DistillationTrainer(Trainer):
         args: the loss weights, the temperature and everything `TrainingArguments` has.
         teacher_model: a classifier with the same labels and vocabulary. It is frozen, put in `eval()` and takes no
             part in evaluation, in the optimizer or in checkpoints. `None` when the data set has a `teacher_logits`
-            column (float, `(num_labels,)` an example), or when only `ce_weight` is positive.
+            column (float, `(num_labels,)` an example), or when only `ce_weight` is positive. For `hidden_weight` alone
+            a column `teacher_hidden_states_K` for each layer K in `teacher_layers` serves too (float, `(length,
+            width)` an example).
+        teacher_layers: for each layer of the student the teacher's layer that it is compared with, from 1, usually
+            the one it was copied from; for `hidden_weight` and `attention_weight`.
         **kwargs: as for `Trainer`.
+
+    The model may have a label for every example or, as in token classification, for every token: then the losses on
+    logits are means over the tokens whose label is not -100, and a teacher runs in every step.
 
     Evaluation reports the plain task loss as `eval_loss`, never the mixture, so that it can be compared between runs
     with other weights, with LoRA and with plain fine-tuning. The components of the training loss are logged as
-    `loss_ce`, `loss_kl` and `loss_cosine`, before their weights.
+    `loss_ce`, `loss_kl` and so on, before their weights.
+
+    Hidden states of another width than the teacher's are compared through a linear map that is trained with the
+    student and is no part of it when it is saved.
 
     Raises:
-        ValueError: the teacher's labels or vocabulary are not the student's, or `compute_loss_func` is given.
+        ValueError: the teacher's labels or vocabulary are not the student's, a loss on layers lacks what it compares,
+            or `compute_loss_func` is given.
     """
 
     def __init__(
@@ -242,6 +362,7 @@ class DistillationTrainer(Trainer):
         args: DistillationTrainingArguments | None = None,
         *,
         teacher_model: PreTrainedModel | None = None,
+        teacher_layers: Sequence[int] | None = None,
         **kwargs,
     ):
         if kwargs.get("compute_loss_func") is not None:
@@ -257,9 +378,14 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         if self.is_fsdp_enabled:
             choose_fsdp_units(unwrap_peft_model(self.model), self.accelerator)
-        self.teacher_model = None if teacher_model is None else self._prepare_teacher(teacher_model)
         self._student_columns = forward_columns(self.model)
         self._teacher_columns = set() if teacher_model is None else forward_columns(teacher_model)
+        stored_width = _stored_width(self.train_dataset, teacher_layers)
+        self._layer_losses = LayerLosses(self.args, self.model, teacher_model, teacher_layers, stored_width)
+        self.teacher_model = None if teacher_model is None else self._prepare_teacher(teacher_model)
+        stored_layers = [TEACHER_HIDDEN_STATES.format(layer=layer) for layer in self._layer_losses.teacher_layers]
+        self._stored_columns = [*([TEACHER_LOGITS] if self.args.uses("kl", "cosine") else []), *stored_layers]
+        self._num_examples_in_step = 0
         self._component_sums: dict[str, torch.Tensor | float] = {}  # since the last log, of this process
         self._component_totals: dict[str, float] = {}  # since training began, mean over processes
 
@@ -296,7 +422,14 @@ class DistillationTrainer(Trainer):
         if self.args.device.type == "cpu":
             keep_freed_memory()
         self._component_sums, self._component_totals = {}, {}
-        return super().train(*args, **kwargs)
+        if self._layer_losses.projection is None:
+            return super().train(*args, **kwargs)
+        # In the student, so that the optimizer and the engines find it; only for as long as they need it.
+        self.model.add_module(PROJECTION, self._layer_losses.projection.to(self.args.device))
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            delattr(self.model, PROJECTION)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The weighted sum of the losses, each a mean over the examples of the whole batch.
@@ -305,49 +438,84 @@ class DistillationTrainer(Trainer):
         optimizer step. Each call returns its share of the mean over them, times the number of processes, because
         gradients and logged losses are averaged over processes: the result does not depend on how the batch is split.
         """
-        outputs = model(**{name: inputs[name] for name in inputs if name in self._student_columns})
-        student_logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        student_inputs = {name: inputs[name] for name in inputs if name in self._student_columns}
         labels = inputs.get("labels")
-        problem_type = self._problem_type(student_logits, labels)
-        num_real = self._num_real_examples(len(student_logits))
-
         if not model.training:
+            outputs = model(**student_inputs)
+            logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
             # At least one example, so that a process with nothing but repeated ones gives a number (dropped later).
-            loss = task_loss(student_logits, labels, problem_type)[: max(num_real, 1)].mean()
-            return (loss, {"logits": student_logits}) if return_outputs else loss
+            counted = _counted(logits, labels, max(self._num_real_examples(len(logits)), 1))
+            loss = task_loss(logits[counted], labels[counted], self._problem_type(logits, labels)).mean()
+            return (loss, {"logits": logits}) if return_outputs else loss
 
-        components = {}
+        student = self._layer_losses.student_reader.run(model, **student_inputs)
+        teacher = self._teacher_outputs(inputs) if self.args.needs_teacher else None
+        num_real = self._num_real_examples(len(student.logits))
+        counted = _counted(student.logits, labels, num_real)
+        of_labels = self._logit_losses(student.logits, teacher, labels, counted)
+        of_examples = {}
+        if self._layer_losses.are_used:
+            attention_mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+            of_examples = self._layer_losses.compute(student, teacher, attention_mask)
+
+        if num_items_in_batch is None:
+            num_labels, num_examples = (
+                self.args.world_size * len(x) for x in (student.logits[counted], student.logits)
+            )
+        else:
+            num_labels, num_examples = num_items_in_batch, self._num_examples_in_step
+        share_of_labels, share_of_examples = (self.args.world_size / number for number in (num_labels, num_examples))
+        components = {name: share_of_labels * losses.sum() for name, losses in of_labels.items()}
+        components |= {name: share_of_examples * losses[:num_real].sum() for name, losses in of_examples.items()}
+        loss = sum(self._now(f"{name}_weight") * component for name, component in components.items())
+        sums = {name: value.detach() for name, value in {**components, "total": loss}.items()}
+        self._add_to_log(sums, share_of_examples * num_real)
+        return (loss, {"logits": student.logits}) if return_outputs else loss
+
+    def _logit_losses(
+        self,
+        student_logits: torch.Tensor,
+        teacher: LayerOutputs | None,
+        labels: torch.Tensor | None,
+        counted: slice | torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """The losses on the predictions that count, one value each."""
+        args, losses = self.args, {}
+        problem_type = self._problem_type(student_logits, labels)
+        student_logits = student_logits[counted]
         if labels is not None:
-            components["ce"] = task_loss(student_logits, labels, problem_type, self.args.label_smoothing_factor)
-        elif self.args.ce_weight > 0:
+            losses["ce"] = task_loss(student_logits, labels[counted], problem_type, args.label_smoothing_factor)
+        elif args.uses("ce"):
             raise ValueError("`ce_weight` is positive, but the batch has no `labels`. Set it to 0 to train without.")
-        if self.args.needs_teacher:
-            teacher_logits = self._teacher_logits(inputs)
-        if self.args.kl_weight > 0:
-            temperature = self.args.temperature
-            components["kl"] = kl_divergence_loss(student_logits, teacher_logits, temperature, problem_type)
-        if self.args.cosine_weight > 0:
-            components["cosine"] = cosine_loss(student_logits, teacher_logits)
+        if args.uses("kl"):
+            teacher_logits, temperature = teacher.logits[counted], self._now("temperature")
+            losses["kl"] = kl_divergence_loss(student_logits, teacher_logits, temperature, problem_type)
+        if args.uses("cosine"):
+            losses["cosine"] = cosine_loss(student_logits, teacher.logits[counted])
+        return losses
 
-        share = self.args.world_size / (num_items_in_batch or len(student_logits) * self.args.world_size)
-        components = {name: share * losses[:num_real].sum() for name, losses in components.items()}
-        self._add_to_log({name: component.detach() for name, component in components.items()}, share * num_real)
-        loss = sum(getattr(self.args, f"{name}_weight") * component for name, component in components.items())
-        return (loss, {"logits": student_logits}) if return_outputs else loss
+    def _now(self, name: str) -> float:
+        """The present value of a weight or the temperature."""
+        return self.args.at_progress(name, min(self.state.global_step / max(self.state.max_steps - 1, 1), 1))
 
-    def _teacher_logits(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        if "teacher_logits" in inputs:
-            return inputs["teacher_logits"]
+    def _teacher_outputs(self, inputs: dict[str, torch.Tensor]) -> LayerOutputs:
+        """What the losses need of the teacher: stored in the batch, or computed."""
+        stored = {name: inputs[name] for name in self._stored_columns if name in inputs}
+        if len(stored) == len(self._stored_columns) > 0 and self._layer_losses.storable:
+            hidden_states = {
+                layer: stored[TEACHER_HIDDEN_STATES.format(layer=layer)] for layer in self._layer_losses.teacher_layers
+            }
+            return LayerOutputs(stored.get(TEACHER_LOGITS), hidden_states)
         if self.teacher_model is None:
             raise ValueError(
-                "`kl_weight` or `cosine_weight` is positive, but there is neither a `teacher_model` nor a "
-                "`teacher_logits` column in the training data. Pass one of them, or set both weights to 0 for plain "
-                "fine-tuning."
+                "The loss compares the student with a teacher, but there is no `teacher_model`, and the training data "
+                f"lack {', '.join(f'`{name}`' for name in self._stored_columns if name not in stored)}. Pass one of "
+                "them, or set the weights of all losses but `ce_weight` to 0 for plain fine-tuning."
             )
         teacher_inputs = {name: inputs[name] for name in inputs if name in self._teacher_columns}
         # Accelerate casts only the models it has prepared: without `autocast` the teacher would run in float32.
         with torch.no_grad(), self.accelerator.autocast():
-            return self.teacher_model(**teacher_inputs)["logits"]
+            return self._layer_losses.teacher_reader.run(self.teacher_model, **teacher_inputs)
 
     def _problem_type(self, logits: torch.Tensor, labels: torch.Tensor | None) -> str:
         config = unwrap_peft_model(self.model).config
@@ -391,8 +559,7 @@ class DistillationTrainer(Trainer):
         if not sums:
             return {}
         means = {name: value / sums["steps"] for name, value in sums.items() if name != "steps"}
-        loss = sum(getattr(self.args, f"{name}_weight") * mean for name, mean in means.items())
-        return {prefix: loss, **{f"{prefix}_{name}": mean for name, mean in means.items()}}
+        return {prefix: means.pop("total"), **{f"{prefix}_{name}": mean for name, mean in means.items()}}
 
     def _drain_component_sums(self) -> dict[str, float]:
         """Means over the processes of the sums since the last log, which are added to the totals and start anew."""
@@ -405,18 +572,37 @@ class DistillationTrainer(Trainer):
             self._component_totals[name] = self._component_totals.get(name, 0.0) + value
         return sums
 
+    # ---- checkpoints ----
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Saves the student without the projection, which only the checkpoint of an engine has to hold."""
+        if hasattr(self.model, PROJECTION):
+            state_dict = self.model.state_dict() if state_dict is None else state_dict
+            state_dict = {name: tensor for name, tensor in state_dict.items() if not name.startswith(PROJECTION)}
+        super()._save(output_dir, state_dict)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Saves the sums of the losses too, so that a run goes on as if it had not been interrupted."""
+        """Saves what else a run needs to go on as if it had not been interrupted: sums of losses, the projection."""
         super()._save_optimizer_and_scheduler(output_dir)
         sums = {name: float(value) for name, value in self._component_sums.items()}
         Path(output_dir).mkdir(parents=True, exist_ok=True)  # the main process may not have come to it yet
         Path(output_dir, self._loss_sums_file).write_text(json.dumps([sums, self._component_totals]))
+        if self._saves_projection and self.args.should_save:
+            save_file(self._layer_losses.projection.state_dict(), Path(output_dir, PROJECTION_FILE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and Path(checkpoint, self._loss_sums_file).is_file():
             sums = json.loads(Path(checkpoint, self._loss_sums_file).read_text())
             self._component_sums, self._component_totals = sums
+        if checkpoint is not None and self._saves_projection:
+            self._layer_losses.projection.load_state_dict(load_file(Path(checkpoint, PROJECTION_FILE)))
+
+    @property
+    def _saves_projection(self) -> bool:
+        # The engines save and load the weights that they hold by themselves, all of them.
+        in_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        return self._layer_losses.projection is not None and not in_engine
 
     @property
     def _loss_sums_file(self) -> str:
@@ -439,17 +625,32 @@ class DistillationTrainer(Trainer):
     def _num_real_examples(self, batch_size: int) -> int:
         """How many leading examples of this process's batch are not repeated ones."""
         # All batches of an optimizer step are fetched before the first is used; only the last is filled up.
-        if not self.accelerator.gradient_state.sync_gradients:
-            return batch_size
+        return self._num_real_in_last(batch_size) if self.accelerator.gradient_state.sync_gradients else batch_size
+
+    def _num_real_in_last(self, batch_size: int) -> int:
         num_real = batch_size * self.args.world_size - self._num_repeated_examples(batch_size)
         return min(max(num_real - batch_size * self.args.process_index, 0), batch_size)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> int | None:
-        """Number of examples in one optimizer step, over all processes, without communication."""
+        """Number of labels in one optimizer step, over all processes.
+
+        Where every example has one label they are counted without communication.
+        """
         if not batch_samples:
             return None
         sizes = [len(next(iter(batch.values()))) for batch in batch_samples]
-        return sum(sizes) * self.args.world_size - self._num_repeated_examples(sizes[-1])
+        self._num_examples_in_step = sum(sizes) * self.args.world_size - self._num_repeated_examples(sizes[-1])
+        labels = [batch.get("labels") for batch in batch_samples]
+        if not self._is_a_label_a_token(labels[-1]):
+            return self._num_examples_in_step
+        labels[-1] = labels[-1][: self._num_real_in_last(sizes[-1])]
+        number = sum((part != IGNORED_LABEL).sum() for part in labels).to(device)
+        return int(self.accelerator.reduce(number, "sum"))
+
+    def _is_a_label_a_token(self, labels: torch.Tensor | None) -> bool:
+        """Whether labels are classes of tokens. Multi-label targets have two dimensions too."""
+        problem_type = unwrap_peft_model(self.model).config.problem_type or infer_problem_type(2, labels)
+        return problem_type == SINGLE_LABEL and labels is not None and labels.dim() == 2
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
@@ -474,7 +675,27 @@ class DistillationTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         # Trainer keeps only the student's columns: the teacher's inputs and its precomputed logits would be dropped.
         super()._set_signature_columns_if_needed()
-        self._signature_columns = list({*self._signature_columns, *self._teacher_columns, "teacher_logits"})
+        self._signature_columns = list({*self._signature_columns, *self._teacher_columns, *self._stored_columns})
+
+
+def _counted(logits: torch.Tensor, labels: torch.Tensor | None, num_real: int) -> slice | torch.Tensor:
+    """Index of the predictions that count: of real examples and, where every token has one, of tokens with a label."""
+    if logits.dim() == 2:
+        return slice(num_real)
+    if labels is None:
+        raise ValueError(
+            "A model with a prediction for every token needs `labels`: -100 marks those that do not count."
+        )
+    counted = labels != IGNORED_LABEL
+    counted[num_real:] = False
+    return counted
+
+
+def _stored_width(dataset, teacher_layers: Sequence[int] | None) -> int | None:
+    """The width of the teacher's hidden states in the data set, if they are stored there."""
+    column = TEACHER_HIDDEN_STATES.format(layer=teacher_layers[0]) if teacher_layers else None
+    names = getattr(dataset, "column_names", None) or []
+    return len(dataset[0][column][0]) if column in names else None
 
 
 def _lengths(dataset) -> list[int]:

@@ -84,7 +84,7 @@ def main():
     logger.info(describe_mapping(layers, num_layers(teacher_model)))
     logger.info(f"Parameters: teacher {teacher_model.num_parameters():,}, student {student.num_parameters():,}")
     del teacher_model
-    trainer = build_trainer(student, inputs, training_args, teacher)
+    trainer = build_trainer(student, inputs, training_args, teacher, layers)
     if push_to_hub:
         trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
     results = trainer.train(resume_from_checkpoint=checkpoint).metrics

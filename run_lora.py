@@ -96,7 +96,7 @@ def main():
     student = add_lora(base, lora_args, inputs.tokenized["train"], inputs.collator)
     trainable, total = count_parameters(student)
     logger.info(f"Parameters: {trainable:,} of the student's {total:,} are trained ({trainable / total:.1%})")
-    trainer = build_trainer(student, inputs, training_args, teacher)
+    trainer = build_trainer(student, inputs, training_args, teacher, layers)
     if push_to_hub:
         trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
     results = trainer.train(resume_from_checkpoint=checkpoint).metrics

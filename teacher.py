@@ -93,6 +93,13 @@ class TeacherArguments:
     teacher_cache_dir: str | None = field(
         default=None, metadata={"help": "Folder of the stored outputs. Unset: `outputs` in the teacher's folder."}
     )
+    hidden_state_cache_gb: float = field(
+        default=0.0,
+        metadata={
+            "help": "Gigabytes that stored hidden states may take, for `hidden_weight`; the log says how many they "
+            "need. 0: they are not stored, and the teacher runs in every step."
+        },
+    )
 
     def __post_init__(self):
         if self.teacher_num_train_epochs <= 0:
@@ -102,6 +109,10 @@ class TeacherArguments:
             )
         if self.teacher_learning_rate <= 0:
             raise ValueError(f"`teacher_learning_rate` must be > 0, found {self.teacher_learning_rate}; try 5e-5.")
+        if self.hidden_state_cache_gb < 0:
+            raise ValueError(
+                f"`hidden_state_cache_gb` must be >= 0, found {self.hidden_state_cache_gb}. 0 stores no hidden states."
+            )
 
 
 def resolve_checkpoint(name_or_path: str) -> str:
@@ -316,7 +327,7 @@ def fine_tune(
     args.output_dir, args.seed = str(folder), teacher_args.teacher_seed
     args.num_train_epochs, args.max_steps = teacher_args.teacher_num_train_epochs, -1
     args.learning_rate = teacher_args.teacher_learning_rate
-    args.ce_weight, args.kl_weight, args.cosine_weight = 1.0, 0.0, 0.0
+    args.learn_from_labels_alone()
     args.eval_strategy, args.save_strategy, args.load_best_model_at_end, args.push_to_hub = "no", "no", False, False
     trainer = DistillationTrainer(
         model=teacher, args=args, train_dataset=tokenized["train"], processing_class=tokenizer

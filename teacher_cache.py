@@ -161,7 +161,7 @@ def add_teacher_hidden_states(
     depth, width = teacher.config.num_hidden_layers, teacher.config.hidden_size
     if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(range(1, depth + 1)):
         raise ValueError(f"`layers` must be different numbers from 1 to {depth}, the teacher's depth; found {layers}.")
-    num_bytes = sum(len(ids) for ids in dataset["input_ids"]) * width * 2 * len(layers)
+    num_bytes = hidden_states_size(dataset, teacher, layers)
     if num_bytes > max_bytes:
         raise ValueError(
             f"The hidden states of {len(layers)} layers for {len(dataset):,} examples take {num_bytes:,} bytes, but "
@@ -183,6 +183,35 @@ def add_teacher_hidden_states(
                 for columns in _hidden_states(teacher.eval(), dataset, layers, collator, batch_size, bf16):
                     stream.write_batch(pa.record_batch(columns, schema=features.arrow_schema))
     return concatenate_datasets([dataset, Dataset.from_file(str(folder / file))], axis=1)
+
+
+def hidden_states_size(dataset: Dataset, teacher: PreTrainedModel, layers: Sequence[int]) -> int:
+    """How many bytes `add_teacher_hidden_states` stores."""
+    return sum(len(ids) for ids in dataset["input_ids"]) * teacher.config.hidden_size * 2 * len(layers)
+
+
+class HiddenStatesCollator:
+    """Pads stored hidden states of a teacher to the length of the batch, beside what another collator makes.
+
+    Args:
+        collator: of everything else; pads on the right.
+    """
+
+    def __init__(self, collator: Callable):
+        self.collator = collator
+
+    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        prefix = TEACHER_HIDDEN_STATES.format(layer="")
+        columns = [name for name in examples[0] if name.startswith(prefix)]
+        batch = self.collator([{name: row[name] for name in row if name not in columns} for row in examples])
+        length = batch["input_ids"].shape[1]
+        for name in columns:
+            states = [torch.as_tensor(row[name], dtype=torch.float16) for row in examples]
+            padded = torch.zeros(len(states), length, states[0].shape[-1], dtype=torch.float16)
+            for index, tokens in enumerate(states):
+                padded[index, : len(tokens)] = tokens
+            batch[name] = padded
+        return batch
 
 
 def _hidden_states(

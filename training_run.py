@@ -17,11 +17,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.trainer_utils import unwrap_peft_model
 
 from command_line import command_line, given_settings
-from distill_trainer import DistillationTrainer, DistillationTrainingArguments
+from distill_trainer import WEIGHTS, DistillationTrainer, DistillationTrainingArguments
 from evaluation import describe_model, evaluate_model, evaluate_splits, measure_latency, predict_splits
-from layer_mapping import StudentArguments, num_layers
+from layer_mapping import StudentArguments, num_layers, select_layers
 from reporting import write_model_card
 from run_folder import (
     CheckpointMarker,
@@ -40,7 +41,15 @@ from teacher import (
     load_tokenizer,
     warn_if_guessing,
 )
-from teacher_cache import MODEL_INPUTS, add_teacher_logits, fingerprint_dataset, fingerprint_model
+from teacher_cache import (
+    MODEL_INPUTS,
+    HiddenStatesCollator,
+    add_teacher_hidden_states,
+    add_teacher_logits,
+    fingerprint_dataset,
+    fingerprint_model,
+    hidden_states_size,
+)
 from text_classification import (
     DataArguments,
     LabelMap,
@@ -215,39 +224,66 @@ def build_trainer(
     inputs: Inputs,
     training_args: DistillationTrainingArguments,
     teacher: Teacher | None = None,
+    layers: Sequence[int] = (),
 ) -> DistillationTrainer:
     """The trainer of a student: from stored teacher outputs, or with the teacher in every step.
 
     Without a teacher it can only evaluate.
+
+    Args:
+        layers: of the teacher that the student was built from, `()` for fresh weights.
     """
-    train_dataset, teacher_model = None, None
-    if teacher is not None:
-        train_dataset, teacher_model = _teacher_signal(teacher, training_args, inputs)
+    train_dataset = inputs.tokenized["train"] if teacher is not None else None
+    teacher_model, teacher_layers = None, None
+    if teacher is not None and training_args.needs_teacher:
+        teacher_model = teacher.load(training_args.device)
+        num_student_layers = num_layers(unwrap_peft_model(student))
+        teacher_layers = layers or select_layers("uniform", num_layers(teacher_model), num_student_layers)
+        stored = _with_stored_outputs(
+            train_dataset, teacher_model, teacher_layers, teacher.args, training_args, inputs
+        )
+        if stored is not None:
+            train_dataset, teacher_model = stored, None
     return DistillationTrainer(
         model=student,
         teacher_model=teacher_model,
+        teacher_layers=teacher_layers,
         args=training_args,
         train_dataset=train_dataset,
         eval_dataset=inputs.tokenized[inputs.data.validation_splits[0]],
-        data_collator=inputs.collator,
+        data_collator=HiddenStatesCollator(inputs.collator) if training_args.uses("hidden") else inputs.collator,
         processing_class=inputs.tokenizer,
         compute_metrics=inputs.compute_metrics,
         callbacks=[CheckpointMarker()],
     )
 
 
-def _teacher_signal(
-    teacher: Teacher, training_args: DistillationTrainingArguments, inputs: Inputs
-) -> tuple[Dataset, PreTrainedModel | None]:
-    """The training split, and the teacher if it has to run in every step."""
-    train_dataset = inputs.tokenized["train"]
-    if not training_args.needs_teacher:
-        return train_dataset, None
-    model = teacher.load(training_args.device)
-    if not teacher.args.teacher_cache:
-        return train_dataset, model
-    batch_size, folder = training_args.per_device_eval_batch_size, teacher.args.teacher_cache_dir
-    return add_teacher_logits(train_dataset, model, folder, inputs.collator, batch_size, training_args.bf16), None
+def _with_stored_outputs(
+    inputs: Inputs,
+    teacher_model: PreTrainedModel,
+    teacher_layers: Sequence[int],
+    teacher_args: TeacherArguments,
+    training_args: DistillationTrainingArguments,
+) -> Dataset | None:
+    """The training split with what the loss needs of the teacher; `None` if the teacher has to run in every step."""
+    if not teacher_args.teacher_cache or training_args.uses("attention", "relation"):
+        return None
+    dataset = inputs.tokenized["train"]
+    of_cache = (teacher_args.teacher_cache_dir, inputs.collator)
+    how = {"batch_size": training_args.per_device_eval_batch_size, "bf16": training_args.bf16}
+    if training_args.uses("hidden"):
+        size, allowed = hidden_states_size(dataset, teacher_model, teacher_layers), teacher_args.hidden_state_cache_gb
+        if not allowed:
+            logger.info(
+                f"The teacher runs in every step. Its hidden states would take {size / 1e9:.2f} GB: allow for them "
+                "with --hidden_state_cache_gb to have them stored."
+            )
+            return None
+        max_bytes = int(allowed * 1e9)
+        dataset = add_teacher_hidden_states(dataset, teacher_model, teacher_layers, *of_cache, max_bytes, **how)
+    if training_args.uses("kl", "cosine"):
+        dataset = add_teacher_logits(dataset, teacher_model, *of_cache, **how)
+    return dataset
 
 
 def save(trainer: DistillationTrainer, results: Mapping[str, float]) -> None:
@@ -295,7 +331,7 @@ def finish_run(
     teacher_ms, student_ms = measure_latency([teacher_model, student], validation)
     record = record | {
         "method": method_of(training_args, adapter is not None),
-        "loss": {name: getattr(training_args, name) for name in LOSS_SETTINGS},
+        "loss": _loss_settings(training_args),
         "teacher": {
             "name": teacher.args.teacher_name_or_path,
             "hub_name": hub_name(teacher.args.teacher_name_or_path),
@@ -316,6 +352,13 @@ def finish_run(
     write_record(training_args.output_dir, record)
     write_model_card(training_args.output_dir, record)
     return record
+
+
+def _loss_settings(args: DistillationTrainingArguments) -> dict[str, float]:
+    """The weights and the temperature that the losses of a run have, and those at its end where they change."""
+    names = [*LOSS_SETTINGS, *(name for name in WEIGHTS if name not in LOSS_SETTINGS and getattr(args, name))]
+    at_end = {f"{name} at the end": value for name, value in (args.linear_to or {}).items()}
+    return {name: getattr(args, name) for name in names} | at_end
 
 
 def method_of(training_args: DistillationTrainingArguments, with_lora: bool) -> str:

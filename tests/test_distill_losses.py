@@ -11,9 +11,12 @@ from distill_losses import (
     MULTI_LABEL,
     REGRESSION,
     SINGLE_LABEL,
+    attention_loss,
     cosine_loss,
+    hidden_state_loss,
     infer_problem_type,
     kl_divergence_loss,
+    relation_loss,
     task_loss,
 )
 
@@ -254,3 +257,146 @@ def test_regression_accepts_integer_targets_of_either_shape():
     losses = task_loss(logits, targets, REGRESSION)
     assert_close_to_reference(losses, [(row[0] - y) ** 2 for row, y in zip(logits.tolist(), targets.tolist())])
     assert torch.equal(losses, task_loss(logits, targets.unsqueeze(-1), REGRESSION))
+
+
+# ---- Losses on layers ----
+
+LENGTHS = (6, 3, 1, 4)
+MASK = torch.tensor([[1] * length + [0] * (6 - length) for length in LENGTHS])
+HEADS = 2
+
+
+def hidden_states(seed, width=4):
+    return random_logits(seed, (len(LENGTHS), 6, width)).double()
+
+
+def attention_probabilities(seed):
+    scores = random_logits(seed, (len(LENGTHS), HEADS, 6, 6)).double()
+    return scores.masked_fill(MASK[:, None, None, :] == 0, -math.inf).softmax(dim=-1)
+
+
+def reference_hidden_state_loss(student, teacher, mask):
+    def direction(vector):
+        length = math.sqrt(sum(x * x for x in vector))
+        return [x / length for x in vector]
+
+    return [
+        mean(
+            [
+                sum((a - b) ** 2 for a, b in zip(direction(s), direction(t), strict=True))
+                for s, t, counts in zip(own, its, row, strict=True)
+                if counts
+            ]
+        )
+        for own, its, row in zip(student.tolist(), teacher.tolist(), mask.tolist(), strict=True)
+    ]
+
+
+def reference_kl_of_rows(student, teacher):
+    return sum(t * math.log(t / s) for s, t in zip(student, teacher, strict=True) if t > 0)
+
+
+def reference_attention_loss(student, teacher, divergence):
+    def of_rows(own, its):
+        return reference_kl_of_rows(own, its) if divergence == "kl" else len(own) * squared_error(own, its)
+
+    return [
+        mean([of_rows(student[i, h, q].tolist(), teacher[i, h, q].tolist()) for h in range(HEADS) for q in range(n)])
+        for i, n in enumerate(LENGTHS)
+    ]
+
+
+def reference_relation_loss(student, teacher, num_heads):
+    def relations(vectors, query):
+        size = len(vectors[0]) // num_heads
+        for head in range(num_heads):
+            parts = [vector[head * size : (head + 1) * size] for vector in vectors]
+            yield softmax([sum(a * b for a, b in zip(parts[query], key)) / math.sqrt(size) for key in parts])
+
+    losses = []
+    for own, its, length in zip(student.tolist(), teacher.tolist(), LENGTHS, strict=True):
+        own, its = own[:length], its[:length]
+        rows = [pair for q in range(length) for pair in zip(relations(own, q), relations(its, q), strict=True)]
+        losses.append(mean([reference_kl_of_rows(*pair) for pair in rows]))
+    return losses
+
+
+@pytest.mark.parametrize("tokens", ["all", "first"])
+def test_hidden_state_loss_is_that_of_the_definition(tokens):
+    student, teacher = hidden_states(0), hidden_states(1)
+    mask = MASK if tokens == "all" else MASK * (torch.arange(6) == 0)
+    expected = reference_hidden_state_loss(student, teacher, mask)
+    assert hidden_state_loss(student, teacher, mask).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("divergence", ["kl", "mse"])
+def test_attention_loss_is_that_of_the_definition(divergence):
+    student, teacher = attention_probabilities(0), attention_probabilities(1)
+    expected = reference_attention_loss(student, teacher, divergence)
+    assert attention_loss(student, teacher, MASK, divergence).tolist() == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("num_heads", [1, 2, 4])
+@pytest.mark.parametrize("teacher_width", [4, 12])
+def test_relation_loss_is_that_of_the_definition_also_for_other_widths(num_heads, teacher_width):
+    student, teacher = hidden_states(0), hidden_states(1, teacher_width)
+    expected = reference_relation_loss(student, teacher, num_heads)
+    assert relation_loss(student, teacher, MASK, num_heads).tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def of_layers(name, student, teacher, mask=MASK):
+    match name:
+        case "hidden":
+            return hidden_state_loss(student, teacher, mask)
+        case "relation":
+            return relation_loss(student, teacher, mask, 2)
+        case _:
+            return attention_loss(student, teacher, mask, name)
+
+
+LAYER_LOSSES = ("hidden", "kl", "mse", "relation")
+
+
+def layer_tensors(name, seed):
+    return attention_probabilities(seed) if name in ("kl", "mse") else hidden_states(seed)
+
+
+@pytest.mark.parametrize("name", LAYER_LOSSES)
+def test_losses_on_layers_are_0_for_the_teacher_itself_and_positive_for_another(name):
+    teacher = layer_tensors(name, 0)
+    assert of_layers(name, teacher.clone(), teacher).tolist() == [0] * len(LENGTHS)
+    losses = of_layers(name, layer_tensors(name, 1), teacher)
+    several = torch.tensor(LENGTHS) > (1 if name != "hidden" else 0)  # one token attends and relates to itself only
+    assert losses.shape == (len(LENGTHS),) and losses.dtype == torch.float32
+    assert (losses[several] > 0.01).all()
+
+
+@pytest.mark.parametrize("name", LAYER_LOSSES)
+def test_padding_contributes_nothing_to_losses_on_layers(name):
+    student, teacher = layer_tensors(name, 0), layer_tensors(name, 1)
+    expected = of_layers(name, student, teacher)
+    for tensor in (student, teacher):
+        padded = MASK == 0 if name not in ("kl", "mse") else (MASK == 0)[:, None, :].expand(-1, HEADS, -1)
+        tensor[padded] = 7.0
+    assert of_layers(name, student, teacher).tolist() == expected.tolist()
+    student.requires_grad_(True)
+    of_layers(name, student, teacher).sum().backward()
+    assert student.grad.isfinite().all() and student.grad[padded].abs().max() == 0
+
+
+@pytest.mark.parametrize("name", LAYER_LOSSES)
+def test_descending_on_a_loss_on_layers_leads_to_the_teacher(name):
+    teacher, scores = layer_tensors(name, 0), layer_tensors(name, 1).float()
+    scores = (scores.log().clamp_min(-30) if name in ("kl", "mse") else scores).requires_grad_(True)
+    optimizer = torch.optim.Adam([scores], lr=0.1)
+
+    def loss():
+        return of_layers(name, scores.softmax(dim=-1) if name in ("kl", "mse") else scores, teacher).mean()
+
+    before = loss().item()
+    for _ in range(200):
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        optimizer.step()
+    assert value.item() < before / 20

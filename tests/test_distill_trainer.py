@@ -108,9 +108,10 @@ def assert_same_training(actual, expected, tolerance=1e-5):
 
 
 def test_logged_loss_is_the_weighted_sum_of_the_logged_components(one_process):
-    for result in one_process.values():
+    for (scenario, *_), result in one_process.items():
+        weights = LOSS_WEIGHTS | {k: v for k, v in SCENARIOS.get(scenario, {}).items() if k.endswith("_weight")}
         for log in result["steps"]:
-            parts = [LOSS_WEIGHTS[f"{name}_weight"] * log[f"loss_{name}"] for name in ("ce", "kl", "cosine")]
+            parts = [weight * log[f"loss_{name.removesuffix('_weight')}"] for name, weight in weights.items()]
             assert min(parts) > 0 and log["loss"] == pytest.approx(sum(parts), rel=1e-6)
 
 
@@ -641,7 +642,9 @@ def two_processes(tmp_path_factory):
 @pytest.mark.parametrize("split", SPLITS[2], ids=str)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_two_processes_give_the_logs_predictions_and_weights_of_one(one_process, two_processes, scenario, split):
-    assert_same_training(two_processes[0][(scenario, *split)], one_process[(scenario, 16, 1)])
+    # `Trainer` takes the mean over the batches of evaluation, in which the numbers of tokens differ.
+    compare = assert_same_steps if scenario == "27 of tokens" else assert_same_training
+    compare(two_processes[0][(scenario, *split)], one_process[(scenario, 16, 1)])
 
 
 @pytest.mark.distributed

@@ -36,13 +36,18 @@ def _randomize_vectors(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _tiny_classifier(
-    config_class: type[PretrainedConfig], num_layers: int, num_labels: int, **config_kwargs
+    config_class: type[PretrainedConfig],
+    num_layers: int,
+    num_labels: int,
+    hidden_size: int = 32,
+    num_attention_heads: int = 4,
+    **config_kwargs,
 ) -> PreTrainedModel:
     config = config_class(
         vocab_size=VOCAB_SIZE,
-        hidden_size=32,
+        hidden_size=hidden_size,
         num_hidden_layers=num_layers,
-        num_attention_heads=4,
+        num_attention_heads=num_attention_heads,
         max_position_embeddings=64,
         initializer_range=0.2,
         num_labels=num_labels,

@@ -18,31 +18,42 @@ from accelerate.utils import DistributedType
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
-from train_worker import LOSS_WEIGHTS, arguments, pad, random_examples, step_logs
+from train_worker import LOSS_WEIGHTS, arguments, bert, pad, random_examples, step_logs
 from transformers import AutoModelForSequenceClassification
 
 from distill_trainer import DistillationTrainer
+from engines import whole_weights
 from layer_mapping import build_random_student, build_student, gathered
 
 GLOBAL_BATCH = 16
-METHODS = ("distillation", "lora", "fine-tuning")
+METHODS = ("distillation", "layers", "lora", "fine-tuning")
+# Of a student that is narrower than its teacher.
+LAYER_WEIGHTS = {
+    **{"ce_weight": 0.5, "kl_weight": 0.3, "hidden_weight": 0.4, "attention_weight": 0.5, "relation_weight": 0.3},
+    "linear_to": {"kl_weight": 0.9, "temperature": 1.0},
+}
 
 
 def train(method, teachers, folder, **kwargs):
     """Ten optimizer steps over 17 examples: every second step has a single one."""
-    loss_weights = {"ce_weight": 1, "kl_weight": 0} if method == "fine-tuning" else LOSS_WEIGHTS
+    loss_weights = {"fine-tuning": {"ce_weight": 1, "kl_weight": 0}, "layers": LAYER_WEIGHTS}.get(method, LOSS_WEIGHTS)
     args = arguments(folder / method, **loss_weights, num_train_epochs=5, max_grad_norm=0.5, **kwargs)
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         # Accelerate knows FSDP on accelerators only, and would quietly train with DDP on processors.
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     # After the arguments, as in any script: under ZeRO-3 each process gets its share of the weights.
     teacher = AutoModelForSequenceClassification.from_pretrained(teachers / "bert", dtype="float32")
-    student = build_student(teacher, [1, 3])
+    if method == "layers":
+        with whole_weights():
+            student = bert(2, hidden_size=16)
+    else:
+        student = build_student(teacher, [1, 3])
     if method == "lora":
         student = get_peft_model(student, LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"]))
     trainer = DistillationTrainer(
         model=student,
         teacher_model=None if method == "fine-tuning" else teacher,
+        teacher_layers=[1, 3],
         args=args,
         train_dataset=random_examples(17),
         eval_dataset=random_examples(13, seed=1),

@@ -13,8 +13,9 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
+from transformers import AutoModelForTokenClassification
 
-from distill_trainer import DistillationTrainer, DistillationTrainingArguments
+from distill_trainer import IGNORED_LABEL, DistillationTrainer, DistillationTrainingArguments
 from teacher_cache import TEACHER_LOGITS, add_teacher_logits, compute_logits
 
 NUM_LABELS = 3
@@ -34,6 +35,8 @@ SCENARIOS = {
         "train_sampling_strategy": "random",
         "logging_steps": 3,
     },
+    # Predictions and labels of tokens, some of which have none.
+    "27 of tokens": {"num_examples": 27, "of_tokens": True, "hidden_weight": 0.4},
 }
 
 
@@ -67,6 +70,8 @@ def pad(examples):
         values = [example[name] for example in examples]
         if name in ("input_ids", "attention_mask", "token_type_ids"):
             values = [value + [0] * (length - len(value)) for value in values]
+        elif name == "labels" and isinstance(values[0], list) and isinstance(values[0][0], int):
+            values = [value + [IGNORED_LABEL] * (length - len(value)) for value in values]
         batch[name] = torch.tensor(values)
     return batch
 
@@ -100,18 +105,40 @@ def step_logs(trainer):
     return [{name: value for name, value in log.items() if name != "epoch"} for log in logs]
 
 
-def train(output_dir, num_examples, with_logits=False, **kwargs):
+def token_classifier(num_layers):
+    """`bert` with a head for every token."""
+    model = bert(num_layers)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        classifier = AutoModelForTokenClassification.from_config(model.config)
+    classifier.base_model.load_state_dict(model.base_model.state_dict(), strict=False)  # which has a pooler
+    classifier.classifier.weight.data *= 10
+    return classifier.eval()
+
+
+def token_examples(num_examples, seed=0):
+    """As `random_examples`, with a label for every token but the first, which depends on the token."""
+
+    def label(row):
+        return {"labels": [IGNORED_LABEL, *(token % NUM_LABELS for token in row["input_ids"][1:])]}
+
+    return random_examples(num_examples, seed).remove_columns("labels").map(label)
+
+
+def train(output_dir, num_examples, with_logits=False, of_tokens=False, **kwargs):
     """Trains a student of 1 layer from a teacher of 3; returns the logs, the predictions and the weights."""
-    teacher, train_dataset = bert(3), random_examples(num_examples)
+    model, examples = (token_classifier, token_examples) if of_tokens else (bert, random_examples)
+    teacher, train_dataset = model(3), examples(num_examples)
     if with_logits:
         logits = compute_logits(teacher, train_dataset, pad)
         train_dataset, teacher = train_dataset.add_column(TEACHER_LOGITS, logits.tolist()), None
     trainer = DistillationTrainer(
-        model=bert(1),
+        model=model(1),
         teacher_model=teacher,
+        teacher_layers=[3],
         args=arguments(output_dir, **LOSS_WEIGHTS, **kwargs),
         train_dataset=train_dataset,
-        eval_dataset=random_examples(13, seed=1),
+        eval_dataset=examples(13, seed=1),
         data_collator=pad,
     )
     # Also so that the training below follows an evaluation, after which Trainer would not wrap the model in DDP.

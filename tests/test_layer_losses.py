@@ -1,0 +1,342 @@
+"""Losses on layers: what is read of a model, what is compared, and how `DistillationTrainer` trains on it."""
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from tiny_models import TINY_CLASSIFIERS
+from train_worker import arguments, bert, pad, random_examples, step_logs, token_classifier, token_examples, weights
+
+from distill_losses import hidden_state_loss, relation_loss
+from distill_trainer import DistillationTrainer
+from layer_mapping import build_student
+from layer_outputs import KINDS, LayerOutputReader, WantedOutputs
+from teacher_cache import HiddenStatesCollator, add_teacher_hidden_states, add_teacher_logits
+
+WEIGHTS = {"hidden_weight": 0.4, "attention_weight": 0.5, "relation_weight": 0.3}
+EVERYTHING = WantedOutputs(hidden_states=(1, 3), attentions=(2,), relations=(3,))
+
+
+def batch():
+    return pad([{name: row[name] for name in ("input_ids", "attention_mask")} for row in random_examples(4)])
+
+
+def build_trainer(folder, student, teacher=None, layers=None, train=None, collator=pad, **kwargs):
+    return DistillationTrainer(
+        model=student,
+        teacher_model=teacher,
+        teacher_layers=layers,
+        args=arguments(folder, **kwargs),
+        train_dataset=random_examples(17) if train is None else train,
+        data_collator=collator,
+    )
+
+
+# ---- what is read of a model ----
+
+
+@pytest.mark.parametrize("name", TINY_CLASSIFIERS)
+def test_outputs_of_layers_are_read_from_every_architecture(name):
+    model = TINY_CLASSIFIERS[name](3, 2)
+    with torch.no_grad():
+        logits = model(**batch()).logits
+        read = LayerOutputReader(model, EVERYTHING).run(model, **batch())
+        model_says = model(**batch(), output_hidden_states=True, output_attentions=True)
+    torch.testing.assert_close(read.logits, logits, rtol=1e-4, atol=1e-5)
+    for layer in (1, 3):
+        torch.testing.assert_close(read.hidden_states[layer], model_says.hidden_states[layer])
+    torch.testing.assert_close(read.attentions[2], model_says.attentions[1])
+    vectors = read.relations[3]
+    assert vectors.keys() == set(KINDS)
+    assert {vector.shape for vector in vectors.values()} == {read.hidden_states[1].shape}
+    assert not torch.equal(vectors["query"], vectors["key"]) and not torch.equal(vectors["key"], vectors["value"])
+
+
+def test_queries_keys_and_values_are_those_of_the_layer():
+    model = bert(3)
+    with torch.no_grad():
+        read = LayerOutputReader(model, WantedOutputs(hidden_states=(1,), relations=(2,))).run(model, **batch())
+        attention = model.bert.encoder.layer[1].attention.self
+        for kind in KINDS:
+            expected = getattr(attention, kind)(read.hidden_states[1])
+            torch.testing.assert_close(read.relations[2][kind], expected)
+
+
+def test_reading_leaves_no_hooks_behind():
+    model = bert(2)
+    LayerOutputReader(model, WantedOutputs(relations=(2,))).run(model, **batch())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_model_of_unknown_attention_is_refused():
+    model = bert(2)
+    attention = model.bert.encoder.layer[1].attention.self
+    attention.questions = attention.query
+    del attention.query
+    with pytest.raises(ValueError, match="not known which modules of BertForSequenceClassification"):
+        LayerOutputReader(model, WantedOutputs(relations=(2,)))
+
+
+# ---- the losses of a step ----
+
+
+@pytest.mark.parametrize("name", TINY_CLASSIFIERS)
+def test_every_loss_is_0_for_the_teacher_itself_and_positive_for_a_student(tmp_path, name):
+    teacher = TINY_CLASSIFIERS[name](3, 3)
+    for parameter in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+        if hasattr(teacher.config, parameter):
+            setattr(teacher.config, parameter, 0.0)
+    for layers, is_teacher in (((1, 2, 3), True), ((1, 2), False)):
+        student = build_student(teacher, layers)
+        for module in (*student.modules(), *teacher.modules()):
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        trainer = build_trainer(
+            tmp_path, student, teacher, layers, **WEIGHTS, num_train_epochs=1, learning_rate=1e-12, logging_steps=3
+        )
+        trainer.train()
+        (log,) = step_logs(trainer)
+        for loss in ("hidden", "attention"):  # of layers that are copies, below which all are copies too
+            assert log[f"loss_{loss}"] == pytest.approx(0, abs=1e-6)
+        assert (log["loss_relation"] < 1e-6) == is_teacher
+
+
+def test_logged_losses_are_those_of_the_outputs(tmp_path):
+    student, teacher, examples = bert(2), bert(3), random_examples(8)
+    student.init_weights()
+    expected = {"hidden": [], "relation": []}
+    with torch.no_grad():
+        for row in examples:
+            inputs = {name: torch.tensor([row[name]]) for name in ("input_ids", "attention_mask", "token_type_ids")}
+            mask = inputs["attention_mask"]
+            own = LayerOutputReader(student, WantedOutputs((1, 2), (), (2,))).run(student, **inputs)
+            its = LayerOutputReader(teacher, WantedOutputs((2, 3), (), (3,))).run(teacher, **inputs)
+            pairs = ((own.hidden_states[1], its.hidden_states[3]), (own.hidden_states[2], its.hidden_states[2]))
+            expected["hidden"].append(np.mean([hidden_state_loss(a, b, mask).item() for a, b in pairs]))
+            relations = [relation_loss(own.relations[2][k], its.relations[3][k], mask, 4).item() for k in KINDS]
+            expected["relation"].append(np.mean(relations))
+    trainer = build_trainer(
+        tmp_path, student, teacher, (3, 2), examples, **WEIGHTS, max_steps=1, per_device_train_batch_size=8
+    )
+    trainer.train()
+    (log,) = step_logs(trainer)
+    for name, values in expected.items():
+        assert log[f"loss_{name}"] == pytest.approx(np.mean(values), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["hidden", "attention", "relation"])
+def test_a_student_learns_from_each_loss_alone(tmp_path, name):
+    student, teacher = bert(2), bert(3)
+    student.init_weights()
+    only = {"ce_weight": 0.0, "kl_weight": 0.0, f"{name}_weight": 1.0}
+    trainer = build_trainer(tmp_path, student, teacher, (1, 3), **only, num_train_epochs=20, learning_rate=3e-3)
+    trainer.train()
+    losses = [log["loss"] for log in step_logs(trainer)]
+    assert np.mean(losses[-6:]) < 0.6 * np.mean(losses[:6])
+
+
+def test_the_first_token_alone_may_be_compared(tmp_path):
+    logs = {}
+    for tokens in ("all", "first"):
+        trainer = build_trainer(tmp_path, bert(1), bert(3), (3,), hidden_weight=1.0, hidden_tokens=tokens, max_steps=1)
+        trainer.train()
+        (logs[tokens],) = step_logs(trainer)
+    assert logs["all"]["loss_hidden"] != pytest.approx(logs["first"]["loss_hidden"], rel=1e-3)
+
+
+def test_a_student_with_lora_adapters_learns_from_layers_too(tmp_path):
+    student = get_peft_model(
+        build_student(bert(3), (1, 3)), LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"])
+    )
+    trainer = build_trainer(tmp_path, student, bert(3, hidden_size=64), (1, 3), **WEIGHTS)
+    trainer.train()
+    trainer.save_model()
+    assert {"loss_hidden", "loss_attention", "loss_relation"} <= step_logs(trainer)[0].keys()
+    assert not any("projection" in key for key in load_file(tmp_path / "adapter_model.safetensors"))
+
+
+# ---- students of another width ----
+
+
+def test_a_projection_is_trained_with_a_narrow_student_and_is_no_part_of_it(tmp_path):
+    student, teacher = bert(2, hidden_size=16), bert(3)
+    names = student.state_dict().keys()
+    trainer = build_trainer(tmp_path, student, teacher, (1, 3), **WEIGHTS, num_train_epochs=1, save_steps=1)
+    before = trainer._layer_losses.projection.weight.detach().clone()
+    trainer.train()
+    trainer.save_model()
+    assert not torch.equal(trainer._layer_losses.projection.weight, before)
+    assert student.state_dict().keys() == names
+    assert load_file(tmp_path / "model.safetensors").keys() == names
+
+
+def test_a_killed_run_with_a_projection_goes_on_bit_for_bit(tmp_path):
+    runs = {}
+    for name in ("whole", "resumed"):
+        torch.manual_seed(0)
+        trainer = build_trainer(
+            *(tmp_path / name, bert(2, hidden_size=16), bert(3), (1, 3)),
+            **WEIGHTS,
+            **{"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4, "linear_to": {"kl_weight": 0.0}},
+        )
+        trainer.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4") if name == "resumed" else None)
+        runs[name] = weights(trainer.model), trainer._layer_losses.projection.weight, step_logs(trainer)
+    checkpoint = load_file(tmp_path / "whole" / "checkpoint-4" / "model.safetensors")
+    assert checkpoint.keys() == runs["whole"][0].keys()
+    assert all(torch.equal(runs["resumed"][0][key], weight) for key, weight in runs["whole"][0].items())
+    assert torch.equal(runs["resumed"][1], runs["whole"][1])
+    assert runs["resumed"][2][-2:] == runs["whole"][2][-2:]
+
+
+# ---- stored hidden states ----
+
+
+def test_stored_hidden_states_give_the_steps_of_a_teacher(tmp_path):
+    teacher, examples, logs = bert(3), random_examples(17), {}
+    of_cache = (tmp_path / "cache", pad)
+    stored = add_teacher_hidden_states(examples, teacher, (1, 3), *of_cache, max_bytes=10**6)
+    stored = add_teacher_logits(stored, teacher, *of_cache)
+    for name, its_teacher, train in (("teacher", teacher, examples), ("stored", None, stored)):
+        student = build_student(bert(3), (2, 1))
+        collator = HiddenStatesCollator(pad)
+        trainer = build_trainer(tmp_path, student, its_teacher, (1, 3), train, collator, hidden_weight=0.7)
+        trainer.train()
+        logs[name] = step_logs(trainer)
+    for log, expected in zip(logs["stored"], logs["teacher"], strict=True):
+        assert log["loss_hidden"] > 0.01
+        assert log == pytest.approx(expected, rel=2e-3)  # float16 has 11 bits
+
+
+def test_the_width_of_stored_hidden_states_is_enough_for_a_projection(tmp_path):
+    teacher = bert(3)
+    stored = add_teacher_hidden_states(random_examples(17), teacher, (3,), tmp_path / "cache", pad, max_bytes=10**6)
+    only = {"ce_weight": 0.5, "kl_weight": 0.0, "hidden_weight": 0.5}
+    trainer = build_trainer(tmp_path, bert(1, hidden_size=16), None, (3,), stored, HiddenStatesCollator(pad), **only)
+    assert trainer._layer_losses.projection.weight.shape == (32, 16)
+    trainer.train()
+    assert step_logs(trainer)[0]["loss_hidden"] > 0
+
+
+# ---- schedules ----
+
+
+def test_weights_and_temperature_change_linearly_to_their_last_values(tmp_path):
+    schedule = {"ce_weight": 1.0, "kl_weight": 0.0, "temperature": 1.0}
+    trainer = build_trainer(
+        *(tmp_path, bert(1), bert(3)), ce_weight=0.2, kl_weight=0.8, temperature=5.0, linear_to=schedule, max_steps=5
+    )
+    trainer.train()
+    logs = step_logs(trainer)
+    for step, log in enumerate(logs):
+        ce, kl = 0.2 + 0.2 * step, 0.8 - 0.2 * step
+        assert log["loss"] == pytest.approx(ce * log["loss_ce"] + kl * log["loss_kl"], rel=1e-5)
+    assert trainer.args.at_progress("temperature", 0.5) == 3.0
+    assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(
+        np.mean([log["loss"] for log in logs]), rel=1e-5
+    )
+
+
+def test_a_temperature_that_changes_softens_each_step_as_its_value_then_does(tmp_path):
+    logs = {}
+    for name, kwargs in (("constant", {"temperature": 1.0}), ("changing", {"linear_to": {"temperature": 1.0}})):
+        trainer = build_trainer(
+            *(tmp_path, bert(1), bert(3)), max_steps=2, learning_rate=1e-12, **{"temperature": 4.0, **kwargs}
+        )
+        trainer.train()
+        logs[name] = step_logs(trainer)
+    assert logs["changing"][0]["loss_kl"] != pytest.approx(logs["constant"][0]["loss_kl"], rel=1e-2)
+    assert logs["changing"][1]["loss_kl"] == pytest.approx(logs["constant"][1]["loss_kl"], rel=1e-5)
+
+
+def test_a_schedule_may_come_as_json_and_end_at_a_loss_that_is_off_before(tmp_path):
+    args = arguments(tmp_path, kl_weight=0.0, linear_to='{"kl_weight": 0.5}')
+    assert args.needs_teacher and args.at_progress("kl_weight", 0.5) == 0.25
+
+
+# ---- token classification ----
+
+
+def test_the_loss_of_tokens_is_that_of_the_models_own_head(tmp_path):
+    student, examples = token_classifier(1), token_examples(8)
+    with torch.no_grad():
+        expected = student(**pad(list(examples))).loss.item()
+    labels_only = {"ce_weight": 1.0, "kl_weight": 0.0}
+    trainer = build_trainer(
+        tmp_path, student, train=examples, **labels_only, max_steps=1, per_device_train_batch_size=8
+    )
+    assert trainer.evaluate(token_examples(4))["eval_loss"] > 0
+    trainer.train()
+    assert step_logs(trainer)[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_tokens_without_a_label_do_not_contribute(tmp_path):
+    logs = []
+    for seed in (0, 1):
+        teacher = token_classifier(3)
+        teacher.register_forward_hook(
+            lambda module, inputs, output, seed=seed: output["logits"][:, 0].add_(seed)  # whose label is -100
+        )
+        trainer = build_trainer(tmp_path, token_classifier(1), teacher, train=token_examples(17), cosine_weight=0.5)
+        trainer.train()
+        logs.append(step_logs(trainer))
+    assert logs[0] == logs[1]
+
+
+def test_a_model_of_tokens_needs_labels(tmp_path):
+    trainer = build_trainer(
+        tmp_path, token_classifier(1), token_classifier(3), train=random_examples(8).remove_columns("labels"),
+        ce_weight=0.0,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="prediction for every token needs `labels`"):
+        trainer.train()
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"hidden_weight": -1.0}, "`hidden_weight` must be a finite number >= 0"),
+        ({"linear_to": {"hidden_weight": -1.0}}, "`hidden_weight` must be a finite number >= 0, found -1"),
+        ({"linear_to": {"ce_weight": 0.0, "kl_weight": 0.0}}, "are all 0, so there is no loss"),
+        ({"linear_to": {"temperature": 0.0}}, "`temperature` must be a finite number > 0, found 0"),
+        ({"linear_to": {"learning_rate": 0.0}}, "`linear_to` must give numbers for some of ce_weight, .*temperature"),
+        ({"linear_to": "kl_weight=0"}, "`linear_to` must be JSON"),
+        ({"relation_weight": 1.0, "gradient_checkpointing": True}, "neither `gradient_checkpointing` nor"),
+    ],
+    ids=str,
+)
+def test_arguments_that_make_no_sense_are_refused(tmp_path, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(tmp_path, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "layers", "kwargs", "message"),
+    [
+        ({}, {}, None, {"hidden_weight": 1.0}, "`teacher_layers` must name 2 layers, found None"),
+        ({}, {}, (1, 2, 3), {"attention_weight": 1.0}, "`teacher_layers` must name 2 layers, found"),
+        ({}, {}, (1, 4), {"hidden_weight": 1.0}, "`teacher_layers` are numbers from 1 to 3, found"),
+        ({}, None, (1, 3), {"attention_weight": 1.0}, "compare what is not stored"),
+        ({"num_attention_heads": 2}, {}, (1, 3), {"attention_weight": 1.0}, "the student has 2 and the teacher 4"),
+        (
+            {},
+            {},
+            (1, 3),
+            {"relation_weight": 1.0, "relation_heads": 5},
+            "divide the widths .* 32 and 32, found 5",
+        ),
+    ],
+    ids=str,
+)
+def test_models_that_lack_what_a_loss_compares_are_refused(tmp_path, student, teacher, layers, kwargs, message):
+    teacher = None if teacher is None else bert(3, **teacher)
+    with pytest.raises(ValueError, match=message):
+        build_trainer(tmp_path, bert(2, **student), teacher, layers, **kwargs)
+
+
+def test_hidden_states_that_are_not_stored_are_named(tmp_path):
+    with pytest.raises(ValueError, match="the training data lack `teacher_logits`, `teacher_hidden_states_3`"):
+        build_trainer(tmp_path, bert(1), None, (3,), hidden_weight=1.0).train()
