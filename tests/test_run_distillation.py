@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -400,6 +401,34 @@ def test_with_and_without_stored_teacher_outputs_the_student_is_the_same(make_te
         torch.testing.assert_close(stored[name], each_step[name], rtol=0, atol=2e-4)
     for name, value in metrics(tmp_path / "stored").items():
         assert metrics(tmp_path / "run")[name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_with_and_without_stored_hidden_states_the_student_is_the_same(make_teacher, files, tmp_path, caplog):
+    arguments = ["--teacher_name_or_path", make_teacher(["bad", "good"], dropout=0.0), *files, "--layers", "1,3"]
+    arguments += ["--num_train_epochs", 1, "--hidden_weight", 0.5, "--per_device_train_batch_size", 8]
+    caplog.set_level("INFO")
+    run_here(*arguments, "--output_dir", tmp_path / "run")
+    assert re.search(r"hidden states would take 0\.00 GB: allow for them with --hidden_state_cache_gb", caplog.text)
+    assert not list((tmp_path / "run").rglob("*.arrow"))
+    run_here(*arguments, "--output_dir", tmp_path / "stored", "--hidden_state_cache_gb", 0.1)
+    assert list((tmp_path / "stored").rglob("hidden_states.arrow"))
+    results = [metrics(tmp_path / name) for name in ("run", "stored")]
+    assert results[0]["train_loss_hidden"] > 0
+    for name, value in results[0].items():
+        assert results[1][name] == pytest.approx(value, abs=2e-3), name
+
+
+def test_every_loss_and_schedule_is_in_the_record_and_on_the_card(make_teacher, files, tmp_path):
+    arguments = ["--teacher_name_or_path", make_teacher(["bad", "good"]), *files, "--max_steps", 2]
+    arguments += ["--attention_weight", 0.5, "--relation_weight", 0.25, "--linear_to", '{"temperature": 1}']
+    run_here(*arguments, "--output_dir", tmp_path / "run")
+    loss = read_record(tmp_path / "run")["loss"]
+    assert loss == {
+        **{"ce_weight": 0.5, "kl_weight": 0.5, "cosine_weight": 0.0, "temperature": 2.0},
+        **{"attention_weight": 0.5, "relation_weight": 0.25, "temperature at the end": 1},
+    }
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "- `relation_weight`: 0.25" in card and "- `temperature at the end`: 1" in card
 
 
 def test_an_existing_student_is_evaluated_without_its_teacher_and_left_alone(finished, files, tmp_path, monkeypatch):
