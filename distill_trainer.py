@@ -459,12 +459,10 @@ class DistillationTrainer(Trainer):
             of_examples = self._layer_losses.compute(student, teacher, attention_mask)
 
         if num_items_in_batch is None:
-            num_labels, num_examples = (
-                self.args.world_size * len(x) for x in (student.logits[counted], student.logits)
-            )
+            share_of_labels, share_of_examples = 1 / len(student.logits[counted]), 1 / len(student.logits)
         else:
-            num_labels, num_examples = num_items_in_batch, self._num_examples_in_step
-        share_of_labels, share_of_examples = (self.args.world_size / number for number in (num_labels, num_examples))
+            share_of_labels = self.args.world_size / num_items_in_batch
+            share_of_examples = self.args.world_size / self._num_examples_in_step
         components = {name: share_of_labels * losses.sum() for name, losses in of_labels.items()}
         components |= {name: share_of_examples * losses[:num_real].sum() for name, losses in of_examples.items()}
         loss = sum(self._now(f"{name}_weight") * component for name, component in components.items())
