@@ -182,7 +182,10 @@ def add_teacher_hidden_states(
             ):
                 for columns in _hidden_states(teacher.eval(), dataset, layers, collator, batch_size, bf16):
                     stream.write_batch(pa.record_batch(columns, schema=features.arrow_schema))
-    return concatenate_datasets([dataset, Dataset.from_file(str(folder / file))], axis=1)
+    states = Dataset.from_file(str(folder / file))
+    dataset = concatenate_datasets([dataset, states], axis=1)
+    # As Python numbers, of which a batch has a million, they would take longer to read than the student to train.
+    return dataset.with_format("numpy", columns=states.column_names, output_all_columns=True)
 
 
 def hidden_states_size(dataset: Dataset, teacher: PreTrainedModel, layers: Sequence[int]) -> int:

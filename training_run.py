@@ -269,20 +269,20 @@ def _with_stored_outputs(
     if not teacher_args.teacher_cache or training_args.uses("attention", "relation"):
         return None
     dataset = inputs.tokenized["train"]
+    if training_args.uses("hidden") and not teacher_args.hidden_state_cache_gb:
+        size = hidden_states_size(dataset, teacher_model, teacher_layers)
+        logger.info(
+            f"The teacher runs in every step. Its hidden states would take {size / 1e9:.2f} GB: allow for them with "
+            "--hidden_state_cache_gb to have them stored."
+        )
+        return None
     of_cache = (teacher_args.teacher_cache_dir, inputs.collator)
     how = {"batch_size": training_args.per_device_eval_batch_size, "bf16": training_args.bf16}
-    if training_args.uses("hidden"):
-        size, allowed = hidden_states_size(dataset, teacher_model, teacher_layers), teacher_args.hidden_state_cache_gb
-        if not allowed:
-            logger.info(
-                f"The teacher runs in every step. Its hidden states would take {size / 1e9:.2f} GB: allow for them "
-                "with --hidden_state_cache_gb to have them stored."
-            )
-            return None
-        max_bytes = int(allowed * 1e9)
-        dataset = add_teacher_hidden_states(dataset, teacher_model, teacher_layers, *of_cache, max_bytes, **how)
     if training_args.uses("kl", "cosine"):
         dataset = add_teacher_logits(dataset, teacher_model, *of_cache, **how)
+    if training_args.uses("hidden"):
+        max_bytes = int(teacher_args.hidden_state_cache_gb * 1e9)
+        dataset = add_teacher_hidden_states(dataset, teacher_model, teacher_layers, *of_cache, max_bytes, **how)
     return dataset
 
 

@@ -195,8 +195,8 @@ def test_a_killed_run_with_a_projection_goes_on_bit_for_bit(tmp_path):
 def test_stored_hidden_states_give_the_steps_of_a_teacher(tmp_path):
     teacher, examples, logs = bert(3), random_examples(17), {}
     of_cache = (tmp_path / "cache", pad)
-    stored = add_teacher_hidden_states(examples, teacher, (1, 3), *of_cache, max_bytes=10**6)
-    stored = add_teacher_logits(stored, teacher, *of_cache)
+    stored = add_teacher_logits(examples, teacher, *of_cache)
+    stored = add_teacher_hidden_states(stored, teacher, (1, 3), *of_cache, max_bytes=10**6)
     for name, its_teacher, train in (("teacher", teacher, examples), ("stored", None, stored)):
         student = build_student(bert(3), (2, 1))
         collator = HiddenStatesCollator(pad)

@@ -276,7 +276,8 @@ def test_hidden_states_are_float16_in_a_file_of_the_announced_size_and_read_agai
     (file,) = cache_dir.glob("*/hidden_states.arrow")
     assert num_bytes <= file.stat().st_size < num_bytes + 2000
     calls = count_calls(teacher)
-    assert add_teacher_hidden_states(examples, teacher, [2], cache_dir, pad, num_bytes)[:] == first[:]
+    again = add_teacher_hidden_states(examples, teacher, [2], cache_dir, pad, num_bytes)
+    assert again.with_format(None)[:] == first.with_format(None)[:]
     assert not calls
     add_teacher_hidden_states(examples, teacher, [1], cache_dir, pad, num_bytes)
     assert calls and len(finished(cache_dir)) == 3
