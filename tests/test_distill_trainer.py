@@ -689,4 +689,5 @@ def test_memory_freed_in_a_step_is_not_fetched_again_for_the_next_unless_the_env
             [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         )
         faults[name] = int(run.stdout)
-    assert faults["ours"] < 100 < 10_000 < faults["theirs"]  # of 48 MB in pages of 4 KB
+    assert faults["ours"] < 100  # of 48 MB in pages of 4 KB
+    assert faults["ours"] < faults["theirs"]
