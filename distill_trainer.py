@@ -60,10 +60,11 @@ def keep_freed_memory() -> None:
 
     By default glibc returns blocks above 32 MB to the system as soon as they are freed and gets them back page by
     page. On a processor the gradient of the word embeddings is such a block, allocated anew in every step: 47 MB for
-    BERT's vocabulary at a width of 384.
+    BERT's vocabulary at a width of 384. Whoever sets glibc's `MALLOC_...` variables decides differently.
     """
+    is_decided = any(name.startswith("MALLOC_") for name in os.environ)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
+    if mallopt is not None and not is_decided:
         m_trim_threshold, m_mmap_max = -1, -4  # as in malloc.h
         mallopt(m_mmap_max, 0)
         mallopt(m_trim_threshold, -1)
