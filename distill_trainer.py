@@ -25,7 +25,6 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -44,7 +43,7 @@ TEACHER_HIDDEN_STATES = "teacher_hidden_states_{layer}"
 IGNORED_LABEL = -100
 # Name that the student's projection (see `layer_losses.py`) has in it while it is trained.
 PROJECTION = "distillation_projection"
-PROJECTION_FILE = f"{PROJECTION}.safetensors"
+PROJECTION_FILE = f"{PROJECTION}.pt"
 
 
 def bf16_in_hardware(use_cpu: bool = False) -> bool:
@@ -587,7 +586,7 @@ class DistillationTrainer(Trainer):
         Path(output_dir).mkdir(parents=True, exist_ok=True)  # the main process may not have come to it yet
         Path(output_dir, self._loss_sums_file).write_text(json.dumps([sums, self._component_totals]))
         if self._saves_projection and self.args.should_save:
-            save_file(self._layer_losses.projection.state_dict(), Path(output_dir, PROJECTION_FILE))
+            torch.save(self._layer_losses.projection.state_dict(), Path(output_dir, PROJECTION_FILE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -595,7 +594,8 @@ class DistillationTrainer(Trainer):
             sums = json.loads(Path(checkpoint, self._loss_sums_file).read_text())
             self._component_sums, self._component_totals = sums
         if checkpoint is not None and self._saves_projection:
-            self._layer_losses.projection.load_state_dict(load_file(Path(checkpoint, PROJECTION_FILE)))
+            weights = torch.load(Path(checkpoint, PROJECTION_FILE), weights_only=True)
+            self._layer_losses.projection.load_state_dict(weights)
 
     @property
     def _saves_projection(self) -> bool:

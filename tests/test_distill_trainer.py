@@ -423,7 +423,7 @@ def test_compute_loss_func_is_refused(tmp_path):
 
 @pytest.mark.parametrize("loss_weights", [{"kl_weight": 1.0}, {"kl_weight": 0.0, "cosine_weight": 1.0}], ids=str)
 def test_missing_teacher_is_refused(build_trainer, loss_weights):
-    with pytest.raises(ValueError, match="neither a `teacher_model` nor a `teacher_logits` column"):
+    with pytest.raises(ValueError, match="no `teacher_model`, and the training data lack `teacher_logits`"):
         build_trainer(**loss_weights).train()
 
 

@@ -102,7 +102,10 @@ def test_no_module_takes_the_name_of_a_package():
 
 
 def test_the_installed_modules_are_the_reusable_ones():
-    assert sorted(INSTALLED) == ["distill_losses", "distill_trainer", "engines", "layer_mapping", "teacher_cache"]
+    assert sorted(INSTALLED) == [
+        *("distill_losses", "distill_trainer", "engines", "layer_losses", "layer_mapping", "layer_outputs"),
+        "teacher_cache",
+    ]
 
 
 def test_the_installed_modules_import_without_the_rest_of_the_project(tmp_path, monkeypatch):

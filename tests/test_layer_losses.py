@@ -93,12 +93,15 @@ def test_every_loss_is_0_for_the_teacher_itself_and_positive_for_a_student(tmp_p
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         trainer = build_trainer(
-            tmp_path, student, teacher, layers, **WEIGHTS, num_train_epochs=1, learning_rate=1e-12, logging_steps=3
+            *(tmp_path, student, teacher, layers, random_examples(17).remove_columns("token_type_ids")),
+            **{**WEIGHTS, "num_train_epochs": 1, "learning_rate": 1e-12, "logging_steps": 3},
         )
         trainer.train()
         (log,) = step_logs(trainer)
-        for loss in ("hidden", "attention"):  # of layers that are copies, below which all are copies too
-            assert log[f"loss_{loss}"] == pytest.approx(0, abs=1e-6)
+        # Of layers that are copies, below which all are copies too; ModernBERT has one more norm after the last layer.
+        if is_teacher or name != "modernbert":
+            assert log["loss_hidden"] == pytest.approx(0, abs=1e-6)
+        assert log["loss_attention"] == pytest.approx(0, abs=1e-6)
         assert (log["loss_relation"] < 1e-6) == is_teacher
 
 
@@ -274,9 +277,11 @@ def test_tokens_without_a_label_do_not_contribute(tmp_path):
     logs = []
     for seed in (0, 1):
         teacher = token_classifier(3)
-        teacher.register_forward_hook(
-            lambda module, inputs, output, seed=seed: output["logits"][:, 0].add_(seed)  # whose label is -100
-        )
+
+        def change_first_token(module, inputs, output, seed=seed):  # whose label is -100
+            output["logits"][:, 0] += seed
+
+        teacher.register_forward_hook(change_first_token)
         trainer = build_trainer(tmp_path, token_classifier(1), teacher, train=token_examples(17), cosine_weight=0.5)
         trainer.train()
         logs.append(step_logs(trainer))
