@@ -20,10 +20,6 @@ from layer_mapping import num_layers
 from layer_outputs import KINDS, LayerOutputReader, LayerOutputs, WantedOutputs
 
 
-class Projection(nn.Linear):
-    """Makes the student's hidden states as wide as the teacher's. A class of its own, as FSDP names units by class."""
-
-
 class LayerLosses:
     """What `hidden_weight`, `attention_weight` and `relation_weight` need of both models.
 
@@ -69,7 +65,7 @@ class LayerLosses:
             of_student["hidden_states"], of_teacher["hidden_states"] = zip(*self._pairs, strict=True)
             width = stored_width if teacher is None else teacher.config.hidden_size
             if width not in (None, config.hidden_size):
-                self.projection = Projection(config.hidden_size, width, bias=False)
+                self.projection = nn.Linear(config.hidden_size, width, bias=False)
         if args.uses("attention"):
             _check_heads(config.num_attention_heads, teacher.config.num_attention_heads)
             of_student["attentions"], of_teacher["attentions"] = zip(*self._pairs, strict=True)
@@ -78,7 +74,7 @@ class LayerLosses:
             _check_relation_heads(self._relation_heads, config.hidden_size, teacher.config.hidden_size)
             self._last_student, self._last_teacher = num_layers(unwrap_peft_model(student)), num_layers(teacher)
             of_student["relations"], of_teacher["relations"] = (self._last_student,), (self._last_teacher,)
-        self.student_reader = LayerOutputReader(student, WantedOutputs(**of_student))
+        self.student_reader = LayerOutputReader(student, WantedOutputs(**of_student), self.projection)
         self.teacher_reader = None if teacher is None else LayerOutputReader(teacher, WantedOutputs(**of_teacher))
         self.are_used = bool(of_teacher)
         self.storable = of_teacher.keys() <= {"hidden_states"}
@@ -98,7 +94,7 @@ class LayerLosses:
             if self._args.hidden_tokens == "first":
                 token_mask = attention_mask * (attention_mask.cumsum(dim=-1) == 1)
             losses["hidden"] = _mean(
-                hidden_state_loss(self._project(student.hidden_states[own]), teacher.hidden_states[its], token_mask)
+                hidden_state_loss(student.hidden_states[own], teacher.hidden_states[its], token_mask)
                 for own, its in self._pairs
             )
         if self._args.uses("attention"):
@@ -115,9 +111,6 @@ class LayerLosses:
                 relation_loss(own[kind], its[kind], attention_mask, self._relation_heads) for kind in KINDS
             )
         return losses
-
-    def _project(self, states: torch.Tensor) -> torch.Tensor:
-        return states if self.projection is None else self.projection(states.to(self.projection.weight.dtype))
 
 
 def _mean(losses: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -60,26 +60,31 @@ class LayerOutputReader:
 
     Args:
         model: before it is wrapped for several processes.
+        projection: applied to the wanted hidden states, as a part of the model's forward pass: DDP takes parameters
+            that are used outside of it for unused ones, and FSDP has shared them out by then.
 
     Raises:
         ValueError: it is not known which modules of the model compute queries, keys and values.
     """
 
-    def __init__(self, model: nn.Module, wanted: WantedOutputs):
+    def __init__(self, model: nn.Module, wanted: WantedOutputs, projection: nn.Module | None = None):
         self.wanted = wanted
+        self._model, self._projection = model, projection
         model = unwrap_peft_model(model)
         if wanted.attentions:
             model.set_attn_implementation("eager")
-        self._projections = {layer: _query_key_value(model, layer) for layer in wanted.relations}
+        self._attention_parts = {layer: _query_key_value(model, layer) for layer in wanted.relations}
 
     def run(self, model: nn.Module, **inputs: torch.Tensor) -> LayerOutputs:
         """Calls `model`, which may be wrapped by now, in whatever mode it is."""
         relations = {layer: {} for layer in self.wanted.relations}
         hooks = [
             module.register_forward_hook(_keep(relations[layer], kinds))
-            for layer, projections in self._projections.items()
-            for kinds, module in projections.items()
+            for layer, parts in self._attention_parts.items()
+            for kinds, module in parts.items()
         ]
+        if self._projection is not None:
+            hooks.append(self._model.register_forward_hook(self._project, prepend=True))
         flags = {"output_hidden_states": self.wanted.hidden_states, "output_attentions": self.wanted.attentions}
         try:
             outputs = model(**inputs, **{name: True for name, layers in flags.items() if layers})
@@ -93,6 +98,12 @@ class LayerOutputReader:
             {layer: outputs["attentions"][layer - 1] for layer in self.wanted.attentions},
             relations,
         )
+
+    def _project(self, module: nn.Module, inputs: tuple, outputs: dict) -> None:
+        states = list(outputs["hidden_states"])
+        for layer in self.wanted.hidden_states:
+            states[layer] = self._projection(states[layer].to(self._projection.weight.dtype))
+        outputs["hidden_states"] = tuple(states)
 
 
 def _query_key_value(model: PreTrainedModel, layer: int) -> dict[tuple[str, ...], nn.Module]:
