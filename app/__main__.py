@@ -46,6 +46,7 @@ def main() -> None:
         host=args.host,
         port=args.port,
         access_log=False,
+        ws="none",
         server_header=False,
         timeout_graceful_shutdown=SECONDS_TO_FINISH,
     )

@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 
 import gradio as gr
+from gradio.processing_utils import get_upload_folder
 
 from app.batching import BusyError
 from app.comments_file import read_comments, write_scored
@@ -63,6 +64,30 @@ SCRIPT = """() => {
 }"""
 
 
+class Page(gr.Blocks):
+    """Blocks that take no file but what was uploaded, and remember nothing.
+
+    Gradio opens the file that a request names, when it is mounted any file of the server, or fetches the address. It
+    also keeps what was typed and answered in the last 10,000 sessions.
+    """
+
+    async def process_api(self, block_fn, inputs, state=None, **options):
+        _check_files(inputs)
+        return await super().process_api(block_fn, inputs, state=None, **options)
+
+
+def _check_files(data) -> None:
+    """Refuses data, as they come in JSON, that name a file which was not uploaded."""
+    if isinstance(data, dict):
+        path = data.get("path")
+        if isinstance(path, str) and not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+            raise gr.Error("Files come by upload only.", print_exception=False)
+        data = list(data.values())
+    if isinstance(data, list):
+        for entry in data:
+            _check_files(entry)
+
+
 def build_page(service: Service) -> gr.Blocks:
     """The page as Gradio blocks, to be mounted into the server."""
     names = list(service.models)
@@ -85,7 +110,7 @@ def build_page(service: Service) -> gr.Blocks:
             return None, _problem(f"{file.name} cannot be scored. {error}")
 
     # Uploads that were given up halfway are removed within minutes.
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 300)) as page:
+    with Page(title=TITLE, analytics_enabled=False, delete_cache=(60, 300)) as page:
         gr.HTML(
             f"<h1>{TITLE}</h1><p>Type a comment, and a small language model on this machine says what it thinks. It "
             "is often right and sometimes badly wrong: never let it decide about people. What you type is not "
@@ -135,6 +160,8 @@ def build_page(service: Service) -> gr.Blocks:
             show_progress="full",
             show_progress_on=file_result,
         )
+    # Nothing is kept in them, but each of the 10,000 that Gradio would have takes 50 kB.
+    page.state_session_capacity = 100
     # As many visitors as the batches can serve at a time; more than that wait, and beyond `max_size` are refused.
     return page.queue(default_concurrency_limit=64, max_size=512, api_open=False)
 

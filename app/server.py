@@ -14,6 +14,9 @@ from app.page import CSS, HEAD, SCRIPT, THEME, build_page
 from app.service import MAX_BODY_BYTES, Service
 
 API_PATHS = ("/api/classify", "/healthz", "/metrics", "/openapi.json")
+# Gradio also serves files of this machine and fetches addresses for whoever asks. The page needs no more than this.
+GRADIO_PATH = "/gradio_api/"
+PAGE_PATHS = tuple(GRADIO_PATH + name for name in ("app_id", "queue/", "startup-events", "upload"))
 # The page's own scripts and styles are inline in part; nothing may come from, or go to, anywhere else.
 SECURITY_HEADERS = [
     (
@@ -51,12 +54,13 @@ def create_app(service: Service) -> FastAPI:
         footer_links=[],
         max_file_size=MAX_BODY_BYTES,
         show_error=True,
+        run_history=False,
         ssr_mode=False,
     )
 
 
 class Guard:
-    """Refuses large bodies before anything reads them, adds the security headers, and counts requests."""
+    """Refuses large bodies and what the page never asks, adds the security headers, and counts requests."""
 
     def __init__(self, app: ASGIApp, service: Service):
         self._app, self._service = app, service
@@ -75,17 +79,21 @@ class Guard:
             await send(message)
 
         try:
-            body = await _read_body(scope, receive)
-            if body is None:
-                response = error_response(
-                    413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.", {"Connection": "close"}
-                )
-                await response(scope, receive, send_guarded)
-            else:
-                await self._app(scope, _replay(body, receive), send_guarded)
+            await self._answer(scope, receive, send_guarded)
         finally:
             path = scope["path"] if scope["path"] in API_PATHS else "page"
             self._service.observe(path, status, started)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith(GRADIO_PATH) and not scope["path"].startswith(PAGE_PATHS):
+            await error_response(404, "There is nothing here.")(scope, receive, send)
+            return
+        body = await _read_body(scope, receive)
+        if body is None:
+            message = f"The body is larger than {MAX_BODY_BYTES:,} bytes."
+            await error_response(413, message, {"Connection": "close"})(scope, receive, send)
+        else:
+            await self._app(scope, _replay(body, receive), send)
 
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes | None:

@@ -31,6 +31,7 @@ def test_nothing_that_was_sent_is_logged_or_stored(app):
     httpx.post(f"{app.url}/api/classify", content=f'{{"text": "{SECRET}'.encode())
     httpx.get(f"{app.url}/api/classify", params={"text": SECRET})
     httpx.get(f"{app.url}/{SECRET}")
+    httpx.get(f"{app.url}/{SECRET}", headers={"Connection": "Upgrade", "Upgrade": "websocket"})
     assert "Uvicorn running" in app.log  # it is the right log
     assert SECRET not in app.log
     assert SECRET not in httpx.get(f"{app.url}/metrics").text
@@ -40,13 +41,21 @@ def test_nothing_that_was_sent_is_logged_or_stored(app):
 def test_the_process_connects_to_nothing_outside_itself(app):
     httpx.post(f"{app.url}/api/classify", json={"text": "hello"})
     httpx.get(app.url)
+    httpx.get(f"{app.url}/gradio_api/file=https://example.com/")
     assert [line for line in app.connections if not re.search(r"127\.0\.0\.1|localhost|::1", line)] == []
 
 
 def test_the_watch_on_connections_sees_them(tmp_path):
     # Otherwise the test above could not fail.
-    script = "import socket; socket.getaddrinfo('127.0.0.1', 9); socket.socket().connect_ex(('127.0.0.1', 9))"
-    (tmp_path / "app.py").write_text(script)
+    (tmp_path / "app.py").write_text(
+        "import asyncio, socket, uvicorn\n"
+        "socket.getaddrinfo('127.0.0.1', 9)\n"
+        "with asyncio.Runner(loop_factory=uvicorn.Config(None).get_loop_factory()) as runner:\n"
+        "    try:\n"
+        "        runner.run(asyncio.open_connection('127.0.0.1', 9))\n"
+        "    except ConnectionRefusedError:\n"
+        "        pass\n"
+    )
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "CONNECTIONS": str(tmp_path / "seen")}
     subprocess.run([sys.executable, ROOT / "tests" / "workers" / "watched_app.py"], env=environment, check=True)
     assert len((tmp_path / "seen").read_text().splitlines()) == 2
