@@ -170,7 +170,9 @@ async def _cards(
     service: Service, text: str, chosen: Sequence[str], check: Callable[[Service, Model, str], Awaitable[str]]
 ) -> str:
     """The answers of the chosen models side by side, or what keeps them from answering."""
-    if is_blank(text or ""):
+    # Half a surrogate pair, which a browser can send, is no text: the tokenizer would refuse the whole batch.
+    text = (text or "").encode(errors="replace").decode()
+    if is_blank(text):
         return _problem("There is nothing to check yet. Please type a comment first.")
     if len(text) > MAX_CHARACTERS:
         return _problem(f"Comments may have {MAX_CHARACTERS:,} characters, this one has {len(text):,}.")

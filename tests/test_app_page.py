@@ -101,3 +101,9 @@ def test_what_was_typed_is_not_remembered_for_the_session(client):
     sessions = page.state_holder.session_data.values()
     assert sessions
     assert SECRET not in repr([session.config_values for session in sessions])
+
+
+def test_half_a_character_does_not_spoil_the_answers_of_others(client):
+    completed = ask(client, "check_words", "I hate you \ud83d", ["small"])
+    assert completed["success"]
+    assert "Toxic" in completed["output"]["data"][0]
