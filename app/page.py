@@ -8,6 +8,7 @@ import asyncio
 import base64
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -16,7 +17,7 @@ import gradio as gr
 from gradio.processing_utils import get_upload_folder
 
 from app.batching import BusyError
-from app.comments_file import read_comments, write_scored
+from app.comments_file import Comments, read_comments, write_scored
 from app.explain import MAX_WORDS, Word, explain
 from app.models import Answer, Model
 from app.service import MAX_BODY_BYTES, MAX_CHARACTERS, Service, is_blank
@@ -137,8 +138,9 @@ def build_page(service: Service) -> gr.Blocks:
         with gr.Tab("A file") as file_tab:
             gr.HTML(
                 "<p>Choose a CSV file (UTF-8, with a header; the comments in a column <code>text</code> or "
-                f"<code>comment</code>; at most {MAX_BODY_BYTES // 1_000_000} MB). You get the same rows back with "
-                "a label and a score for every class. The file is deleted as soon as it has been read.</p>"
+                "<code>comment</code>; between columns commas, semicolons or tabs; at most "
+                f"{MAX_BODY_BYTES // 1_000_000} MB). You get the same rows back with a label and a score for every "
+                "class. The file is deleted as soon as it has been read.</p>"
             )
             file_model = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1, elem_id="file-model")
             file = gr.File(label="CSV file", file_types=[".csv"], elem_id="file", height=140)
@@ -199,40 +201,23 @@ async def _check_words(service: Service, model: Model, text: str) -> str:
 
 async def _score_file(service: Service, model: Model, content: bytes, file_name: str, progress: gr.Progress) -> str:
     started = time.perf_counter()
-    header, rows, column = read_comments(content, MAX_CHARACTERS)
-    answers: list[Answer | None] = [None] * len(rows)
-    indices = [index for index, row in enumerate(rows) if not is_blank(row[column])]
+    # Reading and writing a large file takes a second or more, in which others want to be answered.
+    comments = await asyncio.to_thread(read_comments, content, MAX_CHARACTERS)
+    texts = [row[comments.column] for row in comments.rows]
+    answers: list[Answer | None] = [None] * len(texts)
+    indices = [index for index, text in enumerate(texts) if not is_blank(text)]
     for start in range(0, len(indices), FILE_CHUNK):
         progress((start, len(indices)), desc="Scoring", unit="comments")
         chunk = indices[start : start + FILE_CHUNK]
         while True:
             try:
-                scored = await service.classify([rows[index][column] for index in chunk], model.name)
+                scored = await service.classify([texts[index] for index in chunk], model.name)
                 break
             except BusyError:
                 await asyncio.sleep(0.5)  # files can wait
         for index, answer in zip(chunk, scored, strict=True):
             answers[index] = answer
-    # In the page itself: nothing has to be kept on the server for a download.
-    encoded = base64.b64encode(write_scored(header, rows, answers, model.labels).encode("utf-8-sig")).decode()
-    counts = {label: sum(answer is not None and answer.label == label for answer in answers) for label in model.labels}
-    found = ", ".join(f"{count:,} {_in_words(label).lower()}" for label, count in counts.items())
-    blank = f", {len(rows) - len(indices):,} blank" if len(indices) < len(rows) else ""
-    preview = "".join(
-        f"<tr><td>{escape(row[column])}</td><td>{_in_words(answer.label) if answer else '–'}</td>"
-        f"<td>{_percent(answer.scores[answer.label]) if answer else '–'}</td></tr>"
-        for row, answer in zip(rows[:PREVIEW_ROWS], answers)
-    )
-    more = f"<p>The first {PREVIEW_ROWS} of {len(rows):,} rows.</p>" if len(rows) > PREVIEW_ROWS else ""
-    return (
-        f"<p>{escape(file_name)}: <strong>{len(rows):,} comments</strong>, {escape(found)}{blank}. "
-        f"{escape(model.name)} took {time.perf_counter() - started:.1f} s.</p>"
-        f'<p><a class="download-scored" download="{escape(Path(file_name).stem)}-scored.csv" '
-        f'href="data:text/csv;charset=utf-8;base64,{encoded}">Download the scored file</a></p>'
-        '<div class="scroll" tabindex="0" role="region" aria-label="Scored comments"><table><thead><tr>'
-        '<th scope="col">Comment</th><th scope="col">Label</th><th scope="col">Probability</th></tr></thead>'
-        f"<tbody>{preview}</tbody></table></div>{more}"
-    )
+    return await asyncio.to_thread(_scored, comments, answers, model, file_name, time.perf_counter() - started)
 
 
 # ---- HTML ----
@@ -275,6 +260,33 @@ def _card(model: Model, answer: Answer, seconds: float, words: str = "") -> str:
         f'<table class="scores"><caption>Probability of each class</caption><tbody>{bars}</tbody></table>'
         f'{truncated}{words}<p class="note"><span class="model">{escape(model.name)}</span> ({escape(model.backend)}) '
         f"answered in {1000 * seconds:.0f} ms</p></section>"
+    )
+
+
+def _scored(comments: Comments, answers: Sequence[Answer | None], model: Model, file_name: str, seconds: float) -> str:
+    """How many comments got which label, the scored file to download, and its first rows."""
+    # In the page itself: nothing has to be kept on the server for a download.
+    encoded = base64.b64encode(write_scored(comments, answers, model.labels).encode("utf-8-sig")).decode()
+    labels = Counter(answer.label for answer in answers if answer)
+    found = ", ".join(f"{labels[label]:,} {_in_words(label).lower()}" for label in model.labels)
+    num_blank = answers.count(None)
+    blank = f", {num_blank:,} blank" if num_blank else ""
+    preview = "".join(
+        f'<tr><td dir="auto">{escape(row[comments.column])}</td>'
+        f"<td>{escape(_in_words(answer.label)) if answer else '–'}</td>"
+        f"<td>{_percent(answer.scores[answer.label]) if answer else '–'}</td></tr>"
+        for row, answer in zip(comments.rows[:PREVIEW_ROWS], answers)
+    )
+    count = "1 comment" if len(answers) == 1 else f"{len(answers):,} comments"
+    more = f"<p>The first {PREVIEW_ROWS} of {count}.</p>" if len(answers) > PREVIEW_ROWS else ""
+    return (
+        f"<p><bdi>{escape(file_name)}</bdi>: <strong>{count}</strong>, {escape(found)}{blank}. "
+        f"{escape(model.name)} took {seconds:.1f} s.</p>"
+        f'<p><a class="download-scored" download="{escape(Path(file_name).stem)}-scored.csv" '
+        f'href="data:text/csv;charset=utf-8;base64,{encoded}">Download the scored file</a></p>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Scored comments"><table><thead><tr>'
+        '<th scope="col">Comment</th><th scope="col">Label</th><th scope="col">Probability</th></tr></thead>'
+        f"<tbody>{preview}</tbody></table></div>{more}"
     )
 
 
