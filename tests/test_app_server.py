@@ -18,7 +18,7 @@ import httpx
 import pytest
 from running_app import ROOT, running_app
 
-from app.__main__ import main
+from app.__main__ import available_cores, main
 from app.service import MAX_TEXTS
 
 SECRET = "xylophone-secret"
@@ -168,3 +168,14 @@ def test_a_wrong_command_line_ends_in_one_line(served_model, tmp_path, monkeypat
     with pytest.raises(SystemExit) as stop:
         main()
     assert re.search(message, f"{stop.value.code}{capsys.readouterr().err}")
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"), [("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 4), ("max 100000", 4)]
+)
+def test_no_more_threads_run_than_a_container_has_time_for(tmp_path, monkeypatch, limit, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(4)))
+    monkeypatch.setattr("app.__main__.CORES_BY_TIME", tmp_path / "cpu.max")
+    assert available_cores() == 4
+    (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert available_cores() == cores
