@@ -28,7 +28,7 @@ EXAMPLES = [
     "Only an idiot could come up with something like this.",
     "You are not stupid at all, the question was badly worded.",
     "Well done, genius, now nothing works any more.",
-    "She wrote that somebody had called her worthless, and that it hurt.",
+    "She wrote that somebody had called her worthless.",
 ]
 FILE_CHUNK = 64  # texts of a file that wait at a time, so that others get their turn
 PREVIEW_ROWS = 20
@@ -36,11 +36,17 @@ UNWELCOME = ("toxic", "hate", "offensive", "insult", "threat", "obscene", "abuse
 WELCOME = ("not", "non", "neither", "none", "clean", "friendly")
 
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
-# Darker accents than Soft's own, whose contrast is too low to read easily.
+# Darker accents and borders than Soft's own, whose contrast is too low to see easily.
 THEME = gr.themes.Soft(
     primary_hue="indigo", neutral_hue="slate", font=FONT, font_mono=("ui-monospace", "Consolas", "monospace")
 ).set(
     color_accent="*primary_700",
+    body_background_fill="*neutral_100",
+    input_border_width="1px",
+    input_border_color="*neutral_500",
+    input_border_color_dark="*neutral_400",
+    checkbox_border_color="*neutral_500",
+    checkbox_border_color_dark="*neutral_400",
     button_primary_background_fill="*primary_600",
     button_primary_background_fill_hover="*primary_700",
     button_secondary_background_fill_hover_dark="*primary_800",
@@ -55,9 +61,11 @@ THEME = gr.themes.Soft(
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 ABOUT = (Path(__file__).parent / "about.html").read_text(encoding="utf-8")
 HEAD = '<meta name="description" content="Checks whether a comment is toxic, with a small model on this machine.">'
-# Screen readers announce what appears in these; the page's language decides how they pronounce it.
+# Screen readers announce what appears in these; the page's language decides how they pronounce it. Comments may run
+# from right to left.
 SCRIPT = """() => {
     document.documentElement.lang = "en";
+    document.querySelector("#comment textarea").dir = "auto";
     for (const element of document.querySelectorAll("#result, #file-result")) {
         element.setAttribute("role", "status");
         element.setAttribute("aria-live", "polite");
@@ -303,10 +311,10 @@ def _highlighted(words: Sequence[Word], rest: str, label: str) -> str:
             text = f'<mark class="{kind}" style="--strength: {abs(word.effect) / most:.2f}">{text}</mark>'
         pieces.append(text + escape(word.space))
     strongest = sorted((word for word in words if word.effect >= least), key=lambda word: -word.effect)[:3]
-    said = ", ".join(f"“{escape(word.text)}”" for word in strongest) or "no single word"
+    said = ", ".join(f"“<bdi>{escape(word.text)}</bdi>”" for word in strongest) or "no single word"
     note = f" Only the first {MAX_WORDS} words were looked at." if rest else ""
     return (
-        f'<p class="words">{"".join(pieces)}{escape(rest)}</p><p class="note">Most for '
+        f'<p class="words" dir="auto">{"".join(pieces)}{escape(rest)}</p><p class="note">Most for '
         f"<em>{escape(_in_words(label).lower())}</em>: {said}. Underlined words speak against it.{note}</p>"
     )
 
