@@ -18,6 +18,8 @@ from tokenizers import Tokenizer
 
 ONNX_FILES = {"int8": "model_int8.onnx", "float32": "model.onnx"}
 BACKENDS = (*ONNX_FILES, "pytorch")
+# Of two classes without names; Transformers leaves them out of a config.
+DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
 # Checkpoints that were not exported do not say to what length they were trained.
 DEFAULT_MAX_LENGTH = 128
 
@@ -52,7 +54,8 @@ class Model(ABC):
     def __init__(self, name: str, folder: Path, metrics: dict):
         config = _read_json(folder / "config.json")
         self.name, self.metrics = name, metrics
-        self.labels = tuple(label for _, label in sorted((int(i), label) for i, label in config["id2label"].items()))
+        labels = config.get("id2label") or DEFAULT_LABELS
+        self.labels = tuple(label for _, label in sorted((int(i), label) for i, label in labels.items()))
         problem_type = config.get("problem_type") or "single_label_classification"
         if problem_type != "single_label_classification" or len(self.labels) < 2:
             raise ValueError(
@@ -106,9 +109,11 @@ class OnnxModel(Model):
         options = onnxruntime.SessionOptions()
         # Two texts side by side on two cores take less time than one after the other on both.
         options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            folder / ONNX_FILES[kind], options, providers=["CPUExecutionProvider"]
-        )
+        file = folder / ONNX_FILES[kind]
+        try:
+            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors have no other class in common
+            raise ValueError(f"{file} cannot be loaded: {error}. Copy it again, or export the model anew.") from error
         self._inputs = [node.name for node in self._session.get_inputs()]
 
     @property

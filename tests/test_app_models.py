@@ -95,6 +95,21 @@ def test_an_export_that_has_failed_is_not_served(served_model, tmp_path):
         load_model(tmp_path)
 
 
+def test_a_file_that_is_no_model_says_so(served_model, tmp_path):
+    shutil.copytree(served_model / "onnx", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model_int8.onnx").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match=r"model_int8\.onnx cannot be loaded"):
+        load_model(tmp_path)
+
+
+def test_two_classes_without_names_get_those_of_transformers(served_model, tmp_path):
+    shutil.copytree(served_model / "onnx", tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["id2label"], config["label2id"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_model(tmp_path).labels == ("LABEL_0", "LABEL_1")
+
+
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
