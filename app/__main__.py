@@ -76,7 +76,10 @@ def parse_arguments() -> argparse.Namespace:
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is every one of this machine"
     )
     parser.add_argument("--port", type=int, default=7860)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not 0 < args.port < 65536:  # others would be taken for what is left of them in 16 bits
+        parser.error(f"argument --port: must be from 1 to 65535, found {args.port}")
+    return args
 
 
 if __name__ == "__main__":

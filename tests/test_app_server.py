@@ -160,6 +160,7 @@ def test_the_requirements_name_all_that_the_app_imports():
         (["--model_dir", "nowhere"], r"There is no model_int8\.onnx in .*nowhere"),
         (["--model_dir", "{model}", "--model_dir", "{model}"], "two are called small"),
         (["--model_dir", "{model}/onnx", "--backend", "float16"], "invalid choice"),
+        (["--model_dir", "{model}", "--port", "99999"], "--port: must be from 1 to 65535, found 99999"),
     ],
 )
 def test_a_wrong_command_line_ends_in_one_line(served_model, tmp_path, monkeypatch, capsys, arguments, message):
