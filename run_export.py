@@ -51,7 +51,10 @@ class ExportArguments:
     )
     output_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder of the exported model: new, empty or of an earlier export. Unset: MODEL/onnx."},
+        metadata={
+            "help": "Folder of the exported model: new, empty or of an earlier export. Unset: `onnx` in the model's "
+            "folder, or outputs/NAME/onnx for one from the Hub."
+        },
     )
 
     def __post_init__(self):
@@ -61,7 +64,9 @@ class ExportArguments:
                 "Merge it first, with `--merge_adapter` when it is trained, and name the folder `merged`."
             )
         if self.output_dir is None:
-            self.output_dir = str(Path(self.model_name_or_path) / "onnx")
+            model = Path(self.model_name_or_path)
+            # A folder of the Hub's name would be taken for the model from then on.
+            self.output_dir = str((model if model.is_dir() else Path("outputs") / model.name) / "onnx")
         folder = Path(self.output_dir)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--output_dir {folder} is a file. Choose a folder.")

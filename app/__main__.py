@@ -18,7 +18,8 @@ from app.server import create_app
 from app.service import Service
 
 MODELS_FOLDER = Path(__file__).parent / "models"
-SECONDS_TO_FINISH = 10
+CORES_BY_TIME = Path("/sys/fs/cgroup/cpu.max")
+SECONDS_TO_FINISH = 8  # Docker kills after 10
 
 
 def main() -> None:
@@ -37,18 +38,27 @@ def main() -> None:
         sys.exit(f"error: {error}")
     # Texts are split into words on the model's threads, of which there are as many as cores already.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # The cores that this process may use, where the system can say so: containers are often given a part of them.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    app = create_app(Service(models, workers=cores))
-    # No access log: addresses may hold what somebody typed.
+    app = create_app(Service(models, workers=available_cores()))
+    # No access log, and no WebSockets, which have one of their own: addresses may hold what somebody typed.
     uvicorn.run(
         app,
         host=args.host,
         port=args.port,
         access_log=False,
+        ws="none",
         server_header=False,
         timeout_graceful_shutdown=SECONDS_TO_FINISH,
     )
+
+
+def available_cores() -> int:
+    """The cores that this process may use: containers are often given a part of them, by number or by time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        microseconds, period = map(int, CORES_BY_TIME.read_text().split())
+    except (OSError, ValueError):  # another system, or "max"
+        return cores
+    return min(cores, max(1, round(microseconds / period)))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -66,7 +76,10 @@ def parse_arguments() -> argparse.Namespace:
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is every one of this machine"
     )
     parser.add_argument("--port", type=int, default=7860)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not 0 < args.port < 65536:  # others would be taken for what is left of them in 16 bits
+        parser.error(f"argument --port: must be from 1 to 65535, found {args.port}")
+    return args
 
 
 if __name__ == "__main__":

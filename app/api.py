@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from starlette.exceptions import HTTPException
 
 from app.batching import BusyError
 from app.models import Answer
@@ -76,6 +77,8 @@ def build_router(service: Service) -> APIRouter:
         "/api/classify",
         response_model=ClassifyResponse,
         responses={
+            400: {"model": Error, "description": "The body cannot be read, for example as it is not UTF-8."},
+            408: {"model": Error, "description": "The body took too long to arrive."},
             413: {"model": Error, "description": "The body is too large."},
             422: {"model": Error, "description": "The body is not what it should be; the message says where."},
             503: {"model": Error, "description": "Too many texts are waiting. Try again after `Retry-After` seconds."},
@@ -123,8 +126,15 @@ def busy_response() -> JSONResponse:
     )
 
 
+async def explain_refusal(request: Request, error: HTTPException) -> JSONResponse:
+    """What FastAPI refuses by itself, as a program reads it."""
+    return error_response(error.status_code, error.detail, error.headers)
+
+
 async def explain_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     """A 422 that says where and why, without the text itself: answers get logged in many places."""
+    if isinstance(error.body, bytes):  # it was not parsed
+        return error_response(422, "body: not announced as JSON. Send the header `Content-Type: application/json`")
     problems = error.errors()
     described = [f"{'.'.join(map(str, problem['loc'][1:])) or 'body'}: {problem['msg']}" for problem in problems[:3]]
     if len(problems) > 3:

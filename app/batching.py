@@ -73,7 +73,12 @@ class Batcher:
         waiting = [_Waiting(text, loop.create_future()) for text in texts]
         self._waiting += waiting
         self._arrived.set()
-        return await asyncio.gather(*(entry.answer for entry in waiting))
+        try:
+            return await asyncio.gather(*(entry.answer for entry in waiting))
+        except BaseException:  # given up, or one has failed: nobody needs the others any more
+            not_needed = set(map(id, waiting))
+            self._waiting = [entry for entry in self._waiting if id(entry) not in not_needed]
+            raise
 
     async def _work(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from app.models import Answer
 
@@ -11,12 +12,22 @@ TEXT_COLUMNS = ("text", "comment", "comment_text", "tweet", "sentence", "content
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
-def read_comments(content: bytes, max_characters: int) -> tuple[list[str], list[list[str]], int]:
+DELIMITERS = ",;\t"  # spreadsheets write the second where the comma is the decimal point
+
+
+class Comments(NamedTuple):
+    """A CSV file: its rows, which column of them has the comments, and what stands between columns."""
+
+    header: list[str]
+    rows: list[list[str]]
+    column: int
+    delimiter: str
+
+
+def read_comments(content: bytes, max_characters: int) -> Comments:
     """Reads a CSV file with a header.
 
-    Returns:
-        The header, the rows, and the index of the column with the comments: one with a well-known name ("text",
-        "comment", ...), or the only one.
+    The column with the comments is one with a well-known name ("text", "comment", ...), or the only one.
 
     Raises:
         ValueError: the file is no such CSV; the message is for the person who chose it.
@@ -27,10 +38,14 @@ def read_comments(content: bytes, max_characters: int) -> tuple[list[str], list[
         raise ValueError("The file is not UTF-8 text. Save it as CSV UTF-8.") from error
     if "\0" in text:
         raise ValueError("The file is not a CSV file: it holds binary data.")
+    first_line = text.partition("\n")[0]
+    delimiter = max(DELIMITERS, key=first_line.count)
+    # Strict: a quotation mark that is not closed would make one comment of all that follows.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header, *rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row] or [[]]
+        header, *rows = [row for row in reader if row] or [[]]
     except csv.Error as error:
-        raise ValueError(f"The file is not a CSV file: {error}.") from error
+        raise ValueError(f"The file is not a CSV file: {error} (line {reader.line_num}).") from error
     if not rows:
         raise ValueError("The file has no comments. It needs a header line, and a line for every comment.")
     names = [name.strip().casefold() for name in header]
@@ -45,18 +60,16 @@ def read_comments(content: bytes, max_characters: int) -> tuple[list[str], list[
             raise ValueError(f"Row {number} has {len(row)} columns, the header has {len(header)}.")
         if len(row[found[0]]) > max_characters:
             raise ValueError(f"The comment in row {number} is longer than {max_characters:,} characters.")
-    return header, rows, found[0]
+    return Comments(header, rows, found[0], delimiter)
 
 
-def write_scored(
-    header: Sequence[str], rows: Sequence[Sequence[str]], answers: Sequence[Answer | None], labels: Sequence[str]
-) -> str:
+def write_scored(comments: Comments, answers: Sequence[Answer | None], labels: Sequence[str]) -> str:
     """The rows as CSV with further columns: `predicted_label` and a score for every label, empty where there is no
     answer. No cell is left that a spreadsheet would take for a formula."""
     stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\r\n")
-    writer.writerow(map(_as_text, [*header, "predicted_label", *(f"score_{label}" for label in labels)]))
-    for row, answer in zip(rows, answers, strict=True):
+    writer = csv.writer(stream, delimiter=comments.delimiter, lineterminator="\r\n")
+    writer.writerow(map(_as_text, [*comments.header, "predicted_label", *(f"score_{label}" for label in labels)]))
+    for row, answer in zip(comments.rows, answers, strict=True):
         scored = ["", *[""] * len(labels)]
         if answer is not None:
             scored = [_as_text(answer.label), *(f"{answer.scores[label]:.4f}" for label in labels)]

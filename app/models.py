@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 ONNX_FILES = {"int8": "model_int8.onnx", "float32": "model.onnx"}
 BACKENDS = (*ONNX_FILES, "pytorch")
+# Of two classes without names; Transformers leaves them out of a config.
+DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
 # Checkpoints that were not exported do not say to what length they were trained.
 DEFAULT_MAX_LENGTH = 128
 
@@ -43,16 +45,20 @@ class Model(ABC):
     """A classifier and its tokenizer. Threads may share one: each call runs on the thread that makes it.
 
     Attributes:
+        runs_together: whether several texts are one batch for it.
         name: of its folder.
         labels: class names in the order of the model's outputs.
         max_length: tokens that it reads of a text.
         metrics: what run_export.py has written about it, empty if it was not exported.
     """
 
+    runs_together = True
+
     def __init__(self, name: str, folder: Path, metrics: dict):
         config = _read_json(folder / "config.json")
         self.name, self.metrics = name, metrics
-        self.labels = tuple(label for _, label in sorted((int(i), label) for i, label in config["id2label"].items()))
+        labels = config.get("id2label") or DEFAULT_LABELS
+        self.labels = tuple(label for _, label in sorted((int(i), label) for i, label in labels.items()))
         problem_type = config.get("problem_type") or "single_label_classification"
         if problem_type != "single_label_classification" or len(self.labels) < 2:
             raise ValueError(
@@ -77,9 +83,19 @@ class Model(ABC):
         """`input_ids`, `attention_mask` and `token_type_ids` of (texts, tokens) to logits of (texts, classes)."""
 
     def classify(self, texts: Sequence[str]) -> list[Answer]:
-        """One answer a text. They are padded to the longest of them: texts of similar length run best together."""
+        """One answer a text. What runs together is padded to the longest, so texts of similar length go best."""
         encodings = self._tokenizer.encode_batch(list(texts))
-        shape = (len(texts), max(len(encoding) for encoding in encodings))
+        groups = [encodings] if self.runs_together else [[encoding] for encoding in encodings]
+        logits = np.concatenate([self._logits(self._padded(group)) for group in groups])
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+        return [
+            Answer(dict(zip(self.labels, map(float, row), strict=True)), bool(encoding.overflowing))
+            for row, encoding in zip(probabilities, encodings, strict=True)
+        ]
+
+    def _padded(self, encodings: Sequence[Encoding]) -> dict[str, np.ndarray]:
+        shape = (len(encodings), max(map(len, encodings)))
         inputs = {
             "input_ids": np.full(shape, self._pad_token_id, dtype=np.int64),
             "attention_mask": np.zeros(shape, dtype=np.int64),
@@ -88,13 +104,7 @@ class Model(ABC):
         for row, encoding in enumerate(encodings):
             inputs["input_ids"][row, : len(encoding)] = encoding.ids
             inputs["attention_mask"][row, : len(encoding)] = 1
-        logits = self._logits(inputs)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-        return [
-            Answer(dict(zip(self.labels, map(float, row), strict=True)), bool(encoding.overflowing))
-            for row, encoding in zip(probabilities, encodings, strict=True)
-        ]
+        return inputs
 
 
 class OnnxModel(Model):
@@ -103,12 +113,17 @@ class OnnxModel(Model):
     def __init__(self, name: str, folder: Path, metrics: dict, kind: str):
         super().__init__(name, folder, metrics)
         self._kind = kind
+        # In int8 the activations of a batch have one scale: an answer would depend on the texts that happen to be in
+        # it. Each runs by itself, which without padding takes hardly longer.
+        self.runs_together = kind != "int8"
         options = onnxruntime.SessionOptions()
         # Two texts side by side on two cores take less time than one after the other on both.
         options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            folder / ONNX_FILES[kind], options, providers=["CPUExecutionProvider"]
-        )
+        file = folder / ONNX_FILES[kind]
+        try:
+            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors have no other class in common
+            raise ValueError(f"{file} cannot be loaded: {error}. Copy it again, or export the model anew.") from error
         self._inputs = [node.name for node in self._session.get_inputs()]
 
     @property

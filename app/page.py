@@ -8,14 +8,16 @@ import asyncio
 import base64
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from html import escape
 from pathlib import Path
 
 import gradio as gr
+from gradio.processing_utils import get_upload_folder
 
 from app.batching import BusyError
-from app.comments_file import read_comments, write_scored
+from app.comments_file import Comments, read_comments, write_scored
 from app.explain import MAX_WORDS, Word, explain
 from app.models import Answer, Model
 from app.service import MAX_BODY_BYTES, MAX_CHARACTERS, Service, is_blank
@@ -26,7 +28,7 @@ EXAMPLES = [
     "Only an idiot could come up with something like this.",
     "You are not stupid at all, the question was badly worded.",
     "Well done, genius, now nothing works any more.",
-    "She wrote that somebody had called her worthless, and that it hurt.",
+    "She wrote that somebody had called her worthless.",
 ]
 FILE_CHUNK = 64  # texts of a file that wait at a time, so that others get their turn
 PREVIEW_ROWS = 20
@@ -34,11 +36,17 @@ UNWELCOME = ("toxic", "hate", "offensive", "insult", "threat", "obscene", "abuse
 WELCOME = ("not", "non", "neither", "none", "clean", "friendly")
 
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
-# Darker accents than Soft's own, whose contrast is too low to read easily.
+# Darker accents and borders than Soft's own, whose contrast is too low to see easily.
 THEME = gr.themes.Soft(
     primary_hue="indigo", neutral_hue="slate", font=FONT, font_mono=("ui-monospace", "Consolas", "monospace")
 ).set(
     color_accent="*primary_700",
+    body_background_fill="*neutral_100",
+    input_border_width="1px",
+    input_border_color="*neutral_500",
+    input_border_color_dark="*neutral_400",
+    checkbox_border_color="*neutral_500",
+    checkbox_border_color_dark="*neutral_400",
     button_primary_background_fill="*primary_600",
     button_primary_background_fill_hover="*primary_700",
     button_secondary_background_fill_hover_dark="*primary_800",
@@ -53,14 +61,40 @@ THEME = gr.themes.Soft(
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 ABOUT = (Path(__file__).parent / "about.html").read_text(encoding="utf-8")
 HEAD = '<meta name="description" content="Checks whether a comment is toxic, with a small model on this machine.">'
-# Screen readers announce what appears in these; the page's language decides how they pronounce it.
+# Screen readers announce what appears in these; the page's language decides how they pronounce it. Comments may run
+# from right to left.
 SCRIPT = """() => {
     document.documentElement.lang = "en";
+    document.querySelector("#comment textarea").dir = "auto";
     for (const element of document.querySelectorAll("#result, #file-result")) {
         element.setAttribute("role", "status");
         element.setAttribute("aria-live", "polite");
     }
 }"""
+
+
+class Page(gr.Blocks):
+    """Blocks that take no file but what was uploaded, and remember nothing.
+
+    Gradio opens the file that a request names, when it is mounted any file of the server, or fetches the address. It
+    also keeps what was typed and answered in the last 10,000 sessions.
+    """
+
+    async def process_api(self, block_fn, inputs, state=None, **options):
+        _check_files(inputs)
+        return await super().process_api(block_fn, inputs, state=None, **options)
+
+
+def _check_files(data) -> None:
+    """Refuses data, as they come in JSON, that name a file which was not uploaded."""
+    if isinstance(data, dict):
+        path = data.get("path")
+        if isinstance(path, str) and not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+            raise gr.Error("Files come by upload only.", print_exception=False)
+        data = list(data.values())
+    if isinstance(data, list):
+        for entry in data:
+            _check_files(entry)
 
 
 def build_page(service: Service) -> gr.Blocks:
@@ -85,7 +119,7 @@ def build_page(service: Service) -> gr.Blocks:
             return None, _problem(f"{file.name} cannot be scored. {error}")
 
     # Uploads that were given up halfway are removed within minutes.
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 300)) as page:
+    with Page(title=TITLE, analytics_enabled=False, delete_cache=(60, 300)) as page:
         gr.HTML(
             f"<h1>{TITLE}</h1><p>Type a comment, and a small language model on this machine says what it thinks. It "
             "is often right and sometimes badly wrong: never let it decide about people. What you type is not "
@@ -112,8 +146,9 @@ def build_page(service: Service) -> gr.Blocks:
         with gr.Tab("A file") as file_tab:
             gr.HTML(
                 "<p>Choose a CSV file (UTF-8, with a header; the comments in a column <code>text</code> or "
-                f"<code>comment</code>; at most {MAX_BODY_BYTES // 1_000_000} MB). You get the same rows back with "
-                "a label and a score for every class. The file is deleted as soon as it has been read.</p>"
+                "<code>comment</code>; between columns commas, semicolons or tabs; at most "
+                f"{MAX_BODY_BYTES // 1_000_000} MB). You get the same rows back with a label and a score for every "
+                "class. The file is deleted as soon as it has been read.</p>"
             )
             file_model = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1, elem_id="file-model")
             file = gr.File(label="CSV file", file_types=[".csv"], elem_id="file", height=140)
@@ -135,6 +170,8 @@ def build_page(service: Service) -> gr.Blocks:
             show_progress="full",
             show_progress_on=file_result,
         )
+    # Nothing is kept in them, but each of the 10,000 that Gradio would have takes 50 kB.
+    page.state_session_capacity = 100
     # As many visitors as the batches can serve at a time; more than that wait, and beyond `max_size` are refused.
     return page.queue(default_concurrency_limit=64, max_size=512, api_open=False)
 
@@ -143,7 +180,9 @@ async def _cards(
     service: Service, text: str, chosen: Sequence[str], check: Callable[[Service, Model, str], Awaitable[str]]
 ) -> str:
     """The answers of the chosen models side by side, or what keeps them from answering."""
-    if is_blank(text or ""):
+    # Half a surrogate pair, which a browser can send, is no text: the tokenizer would refuse the whole batch.
+    text = (text or "").encode(errors="replace").decode()
+    if is_blank(text):
         return _problem("There is nothing to check yet. Please type a comment first.")
     if len(text) > MAX_CHARACTERS:
         return _problem(f"Comments may have {MAX_CHARACTERS:,} characters, this one has {len(text):,}.")
@@ -170,40 +209,23 @@ async def _check_words(service: Service, model: Model, text: str) -> str:
 
 async def _score_file(service: Service, model: Model, content: bytes, file_name: str, progress: gr.Progress) -> str:
     started = time.perf_counter()
-    header, rows, column = read_comments(content, MAX_CHARACTERS)
-    answers: list[Answer | None] = [None] * len(rows)
-    indices = [index for index, row in enumerate(rows) if not is_blank(row[column])]
+    # Reading and writing a large file takes a second or more, in which others want to be answered.
+    comments = await asyncio.to_thread(read_comments, content, MAX_CHARACTERS)
+    texts = [row[comments.column] for row in comments.rows]
+    answers: list[Answer | None] = [None] * len(texts)
+    indices = [index for index, text in enumerate(texts) if not is_blank(text)]
     for start in range(0, len(indices), FILE_CHUNK):
         progress((start, len(indices)), desc="Scoring", unit="comments")
         chunk = indices[start : start + FILE_CHUNK]
         while True:
             try:
-                scored = await service.classify([rows[index][column] for index in chunk], model.name)
+                scored = await service.classify([texts[index] for index in chunk], model.name)
                 break
             except BusyError:
                 await asyncio.sleep(0.5)  # files can wait
         for index, answer in zip(chunk, scored, strict=True):
             answers[index] = answer
-    # In the page itself: nothing has to be kept on the server for a download.
-    encoded = base64.b64encode(write_scored(header, rows, answers, model.labels).encode("utf-8-sig")).decode()
-    counts = {label: sum(answer is not None and answer.label == label for answer in answers) for label in model.labels}
-    found = ", ".join(f"{count:,} {_in_words(label).lower()}" for label, count in counts.items())
-    blank = f", {len(rows) - len(indices):,} blank" if len(indices) < len(rows) else ""
-    preview = "".join(
-        f"<tr><td>{escape(row[column])}</td><td>{_in_words(answer.label) if answer else '–'}</td>"
-        f"<td>{_percent(answer.scores[answer.label]) if answer else '–'}</td></tr>"
-        for row, answer in zip(rows[:PREVIEW_ROWS], answers)
-    )
-    more = f"<p>The first {PREVIEW_ROWS} of {len(rows):,} rows.</p>" if len(rows) > PREVIEW_ROWS else ""
-    return (
-        f"<p>{escape(file_name)}: <strong>{len(rows):,} comments</strong>, {escape(found)}{blank}. "
-        f"{escape(model.name)} took {time.perf_counter() - started:.1f} s.</p>"
-        f'<p><a class="download-scored" download="{escape(Path(file_name).stem)}-scored.csv" '
-        f'href="data:text/csv;charset=utf-8;base64,{encoded}">Download the scored file</a></p>'
-        '<div class="scroll" tabindex="0" role="region" aria-label="Scored comments"><table><thead><tr>'
-        '<th scope="col">Comment</th><th scope="col">Label</th><th scope="col">Probability</th></tr></thead>'
-        f"<tbody>{preview}</tbody></table></div>{more}"
-    )
+    return await asyncio.to_thread(_scored, comments, answers, model, file_name, time.perf_counter() - started)
 
 
 # ---- HTML ----
@@ -249,6 +271,33 @@ def _card(model: Model, answer: Answer, seconds: float, words: str = "") -> str:
     )
 
 
+def _scored(comments: Comments, answers: Sequence[Answer | None], model: Model, file_name: str, seconds: float) -> str:
+    """How many comments got which label, the scored file to download, and its first rows."""
+    # In the page itself: nothing has to be kept on the server for a download.
+    encoded = base64.b64encode(write_scored(comments, answers, model.labels).encode("utf-8-sig")).decode()
+    labels = Counter(answer.label for answer in answers if answer)
+    found = ", ".join(f"{labels[label]:,} {_in_words(label).lower()}" for label in model.labels)
+    num_blank = answers.count(None)
+    blank = f", {num_blank:,} blank" if num_blank else ""
+    preview = "".join(
+        f'<tr><td dir="auto">{escape(row[comments.column])}</td>'
+        f"<td>{escape(_in_words(answer.label)) if answer else '–'}</td>"
+        f"<td>{_percent(answer.scores[answer.label]) if answer else '–'}</td></tr>"
+        for row, answer in zip(comments.rows[:PREVIEW_ROWS], answers)
+    )
+    count = "1 comment" if len(answers) == 1 else f"{len(answers):,} comments"
+    more = f"<p>The first {PREVIEW_ROWS} of {count}.</p>" if len(answers) > PREVIEW_ROWS else ""
+    return (
+        f"<p><bdi>{escape(file_name)}</bdi>: <strong>{count}</strong>, {escape(found)}{blank}. "
+        f"{escape(model.name)} took {seconds:.1f} s.</p>"
+        f'<p><a class="download-scored" download="{escape(Path(file_name).stem)}-scored.csv" '
+        f'href="data:text/csv;charset=utf-8;base64,{encoded}">Download the scored file</a></p>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Scored comments"><table><thead><tr>'
+        '<th scope="col">Comment</th><th scope="col">Label</th><th scope="col">Probability</th></tr></thead>'
+        f"<tbody>{preview}</tbody></table></div>{more}"
+    )
+
+
 def _highlighted(words: Sequence[Word], rest: str, label: str) -> str:
     """The text with the words that count marked, the stronger the more; and the strongest named, for those who do not
     see the marks."""
@@ -262,10 +311,10 @@ def _highlighted(words: Sequence[Word], rest: str, label: str) -> str:
             text = f'<mark class="{kind}" style="--strength: {abs(word.effect) / most:.2f}">{text}</mark>'
         pieces.append(text + escape(word.space))
     strongest = sorted((word for word in words if word.effect >= least), key=lambda word: -word.effect)[:3]
-    said = ", ".join(f"“{escape(word.text)}”" for word in strongest) or "no single word"
+    said = ", ".join(f"“<bdi>{escape(word.text)}</bdi>”" for word in strongest) or "no single word"
     note = f" Only the first {MAX_WORDS} words were looked at." if rest else ""
     return (
-        f'<p class="words">{"".join(pieces)}{escape(rest)}</p><p class="note">Most for '
+        f'<p class="words" dir="auto">{"".join(pieces)}{escape(rest)}</p><p class="note">Most for '
         f"<em>{escape(_in_words(label).lower())}</em>: {said}. Underlined words speak against it.{note}</p>"
     )
 

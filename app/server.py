@@ -1,5 +1,6 @@
-"""Page and API in one FastAPI application, with what guards both: body limit, security headers, counted requests."""
+"""Page and API in one FastAPI application, with what guards both: limits, security headers, counted requests."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,13 +8,17 @@ from contextlib import asynccontextmanager
 import gradio as gr
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api import build_router, error_response, explain_invalid
+from app.api import build_router, error_response, explain_invalid, explain_refusal
 from app.page import CSS, HEAD, SCRIPT, THEME, build_page
-from app.service import MAX_BODY_BYTES, Service
+from app.service import MAX_BODY_BYTES, MAX_BODY_SECONDS, Service
 
 API_PATHS = ("/api/classify", "/healthz", "/metrics", "/openapi.json")
+# Gradio also serves files of this machine and fetches addresses for whoever asks. The page needs no more than this.
+GRADIO_PATH = "/gradio_api/"
+PAGE_PATHS = tuple(GRADIO_PATH + name for name in ("app_id", "queue/", "startup-events", "upload"))
 # The page's own scripts and styles are inline in part; nothing may come from, or go to, anywhere else.
 SECURITY_HEADERS = [
     (
@@ -39,6 +44,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="Text classifier", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.include_router(build_router(service))
     app.add_exception_handler(RequestValidationError, explain_invalid)
+    app.add_exception_handler(HTTPException, explain_refusal)
     app.add_middleware(Guard, service=service)
     return gr.mount_gradio_app(
         app,
@@ -51,12 +57,13 @@ def create_app(service: Service) -> FastAPI:
         footer_links=[],
         max_file_size=MAX_BODY_BYTES,
         show_error=True,
+        run_history=False,
         ssr_mode=False,
     )
 
 
 class Guard:
-    """Refuses large bodies before anything reads them, adds the security headers, and counts requests."""
+    """Refuses large and slow bodies and what the page never asks, adds the security headers, and counts requests."""
 
     def __init__(self, app: ASGIApp, service: Service):
         self._app, self._service = app, service
@@ -65,7 +72,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started, status = time.perf_counter(), 499  # as nginx counts clients that hang up before their answer
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
@@ -75,39 +82,55 @@ class Guard:
             await send(message)
 
         try:
-            body = await _read_body(scope, receive)
-            if body is None:
-                response = error_response(
-                    413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.", {"Connection": "close"}
-                )
-                await response(scope, receive, send_guarded)
-            else:
-                await self._app(scope, _replay(body, receive), send_guarded)
+            await self._answer(scope, receive, send_guarded)
+        except Exception:
+            status = 500  # which Starlette sends
+            raise
         finally:
             path = scope["path"] if scope["path"] in API_PATHS else "page"
             self._service.observe(path, status, started)
 
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith(GRADIO_PATH) and not scope["path"].startswith(PAGE_PATHS):
+            await error_response(404, "There is nothing here.")(scope, receive, send)
+            return
+        try:
+            body = await _read_body(scope, receive)
+        except HTTPException as error:
+            await error_response(error.status_code, error.detail, {"Connection": "close"})(scope, receive, send)
+            return
+        if body[-1]["type"] != "http.disconnect":
+            await self._app(scope, _replay(body, receive), send)
 
-async def _read_body(scope: Scope, receive: Receive) -> bytes | None:
-    """The whole body; `None` as soon as it is, or says that it will be, too large."""
+
+async def _read_body(scope: Scope, receive: Receive) -> list[Message]:
+    """The messages that bring the body; the last is a disconnect if the client has gone before it was complete.
+
+    Raises:
+        HTTPException: the body is, or says that it will be, too large, or takes too long.
+    """
+    too_large = HTTPException(413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.")
     lengths = [value for name, value in scope["headers"] if name == b"content-length"]
     if lengths and int(lengths[0]) > MAX_BODY_BYTES:
-        return None
-    body = b""
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            return None
-        if not message.get("more_body", False):
-            return body
+        raise too_large
+    messages, size = [], 0
+    try:
+        async with asyncio.timeout(MAX_BODY_SECONDS):
+            while not messages or messages[-1].get("more_body", False):
+                messages.append(await receive())
+                size += len(messages[-1].get("body", b""))
+                if size > MAX_BODY_BYTES:
+                    raise too_large
+    except TimeoutError:
+        raise HTTPException(408, f"The body took longer than {MAX_BODY_SECONDS} seconds.") from None
+    return messages
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body that was read, and then what comes after it."""
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
+def _replay(messages: list[Message], receive: Receive) -> Receive:
+    """A `receive` that gives the messages that were read, and then what comes after them."""
+    rest = iter(messages)
 
     async def replayed() -> Message:
-        return messages.pop() if messages else await receive()
+        return next(rest, None) or await receive()
 
     return replayed

@@ -10,6 +10,7 @@ from app.batching import Batcher
 from app.models import Answer, Model
 
 MAX_BODY_BYTES = 1_000_000
+MAX_BODY_SECONDS = 60
 MAX_CHARACTERS = 5_000
 MAX_TEXTS = 256
 # About a second's work of two cores, so that whoever is let in is answered soon.

@@ -4,16 +4,19 @@
 
 Every size has a process of its own, which builds the cache and trains for a whole epoch from it, as the scripts do.
 The teacher is the encoder with a new head: its weights do not matter for the time. The sentences are the first of the
-training split, which is in no order. Writes `docs/results/NAME.csv` and `.md`.
+training split, which is in no order. Memory is compared after as many steps as the smallest size takes: it grows with
+the first hundreds of steps, as the kernels for every length of batch are made and kept. Writes `docs/results/NAME.csv`
+and `.md`.
 """
 
 import argparse
+import math
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -46,12 +49,23 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             data_args = DataArguments(task_name="sst2", max_train_samples=size)
             setup = prepare_data(data_args, PACKAGED_TEACHER, folder, fine_tuned=False)
-            rows.append(in_own_process(run, setup, bf16_in_hardware()))
+            rows.append(in_own_process(run, setup, bf16_in_hardware(), min(args.sizes)))
             print(rows[-1], flush=True)
     write_results(args.name, rows, f"{describe_machine()}\n\n{scaling_table(rows)}")
 
 
-def run(setup: Setup, bf16: bool) -> dict:
+class MemoryAtStep(TrainerCallback):
+    """Peak memory when the training has taken a number of steps."""
+
+    def __init__(self, step: int):
+        self.step, self.peak_mb = step, None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.peak_mb = peak_memory_mb()
+
+
+def run(setup: Setup, bf16: bool, smallest: int) -> dict:
     set_seed(0)
     teacher = setup.load_teacher()
     student = student_of(teacher)
@@ -60,7 +74,10 @@ def run(setup: Setup, bf16: bool) -> dict:
     built = time.perf_counter()
     del teacher
     collator = CountingCollator(setup.collator)
-    our_trainer(setup, student, train_dataset, collator, bf16=bf16, num_train_epochs=1).train()
+    trainer = our_trainer(setup, student, train_dataset, collator, bf16=bf16, num_train_epochs=1)
+    memory = MemoryAtStep(math.ceil(smallest / trainer.args.train_batch_size))
+    trainer.add_callback(memory)
+    trainer.train()
     synchronize()
     trained = time.perf_counter()
     return {
@@ -70,6 +87,8 @@ def run(setup: Setup, bf16: bool) -> dict:
         "epoch_seconds": round(trained - built, 2),
         "tokens_an_example": round(collator.real_tokens / len(train_dataset), 2),
         "padding_share": round(collator.padding_share, 4),
+        "step": memory.step,
+        "peak_mb_at_step": round(memory.peak_mb, 1),
         "peak_mb": round(peak_memory_mb(), 1),
     }
 
@@ -91,7 +110,10 @@ def scaling_table(rows: list[dict]) -> str:
                 "Both (ms an example)": cost(row, "cache_seconds", "epoch_seconds"),
                 "Tokens an example": f"{row['tokens_an_example']:.1f}",
                 "Padding (%)": f"{100 * row['padding_share']:.1f}",
-                "Peak memory (MB)": f"{row['peak_mb']:,.0f} (x {row['peak_mb'] / rows[0]['peak_mb']:.3f})",
+                f"Peak memory (MB) after {row['step']} steps": (
+                    f"{row['peak_mb_at_step']:,.0f} (x {row['peak_mb_at_step'] / rows[0]['peak_mb_at_step']:.3f})"
+                ),
+                "At the end": f"{row['peak_mb']:,.0f}",
             }
             for row in rows
         ]

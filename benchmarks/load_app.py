@@ -8,7 +8,7 @@ starts `python -m app` with the int8 model and then measures, one after the othe
 2. 50 concurrent clients for a minute, each of which asks again as soon as it is answered: with one text a request,
    then with four;
 3. memory over 10,000 further requests;
-4. 10,000 hostile bodies, some of them sent slowly, broken off or larger than allowed.
+4. 10,000 hostile bodies, some of them broken off or larger than allowed.
 
 The figures go to `docs/results/NAME.json`. The clients share the machine with the app, so the share of the cores that
 they take is measured too.

@@ -1,17 +1,21 @@
 """Tests of the HTTP API: what it answers, what it refuses, and that no body whatever makes it fall over."""
 
+import asyncio
 import json
 import os
 import random
 import re
+from contextlib import suppress
+from types import SimpleNamespace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 
 from app.models import load_model
-from app.server import create_app
+from app.server import Guard, create_app
 from app.service import MAX_BODY_BYTES, MAX_CHARACTERS, MAX_TEXTS, Service, is_blank
 
 SECRET = "xylophone-secret"
@@ -161,8 +165,17 @@ def test_a_body_of_another_form_is_refused_with_where_and_why(client, body, mess
 def test_a_body_that_is_no_json_is_refused(client, content, kind):
     response = client.post("/api/classify", content=content, headers={"content-type": kind})
     assert response.status_code in (400, 422)
+    assert response.json().keys() == {"error"}
     assert len(response.content) < 2000
     assert "Traceback" not in response.text
+
+
+def test_a_body_without_the_header_for_json_is_refused_with_what_to_do(client):
+    # What `curl -d` sends.
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    response = client.post("/api/classify", content=b'{"text": "I hate you"}', headers=form)
+    assert response.status_code == 422
+    assert "Content-Type: application/json" in response.json()["error"]
 
 
 def test_refusals_do_not_repeat_what_was_sent(client):
@@ -182,6 +195,56 @@ def test_a_body_that_says_it_is_too_large_is_refused(client):
 def test_a_body_that_turns_out_too_large_is_refused_wherever_it_goes(client, path):
     chunks = (b" " * 100_000 for _ in range(11))  # without a content-length
     assert client.post(path, content=chunks).status_code == 413
+
+
+async def guarded(app, *messages):
+    """What `app` sends behind the guard when the body comes in these messages, then the status that is counted."""
+    rest, sent = iter(messages), []
+
+    async def receive():
+        return next(rest, None) or await asyncio.Future()
+
+    async def send(message):
+        sent.append(message)
+
+    service = SimpleNamespace(observe=lambda path, status, started: sent.append(status))
+    with suppress(ZeroDivisionError):
+        await Guard(app, service)({"type": "http", "path": "/api/classify", "headers": []}, receive, send)
+    return sent
+
+
+def part(body, more_body):
+    return {"type": "http.request", "body": body, "more_body": more_body}
+
+
+def test_a_body_that_does_not_end_is_given_up(monkeypatch):
+    monkeypatch.setattr("app.server.MAX_BODY_SECONDS", 0.01)
+    start, body, status = asyncio.run(guarded(None, part(b"{", True)))
+    assert start["status"] == status == 408
+    assert (b"connection", b"close") in start["headers"]
+    assert b"longer than" in body["body"]
+
+
+def test_a_body_that_breaks_off_reaches_nobody():
+    # Though it would make sense by itself.
+    sent = asyncio.run(guarded(None, part(b'{"text": "a"}', True), {"type": "http.disconnect"}))
+    assert sent == [499]
+
+
+def test_an_error_of_the_server_is_counted_as_one():
+    async def app(scope, receive, send):
+        raise ZeroDivisionError
+
+    assert asyncio.run(guarded(app, part(b"", False))) == [500]
+
+
+def test_a_body_in_parts_arrives_whole():
+    async def app(scope, receive, send):
+        body = b"".join([(await receive())["body"] for _ in range(3)])
+        await JSONResponse(body.decode())(scope, receive, send)
+
+    start, body, _ = asyncio.run(guarded(app, part(b"a", True), part(b"", True), part(b"b", False)))
+    assert (start["status"], body["body"]) == (200, b'"ab"')
 
 
 def test_a_body_of_exactly_the_limit_is_read(client):

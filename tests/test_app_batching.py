@@ -141,6 +141,24 @@ def test_a_request_that_was_given_up_does_not_hurt_those_beside_it():
     run(test)
 
 
+def test_what_nobody_waits_for_any_more_leaves_the_queue_and_is_not_run():
+    async def test(batcher, recorder):
+        recorder.go_on.clear()
+        first = asyncio.create_task(batcher.classify(["running"]))
+        await asyncio.to_thread(recorder.running.wait, 5)
+        given_up = asyncio.create_task(batcher.classify(["a", "b"]))
+        stays = asyncio.create_task(batcher.classify(["c"]))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        assert batcher.num_waiting == 1
+        recorder.go_on.set()
+        assert await asyncio.gather(first, stays) == [["RUNNING"], ["C"]]
+        assert recorder.batches == [["running"], ["c"]]
+
+    run(test)
+
+
 def test_as_many_batches_run_at_a_time_as_there_are_workers():
     async def test(batcher, recorder):
         recorder.go_on.clear()

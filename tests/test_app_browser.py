@@ -116,6 +116,17 @@ def test_markup_in_a_comment_stays_text(open_page):
     assert page.locator("#result script, #result img, #result .words b").count() == 0
 
 
+def test_a_comment_from_right_to_left_is_written_and_shown_so(open_page):
+    page = open_page()
+    comment_box(page).fill("مرحبا بالعالم")
+    page.get_by_role("button", name="Check and mark words").click()
+    expect(page.locator("#result .words").first).to_have_text("مرحبا بالعالم")
+    for place in ("#comment textarea", "#result .words"):
+        assert page.locator(place).first.evaluate("element => getComputedStyle(element).direction") == "rtl"
+    comment_box(page).fill("hello")
+    assert page.locator("#comment textarea").evaluate("element => getComputedStyle(element).direction") == "ltr"
+
+
 def test_an_empty_comment_says_what_to_do(open_page):
     page = open_page()
     check(page, "  \n ")

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from running_app import ROOT, running_app
 
-from app.__main__ import main
+from app.__main__ import available_cores, main
 from app.service import MAX_TEXTS
 
 SECRET = "xylophone-secret"
@@ -31,6 +31,7 @@ def test_nothing_that_was_sent_is_logged_or_stored(app):
     httpx.post(f"{app.url}/api/classify", content=f'{{"text": "{SECRET}'.encode())
     httpx.get(f"{app.url}/api/classify", params={"text": SECRET})
     httpx.get(f"{app.url}/{SECRET}")
+    httpx.get(f"{app.url}/{SECRET}", headers={"Connection": "Upgrade", "Upgrade": "websocket"})
     assert "Uvicorn running" in app.log  # it is the right log
     assert SECRET not in app.log
     assert SECRET not in httpx.get(f"{app.url}/metrics").text
@@ -40,13 +41,21 @@ def test_nothing_that_was_sent_is_logged_or_stored(app):
 def test_the_process_connects_to_nothing_outside_itself(app):
     httpx.post(f"{app.url}/api/classify", json={"text": "hello"})
     httpx.get(app.url)
+    httpx.get(f"{app.url}/gradio_api/file=https://example.com/")
     assert [line for line in app.connections if not re.search(r"127\.0\.0\.1|localhost|::1", line)] == []
 
 
 def test_the_watch_on_connections_sees_them(tmp_path):
     # Otherwise the test above could not fail.
-    script = "import socket; socket.getaddrinfo('127.0.0.1', 9); socket.socket().connect_ex(('127.0.0.1', 9))"
-    (tmp_path / "app.py").write_text(script)
+    (tmp_path / "app.py").write_text(
+        "import asyncio, socket, uvicorn\n"
+        "socket.getaddrinfo('127.0.0.1', 9)\n"
+        "with asyncio.Runner(loop_factory=uvicorn.Config(None).get_loop_factory()) as runner:\n"
+        "    try:\n"
+        "        runner.run(asyncio.open_connection('127.0.0.1', 9))\n"
+        "    except ConnectionRefusedError:\n"
+        "        pass\n"
+    )
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "CONNECTIONS": str(tmp_path / "seen")}
     subprocess.run([sys.executable, ROOT / "tests" / "workers" / "watched_app.py"], env=environment, check=True)
     assert len((tmp_path / "seen").read_text().splitlines()) == 2
@@ -151,6 +160,7 @@ def test_the_requirements_name_all_that_the_app_imports():
         (["--model_dir", "nowhere"], r"There is no model_int8\.onnx in .*nowhere"),
         (["--model_dir", "{model}", "--model_dir", "{model}"], "two are called small"),
         (["--model_dir", "{model}/onnx", "--backend", "float16"], "invalid choice"),
+        (["--model_dir", "{model}", "--port", "99999"], "--port: must be from 1 to 65535, found 99999"),
     ],
 )
 def test_a_wrong_command_line_ends_in_one_line(served_model, tmp_path, monkeypatch, capsys, arguments, message):
@@ -159,3 +169,14 @@ def test_a_wrong_command_line_ends_in_one_line(served_model, tmp_path, monkeypat
     with pytest.raises(SystemExit) as stop:
         main()
     assert re.search(message, f"{stop.value.code}{capsys.readouterr().err}")
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"), [("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 4), ("max 100000", 4)]
+)
+def test_no_more_threads_run_than_a_container_has_time_for(tmp_path, monkeypatch, limit, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(4)))
+    monkeypatch.setattr("app.__main__.CORES_BY_TIME", tmp_path / "cpu.max")
+    assert available_cores() == 4
+    (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert available_cores() == cores

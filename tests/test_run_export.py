@@ -316,8 +316,12 @@ def test_a_folder_that_is_no_export_is_left_alone(checkpoint):
     assert before == {path: path.read_bytes() for path in checkpoint.iterdir()}
 
 
-def test_the_export_goes_into_the_models_folder_by_default():
-    assert ExportArguments(model_name_or_path="outputs/any").output_dir == os.path.join("outputs/any", "onnx")
+def test_the_export_goes_into_the_models_folder_by_default(tmp_path):
+    assert ExportArguments(model_name_or_path=str(tmp_path)).output_dir == str(tmp_path / "onnx")
+
+
+def test_the_export_of_a_model_from_the_hub_leaves_no_folder_of_its_name():
+    assert ExportArguments(model_name_or_path="user/model").output_dir == os.path.join("outputs", "model", "onnx")
 
 
 def test_a_head_that_was_never_trained_is_refused(checkpoint, tmp_path, monkeypatch):
