@@ -1,6 +1,7 @@
 """The steps of a run that scripts share, from the data to the report, in the order in which they happen."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ from transformers import (
 from command_line import command_line, given_settings
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
 from evaluation import describe_model, evaluate_model, evaluate_splits, measure_latency, predict_splits
-from layer_mapping import StudentArguments, num_layers
 from reporting import write_model_card
 from run_folder import (
     CheckpointMarker,
     checkpoint_to_resume,
+    closing_run_folder,
     library_versions,
     open_run_folder,
     write_record,
@@ -154,13 +155,18 @@ def begin_run(
         ValueError: the folder holds another run.
     """
     record = new_record(arguments, sources, inputs, training_args)
+    return record, open_run(record, training_args)
+
+
+def open_run(record: dict, training_args: DistillationTrainingArguments) -> str | None:
+    """Opens the output folder for the run of a new record, and returns what `begin_run` returns second."""
     checkpoint = checkpoint_to_resume(training_args.output_dir, record)
     checkpoint = training_args.resume_from_checkpoint or checkpoint
     # One answer for all processes, after all have read the folder and before it changes.
     (checkpoint,) = broadcast_object_list(gather_object([checkpoint])[:1])
     if training_args.process_index == 0:
         open_run_folder(training_args.output_dir, record, keep_checkpoints=checkpoint is not None)
-    return record, checkpoint
+    return checkpoint
 
 
 def new_record(
@@ -240,14 +246,55 @@ def _teacher_signal(
     teacher: Teacher, training_args: DistillationTrainingArguments, inputs: Inputs
 ) -> tuple[Dataset, PreTrainedModel | None]:
     """The training split, and the teacher if it has to run in every step."""
-    train_dataset = inputs.tokenized["train"]
     if not training_args.needs_teacher:
-        return train_dataset, None
-    model = teacher.load(training_args.device)
+        return inputs.tokenized["train"], None
     if not teacher.args.teacher_cache:
-        return train_dataset, model
-    batch_size, folder = training_args.per_device_eval_batch_size, teacher.args.teacher_cache_dir
-    return add_teacher_logits(train_dataset, model, folder, inputs.collator, batch_size, training_args.bf16), None
+        return inputs.tokenized["train"], teacher.load(training_args.device)
+    return with_teacher_logits(teacher, training_args, inputs), None
+
+
+def with_teacher_logits(teacher: Teacher, training_args: DistillationTrainingArguments, inputs: Inputs) -> Dataset:
+    """The training split with the teacher's stored outputs, which are computed if there are none."""
+    return add_teacher_logits(
+        inputs.tokenized["train"],
+        teacher.load(training_args.device),
+        teacher.args.teacher_cache_dir,
+        inputs.collator,
+        training_args.per_device_eval_batch_size,
+        training_args.bf16,
+    )
+
+
+def num_steps(args: DistillationTrainingArguments, num_examples: int) -> int:
+    """Optimizer steps of one run, as `Trainer` counts them."""
+    if args.max_steps > 0:
+        return args.max_steps
+    round_batches = math.floor if args.dataloader_drop_last else math.ceil
+    batches = round_batches(round_batches(num_examples / args.train_batch_size) / args.world_size)
+    return math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
+
+
+def train_and_finish(
+    trainer: DistillationTrainer, checkpoint: str | None, record: dict, origin: dict, teacher: Teacher, inputs: Inputs
+) -> dict:
+    """Trains a student, scores it and completes its folder.
+
+    Args:
+        checkpoint, record: as `begin_run` returns them.
+        origin: as for `finish_run`.
+
+    Returns:
+        The record of the run, complete on the main process.
+    """
+    args = trainer.args
+    results = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    with closing_run_folder(args):
+        save(trainer, results)
+        results |= score(trainer, inputs)
+        if trainer.is_world_process_zero():
+            student, _ = load_classifier(args.output_dir, inputs.data.labels, TeacherArguments())
+            record = finish_run(record, student, origin, results, teacher, args, inputs)
+    return record
 
 
 def save(trainer: DistillationTrainer, results: Mapping[str, float]) -> None:
@@ -274,10 +321,9 @@ def score(trainer: DistillationTrainer, inputs: Inputs) -> dict[str, float]:
 def finish_run(
     record: dict,
     student: PreTrainedModel,
-    layers: Sequence[int],
+    origin: dict,
     results: Mapping[str, float],
     teacher: Teacher,
-    student_args: StudentArguments,
     training_args: DistillationTrainingArguments,
     inputs: Inputs,
     adapter: dict | None = None,
@@ -286,7 +332,7 @@ def finish_run(
 
     Args:
         student: as others will load it: training leaves autocast around its forward.
-        layers: of the teacher that it was built from.
+        origin: where its first weights came from, as `student.start_student` returns it.
         results: its metrics on all splits.
         adapter: of a LoRA run, as `lora.finish_adapter` returns it.
     """
@@ -300,13 +346,12 @@ def finish_run(
             "name": teacher.args.teacher_name_or_path,
             "hub_name": hub_name(teacher.args.teacher_name_or_path),
             "fingerprint": fingerprint_model(teacher_model),
-            "layers": list(range(1, num_layers(teacher_model) + 1)),
+            "layers": list(range(1, teacher_model.config.num_hidden_layers + 1)),
             **describe_model(teacher_model, teacher_ms),
             "results": teacher.results,
         },
         "student": {
-            "layer_strategy": "explicit" if student_args.layers else student_args.layer_strategy,
-            "layers": layers,
+            **origin,
             **describe_model(student, student_ms),
             "trainable_parameters": adapter["trainable_parameters"] if adapter else student.num_parameters(),
             **({"adapter": adapter} if adapter else {}),
@@ -333,5 +378,5 @@ def push_student(trainer: DistillationTrainer) -> None:
         commit_message="Student with its model card and results",
         token=trainer.args.hub_token,
         revision=trainer.args.hub_revision,
-        ignore_patterns=["checkpoint-*/*", "teacher/*", "training_args.bin"],
+        ignore_patterns=["checkpoint-*/*", "stages/*", "teacher/*", "training_args.bin"],
     )
