@@ -11,32 +11,26 @@ and an interrupted one continues from its last checkpoint.
 import copy
 import itertools
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import datasets
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
 from distill_trainer import WEIGHTS, DistillationTrainingArguments
 from evaluation import predict_splits
-from layer_mapping import (
-    STRATEGIES,
-    StudentArguments,
-    build_student,
-    num_layers,
-    select_layers,
-    student_from_arguments,
-)
+from layer_mapping import STRATEGIES, StudentArguments, build_student
 from lora import LEARNING_RATE, LoraArguments, add_lora, finish_adapter, target_modules
 from run_folder import closing_run_folder, earlier_records, remove_checkpoints
+from student import check_student, start_student
 from teacher import TeacherArguments, load_classifier
 from text_classification import DataArguments
-from training_run import Inputs, Teacher, begin_run, build_trainer, finish_run, new_record, save, score
+from training_run import Inputs, Teacher, begin_run, build_trainer, finish_run, new_record, num_steps, save, score
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +72,10 @@ class ComparisonArguments:
     num_student_layers: int | None = field(
         default=None, metadata={"help": "Depth of the students. Unset: half of the teacher's, rounded down."}
     )
+    search_budget: float = field(
+        default=0.5,
+        metadata={"help": "What the strategy 'search' may cost, in units of the run that follows it; > 0."},
+    )
     lora_learning_rate: float = field(
         default=LEARNING_RATE, metadata={"help": "Peak learning rate of the LoRA methods; > 0."}
     )
@@ -101,6 +99,10 @@ class ComparisonArguments:
                 "LoRA leaves fresh weights as they are, so it is never run with the strategy 'random', but nothing "
                 "else is asked for. Add a strategy or the method 'distill'."
             )
+
+    def student(self, strategy: str) -> StudentArguments:
+        """The arguments of the students of a strategy."""
+        return StudentArguments(strategy, num_student_layers=self.num_student_layers, search_budget=self.search_budget)
 
 
 def _split(words: Sequence[str]) -> list[str]:
@@ -197,11 +199,12 @@ def prepare_cell(cell: Cell, grid: Grid) -> CellRun:
     lora_args = grid.lora_args if cell.method in LORA_METHODS else None
     if lora_args is not None:
         training_args.learning_rate = comparison_args.lora_learning_rate
-    student_args = StudentArguments(cell.strategy, num_student_layers=comparison_args.num_student_layers)
+    student_args = comparison_args.student(cell.strategy)
 
     arguments = (grid.teacher_args, student_args, grid.data_args, *([lora_args] if lora_args else []), training_args)
     known = {item.name for instance in arguments for item in fields(instance)}
-    sources = {name: source for name, source in grid.sources.items() if name in known and name != "output_dir"}
+    without_effect = ("output_dir",) if cell.strategy == "search" else ("output_dir", "search_budget")
+    sources = {name: source for name, source in grid.sources.items() if name in known and name not in without_effect}
     sources |= dict.fromkeys(DECIDED_BY_GRID, "the grid")
     return CellRun(cell, student_args, lora_args, training_args, arguments, sources)
 
@@ -240,8 +243,8 @@ def check_grid(grid: Grid, teacher: PreTrainedModel) -> None:
             "A comparison runs in one process and uploads nothing. Start it without a launcher and without "
             "--push_to_hub; a single student can be trained on several GPUs and pushed with run_distillation.py."
         )
-    for strategy in [*grid.comparison_args.strategies, *grid.comparison_args.method_strategies]:
-        select_layers(strategy, num_layers(teacher), grid.comparison_args.num_student_layers)
+    for strategy in dict.fromkeys((*grid.comparison_args.strategies, *grid.comparison_args.method_strategies)):
+        check_student(teacher, grid.comparison_args.student(strategy), args, grid.inputs)
     if any(method in LORA_METHODS for method in grid.comparison_args.methods):
         target_modules(teacher, grid.lora_args.lora_target_modules)
 
@@ -286,13 +289,16 @@ def run_cell(run: CellRun, grid: Grid, teacher: Teacher, bar: tqdm) -> None:
     """Builds, trains, scores and records the student of one cell."""
     args, inputs = run.training_args, grid.inputs
     record, checkpoint = begin_run(run.arguments, run.sources, inputs, args)
-    teacher_model = teacher.load(args.device)
-    set_seed(args.seed)
-    student, layers = student_from_arguments(teacher_model, run.student_args)
-    if run.lora_args is not None:
+    if run.lora_args is None:
+        student, origin = start_student(teacher, run.student_args, args, inputs, record)
+    else:
         record["teacher_folder"] = teacher.seen_from(args.output_dir)
-        student = add_lora(student, run.lora_args, inputs.tokenized["train"], inputs.collator)
-    trainer = build_trainer(student, inputs, args, teacher, layers)
+        prepare = partial(
+            add_lora, lora_args=run.lora_args, examples=inputs.tokenized["train"], collator=inputs.collator
+        )
+        base, origin = start_student(teacher, run.student_args, args, inputs, record, prepare)
+        student = prepare(base)
+    trainer = build_trainer(student, inputs, args, teacher, origin["layers"])
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_StepsOnBar(bar))
     results = trainer.train(resume_from_checkpoint=checkpoint).metrics
@@ -305,9 +311,9 @@ def run_cell(run: CellRun, grid: Grid, teacher: Teacher, bar: tqdm) -> None:
         if run.lora_args is None:
             (final, _), adapter = load_classifier(args.output_dir, inputs.data.labels, TeacherArguments()), None
         else:
-            fresh = build_student(teacher_model, layers)
+            fresh = build_student(teacher.load(args.device), origin["layers"])
             final, adapter = finish_adapter(args.output_dir, student, fresh, run.lora_args)
-        finish_run(record, final, layers, results, teacher, run.student_args, args, inputs, adapter)
+        finish_run(record, final, origin, results, teacher, args, inputs, adapter)
     remove_checkpoints(args.output_dir)
 
 
@@ -315,11 +321,3 @@ def reported_split(inputs: Inputs) -> str:
     """The split that results are reported on: test where its labels are known, else validation."""
     splits = (*inputs.data.test_splits, *inputs.data.validation_splits)
     return next(split for split in splits if "labels" in inputs.tokenized[split].column_names)
-
-
-def num_steps(args: DistillationTrainingArguments, num_examples: int) -> int:
-    """Optimizer steps of one run, as `Trainer` counts them."""
-    if args.max_steps > 0:
-        return args.max_steps
-    batches = math.ceil(num_examples / args.train_batch_size)
-    return math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))

@@ -10,12 +10,13 @@ from statistics import mean
 
 from transformers import PreTrainedModel, PrinterCallback
 
-from comparison import Cell, CellRun, Grid, num_steps
+from comparison import Cell, CellRun, Grid
 from distill_trainer import DistillationTrainer
-from layer_mapping import student_from_arguments
 from lora import add_lora
 from reporting import markdown_table
 from run_folder import read_record
+from student import stand_in
+from training_run import num_steps
 
 # Optimizer steps and examples from which the time is estimated.
 PROBE_STEPS = 6
@@ -50,7 +51,9 @@ def estimate_seconds(
         waiting = [run.cell for run in kind if states[run.cell] != "finished"]
         if waiting:
             times = [_recorded_seconds(run) for run in kind if states[run.cell] == "finished"]
-            estimates |= dict.fromkeys(waiting, mean(times) if times else _probe(kind[0], grid, teacher))
+            seconds = mean(times) if times else _probe(kind[0], grid, teacher)
+            search = grid.comparison_args.search_budget
+            estimates |= {cell: seconds * (1 + search * (cell.strategy == "search")) for cell in waiting}
     return estimates
 
 
@@ -70,7 +73,7 @@ def _probe(run: CellRun, grid: Grid, teacher: PreTrainedModel) -> float:
     inputs = grid.inputs
     train_dataset = inputs.tokenized["train"].shuffle(seed=0, keep_in_memory=True)
     number = min(len(train_dataset), PROBE_STEPS * args.train_batch_size * args.gradient_accumulation_steps)
-    student, _ = student_from_arguments(teacher, run.student_args)
+    student = stand_in(teacher, run.student_args)
     if run.lora_args is not None:
         student = add_lora(student, run.lora_args, train_dataset, inputs.collator)
     evaluated = inputs.tokenized[inputs.data.validation_splits[0]]

@@ -16,6 +16,9 @@ STRATEGY_TITLES = {
     "even": "Even",
     "uniform": "Uniform",
     "random": "Random (control)",
+    "search": "Search",
+    "cka": "CKA",
+    "block_influence": "Block influence",
 }
 METHOD_TITLES = {
     "distill": "distilled",
@@ -43,9 +46,10 @@ def layer_table(results: Results) -> list[dict[str, str]]:
     method = results.runs[0].cell.method
     rows = []
     for (_, strategy), runs in _of_method(results, method).items():
-        student = runs[0].student
-        title = STRATEGY_TITLES[strategy].format(depth=student["num_layers"])
-        layers = f" ({format_layers(student['layers'])})" if student["layers"] else ""
+        title = STRATEGY_TITLES[strategy].format(depth=runs[0].student["num_layers"])
+        # What is chosen by evidence may differ from seed to seed.
+        sets = dict.fromkeys(format_layers(run.student["layers"]) for run in runs if run.student["layers"])
+        layers = f" ({'; '.join(sets)})" if sets else ""
         rows.append({"Student Layer": f"{title}{layers}", **_validation([run.student["results"] for run in runs])})
     return [*rows, {"Student Layer": "Teacher", **_validation([results.teacher["results"]])}]
 

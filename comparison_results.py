@@ -18,7 +18,7 @@ from bootstrap import Scores, accuracy, bootstrap, macro_f1
 from calibration import expected_calibration_error, reliability, softmax
 from comparison import Cell, CellRun, Grid, reported_split
 from evaluation import measure_latency
-from layer_mapping import student_from_arguments
+from layer_mapping import build_random_student, build_student
 from layer_similarity import cka_matrix, layer_features
 from lora import load_adapter
 from run_folder import read_record
@@ -145,8 +145,12 @@ def compare_layers(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> dic
         if run.cell.method == runs[0].cell.method:
             first_runs.setdefault(run.cell.strategy, run)
     for strategy, run in first_runs.items():
+        layers = read_record(run.folder)["student"]["layers"]
         set_seed(run.training_args.seed)
-        before, _ = student_from_arguments(teacher_model, run.student_args)
+        if layers:
+            before = build_student(teacher_model, layers)
+        else:
+            before = build_random_student(teacher_model, run.student_args.num_student_layers)
         students = {"before training": before, "after training": _load_student(run, grid).to(teacher_model.device)}
         matrices[strategy] = {
             moment: cka_matrix(of_teacher, layer_features(student, examples, inputs.collator))

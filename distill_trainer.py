@@ -36,7 +36,8 @@ from engines import choose_fsdp_units, shard_for_inference
 from layer_losses import LayerLosses
 from layer_outputs import LayerOutputs
 
-LOSSES = ("ce", "kl", "cosine", "hidden", "attention", "relation")
+LAYER_LOSSES = ("hidden", "attention", "relation")
+LOSSES = ("ce", "kl", "cosine", *LAYER_LOSSES)
 WEIGHTS = tuple(f"{name}_weight" for name in LOSSES)
 TEACHER_LOGITS = "teacher_logits"
 TEACHER_HIDDEN_STATES = "teacher_hidden_states_{layer}"
@@ -250,11 +251,17 @@ class DistillationTrainingArguments(TrainingArguments):
         """Whether a loss with a positive weight compares the student with a teacher."""
         return self.uses("kl", "cosine", "hidden", "attention", "relation")
 
+    def leave_out(self, *names: str) -> None:
+        """Gives these losses (of `LOSSES`) no weight at any time."""
+        for name in names:
+            setattr(self, f"{name}_weight", 0.0)
+        left_out = {f"{name}_weight" for name in names}
+        self.linear_to = {name: value for name, value in (self.linear_to or {}).items() if name not in left_out}
+
     def learn_from_labels_alone(self) -> None:
         """Makes the loss that of plain fine-tuning."""
-        for name in WEIGHTS:
-            setattr(self, name, 0.0)
-        self.ce_weight, self.linear_to = 1.0, None
+        self.leave_out(*LOSSES)
+        self.ce_weight = 1.0
 
     def _first_and_last(self, name: str) -> tuple[float, float]:
         first = getattr(self, name)

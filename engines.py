@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, patch_environment
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -29,6 +30,11 @@ def whole_weights() -> Iterator[None]:
     finally:
         if config is not None:
             deepspeed_integration.set_hf_deepspeed_config(config)
+
+
+def release_engine() -> None:
+    """Lets the next trainer of this process start; DeepSpeed's plugin refuses a second `Accelerator` without it."""
+    AcceleratorState._reset_state()
 
 
 def shard_for_inference(model: PreTrainedModel, accelerator: Accelerator) -> nn.Module:

@@ -3,7 +3,7 @@
     draw_figures(OUTPUT_DIR / "figures", results, scores, similarities)     # returns captions by file name
 
 Series are told apart by more than colour: strategies by colour and marker, methods by hatch or a panel of their own.
-The colours are those of Okabe and Ito, which stay apart for the common colour vision deficiencies.
+The colours are those of Okabe and Ito, which stay apart for the common colour vision deficiencies, and a brown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,6 +32,9 @@ STRATEGY_STYLES = {
     "even": ("#D55E00", "s"),
     "uniform": ("#CC79A7", "P"),
     "random": ("#7F7F7F", "X"),
+    "search": ("#56B4E9", "D"),
+    "cka": ("#F0E442", "<"),
+    "block_influence": ("#6B4423", ">"),
 }
 HATCHES = {"distill": "", "finetune": "///", "lora": "...", "lora_distill": "xxx"}
 LOSS_TITLES = {

@@ -14,15 +14,19 @@ Layers are numbered from 1, nearest the embeddings, to N, nearest the head, in e
 """
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-STRATEGIES = ("top", "first", "bottom", "last", "odd", "even", "uniform", "random")
+# These look at what the teacher makes of the training data: `layer_search.choose_layers`.
+EVIDENCE_STRATEGIES = ("search", "cka", "block_influence")
+STRATEGIES = ("top", "first", "bottom", "last", "odd", "even", "uniform", "random", *EVIDENCE_STRATEGIES)
 
 # Config entries that hold one value a layer. Going by length alone would also cut lists that describe something else,
 # such as the two entries of DeBERTa's `pos_att_type` when the teacher has two layers.
@@ -41,14 +45,16 @@ LAYER_NUMBER_ATTRIBUTES = ("layer_idx", "layer_id", "seed")
 
 @dataclass
 class StudentArguments:
-    """Which teacher layers the student starts from."""
+    """What the student starts from: layers of the teacher, or a checkpoint of its own."""
 
-    layer_strategy: str = field(
-        default="even",
+    layer_strategy: str | None = field(
+        default=None,
         metadata={
             "help": "Teacher layers to copy, layer 1 being nearest the input: top (or first) = 1..K, bottom (or last) "
             "= the last K, odd = 1,3,5,..., even = 2,4,6,... (both need K = N/2), uniform = K layers spread evenly "
-            "over 1..N, random = none: every student weight is fresh. Ignored when --layers is given."
+            "over 1..N, random = none: every student weight is fresh. By evidence from the training data: search = "
+            "the winner of a tournament of short runs (see --search_budget), cka and block_influence = the K layers "
+            "that change most what passes through them. Ignored when --layers is given. Unset: even."
         },
     )
     layers: str | None = field(
@@ -64,18 +70,90 @@ class StudentArguments:
             "help": "Depth K of the student, from 1 to the teacher's depth N. Half of N, rounded down, when unset."
         },
     )
+    search_budget: float = field(
+        default=0.5,
+        metadata={
+            "help": "What --layer_strategy search may cost, in units of the run that follows it; > 0. The teacher's "
+            "outputs are stored for it, also with --no_teacher_cache."
+        },
+    )
+    stages: str | None = field(
+        default=None,
+        metadata={
+            "help": "Shrink gradually: comma-separated depths, decreasing, the last of them the student's, for "
+            "example 5,4,3. Each student is built by --layer_strategy from the one before and trained as long as the "
+            "settings say, all with the outputs of the same teacher. Those before the last are kept in "
+            "OUTPUT_DIR/stages/DEPTH. Unset: one step."
+        },
+    )
+    student_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Local folder or Hub name of a pretrained student of any depth, width and architecture with the "
+            "teacher's vocabulary, instead of layers of the teacher."
+        },
+    )
 
     def __post_init__(self):
+        if self.student_name_or_path is not None:
+            for name in ("layer_strategy", "layers", "num_student_layers", "stages"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"--student_name_or_path brings layers of its own, so it cannot go with --{name}, found "
+                        f"{getattr(self, name)}. Leave one of the two out."
+                    )
+            return
+        if self.layer_strategy is None:
+            self.layer_strategy = "even"
         _check_strategy(self.layer_strategy)
         if self.num_student_layers is not None and self.num_student_layers < 1:
             raise ValueError(f"A student needs at least 1 layer, got --num_student_layers {self.num_student_layers}.")
         if self.layers is not None:
             _check_layers(parse_layers(self.layers))
+        if not (math.isfinite(self.search_budget) and self.search_budget > 0):
+            raise ValueError(
+                f"--search_budget is a number > 0 in units of one full run, got {self.search_budget}; try 0.5."
+            )
+        if self.stages is not None:
+            self._check_stages()
+
+    def _check_stages(self):
+        depths = parse_layers(self.stages)
+        if not depths or depths[-1] < 1 or any(later >= earlier for earlier, later in zip(depths, depths[1:])):
+            raise ValueError(
+                "Stages are depths of at least 1, each smaller than the one before, such as 5,4,3, got "
+                f"--stages {self.stages}."
+            )
+        for name in ("layers", "num_student_layers"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"--stages {self.stages} says how deep every student is, so it cannot go with --{name}, got "
+                    f"{getattr(self, name)}. Leave one of the two out."
+                )
+        if self.layer_strategy == "random":
+            raise ValueError(
+                "--stages builds each student from the one before, but --layer_strategy random copies nothing. Use "
+                "'uniform', or leave --stages out."
+            )
+
+    @property
+    def per_stage(self) -> "tuple[StudentArguments, ...]":
+        """The arguments of every stage, the last of which makes the student; without `stages` there is one."""
+        if self.stages is None:
+            return (self,)
+        return tuple(replace(self, stages=None, num_student_layers=depth) for depth in parse_layers(self.stages))
+
+    @property
+    def needs_evidence(self) -> bool:
+        """Whether it takes data to choose the layers."""
+        return self.layers is None and self.layer_strategy in EVIDENCE_STRATEGIES
 
     @property
     def short_name(self) -> str:
-        """A name for folders: the list of layers, or the strategy."""
-        return self.layers or self.layer_strategy
+        """A name for folders: the list of layers, the strategy, or the student's own."""
+        if self.student_name_or_path is not None:
+            return Path(self.student_name_or_path).name
+        return "-".join(filter(None, (self.layers or self.layer_strategy, self.stages)))
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -88,7 +166,9 @@ def parse_layers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(entry) for entry in entries)
     except ValueError:
-        raise ValueError(f"Layers are whole numbers separated by commas, such as 1,3,5. Got {text!r}.") from None
+        raise ValueError(
+            f"Layers and depths are whole numbers separated by commas, such as 1,3,5. Got {text!r}."
+        ) from None
 
 
 def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: int | None = None) -> tuple[int, ...]:
@@ -107,10 +187,16 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
         1-based layer numbers in student order; `()` for `random`, where no layer is copied.
 
     Raises:
-        ValueError: the strategy is unknown, K is not in 1..N, or `odd`/`even` do not have K = N/2.
+        ValueError: the strategy is unknown or needs data, K is not in 1..N, or `odd`/`even` do not have K = N/2.
     """
     _check_strategy(strategy)
-    depth = _student_depth(num_teacher_layers, num_student_layers)
+    depth = student_depth(num_teacher_layers, num_student_layers)
+    if strategy in EVIDENCE_STRATEGIES:
+        raise ValueError(
+            f"'{strategy}' chooses layers by what the teacher makes of the training data, and here is only its depth. "
+            f"Run run_distillation.py --layer_strategy {strategy}, or call `layer_search.choose_layers`; without data "
+            "use 'uniform'."
+        )
     if strategy in ("odd", "even") and 2 * depth != num_teacher_layers:
         raise ValueError(
             f"'{strategy}' takes every second layer, so it needs an even teacher depth N and K = N/2 student layers, "
@@ -131,6 +217,21 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
             return tuple((2 * i * num_teacher_layers + depth) // (2 * depth) for i in range(1, depth + 1))
         case "random":
             return ()
+
+
+def student_depth(num_teacher_layers: int, num_student_layers: int | None) -> int:
+    """Returns the student's depth K: half of the teacher's depth N, rounded down, when None.
+
+    Raises:
+        ValueError: K is not in 1..N.
+    """
+    depth = num_teacher_layers // 2 if num_student_layers is None else num_student_layers
+    if not 1 <= depth <= num_teacher_layers:
+        raise ValueError(
+            f"A student has between 1 and {num_teacher_layers} layers, the depth of its teacher, got {depth}: set "
+            "--num_student_layers accordingly."
+        )
+    return depth
 
 
 def num_layers(model: PreTrainedModel) -> int:
@@ -204,6 +305,19 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
     return student.to(teacher.device).eval()
 
 
+def required_layers(teacher: PreTrainedModel) -> tuple[int, ...]:
+    """Returns the layers that no student can do without: `(1,)` if the first is built unlike the others, else `()`."""
+    if num_layers(teacher) == 1:
+        return (1,)
+    indices = [1]
+    student = _blueprint(teacher, _config_of_layers(teacher.config, indices))
+    try:
+        _check_layers_fit(_blueprint(teacher, copy.deepcopy(teacher.config)), student, indices)
+    except ValueError:
+        return (1,)
+    return ()
+
+
 def build_random_student(teacher: PreTrainedModel, num_student_layers: int | None = None) -> PreTrainedModel:
     """Builds the control: the student's architecture with fresh weights, embeddings and head included.
 
@@ -219,7 +333,7 @@ def build_random_student(teacher: PreTrainedModel, num_student_layers: int | Non
     Raises:
         ValueError: K is not in 1..N, or the model does not hold its layers in one `ModuleList` (see `num_layers`).
     """
-    depth = _student_depth(num_layers(teacher), num_student_layers)
+    depth = student_depth(num_layers(teacher), num_student_layers)
     config = _config_of_layers(teacher.config, range(depth))
     # Not `_from_config`, which under ZeRO-3 would leave each process a share of every weight.
     config.dtype = teacher.dtype
@@ -311,16 +425,6 @@ def _check_layers(layers: Sequence[int], num_teacher_layers: int | None = None) 
 
 def _join(layers: Sequence[int]) -> str:
     return ",".join(str(layer) for layer in layers)
-
-
-def _student_depth(num_teacher_layers: int, num_student_layers: int | None) -> int:
-    depth = num_teacher_layers // 2 if num_student_layers is None else num_student_layers
-    if not 1 <= depth <= num_teacher_layers:
-        raise ValueError(
-            f"A student has between 1 and {num_teacher_layers} layers, the depth of its teacher, got {depth}: set "
-            "--num_student_layers accordingly."
-        )
-    return depth
 
 
 def _config_of_layers(config: PretrainedConfig, indices: Sequence[int]) -> PretrainedConfig:

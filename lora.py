@@ -99,12 +99,19 @@ class LoraTrainingArguments(DistillationTrainingArguments):
 
 
 def check_layers_are_copied(student_args: StudentArguments) -> None:
-    """Raises a `ValueError` for a student of fresh weights: LoRA would leave them as they were drawn."""
+    """Raises a `ValueError` for a student whose frozen weights could not be copied from the teacher again."""
     if student_args.layer_strategy == "random" and student_args.layers is None:
         raise ValueError(
             "LoRA leaves the weights of the student's layers as they are, so they must come from the teacher, but "
             "--layer_strategy random copies none. Choose another strategy, or train with run_distillation.py."
         )
+    for name in ("stages", "student_name_or_path"):
+        if getattr(student_args, name) is not None:
+            raise ValueError(
+                "An adapter is saved without the weights under it, which are those of the teacher's layers, but "
+                f"--{name} {getattr(student_args, name)} starts from others. Leave it out, or train with "
+                "run_distillation.py."
+            )
 
 
 def add_lora(

@@ -23,19 +23,20 @@ METRICS = {
 
 
 def results_table(record: dict) -> str:
-    """Teacher and student side by side, as a Markdown table that also reads well in a terminal.
+    """Teacher, students of stages if there are any, and student, as a Markdown table that reads well in a terminal.
 
     Args:
         record: of a finished run, as in `distillation.json`.
     """
     prefix, split = evaluated_on(record)
+    teacher, student = record["teacher"], record["student"]
+    stages = [(f"stage of {stage['num_layers']}", stage) for stage in student.get("stages", [])]
     rows = []
-    for role in ("teacher", "student"):
-        model = record[role]
+    for title, model in [("teacher", teacher), *stages, ("student", student)]:
         results = model["results"]
         row = {
-            "Model": role,
-            "Layers": format_layers(model["layers"]),
+            "Model": title,
+            "Layers": "none (pretrained)" if "pretrained" in model else format_layers(model["layers"]),
             "Parameters": f"{model['parameters']:,}",
             "Size (MB)": f"{model['megabytes']:.1f}",
             "Training loss": _number(results.get("train_loss_ce")),
@@ -87,10 +88,10 @@ def write_model_card(output_dir: str | Path, record: dict) -> None:
     name = record["name"]
     student, data, results = record["student"], record["data"], record["student"]["results"]
     prefix, split = evaluated_on(record)
-    method, tags = METHODS[record["method"]]
+    _, tags = METHODS[record["method"]]
     metadata = ModelCardData(
         model_name=name,
-        base_model=record["teacher"]["hub_name"],
+        base_model=student.get("pretrained", record["teacher"])["hub_name"],
         library_name="peft" if "adapter" in student else "transformers",
         pipeline_tag="text-classification",
         tags=["text-classification", *tags],
@@ -115,9 +116,7 @@ def write_model_card(output_dir: str | Path, record: dict) -> None:
 
 # {name}
 
-A text classifier of {student["num_layers"]} layers, built from `{record["teacher"]["name"]}` and
-{method} on {data["source"]}.
-Teacher layers that it started from: {format_layers(student["layers"])}; layer 1 is nearest the input. It predicts
+{_origin(record)} It predicts
 {", ".join(f"`{label}`" for label in data["labels"])}.
 
 {_usage(name, student)}
@@ -142,6 +141,21 @@ Seed {record["seed"]}; loss:
 {versions}
 """
     (Path(output_dir) / "README.md").write_text(text)
+
+
+def _origin(record: dict) -> str:
+    """Where the student comes from, as Markdown."""
+    student, teacher, source = record["student"], record["teacher"]["name"], record["data"]["source"]
+    method, _ = METHODS[record["method"]]
+    if "pretrained" in student:
+        return f"""A text classifier of {student["num_layers"]} layers, started from
+`{student["pretrained"]["name"]}` and {method} on {source}.
+Its teacher is `{teacher}`, none of whose layers it has."""
+    depths = ", ".join(str(stage["num_layers"]) for stage in student.get("stages", []))
+    stages = f", through students of {depths} layers" if depths else ""
+    return f"""A text classifier of {student["num_layers"]} layers, built from `{teacher}` and
+{method} on {source}.
+Teacher layers that it started from: {format_layers(student["layers"])}{stages}; layer 1 is nearest the input."""
 
 
 def _usage(name: str, student: dict) -> str:

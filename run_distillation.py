@@ -14,32 +14,36 @@ Your own data, and a file of arguments that the command line may override:
 
     python run_distillation.py --train_file train.csv --validation_file dev.csv --test_file test.csv
     python run_distillation.py examples/case_study.json --seed 1
+
+Layers chosen by a tournament of short runs, a gradual shrinking, and a student that is no part of the teacher:
+
+    python run_distillation.py --task_name sst2 --layer_strategy search --search_budget 0.5
+    python run_distillation.py --task_name sst2 --layer_strategy uniform --stages 9,6
+    python run_distillation.py --task_name sst2 --student_name_or_path google/bert_uncased_L-4_H-256_A-4
 """
 
 import logging
 import sys
 from pathlib import Path
 
-from transformers import set_seed
-
 from command_line import explain_settings, parse_arguments, run, set_up_logging
 from distill_trainer import DistillationTrainingArguments
-from layer_mapping import StudentArguments, describe_mapping, num_layers, student_from_arguments
+from layer_mapping import StudentArguments
 from reporting import results_table
-from run_folder import check_output_dir, closing_run_folder
+from run_folder import check_output_dir
+from student import check_student, start_student
 from teacher import TeacherArguments, check_teacher_output_dir, load_classifier, resolve_checkpoint
 from text_classification import DataArguments
 from training_run import (
     ALWAYS_SHOWN,
     begin_run,
     build_trainer,
-    finish_run,
     load_inputs,
     prepare_teacher,
     push_student,
     resolve_defaults,
-    save,
     score,
+    train_and_finish,
 )
 
 logger = logging.getLogger(__name__)
@@ -69,33 +73,21 @@ def main():
         score(build_trainer(student, inputs, training_args), inputs)
         return
 
-    # Data and teacher. Nothing is written before they and the layers are known to fit together.
+    # Data and teacher. Nothing is written before they and the student are known to fit together.
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
     teacher_model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
-    student_from_arguments(teacher_model, student_args)
+    check_student(teacher_model, student_args, training_args, inputs)
     record, checkpoint = begin_run(arguments, sources, inputs, training_args)
     teacher = prepare_teacher(path, teacher_model, is_trained, teacher_args, training_args, inputs)
-
-    # Student
-    teacher_model = teacher.load(training_args.device)
-    set_seed(training_args.seed)
-    student, layers = student_from_arguments(teacher_model, student_args)
-    logger.info(describe_mapping(layers, num_layers(teacher_model)))
-    logger.info(f"Parameters: teacher {teacher_model.num_parameters():,}, student {student.num_parameters():,}")
     del teacher_model
-    trainer = build_trainer(student, inputs, training_args, teacher, layers)
+
+    # Student, after the search for its layers or the stages before it if there are any
+    student, origin = start_student(teacher, student_args, training_args, inputs, record)
+    trainer = build_trainer(student, inputs, training_args, teacher, origin["layers"])
     if push_to_hub:
         trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
-    results = trainer.train(resume_from_checkpoint=checkpoint).metrics
-
-    # Results
-    with closing_run_folder(training_args):
-        save(trainer, results)
-        results |= score(trainer, inputs)
-        if trainer.is_world_process_zero():
-            student, _ = load_classifier(training_args.output_dir, inputs.data.labels, TeacherArguments())
-            record = finish_run(record, student, layers, results, teacher, student_args, training_args, inputs)
+    record = train_and_finish(trainer, checkpoint, record, origin, teacher, inputs)
     if trainer.is_world_process_zero():
         print(results_table(record))
         if push_to_hub:

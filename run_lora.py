@@ -16,12 +16,11 @@ With distillation on top, and with a plain checkpoint beside the adapter:
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
-from transformers import set_seed
-
 from command_line import explain_settings, parse_arguments, run, set_up_logging
-from layer_mapping import StudentArguments, build_student, describe_mapping, num_layers, student_from_arguments
+from layer_mapping import StudentArguments, build_student
 from lora import (
     LoraArguments,
     LoraTrainingArguments,
@@ -35,6 +34,7 @@ from lora import (
 )
 from reporting import results_table
 from run_folder import check_output_dir, closing_run_folder
+from student import check_student, start_student
 from teacher import TeacherArguments, check_teacher_output_dir, load_classifier, resolve_checkpoint
 from text_classification import DataArguments
 from training_run import (
@@ -82,21 +82,20 @@ def main():
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
     teacher_model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
-    student, _ = student_from_arguments(teacher_model, student_args)
-    target_modules(student, lora_args.lora_target_modules)
+    check_student(teacher_model, student_args, training_args, inputs)
+    target_modules(teacher_model, lora_args.lora_target_modules)
     record, checkpoint = begin_run(arguments, sources, inputs, training_args)
     teacher = prepare_teacher(path, teacher_model, is_trained, teacher_args, training_args, inputs)
+    del teacher_model
     record["teacher_folder"] = teacher.seen_from(training_args.output_dir)
 
     # Student
-    teacher_model = teacher.load(training_args.device)
-    set_seed(training_args.seed)
-    base, layers = student_from_arguments(teacher_model, student_args)
-    logger.info(describe_mapping(layers, num_layers(teacher_model)))
-    student = add_lora(base, lora_args, inputs.tokenized["train"], inputs.collator)
+    prepare = partial(add_lora, lora_args=lora_args, examples=inputs.tokenized["train"], collator=inputs.collator)
+    base, origin = start_student(teacher, student_args, training_args, inputs, record, prepare)
+    student = prepare(base)
     trainable, total = count_parameters(student)
     logger.info(f"Parameters: {trainable:,} of the student's {total:,} are trained ({trainable / total:.1%})")
-    trainer = build_trainer(student, inputs, training_args, teacher, layers)
+    trainer = build_trainer(student, inputs, training_args, teacher, origin["layers"])
     if push_to_hub:
         trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
     results = trainer.train(resume_from_checkpoint=checkpoint).metrics
@@ -106,9 +105,9 @@ def main():
         save(trainer, results)
         results |= score(trainer, inputs)
         if trainer.is_world_process_zero():
-            fresh = build_student(teacher_model, layers)
+            fresh = build_student(teacher.load(training_args.device), origin["layers"])
             merged, adapter = finish_adapter(training_args.output_dir, student, fresh, lora_args)
-            record = finish_run(record, merged, layers, results, teacher, student_args, training_args, inputs, adapter)
+            record = finish_run(record, merged, origin, results, teacher, training_args, inputs, adapter)
     if trainer.is_world_process_zero():
         if lora_args.merge_adapter:
             save_merged(Path(training_args.output_dir) / "merged", merged, inputs.tokenizer)

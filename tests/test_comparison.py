@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from command_line import parse_arguments
-from comparison import DECIDED_BY_GRID, METHODS, Cell, ComparisonArguments, Grid, num_steps, plan_cells, prepare_cell
+from comparison import DECIDED_BY_GRID, METHODS, Cell, ComparisonArguments, Grid, plan_cells, prepare_cell
 from distill_trainer import DistillationTrainingArguments
 from lora import LoraArguments
 from teacher import TeacherArguments
 from text_classification import DataArguments
+from training_run import num_steps
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -95,18 +96,27 @@ def test_settings_of_a_cell_are_those_that_change_what_it_makes(grid):
     assert lora == distill | {"lora_r"}
 
 
+def test_a_budget_for_the_search_is_a_setting_of_the_cells_that_search(grid):
+    grid.sources["search_budget"] = "command line"
+    assert "search_budget" in prepare_cell(Cell("distill", "search", 5), grid).sources
+    assert "search_budget" not in prepare_cell(Cell("distill", "odd", 5), grid).sources
+
+
 @pytest.mark.parametrize(
     ("arguments", "steps"),
     [
         ({"num_train_epochs": 3}, 3 * 4),
         ({"num_train_epochs": 2.5}, 10),
         ({"gradient_accumulation_steps": 3, "num_train_epochs": 2}, 4),
+        ({"world_size": 3, "num_train_epochs": 2}, 4),
+        ({"dataloader_drop_last": True, "world_size": 2, "num_train_epochs": 3}, 3),
         ({"max_steps": 7}, 7),
     ],
 )
 def test_steps_are_counted_as_the_trainer_does(arguments, steps):
-    settings = {"num_train_epochs": 1, "max_steps": -1, "gradient_accumulation_steps": 1} | arguments
-    assert num_steps(SimpleNamespace(**settings, train_batch_size=8), num_examples=30) == steps
+    settings = {"num_train_epochs": 1, "max_steps": -1, "gradient_accumulation_steps": 1, "train_batch_size": 8}
+    settings |= {"world_size": 1, "dataloader_drop_last": False} | arguments
+    assert num_steps(SimpleNamespace(**settings), num_examples=30) == steps
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("compare_*.json")), ids=lambda file: file.stem)

@@ -38,11 +38,22 @@ MAY_IMPORT = {
         *("command_line", "distill_trainer", "evaluation", "layer_mapping", "reporting", "run_folder", "teacher"),
         *("teacher_cache", "text_classification"),
     },
+    "layer_search": {
+        *("distill_losses", "distill_trainer", "engines", "layer_mapping", "layer_similarity", "reporting"),
+        *("run_folder", "teacher_cache", "training_run"),
+    },
+    "student": {
+        *("distill_trainer", "engines", "layer_mapping", "layer_search", "reporting", "run_folder", "teacher"),
+        *("teacher_cache", "training_run"),
+    },
     "comparison": {
-        *("distill_trainer", "evaluation", "layer_mapping", "lora", "run_folder", "teacher", "text_classification"),
+        *("distill_trainer", "evaluation", "layer_mapping", "lora", "run_folder", "student", "teacher"),
+        *("text_classification", "training_run"),
+    },
+    "comparison_plan": {
+        *("comparison", "distill_trainer", "layer_mapping", "lora", "reporting", "run_folder", "student"),
         "training_run",
     },
-    "comparison_plan": {"comparison", "distill_trainer", "layer_mapping", "lora", "reporting", "run_folder"},
     "comparison_results": {
         *(
             "bootstrap",

@@ -26,12 +26,14 @@ from transformers import (
 )
 
 from layer_mapping import (
+    EVIDENCE_STRATEGIES,
     STRATEGIES,
     StudentArguments,
     build_random_student,
     build_student,
     describe_mapping,
     num_layers,
+    required_layers,
     select_layers,
     student_from_arguments,
 )
@@ -172,8 +174,15 @@ def test_depth_outside_the_teacher_is_an_error(strategy, depth):
         select_layers(strategy, 12, depth)
 
 
+@pytest.mark.parametrize("strategy", EVIDENCE_STRATEGIES)
+def test_a_strategy_that_needs_data_says_where_it_can_be_used(strategy):
+    message = f"'{strategy}' chooses layers by what .* run_distillation.py --layer_strategy {strategy}, or .*'uniform'"
+    with pytest.raises(ValueError, match=message):
+        select_layers(strategy, 12)
+
+
 def test_unknown_strategy_error_lists_the_strategies():
-    with pytest.raises(ValueError, match="top, first, bottom, last, odd, even, uniform, random, got 'middle'"):
+    with pytest.raises(ValueError, match="top, first, bottom, last, odd, .* block_influence, got 'middle'"):
         select_layers("middle", 12)
 
 
@@ -443,6 +452,17 @@ def test_random_student_follows_the_global_seed_and_the_teachers_dtype(make_teac
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
 
 
+@pytest.mark.parametrize("name", TINY_CLASSIFIERS)
+def test_the_layers_that_are_required_are_those_without_which_no_student_can_be_built(make_teacher, name):
+    teacher = make_teacher(name)
+    assert required_layers(teacher) == ((1,) if name == "modernbert" else ())
+    if name == "modernbert":
+        with pytest.raises(ValueError, match="Keep the teacher's layer 1 first"):
+            build_student(teacher, (2,))
+    else:
+        build_student(teacher, (2,))
+
+
 # --- arguments and log line ---
 
 
@@ -486,6 +506,19 @@ def test_arguments_are_parsed_from_the_command_line():
         ({"layers": "1,,3"}, "whole numbers separated by commas.*'1,,3'"),
         ({"layers": "0,13"}, r"1\.\.N \(1-based.*got 0 in 0,13"),
         ({"layers": "2,2"}, "got 2 more than once in 2,2"),
+        ({"search_budget": 0}, "--search_budget is a number > 0 .* got 0; try 0.5"),
+        ({"search_budget": float("nan")}, "--search_budget is a number > 0 .* got nan"),
+        ({"stages": "3,4"}, "each smaller than the one before, such as 5,4,3, got --stages 3,4"),
+        ({"stages": "3,3"}, "each smaller than the one before, .* got --stages 3,3"),
+        ({"stages": "3,0"}, "depths of at least 1, .* got --stages 3,0"),
+        ({"stages": "3,two"}, "whole numbers separated by commas.*'3,two'"),
+        ({"stages": "3,2", "layers": "1,2"}, "--stages 3,2 says how deep .* cannot go with --layers, got 1,2"),
+        ({"stages": "3,2", "num_student_layers": 2}, "--stages 3,2 .* cannot go with --num_student_layers, got 2"),
+        ({"stages": "3,2", "layer_strategy": "random"}, "--layer_strategy random copies nothing. Use 'uniform'"),
+        ({"student_name_or_path": "x", "layer_strategy": "even"}, "cannot go with --layer_strategy, found even"),
+        ({"student_name_or_path": "x", "layers": "1"}, "cannot go with --layers, found 1"),
+        ({"student_name_or_path": "x", "num_student_layers": 1}, "cannot go with --num_student_layers, found 1"),
+        ({"student_name_or_path": "x", "stages": "2,1"}, "cannot go with --stages, found 2,1"),
     ],
 )
 def test_arguments_that_fit_no_teacher_are_refused_when_parsed(arguments, message):
@@ -496,6 +529,27 @@ def test_arguments_that_fit_no_teacher_are_refused_when_parsed(arguments, messag
 def test_layer_beyond_the_teacher_is_an_error_that_gives_its_range(make_teacher):
     with pytest.raises(ValueError, match=r"1\.\.6 \(1-based.*layer 6 nearest the head.*got 13 in 1,13"):
         student_from_arguments(make_teacher(), StudentArguments(layers="1,13"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({}, "even"),
+        ({"layers": "1,3"}, "1,3"),
+        ({"layer_strategy": "top", "stages": "3,2"}, "top-3,2"),
+        ({"student_name_or_path": "models/small"}, "small"),
+    ],
+)
+def test_the_name_for_folders_says_what_the_student_starts_from(arguments, name):
+    assert StudentArguments(**arguments).short_name == name
+
+
+def test_every_stage_is_built_by_the_strategy_to_its_own_depth():
+    student_args = StudentArguments(layer_strategy="top", stages="5,3", search_budget=2)
+    assert student_args.per_stage == tuple(
+        StudentArguments(layer_strategy="top", num_student_layers=depth, search_budget=2) for depth in (5, 3)
+    )
+    assert StudentArguments().per_stage == (StudentArguments(),)
 
 
 def test_description_pairs_the_layers_and_says_the_direction():

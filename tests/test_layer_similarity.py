@@ -1,4 +1,4 @@
-"""Tests of `layer_similarity`: linear CKA against its kernel form, and features that padding does not change."""
+"""Tests of `layer_similarity`: linear CKA against its kernel form, and measures that padding does not change."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tiny_models import TINY_CLASSIFIERS
 from torch.nn.utils.rnn import pad_sequence
 
 from layer_mapping import build_student
-from layer_similarity import cka_matrix, layer_features, linear_cka
+from layer_similarity import cka_matrix, layer_changes, layer_features, linear_cka
 
 ROWS = [{"input_ids": list(range(5, 5 + length)), "attention_mask": [1] * length} for length in (3, 12, 7, 20, 5)]
 
@@ -64,3 +64,39 @@ def test_a_student_is_alike_its_teacher_layer_by_layer_as_long_as_its_layers_fol
     assert similarity.shape == (4, 2)
     assert np.diagonal(similarity) == pytest.approx([1, 1])
     assert similarity[3, 0] < 0.999
+
+
+@pytest.mark.parametrize("name", TINY_CLASSIFIERS)
+def test_changes_are_those_of_each_example_by_itself_from_the_definitions(name):
+    model = TINY_CLASSIFIERS[name](4, 2)
+    cosines, means = [], []
+    for row in ROWS:
+        with torch.no_grad():
+            states = model(**collate([row]), output_hidden_states=True).hidden_states
+        states = [state[0].double().numpy() for state in states]
+        means.append([state.mean(axis=0) for state in states])
+        lengths = [np.sqrt((state**2).sum(axis=1)) for state in states]
+        cosines.append([(states[k] * states[k + 1]).sum(axis=1) / (lengths[k] * lengths[k + 1]) for k in range(4)])
+    influence = [1 - np.concatenate([row[k] for row in cosines]).mean() for k in range(4)]
+    features = [np.array([row[k] for row in means]) for k in range(5)]
+    cka = [
+        1
+        - hsic(features[k], features[k + 1])
+        / np.sqrt(hsic(features[k], features[k]) * hsic(features[k + 1], features[k + 1]))
+        for k in range(4)
+    ]
+    changes = layer_changes(model, Dataset.from_list(ROWS), collate, batch_size=2)
+    assert changes["block_influence"] == pytest.approx(influence, abs=1e-4)
+    assert changes["cka"] == pytest.approx(cka, abs=1e-4)
+    assert min(cka) > 1e-3 and min(influence) > 1e-3, "nothing to tell apart"
+
+
+def test_a_layer_that_hands_on_what_it_gets_changes_nothing():
+    model = TINY_CLASSIFIERS["modernbert"](4, 2)  # a layer adds to its input
+    layer = model.model.layers[2]
+    with torch.no_grad():
+        layer.attn.Wo.weight.zero_()
+        layer.mlp.Wo.weight.zero_()
+    for changes in layer_changes(model, Dataset.from_list(ROWS), collate).values():
+        assert changes[2] == pytest.approx(0, abs=1e-5)
+        assert np.argmin(changes) == 2

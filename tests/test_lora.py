@@ -299,3 +299,9 @@ def test_a_student_of_fresh_weights_is_refused():
     with pytest.raises(ValueError, match="--layer_strategy random copies none"):
         check_layers_are_copied(StudentArguments(layer_strategy="random"))
     check_layers_are_copied(StudentArguments(layer_strategy="random", layers="1,2"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("stages", "3,2"), ("student_name_or_path", "models/small")])
+def test_a_student_that_could_not_be_rebuilt_from_its_teacher_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"saved without the weights under it, .* but --{name} {value} starts from"):
+        check_layers_are_copied(StudentArguments(**{name: value}))

@@ -92,6 +92,16 @@ def test_a_cell_makes_what_the_script_of_its_method_makes(finished, arguments, t
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
 
 
+def test_layers_that_are_chosen_by_evidence_are_compared_too(arguments, cells_run, tmp_path):
+    grid = ["--strategies", "cka", "search", "--methods", "distill", "--seeds", 0, "--search_budget", 5]
+    run_here(*arguments, *grid, "--output_dir", tmp_path / "grid")
+    assert cells_run == ["distill-cka-0", "distill-search-0"]
+    _, rows = table_after((tmp_path / "grid" / "report.md").read_text(), "## Which layers")
+    for row, title, cell in zip(rows, ("CKA", "Search"), cells_run):
+        layers = read_record(tmp_path / "grid" / "runs" / cell)["student"]["layers"]
+        assert row[0] == f"{title} ({','.join(map(str, layers))})"
+
+
 # ---- Report ----
 
 

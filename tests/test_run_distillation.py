@@ -496,7 +496,7 @@ def test_pushing_uploads_the_student_alone_and_once(teacher, files, tmp_path, mo
     assert len(repositories) == 1
     (upload,) = uploads
     assert upload["repo_id"] == "me/student"
-    assert {"checkpoint-*/*", "teacher/*", "training_args.bin"} == set(upload["ignore_patterns"])
+    assert {"checkpoint-*/*", "stages/*", "teacher/*", "training_args.bin"} == set(upload["ignore_patterns"])
 
 
 # ---- Bad input ----

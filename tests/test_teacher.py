@@ -152,7 +152,7 @@ def test_a_tokenizer_with_another_vocabulary_is_refused(save, words):
 
 def test_a_tokenizer_with_more_tokens_than_the_teacher_has_embeddings_is_refused(save):
     path = save(words=[*WORDS, "extra"])
-    with pytest.raises(ValueError, match=f"has {VOCAB_SIZE + 1} tokens but the teacher .* has embeddings for 128"):
+    with pytest.raises(ValueError, match=f"has {VOCAB_SIZE + 1} tokens but the model .* has embeddings for 128"):
         load_tokenizer(path, TeacherArguments())
 
 

@@ -1,0 +1,431 @@
+"""Choose the layers that a student copies by evidence from the training data.
+
+    python run_distillation.py --layer_strategy search --search_budget 0.5 ...
+    torchrun --nproc_per_node 2 run_distillation.py --layer_strategy search ...
+    python run_distillation.py --layer_strategy block_influence ...
+
+`search` is successive halving (Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter
+Optimization", https://arxiv.org/abs/1502.07943) over sets of layers. In every rung each set that is left makes a
+student, which is trained from scratch as a short run of its own, with its own warm-up and decay; the better half goes
+on, to rungs of longer runs. The score is the divergence from the teacher on training examples that no trial trains on:
+the validation split stays untouched for comparing what comes out.
+
+Never score students that are not trained: of all 20 students of three layers of a 6-layer SST-2 teacher, the one of
+layers 4, 5 and 6 is nearest to the teacher before training, and the worst of the named strategies after it (accuracy
+0.80, against 0.83 for layers 1, 2 and 3).
+
+`cka` and `block_influence` keep the layers that change most what passes through them, by the measures of
+`layer_similarity.layer_changes`. They cost one pass of the teacher over some examples: cheap baselines for the search.
+"""
+
+import copy
+import itertools
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PrinterCallback, set_seed
+
+from distill_losses import kl_divergence_loss
+from distill_trainer import LAYER_LOSSES, DistillationTrainer, DistillationTrainingArguments
+from engines import release_engine
+from layer_mapping import (
+    StudentArguments,
+    build_student,
+    num_layers,
+    required_layers,
+    select_layers,
+    student_depth,
+)
+from layer_similarity import layer_changes
+from reporting import format_layers, markdown_table
+from run_folder import write_json
+from teacher_cache import TEACHER_LOGITS, fingerprint_model
+from training_run import Inputs, Teacher, num_steps, with_teacher_logits
+
+logger = logging.getLogger(__name__)
+
+SEARCH_FILE = "layer_search.json"
+# All sets of layers are candidates while they are no more than this and the budget gives each of them `MIN_STEPS`.
+MAX_CANDIDATES = 64
+# Training steps of the shortest trial: with fewer it would be scored as good as untrained.
+MIN_STEPS = 5
+# Training examples that trials are scored on. More would take from the budget what the training needs.
+HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 500
+# The backward pass costs twice the forward pass, so training on an example costs three times as much as scoring it.
+SCORES_A_TRAINING = 3
+# Examples that the teacher's layers are compared on.
+NUM_EXAMPLES = 1000
+
+Layers = tuple[int, ...]
+Trials = dict[tuple[int, Layers], dict[str, float]]  # by rung, from 1, and layers: `loss` and `seconds`
+
+
+def choose_layers(
+    source: PreTrainedModel,
+    student_args: StudentArguments,
+    teacher: Teacher,
+    training_args: DistillationTrainingArguments,
+    inputs: Inputs,
+    record: dict,
+    prepare: Callable[[PreTrainedModel], PreTrainedModel] = lambda student: student,
+) -> tuple[Layers, dict]:
+    """Chooses the layers for one of the `EVIDENCE_STRATEGIES`, the same ones on every process.
+
+    Args:
+        source: the model to choose from, on the training device: the teacher, or a student of it.
+        teacher: gives the outputs that trials learn from and are scored by.
+        training_args: of the run that follows; a search writes `layer_search.json` to its output folder, and goes on
+            from what it finds there.
+        record: of that run, as `begin_run` returns it.
+        prepare: what is done to a student before it is trained, such as `add_lora`.
+
+    Returns:
+        1-based layers of the source, and what the choice rests on, for the record of the run.
+
+    Raises:
+        ValueError: as `plan_search`.
+    """
+    if student_args.layer_strategy == "search":
+        return _search(source, student_args, teacher, training_args, inputs, record, prepare)
+    return _most_changing(source, student_args, training_args, inputs)
+
+
+# ---- How much layers change what passes through them ----
+
+
+def _most_changing(
+    source: PreTrainedModel,
+    student_args: StudentArguments,
+    training_args: DistillationTrainingArguments,
+    inputs: Inputs,
+) -> tuple[Layers, dict]:
+    depth = student_depth(num_layers(source), student_args.num_student_layers)
+    examples = inputs.tokenized["train"].shuffle(seed=training_args.seed, keep_in_memory=True)
+    examples = examples.select(range(min(NUM_EXAMPLES, len(examples))), keep_in_memory=True)
+    changes = layer_changes(source, examples, inputs.collator, training_args.per_device_eval_batch_size)
+    (changes,) = broadcast_object_list([changes])  # other devices round otherwise
+    layers = most_changing_layers(changes[student_args.layer_strategy], depth, required_layers(source))
+    by_layer = ", ".join(f"{k}: {value:.3f}" for k, value in enumerate(changes[student_args.layer_strategy], start=1))
+    logger.info(f"How much each layer changes what passes through it, by {student_args.layer_strategy}: {by_layer}")
+    return layers, {"examples": len(examples), **{name: values.tolist() for name, values in changes.items()}}
+
+
+def most_changing_layers(changes: Sequence[float], depth: int, required: Layers = ()) -> Layers:
+    """The required layers and those with the highest values, `depth` in all, in increasing order.
+
+    Args:
+        changes: of layers 1..N; of equal ones the lower layer is kept.
+    """
+    by_change = sorted(range(1, len(changes) + 1), key=lambda layer: (layer not in required, -changes[layer - 1]))
+    return tuple(sorted(by_change[:depth]))
+
+
+# ---- Plan of a search ----
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a search is going to do.
+
+    Attributes:
+        candidates: sets of layers, 1-based.
+        rungs: number of candidates and training steps of each, a pair for every rung.
+        num_held_out: training examples that are scored on and not trained on.
+        scoring: what scoring one student costs, in training steps.
+        full_run: training steps of the run that follows.
+    """
+
+    candidates: tuple[Layers, ...]
+    rungs: tuple[tuple[int, int], ...]
+    num_held_out: int
+    scoring: float
+    full_run: int
+
+    @property
+    def num_trials(self) -> int:
+        return sum(size for size, _ in self.rungs)
+
+    @property
+    def training_steps(self) -> int:
+        """Of all trials together."""
+        return sum(size * steps for size, steps in self.rungs)
+
+    @property
+    def cost(self) -> float:
+        """Training and scoring in units of the run that follows."""
+        return (self.training_steps + self.num_trials * self.scoring) / self.full_run
+
+
+def plan_search(
+    source: PreTrainedModel,
+    student_args: StudentArguments,
+    training_args: DistillationTrainingArguments,
+    num_examples: int,
+) -> SearchPlan:
+    """Plans a search for layers of a model on so many training examples.
+
+    Raises:
+        ValueError: the budget is too small for the named strategies, there are too few examples to hold any back, or
+            the run compares nothing but layers.
+    """
+    if not training_args.uses("ce", "kl", "cosine"):
+        raise ValueError(
+            "The trials of a layer search learn from labels and from the teacher's predictions, but the weights of "
+            "these losses are 0. Give --kl_weight a positive value, or name a strategy such as 'uniform'."
+        )
+    depth, required = student_depth(num_layers(source), student_args.num_student_layers), required_layers(source)
+    batch = training_args.train_batch_size * training_args.world_size
+    num_held_out = max(batch, min(int(HELD_OUT_SHARE * num_examples), MAX_HELD_OUT))
+    if num_held_out >= num_examples:
+        raise ValueError(
+            f"The layer search scores on a batch of training examples, {num_held_out}, and trains on the others, but "
+            f"there are {num_examples}. Lower --per_device_train_batch_size, or name a strategy such as 'uniform'."
+        )
+    full_run = num_steps(training_args, num_examples)
+    scoring = num_held_out / (batch * training_args.gradient_accumulation_steps) / SCORES_A_TRAINING
+    budget = student_args.search_budget * full_run
+
+    named, number = named_sets(num_layers(source), depth, required), _most_candidates(budget, scoring)
+    if number < len(named):
+        sizes = _halve(len(named))
+        least = (len(sizes) * len(named) * MIN_STEPS + sum(sizes) * scoring) / full_run
+        raise ValueError(
+            f"--search_budget {student_args.search_budget} of a run of {full_run} steps is too small to try even the "
+            f"{len(named)} named sets of {depth} layers for {MIN_STEPS} steps each. Give at least "
+            f"{math.floor(100 * least + 1) / 100}, or name a strategy such as 'uniform'."
+        )
+    candidates = candidate_sets(num_layers(source), depth, required, number, training_args.seed)
+    rungs = plan_rungs(len(candidates), budget, scoring)
+    return SearchPlan(tuple(candidates), tuple(rungs), num_held_out, scoring, full_run)
+
+
+def plan_rungs(num_candidates: int, budget: float, scoring: float) -> list[tuple[int, int]]:
+    """The number of candidates and the training steps of each, for every rung of a tournament.
+
+    What is left of the budget after the scoring of every trial is trained with, alike in every rung.
+
+    Args:
+        budget: of the whole tournament, in training steps.
+        scoring: what scoring one student costs, in training steps.
+    """
+    sizes = _halve(num_candidates)
+    training = budget - sum(sizes) * scoring
+    return [(size, math.floor(training / len(sizes) / size)) for size in sizes]
+
+
+def _halve(number: int) -> list[int]:
+    """How many are left in each rung, until one is: `11` gives `[11, 5, 2]`."""
+    sizes = []
+    while number > 1:
+        sizes.append(number)
+        number //= 2
+    return sizes
+
+
+def _most_candidates(budget: float, scoring: float) -> int:
+    """With how many candidates every trial still has `MIN_STEPS`; one needs no trial."""
+    enough = [
+        all(steps >= MIN_STEPS for _, steps in plan_rungs(number, budget, scoring))
+        for number in range(1, MAX_CANDIDATES + 1)
+    ]
+    return max(number for number, is_enough in enumerate(enough, start=1) if is_enough)
+
+
+def candidate_sets(num_teacher_layers: int, depth: int, required: Layers, number: int, seed: int) -> list[Layers]:
+    """All sets of `depth` layers with the required ones, or if they are more than `number`, a sample of so many.
+
+    A sample holds what the named strategies choose, and beside it a random choice stratified by mean depth: sets drawn
+    at random are put in the order of their layers' mean, this order is cut into equal parts, and one set is drawn from
+    each. It may be smaller than asked for where few sets exist.
+    """
+    free = [layer for layer in range(1, num_teacher_layers + 1) if layer not in required]
+    num_free = depth - len(required)
+    if math.comb(len(free), num_free) <= number:
+        return [tuple(sorted((*required, *layers))) for layers in itertools.combinations(free, num_free)]
+    named = named_sets(num_teacher_layers, depth, required)
+    number -= len(named)
+    draws = np.random.default_rng(seed)
+    drawn = {
+        tuple(sorted((*required, *draws.choice(free, num_free, replace=False).tolist()))) for _ in range(100 * number)
+    }
+    pool = sorted(drawn - set(named), key=lambda layers: (sum(layers), layers))
+    strata = [pool[i * len(pool) // number : (i + 1) * len(pool) // number] for i in range(number)]
+    return named + [stratum[draws.integers(len(stratum))] for stratum in strata if stratum]
+
+
+def named_sets(num_teacher_layers: int, depth: int, required: Layers = ()) -> list[Layers]:
+    """What the strategies that go by position choose, each set once, as far as they keep the required layers."""
+    strategies = ["top", "bottom", "uniform", *(["odd", "even"] if 2 * depth == num_teacher_layers else [])]
+    sets = dict.fromkeys(select_layers(strategy, num_teacher_layers, depth) for strategy in strategies)
+    return [layers for layers in sets if set(required) <= set(layers)]
+
+
+# ---- Search ----
+
+
+def _search(
+    source: PreTrainedModel,
+    student_args: StudentArguments,
+    teacher: Teacher,
+    training_args: DistillationTrainingArguments,
+    inputs: Inputs,
+    record: dict,
+    prepare: Callable[[PreTrainedModel], PreTrainedModel],
+) -> tuple[Layers, dict]:
+    dataset = with_teacher_logits(teacher, training_args, inputs)
+    plan = plan_search(source, student_args, training_args, len(dataset))
+    training, held_out = split_held_out(dataset, plan.num_held_out, training_args.seed)
+    file = Path(training_args.output_dir) / SEARCH_FILE
+    made_from = {"layers_of": fingerprint_model(source), "settings": record["settings"], "data": record["data"]}
+    trials = _kept_trials(file, plan, made_from)
+
+    is_main = training_args.process_index == 0
+    bar = tqdm(total=plan.num_trials, desc="Layer search", disable=training_args.disable_tqdm or not is_main)
+    remaining = list(plan.candidates)
+    for rung, (_, steps) in enumerate(plan.rungs, start=1):
+        for layers in remaining:
+            if (rung, layers) not in trials:
+                set_seed(training_args.seed)
+                student = prepare(build_student(source, layers))
+                args = trial_arguments(training_args, steps, plan.full_run)
+                trials[rung, layers] = _run_trial(student, args, training, held_out, inputs)
+                if is_main:
+                    _write(file, plan, made_from, trials)
+            bar.update()
+        ranking = sorted((trials[rung, layers]["loss"], layers) for layers in remaining)
+        remaining = [layers for _, layers in ranking[: len(remaining) // 2]]
+    bar.close()
+
+    (chosen,) = remaining
+    if is_main:
+        _write(file, plan, made_from, trials, chosen)
+    seconds = sum(trial["seconds"] for trial in trials.values())
+    logger.info(
+        f"Layer search: {plan.num_trials} trials of {len(plan.candidates)} sets of layers, {plan.cost:.2f} of a run "
+        f"({seconds:.0f} s). Divergence from the teacher on {plan.num_held_out} training examples held back, after "
+        f"each rung's steps; {format_layers(chosen)} is chosen.\n{tournament_table(plan, trials)}"
+    )
+    return chosen, {
+        "candidates": len(plan.candidates),
+        "trials": plan.num_trials,
+        "training_steps": plan.training_steps,
+        "cost_in_runs": plan.cost,
+        "seconds": seconds,
+        "held_out_examples": plan.num_held_out,
+    }
+
+
+def split_held_out(dataset: Dataset, num_held_out: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Examples to train on, and others to score on, drawn with the seed; each in the order of the data set."""
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    held_out, training = np.split(order, [num_held_out])
+    return tuple(dataset.select(np.sort(part), keep_in_memory=True) for part in (training, held_out))
+
+
+def trial_arguments(
+    training_args: DistillationTrainingArguments, steps: int, full_run: int
+) -> DistillationTrainingArguments:
+    """Those of a run of so many steps, with a warm-up in proportion, that evaluates, saves and reports nothing.
+
+    Students are compared in their predictions alone, not in their layers: each would look at other layers.
+    """
+    args = copy.copy(training_args)
+    args.max_steps = steps
+    if args.warmup_steps >= 1:  # else it is a share already
+        args.warmup_steps = math.ceil(args.warmup_steps * steps / full_run)
+    args.eval_strategy, args.save_strategy, args.load_best_model_at_end = "no", "no", False
+    args.report_to, args.disable_tqdm = [], True
+    args.leave_out(*LAYER_LOSSES)
+    return args
+
+
+def _run_trial(
+    student: PreTrainedModel,
+    args: DistillationTrainingArguments,
+    training: Dataset,
+    held_out: Dataset,
+    inputs: Inputs,
+) -> dict[str, float]:
+    """Trains a student; returns its `loss` on the examples held back, infinite if it diverged, and the `seconds`."""
+    start = time.perf_counter()
+    trainer = DistillationTrainer(
+        model=student,
+        args=args,
+        train_dataset=training,
+        data_collator=inputs.collator,
+        processing_class=inputs.tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    teacher_logits = torch.tensor(np.array(held_out[TEACHER_LOGITS]))
+    student_logits = torch.from_numpy(trainer.predict(held_out).predictions).view_as(teacher_logits)
+    release_engine()
+    losses = kl_divergence_loss(student_logits, teacher_logits, args.temperature, inputs.data.labels.problem_type)
+    loss = losses.mean().item()
+    trial = {"loss": loss if math.isfinite(loss) else math.inf, "seconds": time.perf_counter() - start}
+    (trial,) = broadcast_object_list([trial])  # one answer: processes that choose otherwise would wait for each other
+    return trial
+
+
+def tournament_table(plan: SearchPlan, trials: Trials) -> str:
+    """A row for every candidate, the winner first, with its loss in each rung that it came to."""
+    columns = [f"Rung {rung}: {steps} steps" for rung, (_, steps) in enumerate(plan.rungs, start=1)]
+    losses = {
+        layers: [trials[rung, layers]["loss"] for rung in range(1, len(columns) + 1) if (rung, layers) in trials]
+        for layers in plan.candidates
+    }
+    ranking = sorted(losses, key=lambda layers: (-len(losses[layers]), losses[layers][-1:], layers))
+    return markdown_table(
+        [
+            {
+                "Layers": format_layers(layers),
+                **{column: f"{loss:.4f}" for column, loss in zip(columns, losses[layers])},
+            }
+            for layers in ranking
+        ]
+    )
+
+
+# ---- The file of a search ----
+
+
+def _write(
+    file: Path,
+    plan: SearchPlan,
+    made_from: dict,
+    trials: Trials,
+    chosen: Layers | None = None,
+) -> None:
+    rows = [
+        {"rung": rung, "layers": layers, "steps": plan.rungs[rung - 1][1], **trial}
+        for (rung, layers), trial in trials.items()
+    ]
+    write_json(file, {"chosen": chosen, "plan": asdict(plan), "trials": rows, "made_from": made_from})
+
+
+def _kept_trials(file: Path, plan: SearchPlan, made_from: dict) -> Trials:
+    """The finished trials in the file, none if they are of another search; the main process decides for all."""
+    kept = json.loads(file.read_text()) if file.is_file() else None
+    (kept,) = broadcast_object_list([kept])
+    if kept is None:
+        return {}
+    same = json.loads(json.dumps({"plan": asdict(plan), "made_from": made_from}, default=str))
+    if any(kept[part] != same[part] for part in same):
+        logger.warning(f"{file} is of a search with another teacher or plan: it is made anew.")
+        return {}
+    trials = {
+        (trial["rung"], tuple(trial["layers"])): {name: trial[name] for name in ("loss", "seconds")}
+        for trial in kept["trials"]
+    }
+    logger.info(f"{len(trials)} finished trials of the layer search are read from {file}.")
+    return trials

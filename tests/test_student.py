@@ -1,0 +1,251 @@
+"""Tests of `student`: students of stages and pretrained ones, from the command line to the record of the run."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from script_runs import metrics, results, run_here, weights
+from tiny_models import TINY_CLASSIFIERS
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+)
+
+import student
+import training_run
+from reporting import results_table
+from run_folder import UNFINISHED_RECORD_FILE, read_record, write_json
+
+pytestmark = pytest.mark.usefixtures("script_caches")
+QUERY = "bert.encoder.layer.{}.attention.self.query.weight"
+
+
+@pytest.fixture(scope="module")
+def arguments(teacher, files):
+    return ["--teacher_name_or_path", teacher, *files, "--per_device_train_batch_size", 8]
+
+
+# ---- Stages ----
+
+
+STAGES = ["--layer_strategy", "uniform", "--stages", "3,2", "--num_train_epochs", 2]
+STAGES += ["--save_strategy", "steps", "--save_steps", 2]  # of 10
+
+
+@pytest.fixture(scope="module")
+def shrunk(arguments, tmp_path_factory):
+    """The folder of a run of 4 -> 3 -> 2 layers, and the weights that each student was built from."""
+    folder, sources = tmp_path_factory.mktemp("shrunk") / "student", []
+    build = student.student_from_arguments
+
+    def watch(model, student_args):
+        sources.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return build(model, student_args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(student, "student_from_arguments", watch)
+        run_here(*arguments, *STAGES, "--output_dir", folder)
+    return folder, sources
+
+
+def test_a_stage_is_a_complete_run(shrunk):
+    folder, _ = shrunk
+    stage = folder / "stages" / "3"
+    record = read_record(stage)
+    assert record["name"] == f"{folder.name}/stages/3"
+    assert AutoModelForSequenceClassification.from_pretrained(stage).config.num_hidden_layers == 3
+    assert {"eval_accuracy", "predict_accuracy", "train_loss_kl"} <= results(stage).keys()
+    assert results_table(record) in (stage / "README.md").read_text()
+    assert not (stage / UNFINISHED_RECORD_FILE).exists()
+    assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_hidden_layers == 2
+
+
+def test_the_record_has_layers_of_the_teacher_and_of_the_stage_before(shrunk):
+    folder, _ = shrunk
+    of_stage, of_run = (read_record(path)["student"] for path in (folder / "stages" / "3", folder))
+    assert of_stage["layers"] == [1, 3, 4] and "stages" not in of_stage
+    assert of_run["layers_of_stage_before"] == [2, 3]
+    assert of_run["layers"] == [3, 4]
+    assert of_run["layer_strategy"] == "uniform"
+    assert of_run["stages"] == [of_stage]
+
+
+def test_each_stage_starts_from_the_trained_one_before_and_the_first_from_the_teacher(shrunk, teacher):
+    folder, sources = shrunk
+    first, second = sources[-2:]  # those before are of the check of the arguments
+    of_teacher, of_stage = (load_file(Path(path) / "model.safetensors") for path in (teacher, folder / "stages" / "3"))
+    assert first.keys() == of_teacher.keys() and second.keys() == of_stage.keys()
+    assert all(torch.equal(first[name], of_teacher[name]) for name in first)
+    assert all(torch.equal(second[name], of_stage[name]) for name in second)
+    assert not torch.equal(of_stage[QUERY.format(0)], of_teacher[QUERY.format(0)]), "the stage is not trained"
+
+
+def test_layers_go_through_the_stages_as_the_record_says(arguments, teacher, tmp_path):
+    untrained = [*STAGES, "--learning_rate", "1e-30", "--weight_decay", 0, "--max_steps", 1]
+    run_here(*arguments, *untrained, "--output_dir", tmp_path / "student")
+    trained, of_teacher = (load_file(Path(path) / "model.safetensors") for path in (tmp_path / "student", teacher))
+    for position, layer in enumerate(read_record(tmp_path / "student")["student"]["layers"]):
+        assert torch.equal(trained[QUERY.format(position)], of_teacher[QUERY.format(layer - 1)])
+
+
+def test_all_stages_learn_from_the_same_stored_outputs(shrunk):
+    folder, _ = shrunk
+    assert [path.parent for path in folder.rglob("*.arrow")] == list((folder / "teacher" / "outputs").iterdir())
+
+
+def test_the_report_is_one_with_a_row_a_stage(shrunk):
+    folder, _ = shrunk
+    rows = results_table(read_record(folder)).splitlines()[2:]
+    titles = [[cell.strip() for cell in row.split("|")][1:3] for row in rows]
+    assert titles == [["teacher", "1,2,3,4"], ["stage of 3", "1,3,4"], ["student", "3,4"]]
+    card = (folder / "README.md").read_text()
+    assert "Teacher layers that it started from: 3,4, through students of 3 layers;" in card
+
+
+@pytest.mark.parametrize("broken_off", ["3", "2"])
+def test_a_run_that_is_broken_off_goes_on_with_its_stage(shrunk, arguments, tmp_path, monkeypatch, broken_off):
+    expected, _ = shrunk
+    folder = tmp_path / "student"
+    trained = []
+
+    class Watched(training_run.CheckpointMarker):
+        depth_to_break_off = broken_off
+
+        def on_train_begin(self, args, state, control, model, **kwargs):
+            trained.append((str(model.config.num_hidden_layers), state.global_step))
+
+        def on_step_end(self, args, state, control, model, **kwargs):
+            if state.global_step == 5 and str(model.config.num_hidden_layers) == self.depth_to_break_off:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(training_run, "CheckpointMarker", Watched)
+    with pytest.raises(KeyboardInterrupt):
+        run_here(*arguments, *STAGES, "--output_dir", folder)
+    assert read_record(folder) is None
+    Watched.depth_to_break_off = None
+    run_here(*arguments, *STAGES, "--output_dir", folder)
+    assert trained == ([("3", 0), ("3", 4), ("2", 0)] if broken_off == "3" else [("3", 0), ("2", 0), ("2", 4)])
+    assert weights(folder) == weights(expected)
+    assert metrics(folder) == metrics(expected)
+    assert weights(folder / "stages" / "3") == weights(expected / "stages" / "3")
+
+
+def test_a_stage_is_finished_only_if_it_was_built_from_the_same_weights_and_is_not_being_made_anew(shrunk, tmp_path):
+    folder, _ = shrunk
+    stage = Path(shutil.copytree(folder / "stages" / "3", tmp_path / "3"))
+    args, record = SimpleNamespace(output_dir=stage), read_record(stage)
+    assert student._finished_record(record, args) == record
+    assert student._finished_record(record | {"built_from": "a teacher that was trained again"}, args) is None
+    write_json(stage / UNFINISHED_RECORD_FILE, record)
+    assert student._finished_record(record, args) is None
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (["--stages", "3,2"], "'even' takes every second layer, .* N = 4 and K = 3. Use 'uniform'"),
+        (["--stages", "4,2", "--layer_strategy", "top"], "--stages are depths below the teacher's, 4, got 4,2. Start"),
+    ],
+)
+def test_stages_that_do_not_fit_the_teacher_are_refused_before_anything_is_written(
+    arguments, tmp_path, stages, message
+):
+    with pytest.raises(ValueError, match=message):
+        run_here(*arguments, *stages, "--output_dir", tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
+# ---- Pretrained students ----
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+@pytest.fixture
+def save_student(teacher, tmp_path):
+    """Saves a model with the teacher's tokenizer, and returns the folder."""
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+
+    def save(model_class, config_class, **config):
+        folder = tmp_path / "pretrained"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            model_class(config_class(vocab_size=len(tokenizer), **config)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+def test_a_pretrained_student_of_another_width_and_depth_is_trained_and_said_to_be_one(
+    save_student, arguments, tmp_path
+):
+    pretrained = save_student(BertModel, BertConfig, **SMALL)
+    folder = tmp_path / "student"
+    run_here(*arguments, "--student_name_or_path", pretrained, "--num_train_epochs", 1, "--output_dir", folder)
+    config = AutoModelForSequenceClassification.from_pretrained(folder).config
+    assert (config.hidden_size, config.num_hidden_layers, config.id2label) == (16, 1, {0: "bad", 1: "good"})
+    trained, start = (load_file(path / "model.safetensors") for path in (folder, pretrained))
+    name = "encoder.layer.0.attention.self.query.weight"
+    change = (trained[f"bert.{name}"] - start[name]).abs().max()
+    assert 0 < change < 1e-2, "other weights than those of the checkpoint"
+    record = read_record(folder)
+    assert record["student"]["pretrained"] == {"name": str(pretrained), "hub_name": None}
+    assert (record["student"]["layer_strategy"], record["student"]["layers"]) == ("pretrained", [])
+    assert "| student | none (pretrained) | " in results_table(record)
+    card = " ".join((folder / "README.md").read_text().split())
+    assert f"A text classifier of 1 layers, started from `{pretrained}` and distilled on" in card
+    assert "none of whose layers it has" in card
+
+
+def test_a_pretrained_student_of_another_architecture_with_another_head_gets_one_for_the_labels(
+    save_student, arguments, tmp_path
+):
+    config = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "num_labels": 5}
+    pretrained = save_student(DistilBertForSequenceClassification, DistilBertConfig, **config)
+    folder = tmp_path / "student"
+    run_here(*arguments, "--student_name_or_path", pretrained, "--num_train_epochs", 1, "--output_dir", folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert type(model) is DistilBertForSequenceClassification
+    assert (model.config.num_labels, model.config.id2label) == (2, {0: "bad", 1: "good"})
+    record = read_record(folder)
+    assert record["student"]["parameters"] == model.num_parameters()
+    assert record["student"]["num_layers"] == 2
+
+
+def test_a_student_with_another_vocabulary_is_refused(save_student, arguments, tmp_path):
+    pretrained = save_student(BertModel, BertConfig, **SMALL)
+    content = json.loads((pretrained / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["good"], vocabulary["bad"] = vocabulary["bad"], vocabulary["good"]
+    (pretrained / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="vocabulary of --student_name_or_path .* is not that of the teacher"):
+        run_here(*arguments, "--student_name_or_path", pretrained, "--output_dir", tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_student_for_shorter_texts_is_refused_with_the_length_that_it_reads(save_student, arguments, tmp_path):
+    pretrained = save_student(BertModel, BertConfig, **SMALL, max_position_embeddings=8)
+    arguments = [*arguments, "--student_name_or_path", pretrained, "--output_dir", tmp_path / "student"]
+    with pytest.raises(ValueError, match="up to 8 tokens, but the longest one here has 9. .*--max_seq_length 8"):
+        run_here(*arguments)
+    run_here(*arguments, "--max_seq_length", 8, "--max_steps", 1)
+
+
+@pytest.mark.parametrize("name", TINY_CLASSIFIERS)
+def test_a_model_reads_texts_of_its_maximal_length_and_no_longer_ones(name):
+    model = TINY_CLASSIFIERS[name](1, 2)
+    limit = student._max_length(model)
+    assert (limit is None) == (name in ("deberta-v2", "modernbert"))
+    model(input_ids=torch.full((1, limit or 100), 7))
+    if limit is not None:
+        with pytest.raises((IndexError, RuntimeError), match="out of|size"):
+            model(input_ids=torch.full((1, limit + 1), 7))
