@@ -28,7 +28,9 @@ from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from results import write_results  # noqa: E402
 
 from exporting import model_inputs  # noqa: E402
 from reporting import markdown_table  # noqa: E402
@@ -97,7 +99,7 @@ def main():
             )
             print(results[-1], flush=True)
 
-    write_results(results, args)
+    write_results(args.name, results, speed_table(results))
 
 
 def run_all(run: Callable, batches: list[dict], workers: int) -> tuple[float, list[float], list[np.ndarray]]:
@@ -138,14 +140,9 @@ def load_onnx(folder: str, file: str, threads: int) -> tuple[Callable, float]:
     return lambda batch: session.run(["logits"], {name: batch[name] for name in names})[0], path.stat().st_size / 1e6
 
 
-def write_results(results: list[dict], args: argparse.Namespace) -> None:
-    """The csv file, and the table with how many times as quick each variant is as the teacher's two."""
-    folder = ROOT / "docs" / "results"
-    with open(folder / f"{args.name}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(results[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(results)
-    table = markdown_table(
+def speed_table(results: list[dict]) -> str:
+    """Every variant at every batch size, and how many times as quick it is as the teacher's two."""
+    return markdown_table(
         [
             {
                 "Variant": row["variant"],
@@ -162,8 +159,6 @@ def write_results(results: list[dict], args: argparse.Namespace) -> None:
             for row in results
         ]
     )
-    (folder / f"{args.name}.md").write_text(table + "\n")
-    print(table)
 
 
 def ratio(row: dict, teacher: str) -> str:

@@ -21,6 +21,7 @@ from transformers import TrainerCallback, set_seed
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from results import write_results  # noqa: E402
 from training_setup import (  # noqa: E402
     PRECISIONS,
     CountingCollator,
@@ -33,7 +34,6 @@ from training_setup import (  # noqa: E402
     student_of,
     synchronize,
     with_stored_outputs,
-    write_results,
 )
 
 from distill_trainer import bf16_in_hardware  # noqa: E402

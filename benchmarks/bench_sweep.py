@@ -22,6 +22,7 @@ from transformers import set_seed
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from results import write_results  # noqa: E402
 from training_setup import (  # noqa: E402
     PRECISIONS,
     Setup,
@@ -37,7 +38,6 @@ from training_setup import (  # noqa: E402
     synchronize,
     train_like_the_notebook,
     with_stored_outputs,
-    write_results,
 )
 
 from distill_trainer import bf16_in_hardware  # noqa: E402

@@ -4,6 +4,8 @@
     python benchmarks/bench_training.py --train_file ../shared/data/davidson/train.csv \\
         --test_file ../shared/data/davidson/test.csv --examples 2048 --test_examples 1000
     python benchmarks/bench_training.py --teacher random-bert-base --torch_compile     # where there is a GPU
+    python benchmarks/bench_training.py --name layer_losses_speed \\
+        --variants cached-bfloat16 hidden_cached-bfloat16 hidden-bfloat16 attention-bfloat16 relation-bfloat16
 
 Each variant trains in a process of its own. They take turns, some steps each, in an order that is reversed every
 round, so that a change in the machine's speed meets all alike; while one trains the others wait. The first round warms
@@ -39,12 +41,12 @@ from transformers import TrainerCallback, set_seed
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from results import RESULTS, write_results  # noqa: E402
 from training_setup import (  # noqa: E402
     BATCH_SIZE,
     LEARNING_RATE,
     PLAIN_FINE_TUNING,
     PRECISIONS,
-    RESULTS,
     TEMPERATURE,
     CountingCollator,
     Setup,
@@ -61,12 +63,14 @@ from training_setup import (  # noqa: E402
     synchronize,
     train_like_the_notebook,
     training_arguments,
+    with_stored_hidden_states,
     with_stored_outputs,
-    write_results,
 )
 
 from distill_trainer import bf16_in_hardware  # noqa: E402
+from layer_mapping import num_layers, select_layers  # noqa: E402
 from reporting import markdown_table  # noqa: E402
+from teacher_cache import HiddenStatesCollator  # noqa: E402
 
 # TextBrewer imports a writer of TensorBoard files; what else these depend on is there.
 TEXTBREWER = ("textbrewer==0.2.1.post1", "tensorboardX", "protobuf")
@@ -81,16 +85,28 @@ class Variant(NamedTuple):
         return f"{self.method} {PRECISIONS[self.bf16]}"
 
 
+# What the losses on layers add to the default; all but the first with the teacher in every step.
+LAYER_LOSSES = {
+    "hidden_cached": {"hidden_weight": 1.0},
+    "hidden": {"hidden_weight": 1.0},
+    "attention": {"attention_weight": 1.0},
+    "relation": {"relation_weight": 1.0},
+}
 VARIANTS = (
     *(Variant(method, False) for method in ("notebook", "textbrewer", "finetune", "no_cache", "cached")),
     *(Variant(method, True) for method in ("finetune", "no_cache", "cached")),
 )
+LAYER_VARIANTS = tuple(Variant(method, True) for method in LAYER_LOSSES)
 TITLES = {
     "notebook": "The notebook's loop",
     "textbrewer": "TextBrewer",
     "finetune": "Plain fine-tuning",
     "no_cache": "Ours, teacher in every step",
     "cached": "Ours, stored outputs",
+    "hidden_cached": "With hidden states, stored",
+    "hidden": "With hidden states, teacher in every step",
+    "attention": "With attention, teacher in every step",
+    "relation": "With relations, teacher in every step",
 }
 # Title, the variants to compare, what is compared, and what was asked for.
 COMPARISONS = (
@@ -102,6 +118,10 @@ COMPARISONS = (
     ("Notebook's loop / cached, bfloat16", "notebook float32", "cached bfloat16", "turn_seconds", ""),
     ("TextBrewer / cached", "textbrewer float32", "cached float32", "turn_seconds", ">= 2"),
     ("TextBrewer / cached, bfloat16", "textbrewer float32", "cached bfloat16", "turn_seconds", ">= 2"),
+    ("Stored hidden states / cached, bfloat16", "hidden_cached bfloat16", "cached bfloat16", "turn_seconds", "<= 1.3"),
+    ("Hidden states / cached, bfloat16", "hidden bfloat16", "cached bfloat16", "turn_seconds", ""),
+    ("Attention / cached, bfloat16", "attention bfloat16", "cached bfloat16", "turn_seconds", ""),
+    ("Relations / cached, bfloat16", "relation bfloat16", "cached bfloat16", "turn_seconds", ""),
 )
 
 
@@ -241,9 +261,13 @@ def train(
         sys.path.append(str(setup.folder / "textbrewer"))
         loop(student, teacher, batches, num_epochs=1)
         return student
-    if variant.method == "cached":
+    layers = select_layers("even", num_layers(teacher))
+    if variant.method.endswith("cached"):
         train_dataset = with_stored_outputs(setup, teacher, cache_dir(setup, variant.bf16), variant.bf16)
-    if variant.method != "no_cache":
+    if variant.method == "hidden_cached":
+        train_dataset = with_stored_hidden_states(setup, train_dataset, teacher, layers, variant.bf16)
+        collator = HiddenStatesCollator(collator)
+    if variant.method in ("finetune", "cached", "hidden_cached"):
         teacher = None
     trainer = our_trainer(
         setup,
@@ -256,7 +280,8 @@ def train(
         max_steps=num_steps * num_turns,
         seed=SEED,
         torch_compile=torch_compile,
-        **(PLAIN_FINE_TUNING if variant.method == "finetune" else {}),
+        teacher_layers=layers if variant.method in LAYER_LOSSES else None,
+        **(PLAIN_FINE_TUNING if variant.method == "finetune" else LAYER_LOSSES.get(variant.method, {})),
     )
     trainer.train()
     return student
@@ -406,13 +431,13 @@ def draw(rows: list[dict], file: Path) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_setup_arguments(parser)
-    names = {str(variant).replace(" ", "-"): variant for variant in VARIANTS}
+    names = {str(variant).replace(" ", "-"): variant for variant in (*VARIANTS, *LAYER_VARIANTS)}
     parser.add_argument(
         "--variants",
         nargs="+",
         choices=names,
-        default=[name for name in names if bf16_in_hardware() or not names[name].bf16],
-        help="default: all, those in bfloat16 only where the hardware has it",
+        default=[name for name in names if names[name] in VARIANTS and (bf16_in_hardware() or not names[name].bf16)],
+        help="default: all without losses on layers, those in bfloat16 only where the hardware has it",
     )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each variant that count, after a first one")
     parser.add_argument("--torch_compile", action="store_true", help="compile our student and that of fine-tuning")

@@ -13,16 +13,14 @@ standard deviations over seeds to `NAME.md`.
 """
 
 import argparse
-import csv
-import json
-import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from sweep import spread  # noqa: E402
+from results import write_results  # noqa: E402
+from runs import finished_record, spread  # noqa: E402
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, set_seed  # noqa: E402
 
 from layer_mapping import select_layers  # noqa: E402
@@ -33,12 +31,12 @@ DEPTH = 6
 LAYERS = list(range(1, DEPTH + 1))
 # Layers, whether the teacher is trained, and arguments of the loss.
 VARIANTS = {
-    "odd": (select_layers("odd", DEPTH), True, ()),
-    "odd_slip": ([LAYERS[2 * i - 1] for i in range(DEPTH // 2)], True, ()),
-    "even": (select_layers("even", DEPTH), True, ()),
-    "even_slip": ([LAYERS[2 * i] for i in range(DEPTH // 2)], True, ()),
-    "untrained_teacher": (select_layers("odd", DEPTH), False, ()),
-    "untrained_teacher_alone": (select_layers("odd", DEPTH), False, ("--ce_weight=0", "--kl_weight=1")),
+    "odd": (select_layers("odd", DEPTH), True, {}),
+    "odd_slip": ([LAYERS[2 * i - 1] for i in range(DEPTH // 2)], True, {}),
+    "even": (select_layers("even", DEPTH), True, {}),
+    "even_slip": ([LAYERS[2 * i] for i in range(DEPTH // 2)], True, {}),
+    "untrained_teacher": (select_layers("odd", DEPTH), False, {}),
+    "untrained_teacher_alone": (select_layers("odd", DEPTH), False, {"ce_weight": 0, "kl_weight": 1}),
 }
 COLUMNS = {
     "train_loss_ce": ("Training loss", 1),
@@ -58,36 +56,22 @@ def main():
     rows = []
     for seed in args.seeds:
         for variant, (layers, teacher_is_trained, losses) in VARIANTS.items():
-            output_dir = folder / f"{variant}-{seed}"
-            if not (output_dir / "distillation.json").is_file():
-                print(f"{output_dir.name} ...", flush=True)
-                settings = [
-                    f"--output_dir={output_dir}",
-                    f"--layers={','.join(map(str, layers))}",
-                    f"--seed={seed}",
-                    f"--teacher_output_dir={folder / 'teacher'}",
-                    *losses,
-                ]
-                if not teacher_is_trained:
-                    settings.append(f"--teacher_name_or_path={untrained_teacher(folder)}")
-                command = [sys.executable, "run_distillation.py", *passed_on, *settings]
-                subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-            record = json.loads((output_dir / "distillation.json").read_text())
+            settings = {
+                "layers": ",".join(map(str, layers)),
+                "seed": seed,
+                "teacher_output_dir": folder / "teacher",
+                **losses,
+            }
+            if not teacher_is_trained:
+                settings["teacher_name_or_path"] = untrained_teacher(folder)
+            record = finished_record(folder / f"{variant}-{seed}", settings, passed_on)
             figures = {key: record["student"]["results"][key] for key in COLUMNS}
             layers = " ".join(map(str, record["student"]["layers"]))
             teacher = record["teacher"]["results"]["eval_accuracy"]
             rows.append(
                 {"variant": variant, "seed": seed, "layers": layers, **figures, "teacher_eval_accuracy": teacher}
             )
-
-    results = ROOT / "docs" / "results"
-    with open(results / f"{args.name}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    table = markdown_table([summary(variant, rows) for variant in VARIANTS])
-    (results / f"{args.name}.md").write_text(table + "\n")
-    print(table)
+    write_results(args.name, rows, markdown_table([summary(variant, rows) for variant in VARIANTS]))
 
 
 def untrained_teacher(folder: Path) -> Path:
@@ -108,7 +92,7 @@ def summary(variant: str, rows: list[dict]) -> dict[str, str]:
         "Variant": variant,
         "Layers": members[0]["layers"],
         "Teacher's accuracy (%)": f"{100 * members[0]['teacher_eval_accuracy']:.1f}",
-        **{title: spread([factor * row[key] for row in members], factor) for key, (title, factor) in COLUMNS.items()},
+        **{title: spread([row[key] for row in members], factor) for key, (title, factor) in COLUMNS.items()},
     }
 
 

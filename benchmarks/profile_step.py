@@ -27,6 +27,7 @@ from transformers import PretrainedConfig, PreTrainedModel, TrainerCallback, set
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from results import write_results  # noqa: E402
 from training_setup import (  # noqa: E402
     PLAIN_FINE_TUNING,
     PRECISIONS,
@@ -40,7 +41,6 @@ from training_setup import (  # noqa: E402
     synchronize,
     training_arguments,
     with_stored_outputs,
-    write_results,
 )
 
 from distill_trainer import DistillationTrainer, bf16_in_hardware  # noqa: E402

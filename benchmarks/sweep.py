@@ -10,18 +10,19 @@ teacher's outputs. Arguments that are not the sweep's own are passed on to `run_
 """
 
 import argparse
-import csv
 import itertools
 import json
-import subprocess
 import sys
 from pathlib import Path
-from statistics import mean, stdev
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from results import write_results  # noqa: E402
+from runs import finished_record, spread  # noqa: E402
 
 from layer_mapping import STRATEGIES  # noqa: E402
+from reporting import markdown_table  # noqa: E402
 
 # What a recipe changes of the argument file.
 RECIPES = {
@@ -32,6 +33,19 @@ RECIPES = {
     "with_cosine": {"ce_weight": 1 / 3, "kl_weight": 1 / 3, "cosine_weight": 1 / 3, "temperature": 1},
     "lr_5e5": {"learning_rate": 5e-5},
     "lr_2e4": {"learning_rate": 2e-4},
+    "hidden": {"hidden_weight": 1},
+    "hidden_10": {"hidden_weight": 10},
+    "hidden_first": {"hidden_weight": 1, "hidden_tokens": "first"},
+    "attention": {"attention_weight": 1},
+    "attention_mse": {"attention_weight": 10, "attention_divergence": "mse"},
+    "relation": {"relation_weight": 1},
+    "hidden_relation": {"hidden_weight": 1, "relation_weight": 1},
+    "hidden_fading": {"hidden_weight": 2, "linear_to": '{"hidden_weight": 0}'},
+    "cooling": {"temperature": 8, "linear_to": '{"temperature": 1}'},
+    "stages": {"stages": "5,4,3"},
+    "kl_alone": {"ce_weight": 0, "kl_weight": 1},
+    "twice_as_long": {"num_train_epochs": 4},
+    "hidden_twice_as_long": {"hidden_weight": 1, "num_train_epochs": 4},
 }
 # Columns of the table: title, key in the student's or teacher's results, factor for people.
 COLUMNS = (
@@ -46,36 +60,16 @@ COLUMNS = (
 
 def main():
     args, passed_on = parse_arguments()
-    sweep = Path("outputs") / args.name
+    sweep = ROOT / "outputs" / args.name
+    arguments = [*([args.arguments] if args.arguments else []), *passed_on]
     for recipe, seed, strategy in itertools.product(args.recipes, args.seeds, args.strategies):
-        folder = sweep / f"{strategy}-{recipe}-{seed}"
-        if not is_finished(folder):
-            print(f"{folder.name} ...", flush=True)
-            settings = {
-                "output_dir": folder,
-                "teacher_output_dir": sweep / "teacher",
-                "layer_strategy": strategy,
-                "seed": seed,
-                **RECIPES[recipe],
-            }
-            file = [args.arguments] if args.arguments else []
-            flags = [f"--{name}={value}" for name, value in settings.items()]
-            command = [sys.executable, "run_distillation.py", *file, *flags, *passed_on]
-            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-
-    runs = sorted((folder for folder in (ROOT / sweep).iterdir() if is_finished(folder)), key=position_in_table)
-    records = {folder.name: json.loads((folder / "distillation.json").read_text()) for folder in runs}
+        common = {"teacher_output_dir": sweep / "teacher", "layer_strategy": strategy, "seed": seed}
+        finished_record(sweep / f"{strategy}-{recipe}-{seed}", common | RECIPES[recipe], arguments)
+    files = sorted(sweep.glob("*-*-*/distillation.json"), key=lambda file: position_in_table(file.parent.name))
+    records = {file.parent.name: json.loads(file.read_text()) for file in files}
+    teacher = row_of("teacher", "-", "-", next(iter(records.values()))["teacher"])
     rows = [row_of(*name.split("-"), record["student"]) for name, record in records.items()]
-    teacher = row_of("-", "teacher", "-", next(iter(records.values()))["teacher"])
-    results = ROOT / "docs" / "results"
-    results.mkdir(parents=True, exist_ok=True)
-    with open(results / f"{args.name}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(teacher), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([teacher, *rows])
-    table = summary(teacher, rows)
-    (results / f"{args.name}.md").write_text(table + "\n")
-    print(table)
+    write_results(args.name, [teacher, *rows], summary([teacher, *rows]))
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -90,12 +84,8 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args()
 
 
-def is_finished(folder: Path) -> bool:
-    return (ROOT / folder / "distillation.json").is_file()
-
-
-def position_in_table(folder: Path) -> tuple[int, int, int]:
-    strategy, recipe, seed = folder.name.split("-")
+def position_in_table(name: str) -> tuple[int, int, int]:
+    strategy, recipe, seed = name.split("-")
     return list(RECIPES).index(recipe), STRATEGIES.index(strategy), int(seed)
 
 
@@ -105,23 +95,25 @@ def row_of(strategy: str, recipe: str, seed: str, model: dict) -> dict:
     return {"strategy": strategy, "recipe": recipe, "seed": seed, "layers": layers, **figures}
 
 
-def summary(teacher: dict, rows: list[dict]) -> str:
-    columns = [column for column in COLUMNS if column[1] in teacher]
-    lines = ["| " + " | ".join(["Student layers", "Recipe", *(title for title, _, _ in columns)]) + " |"]
-    lines.append("|" + "---|" * (len(columns) + 2))
-    groups = {("teacher", "-"): [teacher]}
+def summary(rows: list[dict]) -> str:
+    """A row for every recipe and strategy: means and standard deviations over seeds."""
+    groups = {}
     for row in rows:
-        groups.setdefault((f"{row['strategy']} ({row['layers']})", row["recipe"]), []).append(row)
-    for (name, recipe), members in groups.items():
-        cells = [spread([factor * row[key] for row in members], factor) for _, key, factor in columns]
-        lines.append("| " + " | ".join([name, recipe, *cells]) + " |")
-    return "\n".join(lines)
-
-
-def spread(values: list[float], factor: float) -> str:
-    digits = 1 if factor == 100 else 3
-    text = f"{mean(values):.{digits}f}"
-    return text if len(values) == 1 else f"{text} ± {stdev(values):.{digits}f}"
+        groups.setdefault((row["strategy"], row["recipe"]), []).append(row)
+    return markdown_table(
+        [
+            {
+                "Student layers": f"{strategy} ({'; '.join(dict.fromkeys(row['layers'] for row in members))})",
+                "Recipe": recipe,
+                **{
+                    title: spread([row[key] for row in members], factor)
+                    for title, key, factor in COLUMNS
+                    if key in rows[0]
+                },
+            }
+            for (strategy, recipe), members in groups.items()
+        ]
+    )
 
 
 if __name__ == "__main__":

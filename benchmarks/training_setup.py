@@ -6,10 +6,9 @@ for it, not in what they are after.
 """
 
 import argparse
-import csv
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +35,10 @@ sys.path.insert(0, str(ROOT))
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments  # noqa: E402
 from layer_mapping import build_student, num_layers, select_layers  # noqa: E402
 from teacher import PACKAGED_TEACHER, TeacherArguments, fine_tune, load_classifier, resolve_checkpoint  # noqa: E402
-from teacher_cache import add_teacher_logits, compute_logits  # noqa: E402
+from teacher_cache import add_teacher_hidden_states, add_teacher_logits, compute_logits  # noqa: E402
 from text_classification import DataArguments  # noqa: E402
 from training_run import load_inputs  # noqa: E402
 
-RESULTS = ROOT / "docs" / "results"
 RANDOM_BERT_BASE = "random-bert-base"
 BATCH_SIZE, LEARNING_RATE, TEMPERATURE = 32, 1e-4, 2.0
 PLAIN_FINE_TUNING = {"ce_weight": 1.0, "kl_weight": 0.0}
@@ -159,12 +157,14 @@ def our_trainer(
     collator: Callable,
     teacher: PreTrainedModel | None = None,
     callbacks: list | None = None,
+    teacher_layers: Sequence[int] | None = None,
     **settings,
 ) -> DistillationTrainer:
     """Ours, with the teacher in every step, with its stored outputs, or without; `settings` are training arguments."""
     return DistillationTrainer(
         model=student,
         teacher_model=teacher,
+        teacher_layers=teacher_layers,
         args=training_arguments(setup.folder, **settings),
         train_dataset=train_dataset,
         data_collator=collator,
@@ -176,6 +176,17 @@ def with_stored_outputs(setup: Setup, teacher: PreTrainedModel, cache_dir: Path,
     """The training split as the scripts use it: with the teacher's outputs, computed once and then read."""
     batch_size = training_arguments(setup.folder).per_device_eval_batch_size
     return add_teacher_logits(setup.splits["train"], teacher, cache_dir, setup.collator, batch_size, bf16)
+
+
+def with_stored_hidden_states(
+    setup: Setup, train_dataset: Dataset, teacher: PreTrainedModel, layers: Sequence[int], bf16: bool
+) -> Dataset:
+    """The data set with the hidden states of these layers of the teacher beside what it has."""
+    batch_size = training_arguments(setup.folder).per_device_eval_batch_size
+    cache_dir, no_limit = setup.folder / f"hidden-states-{PRECISIONS[bf16]}", 2**63
+    return add_teacher_hidden_states(
+        train_dataset, teacher, layers, cache_dir, setup.collator, no_limit, batch_size, bf16
+    )
 
 
 def random_batches(train_dataset: Dataset, collator: Callable, seed: int) -> DataLoader:
@@ -251,13 +262,3 @@ def describe_machine() -> str:
 
 def spread(values: list[float], digits: int = 2) -> str:
     return f"{median(values):.{digits}f} [{min(values):.{digits}f} - {max(values):.{digits}f}]"
-
-
-def write_results(name: str, rows: list[dict], report: str) -> None:
-    """All runs to `docs/results/NAME.csv`, the tables made of them to `NAME.md` and to the terminal."""
-    with open(RESULTS / f"{name}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    (RESULTS / f"{name}.md").write_text(report + "\n")
-    print(report)
