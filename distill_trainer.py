@@ -111,7 +111,8 @@ class DistillationTrainingArguments(TrainingArguments):
         default=0.0,
         metadata={
             "help": "Weight of the difference between the student's and the teacher's attention probabilities, a mean "
-            "over the student's layers; >= 0. Both need the same number of heads."
+            "over the student's layers; >= 0. Both need the same number of heads. The student's attention has no "
+            "dropout then."
         },
     )
     attention_divergence: str = field(

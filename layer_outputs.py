@@ -56,7 +56,8 @@ class LayerOutputs:
 class LayerOutputReader:
     """Runs a model so that the wanted outputs of its layers come with its logits.
 
-    Attention probabilities are returned by the implementation "eager" alone, so it is chosen where they are wanted.
+    Attention probabilities are returned by the implementation "eager" alone, so it is chosen where they are wanted. It
+    returns them as they are after dropout, which is nothing to compare: the wanted layers attend without it.
 
     Args:
         model: before it is wrapped for several processes.
@@ -64,7 +65,7 @@ class LayerOutputReader:
             that are used outside of it for unused ones, and FSDP has shared them out by then.
 
     Raises:
-        ValueError: it is not known which modules of the model compute queries, keys and values.
+        ValueError: it is not known which modules of the model attend.
     """
 
     def __init__(self, model: nn.Module, wanted: WantedOutputs, projection: nn.Module | None = None):
@@ -73,15 +74,17 @@ class LayerOutputReader:
         model = unwrap_peft_model(model)
         if wanted.attentions:
             model.set_attn_implementation("eager")
-        self._attention_parts = {layer: _query_key_value(model, layer) for layer in wanted.relations}
+        for layer in wanted.attentions:
+            _switch_off_dropout(_attention(model, layer)[0])
+        self._projections = {layer: _attention(model, layer)[1] for layer in wanted.relations}
 
     def run(self, model: nn.Module, **inputs: torch.Tensor) -> LayerOutputs:
         """Calls `model`, which may be wrapped by now, in whatever mode it is."""
         relations = {layer: {} for layer in self.wanted.relations}
         hooks = [
             module.register_forward_hook(_keep(relations[layer], kinds))
-            for layer, parts in self._attention_parts.items()
-            for kinds, module in parts.items()
+            for layer, projections in self._projections.items()
+            for kinds, module in projections.items()
         ]
         if self._projection is not None:
             hooks.append(self._model.register_forward_hook(self._project, prepend=True))
@@ -106,19 +109,27 @@ class LayerOutputReader:
         outputs["hidden_states"] = tuple(states)
 
 
-def _query_key_value(model: PreTrainedModel, layer: int) -> dict[tuple[str, ...], nn.Module]:
-    """The modules of a layer that compute its queries, keys and values, by what they compute."""
-    module = model.get_submodule(find_layer_list(model))[layer - 1]
-    parts = {name.rsplit(".", 1)[-1]: part for name, part in module.named_modules()}
-    if FUSED_QUERY_KEY_VALUE in parts:
-        return {KINDS: parts[FUSED_QUERY_KEY_VALUE]}
-    for names in QUERY_KEY_VALUE:
-        if parts.keys() >= set(names):
-            return {(kind,): parts[name] for kind, name in zip(KINDS, names, strict=True)}
+def _attention(model: PreTrainedModel, layer: int) -> tuple[nn.Module, dict[tuple[str, ...], nn.Module]]:
+    """The module of a layer that attends, and those in it that compute queries, keys and values, by what they do."""
+    for module in model.get_submodule(find_layer_list(model))[layer - 1].modules():
+        parts = dict(module.named_children())
+        if FUSED_QUERY_KEY_VALUE in parts:
+            return module, {KINDS: parts[FUSED_QUERY_KEY_VALUE]}
+        for names in QUERY_KEY_VALUE:
+            if parts.keys() >= set(names):
+                return module, {(kind,): parts[name] for kind, name in zip(KINDS, names, strict=True)}
     raise ValueError(
         f"It is not known which modules of {type(model).__name__} compute queries, keys and values. Set "
-        "`relation_weight` to 0, or choose another architecture, such as BERT."
+        "`attention_weight` and `relation_weight` to 0, or choose another architecture, such as BERT."
     )
+
+
+def _switch_off_dropout(attention: nn.Module) -> None:
+    """Of the attention probabilities, a module or a number in all architectures that students have."""
+    if isinstance(getattr(attention, "dropout", None), nn.Dropout):
+        attention.dropout.p = 0.0
+    else:
+        attention.attention_dropout = 0.0
 
 
 def _keep(vectors: dict[str, torch.Tensor], kinds: tuple[str, ...]):

@@ -63,6 +63,21 @@ def test_queries_keys_and_values_are_those_of_the_layer():
             torch.testing.assert_close(read.relations[2][kind], expected)
 
 
+@pytest.mark.parametrize("name", TINY_CLASSIFIERS)
+def test_attention_is_read_as_it_is_before_dropout(name):
+    model = TINY_CLASSIFIERS[name](2, 2)
+    dropout = {"attention_probs_dropout_prob": 0.5, "attention_dropout": 0.5}
+    for parameter in dropout.keys() & model.config.to_dict().keys():
+        setattr(model.config, parameter, 0.5)
+    model = type(model)(model.config).train()
+    own, length = batch()["attention_mask"].bool(), batch()["input_ids"].shape[1]
+    reader = LayerOutputReader(model, WantedOutputs(attentions=(1, 2)))
+    for attentions in reader.run(model, **batch()).attentions.values():
+        rows = attentions.transpose(1, 2)[own]  # of the tokens that are no padding, (tokens, heads, length)
+        torch.testing.assert_close(rows.sum(dim=-1), torch.ones_like(rows[..., 0]))
+        assert rows.shape[-1] == length
+
+
 def test_reading_leaves_no_hooks_behind():
     model = bert(2)
     LayerOutputReader(model, WantedOutputs(relations=(2,))).run(model, **batch())
