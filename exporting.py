@@ -2,7 +2,7 @@
 
     export_float32(model, "model.onnx")
     quantize("model.onnx", "model_int8.onnx")
-    logits = compute_onnx_logits("model_int8.onnx", tokenized["validation"], collator)
+    logits = compute_onnx_logits("model_int8.onnx", tokenized["validation"], collator, INT8_BATCH_SIZE)
 
 ONNX Runtime fuses what it can when it loads a graph, and fusing before quantising has been measured to gain nothing
 (docs/LOG.md). What it does not see is that the head of most classifiers reads the first token alone: the last layer's
@@ -34,6 +34,8 @@ QUANTIZED_OPERATORS = ("MatMul", "Gemm", "Gather")
 # Operators that treat each token by itself if all their other inputs are constants without a token's axis.
 TOKENWISE_OPERATORS = ("Add", "Sub", "Mul", "Div", "Erf", "Gelu", "Tanh", "LayerNormalization", "MatMul")
 BATCH_SIZE = 8  # on a processor the quickest per example; larger batches outgrow its caches
+# In int8 the activations of a batch have one scale, so that an answer would depend on the texts beside it.
+INT8_BATCH_SIZE = 1
 
 
 class _Logits(nn.Module):
@@ -200,7 +202,8 @@ def quantize_accurately(
     disturbance = {}
     for name in names:
         quantize(source, target, in_float32=[other for other in names if other != name])
-        disturbance[name] = np.abs(compute_onnx_logits(target, sample, collator) - reference).mean()
+        logits = compute_onnx_logits(target, sample, collator, INT8_BATCH_SIZE)
+        disturbance[name] = np.abs(logits - reference).mean()
     worst_first = sorted(names, key=disturbance.__getitem__, reverse=True)
     count = 1
     while count <= len(names) // 2:
@@ -218,11 +221,14 @@ def _quantizable(source: str | Path) -> list[str]:
     return [node.name for node in graph.node if node.op_type in QUANTIZED_OPERATORS and weights & set(node.input[:2])]
 
 
-def compute_onnx_logits(file: str | Path, dataset: Dataset, collator: Callable) -> np.ndarray:
+def compute_onnx_logits(
+    file: str | Path, dataset: Dataset, collator: Callable, batch_size: int = BATCH_SIZE
+) -> np.ndarray:
     """Runs an ONNX classifier over a tokenised data set.
 
     Args:
         collator: pads a list of examples into a batch of tensors, for example `DataCollatorWithPadding(tokenizer)`.
+        batch_size: `INT8_BATCH_SIZE` for an int8 graph.
 
     Returns:
         float32 `(len(dataset), num_labels)`, in the data set's order.
@@ -231,7 +237,7 @@ def compute_onnx_logits(file: str | Path, dataset: Dataset, collator: Callable) 
     names = [node.name for node in session.get_inputs()]
     inputs = dataset.select_columns(names)
     rows = []
-    for start in range(0, len(inputs), BATCH_SIZE):
-        batch = collator(inputs.select(range(start, min(start + BATCH_SIZE, len(inputs)))).to_list())
+    for start in range(0, len(inputs), batch_size):
+        batch = collator(inputs.select(range(start, min(start + batch_size, len(inputs)))).to_list())
         rows.append(session.run(["logits"], {name: batch[name].numpy() for name in names})[0])
     return np.concatenate(rows)

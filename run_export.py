@@ -26,7 +26,7 @@ import numpy as np
 from transformers import DataCollatorWithPadding, EvalPrediction
 
 from command_line import explain_settings, parse_arguments, run
-from exporting import BATCH_SIZE, compute_onnx_logits, export_float32, quantize_accurately
+from exporting import BATCH_SIZE, INT8_BATCH_SIZE, compute_onnx_logits, export_float32, quantize_accurately
 from run_folder import library_versions, read_record
 from teacher import TeacherArguments, load_classifier, load_tokenizer, resolve_checkpoint
 from teacher_cache import compute_logits
@@ -109,7 +109,8 @@ def main():
     compute_metrics = build_compute_metrics(data.labels, data_args.task_name)
 
     def metrics(file: Path, split: str) -> dict[str, float]:
-        logits = compute_onnx_logits(file, tokenized[split], collator)
+        batch_size = INT8_BATCH_SIZE if file == int8_file else BATCH_SIZE
+        logits = compute_onnx_logits(file, tokenized[split], collator, batch_size)
         return compute_metrics(EvalPrediction(logits, np.array(tokenized[split]["labels"])))
 
     # float32

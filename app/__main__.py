@@ -20,6 +20,9 @@ from app.service import Service
 MODELS_FOLDER = Path(__file__).parent / "models"
 CORES_BY_TIME = Path("/sys/fs/cgroup/cpu.max")
 SECONDS_TO_FINISH = 8  # Docker kills after 10
+# A model computes without the interpreter's lock and needs it for a moment in between, for which Python makes a thread
+# wait 5 ms while another is busy: three times as long as a text takes.
+LOCK_SECONDS = 5e-5
 
 
 def main() -> None:
@@ -38,6 +41,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     # Texts are split into words on the model's threads, of which there are as many as cores already.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    sys.setswitchinterval(LOCK_SECONDS)
     app = create_app(Service(models, workers=available_cores()))
     # No access log, and no WebSockets, which have one of their own: addresses may hold what somebody typed.
     uvicorn.run(

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from app.batching import BusyError
 from app.models import Answer
-from app.service import MAX_CHARACTERS, MAX_TEXTS, RETRY_AFTER_SECONDS, Service, is_blank
+from app.service import MAX_CHARACTERS, MAX_TEXTS, Service, is_blank
 
 
 def _not_blank(text: str) -> str:
@@ -106,6 +106,12 @@ def build_router(service: Service) -> APIRouter:
         """Statistics for Prometheus."""
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
 
+    @router.api_route("/api/{name:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    async def refuse(name: str) -> JSONResponse:
+        if name == "classify":
+            return error_response(405, "Send the texts with POST.", {"Allow": "POST"})
+        return error_response(404, "There is nothing here. GET /openapi.json describes what there is.")
+
     return router
 
 
@@ -120,10 +126,8 @@ def error_response(status: int, message: str, headers: dict[str, str] | None = N
 
 
 def busy_response() -> JSONResponse:
-    """The answer while the queue is full."""
-    return error_response(
-        503, "Too many texts are waiting. Try again in a moment.", {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    )
+    """The answer while the queue is full; when to try again is said where all answers pass, in `server.Guard`."""
+    return error_response(503, "Too many texts are waiting. Try again in a moment.")
 
 
 async def explain_refusal(request: Request, error: HTTPException) -> JSONResponse:

@@ -1,7 +1,8 @@
 """Texts of all users, run together: `await batcher.classify(texts)`.
 
-One worker a core takes the text that has waited longest and those closest to it in length, and runs them on a thread.
-While it runs, further texts gather, so batches grow with the load by themselves and nobody waits for a batch to fill.
+A worker takes the text that has waited longest and some others, and has them run on a thread. In the meantime further
+texts gather, so batches grow with the load by themselves and nobody waits for a batch to fill. The others are the next
+in turn; for a model that pads a batch to its longest text, those closest in length.
 """
 
 import asyncio
@@ -11,8 +12,8 @@ from typing import NamedTuple
 
 from app.models import Answer
 
-# Characters in a batch with its padding, about 400 tokens: more at a time outgrow a core's cache and are slower each.
-BATCH_CHARACTERS = 400
+# Characters in a batch with its padding, about 150 tokens: more at a time outgrow a core's cache and are slower each.
+BATCH_CHARACTERS = 600
 
 
 class BusyError(Exception):
@@ -29,8 +30,9 @@ class Batcher:
 
     Args:
         classify: texts to answers; called on the executor's threads, in as many calls at a time as there are workers.
-        workers: batches that run at a time.
+        workers: batches that run, or wait for a thread of the executor, at a time.
         max_waiting: texts that may wait; beyond that `classify` refuses.
+        padded: whether a batch is padded to its longest text.
         on_batch: told the size of every batch, for the statistics.
     """
 
@@ -40,10 +42,11 @@ class Batcher:
         executor: Executor,
         workers: int,
         max_waiting: int,
+        padded: bool = True,
         on_batch: Callable[[int], None] = lambda size: None,
     ):
         self._classify, self._executor, self._on_batch = classify, executor, on_batch
-        self._num_workers, self._max_waiting = workers, max_waiting
+        self._num_workers, self._max_waiting, self._padded = workers, max_waiting, padded
         self._waiting: list[_Waiting] = []
         self._arrived = asyncio.Event()
         self._workers: list[asyncio.Task] = []
@@ -101,13 +104,15 @@ class Batcher:
                     entry.answer.set_result(answer)
 
     def _take(self) -> list[_Waiting]:
-        """The text that has waited longest, and those of similar length that fit with it."""
-        length = len(self._waiting[0].text)
-        by_similarity = sorted(self._waiting, key=lambda entry: abs(len(entry.text) - length))
-        batch, longest = [], 1
-        for entry in by_similarity:
-            longest = max(longest, len(entry.text))
-            if batch and (len(batch) + 1) * longest > BATCH_CHARACTERS:
+        """The text that has waited longest, and those that fit with it: of similar length where batches are padded."""
+        in_turn = self._waiting
+        if self._padded:
+            length = len(in_turn[0].text)
+            in_turn = sorted(in_turn, key=lambda entry: abs(len(entry.text) - length))
+        batch, longest, total = [], 1, 0
+        for entry in in_turn:
+            longest, total = max(longest, len(entry.text)), total + len(entry.text)
+            if batch and (longest * (len(batch) + 1) if self._padded else total) > BATCH_CHARACTERS:
                 break
             batch.append(entry)
         taken = set(map(id, batch))

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import build_router, error_response, explain_invalid, explain_refusal
 from app.page import CSS, HEAD, SCRIPT, THEME, build_page
-from app.service import MAX_BODY_BYTES, MAX_BODY_SECONDS, Service
+from app.service import MAX_BODY_BYTES, MAX_BODY_SECONDS, RETRY_AFTER_SECONDS, Service
 
 API_PATHS = ("/api/classify", "/healthz", "/metrics", "/openapi.json")
 # Gradio also serves files of this machine and fetches addresses for whoever asks. The page needs no more than this.
@@ -46,7 +46,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, explain_invalid)
     app.add_exception_handler(HTTPException, explain_refusal)
     app.add_middleware(Guard, service=service)
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app,
         build_page(service),
         path="/",
@@ -60,6 +60,9 @@ def create_app(service: Service) -> FastAPI:
         run_history=False,
         ssr_mode=False,
     )
+    # Gradio's own repeats what was sent, which may not even be text.
+    app.routes[-1].app.add_exception_handler(RequestValidationError, explain_invalid)
+    return app
 
 
 class Guard:
@@ -78,7 +81,9 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *SECURITY_HEADERS]
+                # Gradio's queue has a limit of its own.
+                retry = [(b"retry-after", b"%d" % RETRY_AFTER_SECONDS)] if status == 503 else []
+                message["headers"] = [*message["headers"], *SECURITY_HEADERS, *retry]
             await send(message)
 
         try:

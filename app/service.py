@@ -49,7 +49,8 @@ class Service:
                 texts.labels(model.name).inc(size)
                 batch_sizes.labels(model.name).observe(size)
 
-            return Batcher(model.classify, self._executor, workers, max_waiting, count)
+            # One batch more than run at a time, so that no thread waits for its next one.
+            return Batcher(model.classify, self._executor, workers + 1, max_waiting, model.runs_together, count)
 
         self._batchers = {name: batcher(model) for name, model in self.models.items()}
         waiting = Gauge("waiting_texts", "Texts that wait for a model.", ["model"], registry=self.registry)

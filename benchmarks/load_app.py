@@ -4,11 +4,11 @@
 
 starts `python -m app` with the int8 model and then measures, one after the other,
 
-1. the bare model: its throughput in batches of the size that the app forms under load, on as many threads as it uses;
-2. 50 concurrent clients for a minute, each of which asks again as soon as it is answered: with one text a request,
-   then with four;
-3. memory over 10,000 further requests;
-4. 10,000 hostile bodies, some of them broken off or larger than allowed.
+1. 50 concurrent clients for a minute, each of which asks again as soon as it is answered: with one text a request,
+   then with four. Before and after, as the pace of a machine changes, the bare model: its throughput in batches of the
+   size that the app forms under load, on as many threads as it uses;
+2. memory over 10,000 further requests;
+3. 10,000 hostile bodies, some of them broken off or larger than allowed.
 
 The figures go to `docs/results/NAME.json`. The clients share the machine with the app, so the share of the cores that
 they take is measured too.
@@ -36,10 +36,12 @@ import uvloop
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from app.models import load_model  # noqa: E402
+from app.models import Model, load_model  # noqa: E402
 
 HOST = "127.0.0.1"
 TEXTS_A_REQUEST = (1, 4)
+# Most of the hostile bodies go to the API, the others to what the page uses of Gradio.
+FUZZED_PATHS = 8 * ("/api/classify",) + ("/gradio_api/queue/join", "/gradio_api/upload")
 
 
 def main():
@@ -47,7 +49,6 @@ def main():
     with open(args.data_file, encoding="utf-8", newline="") as file:
         texts = [row["text"] for row in csv.DictReader(file)]
     random.Random(0).shuffle(texts)
-    bodies = {size: make_bodies(texts, size) for size in TEXTS_A_REQUEST}
     with socket.socket() as free:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
@@ -55,15 +56,12 @@ def main():
         command = [sys.executable, "-m", "app", "--model_dir", args.model_dir, "--port", str(port)]
         app = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         try:
-            results = uvloop.run(measure(port, bodies, args))
+            results = uvloop.run(measure(port, texts, args))
         finally:
             app.terminate()
             app.wait(20)
         log.seek(0)
         results["tracebacks"] = log.read().count(b"Traceback")
-    for load in results["load"]:
-        load["bare"] = measure_bare_model(args.model_dir, texts, load["texts_a_batch"], args)
-        load["share_of_bare"] = load["texts_per_second"] / load["bare"]["texts_per_second"]
     text = json.dumps(results, indent=2)
     (ROOT / "docs" / "results" / f"{args.name}.json").write_text(text + "\n")
     print(text)
@@ -76,13 +74,14 @@ def make_bodies(texts: list[str], size: int) -> list[bytes]:
     return [json.dumps({"texts": texts[i : i + size]}).encode() for i in range(0, len(texts) - size + 1, size)]
 
 
-async def measure(port: int, bodies: dict[int, list[bytes]], args: argparse.Namespace) -> dict:
+async def measure(port: int, texts: list[str], args: argparse.Namespace) -> dict:
     """Everything that is measured on the running app."""
+    model = load_model(args.model_dir)
     await wait_until_up(port)
-    load = [await measure_load(port, bodies[size], size, args) for size in TEXTS_A_REQUEST]
+    load = [await measure_load(port, model, texts, size, args) for size in TEXTS_A_REQUEST]
     memory = [await resident_megabytes(port)]
     for _ in range(10):
-        await run_clients(port, bodies[1], args.clients, count=args.requests // 10)
+        await run_clients(port, make_bodies(texts, 1), args.clients, count=args.requests // 10)
         memory.append(await resident_megabytes(port))
     return {
         "command": " ".join(["python", *sys.argv]),
@@ -93,33 +92,45 @@ async def measure(port: int, bodies: dict[int, list[bytes]], args: argparse.Name
     }
 
 
-async def measure_load(port: int, bodies: list[bytes], size: int, args: argparse.Namespace) -> dict:
+async def measure_load(port: int, model: Model, texts: list[str], size: int, args: argparse.Namespace) -> dict:
     """Latency and throughput under the clients' load, and what of the machine the clients themselves take."""
-    await run_clients(port, bodies, args.clients, seconds=3)  # warm-up
-    before = await read_metrics(port)
-    clients_seconds = -time.process_time()
+    bodies, cores = make_bodies(texts, size), len(os.sched_getaffinity(0))
+    start = await read_metrics(port)
+    await run_clients(port, bodies, args.clients, seconds=5)  # warm-up
+    texts_a_batch = batch_size_since(start, await read_metrics(port))
+    # Nobody asks the app while the model runs here.
+    bare = [measure_bare_model(model, texts, texts_a_batch, args)]
+    start, clients_seconds = await read_metrics(port), -time.process_time()
     taken, statuses = await run_clients(port, bodies, args.clients, seconds=args.seconds)
     clients_seconds += time.process_time()
-    after = await read_metrics(port)
-    texts, batches = (
-        sum(value for name, value in after.items() if name.startswith(prefix))
-        - sum(value for name, value in before.items() if name.startswith(prefix))
-        for prefix in ("classified_texts_total", "batch_size_count")
-    )
-    milliseconds = 1000 * np.array(taken)
+    texts_a_batch = batch_size_since(start, await read_metrics(port))
+    bare.append(measure_bare_model(model, texts, texts_a_batch, args))
+    milliseconds, texts_per_second = 1000 * np.array(taken), size * len(taken) / args.seconds
     return {
         "clients": args.clients,
         "texts_a_request": size,
         "seconds": args.seconds,
         "requests": len(taken),
         "errors": sum(count for status, count in statuses.items() if status != 200),
-        "texts_per_second": size * len(taken) / args.seconds,
-        "texts_a_batch": texts / batches,
-        "clients_share_of_cores": clients_seconds / args.seconds / len(os.sched_getaffinity(0)),
+        "texts_per_second": texts_per_second,
+        "texts_a_batch": texts_a_batch,
+        "bare_texts_per_second": bare,
+        "share_of_bare": texts_per_second / np.mean(bare),
+        "clients_share_of_cores": clients_seconds / args.seconds / cores,
         "p50_ms": np.percentile(milliseconds, 50),
         "p95_ms": np.percentile(milliseconds, 95),
         "p99_ms": np.percentile(milliseconds, 99),
     }
+
+
+def batch_size_since(before: dict[str, float], after: dict[str, float]) -> float:
+    """Texts that the app has run together on average, from two readings of its statistics."""
+    texts, batches = (
+        sum(value for name, value in after.items() if name.startswith(prefix))
+        - sum(value for name, value in before.items() if name.startswith(prefix))
+        for prefix in ("classified_texts_total", "batch_size_count")
+    )
+    return texts / batches
 
 
 async def run_clients(
@@ -192,15 +203,15 @@ async def wait_until_up(port: int) -> None:
 async def fuzz(port: int, args: argparse.Namespace) -> dict:
     """Sends hostile bodies and counts what comes back; the app must answer an ordinary text afterwards."""
     generator = random.Random(0)
-    bodies = [hostile_body(generator) for _ in range(args.hostile)]
+    requests = [(generator.choice(FUZZED_PATHS), hostile_body(generator)) for _ in range(args.hostile)]
     statuses = Counter()
 
-    async def client(own: list[bytes]) -> None:
-        for body in own:
+    async def client(own: list[tuple[str, bytes]]) -> None:
+        for path, body in own:
             reader, writer = await asyncio.open_connection(HOST, port)
             try:
                 is_cut = len(body) % 50 == 7  # announces more than it sends, and hangs up
-                writer.write(request_head(len(body) + 10 * is_cut))
+                writer.write(request_head(len(body) + 10 * is_cut, path))
                 writer.write(body)
                 if is_cut:
                     statuses["hung up"] += 1
@@ -211,11 +222,11 @@ async def fuzz(port: int, args: argparse.Namespace) -> dict:
             finally:
                 writer.close()
 
-    await asyncio.gather(*(client(bodies[i :: args.clients]) for i in range(args.clients)))
+    await asyncio.gather(*(client(requests[i :: args.clients]) for i in range(args.clients)))
     _, ordinary = await run_clients(port, [b'{"text": "hello"}'], 1, count=1)
     server_errors = sum(count for status, count in statuses.items() if str(status)[0] == "5" and status != 503)
     return {
-        "bodies": len(bodies),
+        "bodies": len(requests),
         "answers": {str(status): count for status, count in sorted(statuses.items(), key=str)},
         "server_errors_but_503": server_errors,
         "answers_afterwards": ordinary[200] == 1,
@@ -243,12 +254,12 @@ def hostile_body(generator: random.Random) -> bytes:
     return bytes(raw[: generator.randint(0, len(raw))] if generator.random() < 0.1 else raw)
 
 
-def measure_bare_model(folder: str, texts: list[str], batch_size: float, args: argparse.Namespace) -> dict:
-    """Throughput of the model without server and clients, tokenising included, in batches of one size.
+def measure_bare_model(model: Model, texts: list[str], batch_size: float, args: argparse.Namespace) -> float:
+    """Texts a second of the model without server and clients, tokenising included, in batches of one size.
 
     As in the app, a batch holds the most similar in length among as many texts as there are clients.
     """
-    model, size, workers = load_model(folder), max(1, round(batch_size)), len(os.sched_getaffinity(0))
+    size, workers = max(1, round(batch_size)), len(os.sched_getaffinity(0))
     groups = [sorted(texts[i : i + args.clients], key=len) for i in range(0, len(texts), args.clients)]
     batches = [group[i : i + size] for group in groups for i in range(0, len(group), size)]
     deadline = time.perf_counter() + args.seconds / 4
@@ -264,7 +275,7 @@ def measure_bare_model(folder: str, texts: list[str], batch_size: float, args: a
     start = time.perf_counter()
     with ThreadPoolExecutor(workers) as executor:
         done = sum(executor.map(work, range(workers)))
-    return {"threads": workers, "batch_size": size, "texts_per_second": done / (time.perf_counter() - start)}
+    return done / (time.perf_counter() - start)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -26,13 +26,13 @@ class Recorder:
         return [text.upper() for text in texts]
 
 
-def run(test, workers=1, max_waiting=100):
+def run(test, workers=1, max_waiting=100, padded=True):
     """Runs `test(batcher, recorder)` with a batcher that has started."""
 
     async def main():
         with ThreadPoolExecutor(workers) as executor:
             recorder = Recorder()
-            batcher = Batcher(recorder, executor, workers, max_waiting)
+            batcher = Batcher(recorder, executor, workers, max_waiting, padded)
             batcher.start()
             try:
                 await asyncio.wait_for(test(batcher, recorder), 20)
@@ -72,6 +72,15 @@ def test_texts_of_similar_length_go_together_and_the_padded_batch_stays_small():
         assert len(recorder.batches) == -(-100 * 40 // BATCH_CHARACTERS)
 
     run(test)
+
+
+def test_without_padding_texts_run_in_turn():
+    async def test(batcher, recorder):
+        half = "l" * (BATCH_CHARACTERS // 2)
+        await batcher.classify(["s", half, "s", half, "s"])
+        assert recorder.batches == [["s", half, "s"], [half, "s"]]
+
+    run(test, padded=False)
 
 
 def test_a_text_longer_than_a_batch_runs_alone():

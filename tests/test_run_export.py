@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from collections import defaultdict
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -17,7 +18,7 @@ from tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 import run_export
-from exporting import compute_onnx_logits, export_float32, quantize, quantize_accurately
+from exporting import INT8_BATCH_SIZE, compute_onnx_logits, export_float32, quantize, quantize_accurately
 from run_export import ExportArguments, find_record, main, resolve_data
 from run_folder import write_record
 from teacher import PACKAGED_TEACHER, resolve_checkpoint
@@ -192,6 +193,19 @@ def test_the_metrics_tell_what_was_measured(export, checkpoint):
     assert metrics["int8"]["validation"]["accuracy"] >= 0.99
 
 
+def test_int8_is_scored_as_it_is_served_a_text_at_a_time(checkpoint, tmp_path, monkeypatch):
+    sizes = defaultdict(set)
+
+    def noted(file, dataset, collator, batch_size=None):
+        sizes[file.name].add(batch_size)
+        return compute_onnx_logits(file, dataset, collator, batch_size or len(dataset))
+
+    monkeypatch.setattr(run_export, "compute_onnx_logits", noted)
+    run_main(monkeypatch, checkpoint, f"--output_dir={tmp_path / 'onnx'}")
+    assert sizes["model_int8.onnx"] == {1}
+    assert 1 not in sizes["model.onnx"]
+
+
 def test_the_int8_weights_take_about_a_quarter_of_the_space(export):
     assert (export / "model_int8.onnx").stat().st_size < 0.3 * (export / "model.onnx").stat().st_size
 
@@ -272,7 +286,8 @@ def test_the_operators_that_disturb_most_stay_in_float32(tmp_path):
     differences = []
 
     def is_accurate():
-        differences.append(np.abs(compute_onnx_logits(int8, sample, collator) - reference).mean())
+        logits = compute_onnx_logits(int8, sample, collator, INT8_BATCH_SIZE)
+        differences.append(np.abs(logits - reference).mean())
         return len(differences) > 1 and differences[-1] < 0.5 * differences[0]
 
     kept = quantize_accurately(float32, int8, sample, collator, is_accurate)
