@@ -426,6 +426,26 @@ def test_missing_teacher_is_refused(build_trainer, loss_weights):
         build_trainer(**loss_weights).train()
 
 
+@pytest.mark.parametrize(
+    ("num_labels", "shape"), [(1, (17,)), (3, (17, 1)), (3, (17, 2))], ids=["flat", "one number", "another task"]
+)
+def test_teacher_logits_of_another_shape_are_refused(build_trainer, num_labels, shape):
+    train = random_examples(17, num_labels=num_labels).add_column("teacher_logits", torch.zeros(shape).tolist())
+    trainer = build_trainer(bert(1, num_labels), train=train, per_device_train_batch_size=17)
+    with pytest.raises(ValueError, match=rf"have the shape \({str(shape)[1:-1]}\), .* \(17, {num_labels}\)\. Store"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, None], ids=str)
+def test_teacher_logits_that_are_not_finite_are_refused_before_the_training(build_trainer, value):
+    logits = [[0.0, 1.0, 2.0]] * 16 + [[0.0, value, 2.0]]
+    train = random_examples(17).add_column("teacher_logits", logits)
+    with pytest.raises(ValueError, match="^1 numbers of the `teacher_logits` column are missing, NaN or infinite"):
+        build_trainer(train=train)
+    build_trainer(train=train, **CE_ONLY)
+    build_trainer(train=train.select(range(16)))
+
+
 def test_missing_labels_are_refused_when_they_count(build_trainer):
     trainer = build_trainer(teacher=bert(3), train=random_examples(17).remove_columns("labels"))
     with pytest.raises(ValueError, match="`ce_weight` is positive, but the batch has no `labels`"):
