@@ -345,6 +345,32 @@ def test_precomputed_logits_give_the_loss_of_every_step_within_a_millionth(build
     assert losses[0] == pytest.approx(losses[1], rel=0, abs=1e-6)
 
 
+def test_the_loss_is_computed_without_waiting_for_a_value_and_its_components_are_read_when_logged(
+    build_trainer, monkeypatch
+):
+    reads = []
+
+    def recorded(method):
+        def read(*args):
+            reads.append(method)
+            return method(*args)
+
+        return read
+
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
+        monkeypatch.setattr(torch.Tensor, name, recorded(getattr(torch.Tensor, name)))
+    trainer, batch = build_trainer(**LOSS_WEIGHTS), pad(list(random_examples(8)))
+    reads.clear()
+    trainer.model.train()(**batch)
+    of_the_model = len(reads)
+    batch["teacher_logits"] = torch.zeros(8, NUM_LABELS)
+    reads.clear()
+    trainer.compute_loss(trainer.model, batch, num_items_in_batch=trainer._get_num_items_in_batch([batch], "cpu"))
+    assert len(reads) == of_the_model
+    trainer.log({"loss": 0.0})
+    assert len(reads) > of_the_model
+
+
 def test_teacher_computes_in_the_precision_of_the_student(build_trainer):
     teacher, student = bert(3), bert(1)
     teacher_calls, student_calls = record_calls(teacher), record_calls(student)
