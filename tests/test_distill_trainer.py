@@ -371,6 +371,20 @@ def test_the_loss_is_computed_without_waiting_for_a_value_and_its_components_are
     assert len(reads) > of_the_model
 
 
+def test_a_compiled_student_takes_the_same_steps_and_is_saved_as_a_plain_checkpoint(build_trainer, tmp_path):
+    settings = {**LOSS_WEIGHTS, "num_train_epochs": 1}
+    plain = build_trainer(teacher=bert(3), **settings)
+    plain.train()
+    # Without code generation, which takes minutes: the wrapping is what can go wrong here.
+    compiled = build_trainer(teacher=bert(3), torch_compile=True, torch_compile_backend="eager", **settings)
+    compiled.train()
+    for log, expected in zip(step_logs(compiled), step_logs(plain), strict=True):
+        assert log == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert compiled.evaluate()["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-5)
+    compiled.save_model(tmp_path / "student")
+    assert load_file(tmp_path / "student" / "model.safetensors").keys() == weights(plain.model).keys()
+
+
 def test_teacher_computes_in_the_precision_of_the_student(build_trainer):
     teacher, student = bert(3), bert(1)
     teacher_calls, student_calls = record_calls(teacher), record_calls(student)
