@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import nn
@@ -226,7 +228,8 @@ class DistillationTrainer(Trainer):
         args: the loss weights, the temperature and everything `TrainingArguments` has.
         teacher_model: a classifier with the same labels and vocabulary. It is frozen, put in `eval()` and takes no
             part in evaluation, in the optimizer or in checkpoints. `None` when the data set has a `teacher_logits`
-            column (float, `(num_labels,)` an example), or when only `ce_weight` is positive.
+            column (float, `(num_labels,)` an example), which a teacher would not replace, or when only `ce_weight`
+            is positive.
         **kwargs: as for `Trainer`.
 
     Evaluation reports the plain task loss as `eval_loss`, never the mixture, so that it can be compared between runs
@@ -234,7 +237,8 @@ class DistillationTrainer(Trainer):
     `loss_ce`, `loss_kl` and `loss_cosine`, before their weights.
 
     Raises:
-        ValueError: the teacher's labels or vocabulary are not the student's, or `compute_loss_func` is given.
+        ValueError: the teacher's labels or vocabulary are not the student's, `compute_loss_func` is given, or the
+            `teacher_logits` column holds NaN or infinity.
     """
 
     def __init__(
@@ -259,6 +263,8 @@ class DistillationTrainer(Trainer):
         if self.is_fsdp_enabled:
             choose_fsdp_units(unwrap_peft_model(self.model), self.accelerator)
         self.teacher_model = None if teacher_model is None else self._prepare_teacher(teacher_model)
+        if self.args.needs_teacher:
+            _check_finite(self.train_dataset)
         self._student_columns = forward_columns(self.model)
         self._teacher_columns = set() if teacher_model is None else forward_columns(teacher_model)
         self._component_sums: dict[str, torch.Tensor | float] = {}  # since the last log, of this process
@@ -324,6 +330,12 @@ class DistillationTrainer(Trainer):
             raise ValueError("`ce_weight` is positive, but the batch has no `labels`. Set it to 0 to train without.")
         if self.args.needs_teacher:
             teacher_logits = self._teacher_logits(inputs)
+            if teacher_logits.shape != student_logits.shape:
+                # Broadcasting would take (batch,) and (batch, 1) for a table of all pairs of examples.
+                raise ValueError(
+                    f"`teacher_logits` have the shape {tuple(teacher_logits.shape)}, the student's logits "
+                    f"{tuple(student_logits.shape)}. Store a list of `num_labels` numbers for every example."
+                )
         if self.args.kl_weight > 0:
             temperature = self.args.temperature
             components["kl"] = kl_divergence_loss(student_logits, teacher_logits, temperature, problem_type)
@@ -476,6 +488,25 @@ class DistillationTrainer(Trainer):
         # Trainer keeps only the student's columns: the teacher's inputs and its precomputed logits would be dropped.
         super()._set_signature_columns_if_needed()
         self._signature_columns = list({*self._signature_columns, *self._teacher_columns, "teacher_logits"})
+
+
+def _check_finite(dataset) -> None:
+    """Raises a `ValueError` if a `teacher_logits` column holds NaN or infinity, which would ruin the student at once.
+
+    Once, before the training: a look at every batch would wait for the device in every step.
+    """
+    if not isinstance(dataset, Dataset) or "teacher_logits" not in dataset.column_names:
+        return
+    num_bad = 0
+    for table in dataset.select_columns("teacher_logits").with_format("arrow").iter(batch_size=10_000):
+        values = table["teacher_logits"].combine_chunks()
+        values = values.flatten() if pa.types.is_nested(values.type) else values
+        num_bad += np.count_nonzero(~np.isfinite(values.to_numpy(zero_copy_only=False)))
+    if num_bad:
+        raise ValueError(
+            f"{num_bad:,} numbers of the `teacher_logits` column are missing, NaN or infinite, and the loss would be "
+            "too. Compute them again, with a teacher in float32 whose own predictions are sound."
+        )
 
 
 def _lengths(dataset) -> list[int]:

@@ -91,7 +91,7 @@ class TeacherArguments:
         metadata={"help": "Run the teacher once and train from its stored outputs; off: run it in every step."},
     )
     teacher_cache_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the stored outputs. Unset: `outputs` in the teacher's folder."}
+        default=None, metadata={"help": "Folder of the stored outputs. Unset: `outputs` in `teacher_output_dir`."}
     )
 
     def __post_init__(self):
