@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import nn
@@ -342,9 +344,9 @@ class DistillationTrainer(Trainer):
         args: the loss weights, the temperature and everything `TrainingArguments` has.
         teacher_model: a classifier with the same labels and vocabulary. It is frozen, put in `eval()` and takes no
             part in evaluation, in the optimizer or in checkpoints. `None` when the data set has a `teacher_logits`
-            column (float, `(num_labels,)` an example), or when only `ce_weight` is positive. For `hidden_weight` alone
-            a column `teacher_hidden_states_K` for each layer K in `teacher_layers` serves too (float, `(length,
-            width)` an example).
+            column (float, `(num_labels,)` an example), which a teacher would not replace, or when only `ce_weight`
+            is positive. For `hidden_weight` alone a column `teacher_hidden_states_K` for each layer K in
+            `teacher_layers` serves too (float, `(length, width)` an example).
         teacher_layers: for each layer of the student the teacher's layer that it is compared with, from 1, usually
             the one it was copied from; for `hidden_weight` and `attention_weight`.
         **kwargs: as for `Trainer`.
@@ -361,7 +363,7 @@ class DistillationTrainer(Trainer):
 
     Raises:
         ValueError: the teacher's labels or vocabulary are not the student's, a loss on layers lacks what it compares,
-            or `compute_loss_func` is given.
+            `compute_loss_func` is given, or the `teacher_logits` column holds NaN or infinity.
     """
 
     def __init__(
@@ -386,6 +388,8 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         if self.is_fsdp_enabled:
             choose_fsdp_units(unwrap_peft_model(self.model), self.accelerator)
+        if self.args.uses("kl", "cosine"):
+            _check_finite(self.train_dataset)
         self._student_columns = forward_columns(self.model)
         self._teacher_columns = set() if teacher_model is None else forward_columns(teacher_model)
         stored_width = _stored_width(self.train_dataset, teacher_layers)
@@ -480,24 +484,31 @@ class DistillationTrainer(Trainer):
 
     def _logit_losses(
         self,
-        student_logits: torch.Tensor,
+        all_student_logits: torch.Tensor,
         teacher: LayerOutputs | None,
         labels: torch.Tensor | None,
         counted: slice | torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """The losses on the predictions that count, one value each."""
         args, losses = self.args, {}
-        problem_type = self._problem_type(student_logits, labels)
-        student_logits = student_logits[counted]
+        problem_type = self._problem_type(all_student_logits, labels)
+        student_logits = all_student_logits[counted]
         if labels is not None:
             losses["ce"] = task_loss(student_logits, labels[counted], problem_type, args.label_smoothing_factor)
         elif args.uses("ce"):
             raise ValueError("`ce_weight` is positive, but the batch has no `labels`. Set it to 0 to train without.")
+        if args.uses("kl", "cosine"):
+            if teacher.logits.shape != all_student_logits.shape:
+                # Broadcasting would take (batch,) and (batch, 1) for a table of all pairs of examples.
+                raise ValueError(
+                    f"`teacher_logits` have the shape {tuple(teacher.logits.shape)}, the student's logits "
+                    f"{tuple(all_student_logits.shape)}. Store a list of `num_labels` numbers for every example."
+                )
+            teacher_logits = teacher.logits[counted]
         if args.uses("kl"):
-            teacher_logits, temperature = teacher.logits[counted], self._now("temperature")
-            losses["kl"] = kl_divergence_loss(student_logits, teacher_logits, temperature, problem_type)
+            losses["kl"] = kl_divergence_loss(student_logits, teacher_logits, self._now("temperature"), problem_type)
         if args.uses("cosine"):
-            losses["cosine"] = cosine_loss(student_logits, teacher.logits[counted])
+            losses["cosine"] = cosine_loss(student_logits, teacher_logits)
         return losses
 
     def _now(self, name: str) -> float:
@@ -703,6 +714,25 @@ def _stored_width(dataset, teacher_layers: Sequence[int] | None) -> int | None:
     column = TEACHER_HIDDEN_STATES.format(layer=teacher_layers[0]) if teacher_layers else None
     names = getattr(dataset, "column_names", None) or []
     return len(dataset[0][column][0]) if column in names else None
+
+
+def _check_finite(dataset) -> None:
+    """Raises a `ValueError` if a `teacher_logits` column holds NaN or infinity, which would ruin the student at once.
+
+    Once, before the training: a look at every batch would wait for the device in every step.
+    """
+    if not isinstance(dataset, Dataset) or TEACHER_LOGITS not in dataset.column_names:
+        return
+    num_bad = 0
+    for table in dataset.select_columns(TEACHER_LOGITS).with_format("arrow").iter(batch_size=10_000):
+        values = table[TEACHER_LOGITS].combine_chunks()
+        values = values.flatten() if pa.types.is_nested(values.type) else values
+        num_bad += np.count_nonzero(~np.isfinite(values.to_numpy(zero_copy_only=False)))
+    if num_bad:
+        raise ValueError(
+            f"{num_bad:,} numbers of the `teacher_logits` column are missing, NaN or infinite, and the loss would be "
+            "too. Compute them again, with a teacher in float32 whose own predictions are sound."
+        )
 
 
 def _lengths(dataset) -> list[int]:

@@ -90,7 +90,7 @@ class TeacherArguments:
         metadata={"help": "Run the teacher once and train from its stored outputs; off: run it in every step."},
     )
     teacher_cache_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the stored outputs. Unset: `outputs` in the teacher's folder."}
+        default=None, metadata={"help": "Folder of the stored outputs. Unset: `outputs` in `teacher_output_dir`."}
     )
     hidden_state_cache_gb: float = field(
         default=0.0,

@@ -19,7 +19,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,8 @@ def compute_logits(
 
     Args:
         model: in `eval()` mode, the same on every process.
-        dataset: with `input_ids` and whatever else the model reads; other columns are left out.
+        dataset: with `input_ids` and, where the model reads them, `attention_mask` and `token_type_ids`; other columns
+            are left out.
         collator: pads a list of examples into a batch of tensors, for example `DataCollatorWithPadding(tokenizer)`.
         batch_size: examples a forward pass of each process.
         bf16: autocast to bfloat16.
@@ -119,6 +120,9 @@ def add_teacher_logits(
 
     Safe when several runs build the same cache at once, and when one is interrupted: a cache appears under its name
     only when it is complete.
+
+    Raises:
+        ValueError: the folder cannot be written to, which shows before the teacher runs, or what it holds is damaged.
     """
     folder = Path(cache_dir) / _fingerprint(dataset, teacher, bf16)
     # One answer for all processes, or those that see no cache (of a run that finishes just now, of another node) would
@@ -127,12 +131,15 @@ def add_teacher_logits(
         logger.info(f"Teacher outputs are read from {folder}; the teacher does not run.")
     else:
         logger.info(f"Teacher outputs for {len(dataset):,} examples are computed once and kept in {folder}.")
-        logits = compute_logits(teacher.eval(), dataset, collator, batch_size, bf16)
         # One process of every node, as nodes need not share a disk; where they do, the second folder is dropped.
-        if PartialState().is_local_main_process:
-            _write(logits, folder)
+        writes = PartialState().is_local_main_process
+        with _appearing_when_finished(folder) if writes else nullcontext() as unfinished:
+            logits = compute_logits(teacher.eval(), dataset, collator, batch_size, bf16)
+            if writes:
+                features = Features({TEACHER_LOGITS: List(Value("float32"), length=logits.shape[1])})
+                Dataset.from_dict({TEACHER_LOGITS: logits}, features=features).save_to_disk(str(unfinished))
         PartialState().wait_for_everyone()
-    return concatenate_datasets([dataset, load_from_disk(str(folder))], axis=1)
+    return _with_columns_of(folder, dataset, lambda: load_from_disk(str(folder)))
 
 
 def add_teacher_hidden_states(
@@ -156,7 +163,8 @@ def add_teacher_hidden_states(
         dataset, teacher, cache_dir, collator, batch_size, bf16: as for `add_teacher_logits`; padding is on the right.
 
     Raises:
-        ValueError: the teacher lacks one of the layers, or the cache would be larger than `max_bytes`.
+        ValueError: the teacher lacks one of the layers, the cache would be larger than `max_bytes`, or as for
+            `add_teacher_logits`.
     """
     depth, width = teacher.config.num_hidden_layers, teacher.config.hidden_size
     if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(range(1, depth + 1)):
@@ -182,10 +190,10 @@ def add_teacher_hidden_states(
             ):
                 for columns in _hidden_states(teacher.eval(), dataset, layers, collator, batch_size, bf16):
                     stream.write_batch(pa.record_batch(columns, schema=features.arrow_schema))
-    states = Dataset.from_file(str(folder / file))
-    dataset = concatenate_datasets([dataset, states], axis=1)
+    dataset = _with_columns_of(folder, dataset, lambda: Dataset.from_file(str(folder / file)))
+    columns = [TEACHER_HIDDEN_STATES.format(layer=layer) for layer in layers]
     # As Python numbers, of which a batch has a million, they would take longer to read than the student to train.
-    return dataset.with_format("numpy", columns=states.column_names, output_all_columns=True)
+    return dataset.with_format("numpy", columns=columns, output_all_columns=True)
 
 
 def hidden_states_size(dataset: Dataset, teacher: PreTrainedModel, layers: Sequence[int]) -> int:
@@ -243,6 +251,17 @@ def _hidden_states(
         ]
 
 
+def _with_columns_of(folder: Path, dataset: Dataset, read: Callable[[], Dataset]) -> Dataset:
+    # No interrupted build leaves a folder half-written, but an interrupted copy or a crash of the machine may.
+    try:
+        stored = read()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(
+            f"The teacher outputs in {folder} are damaged ({error}). Remove that folder, and they are computed again."
+        ) from error
+    return concatenate_datasets([dataset, stored], axis=1)
+
+
 def _fingerprint(dataset: Dataset, teacher: nn.Module, bf16: bool, *others: str) -> str:
     # The same weights compute something else with another number of attention heads, for example.
     config = {name: value for name, value in teacher.config.to_dict().items() if name not in INCIDENTAL_CONFIG_ENTRIES}
@@ -256,23 +275,23 @@ def _fingerprint(dataset: Dataset, teacher: nn.Module, bf16: bool, *others: str)
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
 
 
-def _write(logits: np.ndarray, folder: Path) -> None:
-    with _appearing_when_finished(folder) as unfinished:
-        features = Features({TEACHER_LOGITS: List(Value("float32"), length=logits.shape[1])})
-        Dataset.from_dict({TEACHER_LOGITS: logits}, features=features).save_to_disk(str(unfinished))
-
-
 @contextmanager
 def _appearing_when_finished(folder: Path) -> Iterator[Path]:
     """A folder to write to, which gets its name when everything in it is written."""
     unfinished = folder.parent / f".unfinished-{uuid.uuid4().hex}"
-    unfinished.mkdir(parents=True)
+    try:
+        unfinished.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(
+            f"Teacher outputs cannot be kept in {folder.parent}: {error}. Choose another folder (--teacher_cache_dir)."
+        ) from error
     try:
         yield unfinished
-        unfinished.rename(folder)
-    except OSError:
-        # Renaming onto a folder fails when another run was quicker; its outputs are the same.
-        if not folder.is_dir():
-            raise
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            # Renaming onto a folder fails when another run was quicker; its outputs are the same.
+            if not folder.is_dir():
+                raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

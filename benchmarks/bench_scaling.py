@@ -5,8 +5,8 @@
 Every size has a process of its own, which builds the cache and trains for a whole epoch from it, as the scripts do.
 The teacher is the encoder with a new head: its weights do not matter for the time. The sentences are the first of the
 training split, which is in no order. Memory is compared after as many steps as the smallest size takes: it grows with
-the first hundreds of steps, as the kernels for every length of batch are made and kept. Writes `docs/results/NAME.csv`
-and `.md`.
+the steps, ever more slowly, among others by the kernels that are made and kept for every shape of a batch. Writes
+`docs/results/NAME.csv` and `.md`.
 """
 
 import argparse

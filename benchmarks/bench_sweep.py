@@ -1,8 +1,8 @@
 """A whole sweep over layer strategies, end to end: the notebook's loop against ours in float32 and in bfloat16.
 
     python benchmarks/bench_sweep.py --examples 384                         # the embedded data set
-    python benchmarks/bench_sweep.py --train_file ../shared/data/davidson/train.csv \\
-        --test_file ../shared/data/davidson/test.csv --examples 384 --test_examples 1000 \\
+    python benchmarks/bench_sweep.py --train_file train.csv --test_file test.csv --examples 1536 --test_examples 2000
+    python benchmarks/bench_sweep.py --train_file train.csv --test_file test.csv --examples 384 --test_examples 1000 \\
         --teacher outputs/tweets/teacher --label_order hate_speech,offensive_language,neither
 
 Four strategies of 3 epochs each. The clock runs from loading the teacher for the first student to the last step of the

@@ -1,8 +1,8 @@
 """Speed, memory and quality of distillation side by side: the notebook's loop, TextBrewer, plain fine-tuning, ours.
 
     python benchmarks/bench_training.py                                     # the embedded data set
-    python benchmarks/bench_training.py --train_file ../shared/data/davidson/train.csv \\
-        --test_file ../shared/data/davidson/test.csv --examples 2048 --test_examples 1000
+    python benchmarks/bench_training.py --train_file train.csv --test_file test.csv \\
+        --examples 2048 --test_examples 1000
     python benchmarks/bench_training.py --teacher random-bert-base --torch_compile     # where there is a GPU
     python benchmarks/bench_training.py --name layer_losses_speed \\
         --variants cached-bfloat16 hidden_cached-bfloat16 hidden-bfloat16 attention-bfloat16 relation-bfloat16

@@ -1,8 +1,7 @@
 """Where the time of a training step goes, and how far it is from what the processor or GPU could do at most.
 
-    python benchmarks/profile_step.py --examples 1024                       # the embedded data set
-    python benchmarks/profile_step.py --examples 1024 --train_file ../shared/data/davidson/train.csv \\
-        --test_file ../shared/data/davidson/test.csv
+    python benchmarks/profile_step.py                                       # the embedded data set
+    python benchmarks/profile_step.py --train_file train.csv --test_file test.csv --examples 2048
     python benchmarks/profile_step.py --teacher random-bert-base            # where there is a GPU
 
 Plain fine-tuning and distillation from stored outputs, over the same batches, an epoch each in turns. On a GPU the

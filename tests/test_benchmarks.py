@@ -13,7 +13,8 @@ from workers.train_worker import bert, pad, random_examples
 # At the end: `benchmarks/engines.py` must not stand in for the module of that name.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-from bench_sweep import STRATEGIES, summary
+from bench_scaling import run, scaling_table
+from bench_sweep import STRATEGIES, summary, sweep
 from bench_training import VARIANTS, Turn, Variant, comparison_table, cost_of_cache, steps_a_turn, train
 from profile_step import PARTS, profile_epoch, step_flop
 from training_setup import (
@@ -126,6 +127,20 @@ def test_summary_of_a_sweep_compares_the_same_seeds():
         )
     ]
     assert "| 3.00 [2.00 - 4.00] | >= 3" in summary(rows) and "| +0.50" in summary(rows)
+
+
+@pytest.mark.parametrize("method", ["notebook", "ours"])
+def test_a_sweep_scores_a_student_of_every_strategy(setup, method):
+    row = sweep(method, False, 0, setup)
+    assert row["seconds"] > 0
+    assert all(0 <= row[f"macro_f1_{strategy}"] <= 1 for strategy in STRATEGIES)
+
+
+def test_scaling_compares_memory_after_the_steps_of_the_smallest_size(setup):
+    row = run(setup, False, smallest=100)
+    assert row["examples"] == 260 and row["step"] == 4
+    assert 0 < row["peak_mb_at_step"] <= row["peak_mb"]
+    assert scaling_table([row, row]).count("(x 1.000)") == 8
 
 
 def test_operations_of_a_step_are_those_that_pytorch_counts():

@@ -346,6 +346,46 @@ def test_precomputed_logits_give_the_loss_of_every_step_within_a_millionth(build
     assert losses[0] == pytest.approx(losses[1], rel=0, abs=1e-6)
 
 
+def test_the_loss_is_computed_without_waiting_for_a_value_and_its_components_are_read_when_logged(
+    build_trainer, monkeypatch
+):
+    reads = []
+
+    def recorded(method):
+        def read(*args):
+            reads.append(method)
+            return method(*args)
+
+        return read
+
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
+        monkeypatch.setattr(torch.Tensor, name, recorded(getattr(torch.Tensor, name)))
+    trainer, batch = build_trainer(**LOSS_WEIGHTS), pad(list(random_examples(8)))
+    reads.clear()
+    trainer.model.train()(**batch)
+    of_the_model = len(reads)
+    batch["teacher_logits"] = torch.zeros(8, NUM_LABELS)
+    reads.clear()
+    trainer.compute_loss(trainer.model, batch, num_items_in_batch=trainer._get_num_items_in_batch([batch], "cpu"))
+    assert len(reads) == of_the_model
+    trainer.log({"loss": 0.0})
+    assert len(reads) > of_the_model
+
+
+def test_a_compiled_student_takes_the_same_steps_and_is_saved_as_a_plain_checkpoint(build_trainer, tmp_path):
+    settings = {**LOSS_WEIGHTS, "num_train_epochs": 1}
+    plain = build_trainer(teacher=bert(3), **settings)
+    plain.train()
+    # Without code generation, which takes minutes: the wrapping is what can go wrong here.
+    compiled = build_trainer(teacher=bert(3), torch_compile=True, torch_compile_backend="eager", **settings)
+    compiled.train()
+    for log, expected in zip(step_logs(compiled), step_logs(plain), strict=True):
+        assert log == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert compiled.evaluate()["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-5)
+    compiled.save_model(tmp_path / "student")
+    assert load_file(tmp_path / "student" / "model.safetensors").keys() == weights(plain.model).keys()
+
+
 def test_teacher_computes_in_the_precision_of_the_student(build_trainer):
     teacher, student = bert(3), bert(1)
     teacher_calls, student_calls = record_calls(teacher), record_calls(student)
@@ -425,6 +465,26 @@ def test_compute_loss_func_is_refused(tmp_path):
 def test_missing_teacher_is_refused(build_trainer, loss_weights):
     with pytest.raises(ValueError, match="no `teacher_model`, and the training data lack `teacher_logits`"):
         build_trainer(**loss_weights).train()
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "shape"), [(1, (17,)), (3, (17, 1)), (3, (17, 2))], ids=["flat", "one number", "another task"]
+)
+def test_teacher_logits_of_another_shape_are_refused(build_trainer, num_labels, shape):
+    train = random_examples(17, num_labels=num_labels).add_column("teacher_logits", torch.zeros(shape).tolist())
+    trainer = build_trainer(bert(1, num_labels), train=train, per_device_train_batch_size=17)
+    with pytest.raises(ValueError, match=rf"have the shape \({str(shape)[1:-1]}\), .* \(17, {num_labels}\)\. Store"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, None], ids=str)
+def test_teacher_logits_that_are_not_finite_are_refused_before_the_training(build_trainer, value):
+    logits = [[0.0, 1.0, 2.0]] * 16 + [[0.0, value, 2.0]]
+    train = random_examples(17).add_column("teacher_logits", logits)
+    with pytest.raises(ValueError, match="^1 numbers of the `teacher_logits` column are missing, NaN or infinite"):
+        build_trainer(train=train)
+    build_trainer(train=train, **CE_ONLY)
+    build_trainer(train=train.select(range(16)))
 
 
 def test_missing_labels_are_refused_when_they_count(build_trainer):

@@ -181,3 +181,14 @@ def test_a_read_only_output_folder_is_refused_before_anything_is_loaded(teacher,
         f"error: --output_dir {small_disk / 'student'} is to be written to, but {small_disk} is read-only. "
         "Choose another."
     )
+
+
+def test_a_read_only_teacher_cache_is_read_and_refused_only_if_it_lacks_the_outputs(
+    teacher, files, small_disk, tmp_path
+):
+    arguments = ["--teacher_name_or_path", teacher, *files, "--max_steps", "1", "--teacher_cache_dir", small_disk]
+    run_here(*arguments, "--output_dir", tmp_path / "first")
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    run_here(*arguments, "--seed", "1", "--output_dir", tmp_path / "second")
+    with pytest.raises(ValueError, match="cannot be kept in .*: .*Read-only file system.*--teacher_cache_dir"):
+        run_here(*arguments, "--max_train_samples", "20", "--output_dir", tmp_path / "third")

@@ -431,6 +431,22 @@ def test_every_loss_and_schedule_is_in_the_record_and_on_the_card(make_teacher, 
     assert "- `relation_weight`: 0.25" in card and "- `temperature at the end`: 1" in card
 
 
+def test_other_layers_and_seeds_read_the_stored_outputs_and_fewer_examples_get_their_own(teacher, files, tmp_path):
+    arguments = ["--teacher_name_or_path", teacher, *files, "--max_steps", 1]
+    arguments += ["--teacher_cache_dir", tmp_path / "cache"]
+    files_after_each = []
+    for name, changes in (
+        ("first", []),
+        ("other student", ["--layers", "1,3", "--seed", 1, "--temperature", 4]),
+        ("fewer examples", ["--max_train_samples", 20]),
+    ):
+        run_here(*arguments, *changes, "--output_dir", tmp_path / name)
+        files_after_each.append(tree(tmp_path / "cache"))
+    first, second, third = files_after_each
+    assert first and first == second
+    assert first.items() < third.items() and len(third) == 2 * len(first)
+
+
 def test_an_existing_student_is_evaluated_without_its_teacher_and_left_alone(finished, files, tmp_path, monkeypatch):
     folder = tmp_path / "student"
     shutil.copytree(finished[0], folder)

@@ -54,6 +54,10 @@ def cached(dataset):
     return np.array(dataset[TEACHER_LOGITS], dtype=np.float32)
 
 
+def add_states_of_layer_1(dataset, teacher, cache_dir, collator):
+    return add_teacher_hidden_states(dataset, teacher, [1], cache_dir, collator, max_bytes=10**6)
+
+
 def finished(cache_dir):
     return [path for path in cache_dir.iterdir() if not path.name.startswith(".")] if cache_dir.exists() else []
 
@@ -249,6 +253,29 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(cache_dir, examples, monkeyp
     with pytest.raises(OSError, match="No space left"):
         add_teacher_logits(examples, bert(2), cache_dir, pad)
     assert not list(cache_dir.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_teacher_runs(cache_dir, examples):
+    teacher = bert(2)
+    calls = count_calls(teacher)
+    cache_dir.write_text("a file, which not even root can write into as a folder")
+    with pytest.raises(ValueError, match=f"cannot be kept in {cache_dir}: .*Not a directory.* Choose another folder"):
+        add_teacher_logits(examples, teacher, cache_dir, pad)
+    assert not calls
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [truncate, Path.unlink], ids=["half a file", "no file"])
+@pytest.mark.parametrize("add", [add_teacher_logits, add_states_of_layer_1], ids=["logits", "hidden states"])
+def test_a_damaged_cache_is_refused_with_what_to_do(cache_dir, examples, add, damage):
+    add(examples, bert(2), cache_dir, pad)
+    (file,) = cache_dir.glob("*/*.arrow")
+    damage(file)
+    with pytest.raises(ValueError, match=f"in {file.parent} are damaged .* Remove that folder"):
+        add(examples, bert(2), cache_dir, pad)
 
 
 # ---- hidden states ----
