@@ -173,7 +173,8 @@ def learning_curves(results: Results) -> Figure:
             if row == len(methods) - 1:
                 axis.set_xlabel("epoch")
     handles = {line.get_label(): line for axis in axes for line in axis.lines}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), title="student layers")
+    ncols = min(len(handles), 3 * len(losses))  # as many as find room below the panels
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=ncols, title="student layers")
     return figure
 
 

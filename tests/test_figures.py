@@ -43,7 +43,17 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_text_of_a_figure_is_cut_off(results, scores, name):
-    figure = draw(name, results, scores)
+    check_nothing_is_cut_off(draw(name, results, scores))
+
+
+def test_a_single_column_of_learning_curves_has_room_for_all_strategies():
+    results = make_results({("distill", strategy): 0.8 for strategy in ("top", "bottom", "odd", "even", "random")})
+    for run in results.runs:  # shorter than the first log of the training loss
+        run.history[:] = [entry for entry in run.history if "eval_loss" in entry]
+    check_nothing_is_cut_off(figures.learning_curves(results))
+
+
+def check_nothing_is_cut_off(figure):
     figure.canvas.draw()
     drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     assert min(drawn.x0, drawn.y0) >= -0.01
