@@ -21,9 +21,9 @@ $(STUDENT)/onnx/metrics.json: $(STUDENT)/distillation.json | $(VENV)/app
 $(STUDENT)/distillation.json: | $(VENV)/app
 	$(BIN)/python run_distillation.py
 
-# Lint, then every fast test; `make test ARGS="-m slow"` for the slow ones.
+# Lint, then every fast test, two files at a time; `make test ARGS="-m slow"` for the slow ones.
 test: $(VENV)/test quality
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 quality: $(VENV)/test
 	$(BIN)/ruff check .
