@@ -1,5 +1,6 @@
 """Tests of `layer_search`: the plan of a tournament, its trials, and the runs that end with the layers it chose."""
 
+import copy
 import itertools
 import json
 import logging
@@ -177,14 +178,15 @@ def test_a_trial_is_a_run_of_its_own_with_a_warm_up_in_proportion(training_args,
 
 
 def test_trials_learn_from_predictions_and_not_from_layers_which_differ_from_set_to_set(training_args):
-    training_args.hidden_weight, training_args.linear_to = 1.0, {"hidden_weight": 0.5, "kl_weight": 0.0}
-    trial = trial_arguments(training_args, steps=100, full_run=1000)
+    args = copy.copy(training_args)
+    args.hidden_weight, args.linear_to = 1.0, {"hidden_weight": 0.5, "kl_weight": 0.0}
+    trial = trial_arguments(args, steps=100, full_run=1000)
     assert not trial.uses("hidden", "attention", "relation") and trial.uses("ce", "kl")
     assert trial.linear_to == {"kl_weight": 0.0}
-    assert training_args.uses("hidden"), "the run's own are left alone"
-    training_args.leave_out("ce", "kl", "cosine")
+    assert args.uses("hidden"), "the run's own are left alone"
+    args.leave_out("ce", "kl", "cosine")
     with pytest.raises(ValueError, match="trials of a layer search learn from labels"):
-        plan(training_args)
+        plan(args)
 
 
 # ---- Runs ----
