@@ -49,8 +49,8 @@ from layer_mapping import (
 from layer_similarity import layer_changes
 from reporting import format_layers, markdown_table
 from run_folder import write_json
-from teacher_cache import TEACHER_LOGITS, fingerprint_model
-from training_run import Inputs, Teacher, num_steps, with_teacher_logits
+from teacher_cache import TEACHER_LOGITS, add_teacher_logits, fingerprint_model
+from training_run import Inputs, Teacher, num_steps, storing
 
 logger = logging.getLogger(__name__)
 
@@ -282,7 +282,9 @@ def _search(
     record: dict,
     prepare: Callable[[PreTrainedModel], PreTrainedModel],
 ) -> tuple[Layers, dict]:
-    dataset = with_teacher_logits(teacher, training_args, inputs)
+    teacher_model, how = teacher.load(training_args.device), storing(teacher, training_args, inputs)
+    dataset = add_teacher_logits(inputs.tokenized["train"], teacher_model, **how)
+    del teacher_model
     plan = plan_search(source, student_args, training_args, len(dataset))
     training, held_out = split_held_out(dataset, plan.num_held_out, training_args.seed)
     file = Path(training_args.output_dir) / SEARCH_FILE

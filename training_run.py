@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from huggingface_hub import upload_folder
 from transformers import (
     DataCollatorWithPadding,
@@ -249,11 +249,11 @@ def build_trainer(
             depth = num_layers(unwrap_peft_model(student))
             teacher_layers = layers or select_layers("uniform", num_layers(teacher_model), depth)
         if _can_be_stored(teacher, teacher_model, teacher_layers, training_args, inputs):
+            how = storing(teacher, training_args, inputs)
             if training_args.uses("kl", "cosine"):
-                train_dataset = with_teacher_logits(teacher, training_args, inputs)
+                train_dataset = add_teacher_logits(train_dataset, teacher_model, **how)
             if training_args.uses("hidden"):
                 max_bytes = int(teacher.args.hidden_state_cache_gb * 1e9)
-                how = _storing(teacher, training_args, inputs)
                 train_dataset = add_teacher_hidden_states(
                     train_dataset, teacher_model, teacher_layers, max_bytes=max_bytes, **how
                 )
@@ -292,13 +292,8 @@ def _can_be_stored(
     return False
 
 
-def with_teacher_logits(teacher: Teacher, training_args: DistillationTrainingArguments, inputs: Inputs) -> Dataset:
-    """The training split with the teacher's stored logits, which are computed if there are none."""
-    teacher_model = teacher.load(training_args.device)
-    return add_teacher_logits(inputs.tokenized["train"], teacher_model, **_storing(teacher, training_args, inputs))
-
-
-def _storing(teacher: Teacher, training_args: DistillationTrainingArguments, inputs: Inputs) -> dict:
+def storing(teacher: Teacher, training_args: DistillationTrainingArguments, inputs: Inputs) -> dict:
+    """How the outputs of a run's teacher are computed and where they are kept: arguments of `add_teacher_logits`."""
     return {
         "cache_dir": teacher.args.teacher_cache_dir,
         "collator": inputs.collator,
@@ -388,7 +383,7 @@ def finish_run(
             "name": teacher.args.teacher_name_or_path,
             "hub_name": hub_name(teacher.args.teacher_name_or_path),
             "fingerprint": fingerprint_model(teacher_model),
-            "layers": list(range(1, teacher_model.config.num_hidden_layers + 1)),
+            "layers": list(range(1, num_layers(teacher_model) + 1)),
             **describe_model(teacher_model, teacher_ms),
             "results": teacher.results,
         },

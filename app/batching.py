@@ -42,7 +42,7 @@ class Batcher:
         executor: Executor,
         workers: int,
         max_waiting: int,
-        padded: bool = True,
+        padded: bool,
         on_batch: Callable[[int], None] = lambda size: None,
     ):
         self._classify, self._executor, self._on_batch = classify, executor, on_batch
