@@ -23,7 +23,6 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
 from distill_trainer import WEIGHTS, DistillationTrainingArguments
-from evaluation import predict_splits
 from layer_mapping import STRATEGIES, StudentArguments, build_student
 from lora import LEARNING_RATE, LoraArguments, add_lora, finish_adapter, target_modules
 from run_folder import closing_run_folder, earlier_records, remove_checkpoints
@@ -306,8 +305,6 @@ def run_cell(run: CellRun, grid: Grid, teacher: Teacher, bar: tqdm) -> None:
     with closing_run_folder(args):
         save(trainer, results)
         results |= score(trainer, inputs)
-        if (split := reported_split(inputs)) not in inputs.data.test_splits:
-            predict_splits(trainer, inputs.tokenized, [split], inputs.data.labels, args.output_dir)
         if run.lora_args is None:
             (final, _), adapter = load_classifier(args.output_dir, inputs.data.labels, TeacherArguments()), None
         else:
@@ -315,9 +312,3 @@ def run_cell(run: CellRun, grid: Grid, teacher: Teacher, bar: tqdm) -> None:
             final, adapter = finish_adapter(args.output_dir, student, fresh, run.lora_args)
         finish_run(record, final, origin, results, teacher, args, inputs, adapter)
     remove_checkpoints(args.output_dir)
-
-
-def reported_split(inputs: Inputs) -> str:
-    """The split that results are reported on: test where its labels are known, else validation."""
-    splits = (*inputs.data.test_splits, *inputs.data.validation_splits)
-    return next(split for split in splits if "labels" in inputs.tokenized[split].column_names)

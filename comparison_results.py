@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, set_seed
 
 from bootstrap import Scores, accuracy, bootstrap, macro_f1
 from calibration import expected_calibration_error, reliability, softmax
-from comparison import Cell, CellRun, Grid, reported_split
+from comparison import Cell, CellRun, Grid
 from evaluation import measure_latency
 from layer_mapping import build_random_student, build_student
 from layer_similarity import cka_matrix, layer_features
@@ -99,7 +99,7 @@ class Results:
 def read_results(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> Results:
     """Reads the folders of finished cells, runs the teacher over the reported split, and measures latencies."""
     inputs, args = grid.inputs, grid.training_args
-    split = reported_split(inputs)
+    split = inputs.reported_split
     tokenized, names = inputs.tokenized[split], inputs.data.labels.names
     finished = [
         Run(

@@ -93,6 +93,12 @@ class Inputs:
         """Of the tokenised training examples and their labels."""
         return fingerprint_dataset(self.tokenized["train"], (*MODEL_INPUTS, "labels"))
 
+    @property
+    def reported_split(self) -> str:
+        """The split that results are reported on: test where its labels are known, else validation."""
+        splits = (*self.data.test_splits, *self.data.validation_splits)
+        return next(split for split in splits if "labels" in self.tokenized[split].column_names)
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -352,6 +358,8 @@ def score(trainer: DistillationTrainer, inputs: Inputs) -> dict[str, float]:
         metrics = predict_splits(trainer, inputs.tokenized, data.test_splits, data.labels, args.output_dir)
         trainer.save_metrics("predict", metrics)
         results |= metrics
+        if inputs.reported_split not in data.test_splits:  # or runs could not be compared example by example
+            predict_splits(trainer, inputs.tokenized, [inputs.reported_split], data.labels, args.output_dir)
     return results
 
 

@@ -1,13 +1,19 @@
-"""What the benchmarks of many runs share: `run_distillation.py` once for each folder, means and deviations."""
+"""What the benchmarks of many runs share: `run_distillation.py` once for each folder, means, deviations, intervals."""
 
+import csv
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bootstrap import Scores, bootstrap  # noqa: E402
 
 
 def finished_record(folder: Path, settings: Mapping[str, object], arguments: Sequence[str]) -> dict:
@@ -24,6 +30,29 @@ def finished_record(folder: Path, settings: Mapping[str, object], arguments: Seq
         command = [sys.executable, "run_distillation.py", *arguments, *flags]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return json.loads(record.read_text())
+
+
+def bootstrap_runs(metric: Callable[[np.ndarray], np.ndarray], folders: Sequence[Path]) -> Scores:
+    """Scores students that differ in the seed alone, on the split that their runs report on.
+
+    Args:
+        metric: as for `bootstrap`.
+        folders: of the runs.
+    """
+    runs = [_read_predictions(folder) for folder in folders]
+    names = sorted({name for columns in runs for column in columns for name in column})
+    ids = np.searchsorted(names, runs)  # (seeds, labels and predictions, examples)
+    return bootstrap(metric, ids[0, 0], ids[:, 1])
+
+
+def _read_predictions(folder: Path) -> tuple[list[str], list[str]]:
+    """Labels and predictions of the test split if its labels are known, else of the validation split."""
+    for file in sorted(folder.glob("predictions_*.csv")):
+        with open(file, newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        if "label" in rows[0]:
+            return [row["label"] for row in rows], [row["prediction"] for row in rows]
+    raise FileNotFoundError(f"{folder} has no predictions for labelled examples.")
 
 
 def spread(values: Sequence[float], factor: float) -> str:

@@ -5,8 +5,10 @@
 
 Every run is a process of its own with the folder `outputs/NAME/STRATEGY-RECIPE-SEED`; finished runs are not repeated.
 The teacher is fine-tuned once, in `outputs/NAME/teacher`. All runs of that name go to `docs/results/NAME.csv`, their
-means and standard deviations over seeds to `NAME.md`. The recipe `finetune` trains the same student without the
-teacher's outputs. Arguments that are not the sweep's own are passed on to `run_distillation.py`.
+means and standard deviations over seeds to `NAME.md`. With `--against odd-default` the table also says by how much the
+other students differ from those, with 95% intervals over examples and seeds (see `bootstrap.py`). The recipe
+`finetune` trains the same student without the teacher's outputs. Arguments that are not the sweep's own are passed on
+to `run_distillation.py`.
 """
 
 import argparse
@@ -19,8 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from results import write_results  # noqa: E402
-from runs import finished_record, spread  # noqa: E402
+from runs import bootstrap_runs, finished_record, spread  # noqa: E402
 
+from bootstrap import accuracy, difference, macro_f1  # noqa: E402
 from layer_mapping import STRATEGIES  # noqa: E402
 from reporting import markdown_table  # noqa: E402
 
@@ -56,6 +59,7 @@ COLUMNS = (
     ("Test accuracy (%)", "predict_accuracy", 100),
     ("Test macro-F1 (%)", "predict_macro_f1", 100),
 )
+METRICS = {"accuracy": ("Accuracy", accuracy), "macro_f1": ("Macro-F1", macro_f1)}
 
 
 def main():
@@ -69,7 +73,10 @@ def main():
     records = {file.parent.name: json.loads(file.read_text()) for file in files}
     teacher = row_of("teacher", "-", "-", next(iter(records.values()))["teacher"])
     rows = [row_of(*name.split("-"), record["student"]) for name, record in records.items()]
-    write_results(args.name, [teacher, *rows], summary([teacher, *rows]))
+    margins = {}
+    if args.against:
+        margins = differences([file.parent for file in files], args.against, args.metric)
+    write_results(args.name, [teacher, *rows], summary([teacher, *rows], margins))
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -81,6 +88,8 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, required=True)
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["default"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--against", metavar="STRATEGY-RECIPE", help="students to give the others' difference to")
+    parser.add_argument("--metric", choices=METRICS, default="accuracy", help="of the differences")
     return parser.parse_known_args()
 
 
@@ -95,8 +104,25 @@ def row_of(strategy: str, recipe: str, seed: str, model: dict) -> dict:
     return {"strategy": strategy, "recipe": recipe, "seed": seed, "layers": layers, **figures}
 
 
-def summary(rows: list[dict]) -> str:
-    """A row for every recipe and strategy: means and standard deviations over seeds."""
+def differences(folders: list[Path], reference: str, metric: str) -> dict[tuple[str, str], dict[str, str]]:
+    """A cell of the table for each strategy and recipe: how far it is ahead of the reference, in points."""
+    groups = {}
+    for folder in folders:
+        groups.setdefault(tuple(folder.name.split("-")[:2]), []).append(folder)
+    name, function = METRICS[metric]
+    scores = {group: bootstrap_runs(function, members) for group, members in groups.items()}
+    title = f"{name} against {reference} (points)"
+    cells = {}
+    for group in scores.keys() - {tuple(reference.split("-"))}:
+        margin = difference(scores[group], scores[tuple(reference.split("-"))])
+        estimate, low, high = (100 * value for value in (margin.estimate, margin.low, margin.high))
+        cells[group] = {title: f"{estimate:+.1f} [{low:.1f}, {high:.1f}]"}
+    return cells
+
+
+def summary(rows: list[dict], margins: dict[tuple[str, str], dict[str, str]]) -> str:
+    """A row for every recipe and strategy: means and standard deviations over seeds, and the `differences`."""
+    no_margin = {title: "" for cells in margins.values() for title in cells}
     groups = {}
     for row in rows:
         groups.setdefault((row["strategy"], row["recipe"]), []).append(row)
@@ -110,6 +136,7 @@ def summary(rows: list[dict]) -> str:
                     for title, key, factor in COLUMNS
                     if key in rows[0]
                 },
+                **margins.get((strategy, recipe), no_margin),
             }
             for (strategy, recipe), members in groups.items()
         ]

@@ -206,6 +206,7 @@ def same_results(folder, reference):
 @needs_mnli
 def test_mnli_is_evaluated_on_both_validation_sets(mnli_on_one_process):
     every = results(mnli_on_one_process)
+    assert len(predictions(mnli_on_one_process, "validation_matched")) == 61
     assert every["eval_loss"] != every["eval_loss_mm"]
     assert {"eval_accuracy", "eval_accuracy_mm"} <= every.keys()
     assert read_record(mnli_on_one_process)["data"]["source"] == "nyu-mll/glue mnli"
@@ -364,6 +365,9 @@ def test_a_train_file_alone_is_enough_with_a_share_to_validate_on(teacher, files
     assert read_record(tmp_path / "student")["student"]["layers"] == []
     assert "eval_accuracy" in results(tmp_path / "student")
     assert not (tmp_path / "student" / "predictions_test.csv").exists()
+    rows = predictions(tmp_path / "student", "validation")
+    right = sum(row["label"] == row["prediction"] for row in rows) / len(rows)
+    assert right == pytest.approx(results(tmp_path / "student")["eval_accuracy"])
 
 
 def test_only_training_leaves_a_student_and_a_table_without_its_scores(teacher, files, tmp_path, capsys):
