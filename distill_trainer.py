@@ -41,6 +41,8 @@ from layer_outputs import LayerOutputs
 LAYER_LOSSES = ("hidden", "attention", "relation")
 LOSSES = ("ce", "kl", "cosine", *LAYER_LOSSES)
 WEIGHTS = tuple(f"{name}_weight" for name in LOSSES)
+# Values of arguments that only a command line checks by itself.
+CHOICES = {"hidden_tokens": ["all", "first"], "attention_divergence": ["kl", "mse"]}
 TEACHER_LOGITS = "teacher_logits"
 TEACHER_HIDDEN_STATES = "teacher_hidden_states_{layer}"
 IGNORED_LABEL = -100
@@ -106,7 +108,7 @@ class DistillationTrainingArguments(TrainingArguments):
         default="all",
         metadata={
             "help": "Tokens whose hidden states are compared: 'all' (TinyBERT) or the 'first' (Patient-KD).",
-            "choices": ["all", "first"],
+            "choices": CHOICES["hidden_tokens"],
         },
     )
     attention_weight: float = field(
@@ -121,7 +123,7 @@ class DistillationTrainingArguments(TrainingArguments):
         default="kl",
         metadata={
             "help": "How attention probabilities differ: 'kl' (MiniLM) or 'mse' (TinyBERT).",
-            "choices": ["kl", "mse"],
+            "choices": CHOICES["attention_divergence"],
         },
     )
     relation_weight: float = field(
@@ -221,10 +223,13 @@ class DistillationTrainingArguments(TrainingArguments):
                     f"`temperature` must be a finite number > 0, found {temperature}. Use 1 to leave the predictions "
                     "unsoftened."
                 )
-        if self.relation_weight > 0 and (self.gradient_checkpointing or self.torch_compile):
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, found {getattr(self, name)!r}.")
+        if self.uses("relation") and self.torch_compile:
             raise ValueError(
-                "`relation_weight` reads queries, keys and values while the layers run, which neither "
-                "`gradient_checkpointing` nor `torch_compile` lets it. Turn them off, or set the weight to 0."
+                "`relation_weight` reads queries, keys and values while the layers run, which `torch_compile` does not "
+                "let it. Turn that off, or set the weight to 0."
             )
         if self.train_sampling_strategy == "batch_rebalance":
             raise ValueError(
@@ -239,6 +244,14 @@ class DistillationTrainingArguments(TrainingArguments):
             hardware_decides = launched_with == "no" and not self.fp16
             self.bf16 = launched_with == "bf16" or (hardware_decides and bf16_in_hardware(self.use_cpu))
         super().__post_init__()
+        # Known only now, as the option has an alias.
+        is_reentrant = (self.activation_checkpointing_kwargs or {}).get("use_reentrant", False)
+        if self.activation_checkpointing and is_reentrant and self.uses("attention", "relation"):
+            raise ValueError(
+                "`attention_weight` and `relation_weight` compare what is computed inside of the layers, which has no "
+                "gradient under reentrant activation checkpointing. Leave `use_reentrant` out of "
+                "`activation_checkpointing_kwargs`, or set both weights to 0."
+            )
 
     def at_progress(self, name: str, progress: float) -> float:
         """The value of a weight or the temperature when this share of the training is over, from 0 to 1."""

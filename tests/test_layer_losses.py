@@ -15,6 +15,7 @@ from layer_outputs import KINDS, LayerOutputReader, WantedOutputs
 from teacher_cache import HiddenStatesCollator, add_teacher_hidden_states, add_teacher_logits
 
 WEIGHTS = {"hidden_weight": 0.4, "attention_weight": 0.5, "relation_weight": 0.3}
+REENTRANT = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
 EVERYTHING = WantedOutputs(hidden_states=(1, 3), attentions=(2,), relations=(3,))
 
 
@@ -161,6 +162,23 @@ def test_the_first_token_alone_may_be_compared(tmp_path):
         trainer.train()
         (logs[tokens],) = step_logs(trainer)
     assert logs["all"]["loss_hidden"] != pytest.approx(logs["first"]["loss_hidden"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in TINY_CLASSIFIERS if name != "mpnet"])  # which cannot
+def test_activations_that_are_computed_again_give_the_same_steps(tmp_path, name):
+    trained = []
+    for is_computed_again in (False, True):
+        student = build_student(TINY_CLASSIFIERS[name](3, 3), (1, 3))
+        trainer = build_trainer(
+            *(tmp_path, student, TINY_CLASSIFIERS[name](3, 3), (1, 2)),
+            random_examples(17).remove_columns("token_type_ids"),
+            **{"ce_weight": 0.0, "kl_weight": 0.0, **WEIGHTS, "max_steps": 2, "warmup_steps": 0},
+            activation_checkpointing=is_computed_again,
+        )
+        trainer.train()
+        trained.append(weights(student))
+    for parameter, expected in trained[0].items():
+        torch.testing.assert_close(trained[1][parameter], expected)
 
 
 def test_a_student_with_lora_adapters_learns_from_layers_too(tmp_path):
@@ -324,7 +342,11 @@ def test_a_model_of_tokens_needs_labels(tmp_path):
         ({"linear_to": {"temperature": 0.0}}, "`temperature` must be a finite number > 0, found 0"),
         ({"linear_to": {"learning_rate": 0.0}}, "`linear_to` must give numbers for some of ce_weight, .*temperature"),
         ({"linear_to": "kl_weight=0"}, "`linear_to` must be JSON"),
-        ({"relation_weight": 1.0, "gradient_checkpointing": True}, "neither `gradient_checkpointing` nor"),
+        ({"linear_to": {"relation_weight": 1.0}, "torch_compile": True}, "which `torch_compile` does not let it"),
+        ({"attention_weight": 1.0, **REENTRANT}, "no gradient under reentrant activation checkpointing"),
+        ({"linear_to": {"relation_weight": 1.0}, **REENTRANT}, "no gradient under reentrant activation checkpointing"),
+        ({"hidden_tokens": "frist"}, "`hidden_tokens` must be one of all, first, found 'frist'"),
+        ({"attention_divergence": "ce"}, "`attention_divergence` must be one of kl, mse, found 'ce'"),
     ],
     ids=str,
 )
