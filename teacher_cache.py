@@ -19,7 +19,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, send_to_device
 from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
+from filelock import FileLock, Timeout
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 TEACHER_LOGITS = "teacher_logits"
 TEACHER_HIDDEN_STATES = "teacher_hidden_states_{layer}"
+HIDDEN_STATES_FILE = "hidden_states.arrow"
 # What the teacher reads of an example; labels and lengths do not change its outputs.
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # What a config says about where it comes from.
@@ -155,57 +157,63 @@ def add_teacher_hidden_states(
     """The data set with a column `teacher_hidden_states_K` for each chosen layer K, cached as the logits are.
 
     A column holds float16 `(length, hidden_size)` an example, without padding. It is written while the teacher runs,
-    so that memory stays flat, by one process of every node, for which the others wait.
+    so that memory stays flat, by one process of every node, for which the others wait. Every layer has a cache of its
+    own, so that choices of layers that overlap share them.
 
     Args:
         layers: 1-based numbers of the layers.
-        max_bytes: how large the cache may become: tokens x hidden size x 2 x layers.
-        dataset, teacher, cache_dir, collator, batch_size, bf16: as for `add_teacher_logits`; padding is on the right.
+        max_bytes: how much the chosen layers may take: tokens x hidden size x 2 x layers.
+        dataset, teacher, cache_dir, collator, batch_size, bf16: as for `add_teacher_logits`; the collator makes an
+            `attention_mask`.
 
     Raises:
-        ValueError: the teacher lacks one of the layers, the cache would be larger than `max_bytes`, or as for
+        ValueError: the teacher lacks one of the layers, they would take more than `max_bytes`, or as for
             `add_teacher_logits`.
     """
     depth, width = teacher.config.num_hidden_layers, teacher.config.hidden_size
     if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(range(1, depth + 1)):
         raise ValueError(f"`layers` must be different numbers from 1 to {depth}, the teacher's depth; found {layers}.")
-    num_bytes = hidden_states_size(dataset, teacher, layers)
-    if num_bytes > max_bytes:
-        raise ValueError(
-            f"The hidden states of {len(layers)} layers for {len(dataset):,} examples take {num_bytes:,} bytes, but "
-            f"`max_bytes` is {max_bytes:,}. Raise it if there is room, or choose fewer layers or examples."
-        )
-    layers = sorted(layers)
-    folder = Path(cache_dir) / _fingerprint(dataset, teacher, bf16, f"hidden states of layers {layers}")
-    file = "hidden_states.arrow"
+    check_hidden_states_size(dataset, teacher, len(layers), max_bytes)
+    fingerprint = _fingerprint(dataset, teacher, bf16)
+    folders = {layer: Path(cache_dir) / f"{fingerprint}-hidden-{layer}" for layer in sorted(layers)}
     with PartialState().local_main_process_first():
-        if not folder.is_dir():
-            logger.info(f"Teacher hidden states, {num_bytes:,} bytes, are computed once and kept in {folder}.")
-            features = Features(
-                {TEACHER_HIDDEN_STATES.format(layer=k): List(List(Value("float16"), length=width)) for k in layers}
-            )
-            with (
-                _appearing_when_finished(folder) as unfinished,
-                pa.ipc.new_stream(unfinished / file, features.arrow_schema) as stream,
-            ):
-                for columns in _hidden_states(teacher.eval(), dataset, layers, collator, batch_size, bf16):
-                    stream.write_batch(pa.record_batch(columns, schema=features.arrow_schema))
-    dataset = _with_columns_of(folder, dataset, lambda: Dataset.from_file(str(folder / file)))
-    columns = [TEACHER_HIDDEN_STATES.format(layer=layer) for layer in layers]
+        missing = [layer for layer, folder in folders.items() if not folder.is_dir()]
+        if missing:
+            logger.info(f"Teacher hidden states of layers {missing} are computed once and kept in {cache_dir}.")
+            with ExitStack() as stack:
+                writers = [stack.enter_context(_writing(layer, width, folders[layer])) for layer in missing]
+                for arrays in _hidden_states(teacher.eval(), dataset, missing, collator, batch_size, bf16):
+                    for write, array in zip(writers, arrays, strict=True):
+                        write(array)
+    for folder in folders.values():
+        file = str(folder / HIDDEN_STATES_FILE)
+        dataset = _with_columns_of(folder, dataset, lambda file=file: Dataset.from_file(file))
+    columns = [TEACHER_HIDDEN_STATES.format(layer=layer) for layer in folders]
     # As Python numbers, of which a batch has a million, they would take longer to read than the student to train.
     return dataset.with_format("numpy", columns=columns, output_all_columns=True)
 
 
-def hidden_states_size(dataset: Dataset, teacher: PreTrainedModel, layers: Sequence[int]) -> int:
-    """How many bytes `add_teacher_hidden_states` stores."""
-    return sum(len(ids) for ids in dataset["input_ids"]) * teacher.config.hidden_size * 2 * len(layers)
+def hidden_states_size(dataset: Dataset, teacher: PreTrainedModel, num_layers: int) -> int:
+    """How many bytes `add_teacher_hidden_states` stores for so many layers."""
+    return sum(len(ids) for ids in dataset["input_ids"]) * teacher.config.hidden_size * 2 * num_layers
+
+
+def check_hidden_states_size(dataset: Dataset, teacher: PreTrainedModel, num_layers: int, max_bytes: int) -> None:
+    """Raises a `ValueError` if the hidden states of so many layers would take more than is allowed."""
+    num_bytes = hidden_states_size(dataset, teacher, num_layers)
+    if num_bytes > max_bytes:
+        raise ValueError(
+            f"The hidden states of {num_layers} layers for {len(dataset):,} examples take {num_bytes:,} bytes, but "
+            f"{max_bytes:,} are allowed. Raise `max_bytes` (--hidden_state_cache_gb) if there is room, or choose fewer "
+            "layers or examples."
+        )
 
 
 class HiddenStatesCollator:
     """Pads stored hidden states of a teacher to the length of the batch, beside what another collator makes.
 
     Args:
-        collator: of everything else; pads on the right.
+        collator: of everything else; makes an `attention_mask`.
     """
 
     def __init__(self, collator: Callable):
@@ -215,14 +223,24 @@ class HiddenStatesCollator:
         prefix = TEACHER_HIDDEN_STATES.format(layer="")
         columns = [name for name in examples[0] if name.startswith(prefix)]
         batch = self.collator([{name: row[name] for name in row if name not in columns} for row in examples])
-        length = batch["input_ids"].shape[1]
         for name in columns:
-            states = [torch.as_tensor(row[name], dtype=torch.float16) for row in examples]
-            padded = torch.zeros(len(states), length, states[0].shape[-1], dtype=torch.float16)
-            for index, tokens in enumerate(states):
-                padded[index, : len(tokens)] = tokens
-            batch[name] = padded
+            states = torch.cat([torch.as_tensor(row[name], dtype=torch.float16) for row in examples])
+            batch[name] = torch.zeros(*batch["input_ids"].shape, states.shape[-1], dtype=torch.float16)
+            batch[name][batch["attention_mask"].bool()] = states
         return batch
+
+
+@contextmanager
+def _writing(layer: int, width: int, folder: Path) -> Iterator[Callable[[pa.Array], None]]:
+    """Gives a function that adds hidden states to the cache of a layer, which appears when the block ends."""
+    schema = Features(
+        {TEACHER_HIDDEN_STATES.format(layer=layer): List(List(Value("float16"), length=width))}
+    ).arrow_schema
+    with (
+        _appearing_when_finished(folder) as unfinished,
+        pa.ipc.new_stream(unfinished / HIDDEN_STATES_FILE, schema) as stream,
+    ):
+        yield lambda states: stream.write_batch(pa.record_batch([states], schema=schema))
 
 
 def _hidden_states(
@@ -241,10 +259,12 @@ def _hidden_states(
             batch = send_to_device(collator(part.select(indices).to_list()), device)
             with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
                 outputs = teacher(**batch, output_hidden_states=True).hidden_states
+            is_token = batch["attention_mask"].bool().cpu().numpy()
             for layer in layers:
-                for index, row in zip(indices, outputs[layer].half().cpu().numpy(), strict=True):
-                    states[layer][index] = row[: lengths[index]]
-        offsets = np.cumsum([0, *lengths], dtype=np.int32)
+                rows = outputs[layer].half().cpu().numpy()
+                for index, row, own in zip(indices, rows, is_token, strict=True):
+                    states[layer][index] = row[own]
+        offsets = np.cumsum([0, *map(len, states[layers[0]])], dtype=np.int32)
         yield [
             pa.ListArray.from_arrays(offsets, pa.FixedSizeListArray.from_arrays(np.concatenate(rows).ravel(), width))
             for rows in states.values()
@@ -262,7 +282,7 @@ def _with_columns_of(folder: Path, dataset: Dataset, read: Callable[[], Dataset]
     return concatenate_datasets([dataset, stored], axis=1)
 
 
-def _fingerprint(dataset: Dataset, teacher: nn.Module, bf16: bool, *others: str) -> str:
+def _fingerprint(dataset: Dataset, teacher: nn.Module, bf16: bool) -> str:
     # The same weights compute something else with another number of attention heads, for example.
     config = {name: value for name, value in teacher.config.to_dict().items() if name not in INCIDENTAL_CONFIG_ENTRIES}
     parts = (
@@ -270,7 +290,6 @@ def _fingerprint(dataset: Dataset, teacher: nn.Module, bf16: bool, *others: str)
         json.dumps(config, sort_keys=True, default=str),
         fingerprint_dataset(dataset),
         "bf16" if bf16 else "float32",
-        *others,
     )
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
 
@@ -279,8 +298,12 @@ def _fingerprint(dataset: Dataset, teacher: nn.Module, bf16: bool, *others: str)
 def _appearing_when_finished(folder: Path) -> Iterator[Path]:
     """A folder to write to, which gets its name when everything in it is written."""
     unfinished = folder.parent / f".unfinished-{uuid.uuid4().hex}"
+    lock = FileLock(f"{unfinished}.lock")
     try:
-        unfinished.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder.parent)
+        lock.acquire()
+        unfinished.mkdir()
     except OSError as error:
         raise ValueError(
             f"Teacher outputs cannot be kept in {folder.parent}: {error}. Choose another folder (--teacher_cache_dir)."
@@ -295,3 +318,16 @@ def _appearing_when_finished(folder: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _remove_abandoned(cache_dir: Path) -> None:
+    """Removes what killed builds have left, which may be large. The lock of a build ends with its process."""
+    for file in cache_dir.glob(".unfinished-*.lock"):
+        try:
+            with FileLock(file, blocking=False):
+                shutil.rmtree(file.with_suffix(""), ignore_errors=True)
+                file.unlink(missing_ok=True)
+        except Timeout:
+            logger.debug(f"{file} belongs to a build that is under way.")

@@ -13,6 +13,7 @@ from workers.train_worker import bert, pad, random_examples
 
 from teacher_cache import (
     TEACHER_LOGITS,
+    HiddenStatesCollator,
     add_teacher_hidden_states,
     add_teacher_logits,
     compute_logits,
@@ -214,10 +215,10 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_looks_finished(cac
     run.start()
     run.join(60)
     assert run.exitcode == -signal.SIGKILL
-    (unfinished,) = cache_dir.iterdir()
-    assert list(unfinished.glob("*.arrow")) and not finished(cache_dir)
+    assert list(cache_dir.glob(".unfinished-*/*.arrow")) and not finished(cache_dir)
     with_logits = add_teacher_logits(examples, bert(2), cache_dir, pad)
     assert cached(with_logits) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert list(cache_dir.iterdir()) == finished(cache_dir), "what the killed process has left is still there"
 
 
 def build_with_another(cache_dir, barrier, queue):
@@ -259,7 +260,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_teacher_runs(c
     teacher = bert(2)
     calls = count_calls(teacher)
     cache_dir.write_text("a file, which not even root can write into as a folder")
-    with pytest.raises(ValueError, match=f"cannot be kept in {cache_dir}: .*Not a directory.* Choose another folder"):
+    with pytest.raises(ValueError, match=f"cannot be kept in {cache_dir}: .*File exists.* Choose another folder"):
         add_teacher_logits(examples, teacher, cache_dir, pad)
     assert not calls
 
@@ -308,6 +309,40 @@ def test_hidden_states_are_float16_in_a_file_of_the_announced_size_and_read_agai
     assert not calls
     add_teacher_hidden_states(examples, teacher, [1], cache_dir, pad, num_bytes)
     assert calls and len(finished(cache_dir)) == 3
+
+
+def test_choices_of_layers_that_overlap_share_what_is_stored(cache_dir, examples):
+    teacher = bert(3)
+    of_first = add_teacher_hidden_states(examples, teacher, [1, 2], cache_dir, pad, 10**6)
+    calls = count_calls(teacher)
+    for layers in ([2], [2, 1]):
+        again = add_teacher_hidden_states(examples, teacher, layers, cache_dir, pad, 10**6)
+        assert np.array_equal(again[3]["teacher_hidden_states_2"], of_first[3]["teacher_hidden_states_2"])
+    assert not calls
+    add_teacher_hidden_states(examples, teacher, [2, 3], cache_dir, pad, 10**6)
+    assert calls and len(finished(cache_dir)) == 3
+
+
+def pad_on_the_left(examples):
+    """As `pad`, turned around before and after."""
+    batch = pad([{name: row[name][::-1] for name in ("input_ids", "attention_mask")} for row in examples])
+    return {name: values.flip(1) for name, values in batch.items()}
+
+
+@pytest.mark.parametrize("collator", [pad, pad_on_the_left])
+def test_stored_hidden_states_stand_beside_their_tokens_on_whichever_side_padding_is(cache_dir, examples, collator):
+    teacher = bert(2)
+    torch.nn.init.zeros_(teacher.bert.embeddings.position_embeddings.weight)  # positions count from the padding on
+    examples = examples.select_columns(["input_ids", "attention_mask"])
+    stored = add_teacher_hidden_states(examples, teacher, [2], cache_dir, collator, 10**6)
+    batch = HiddenStatesCollator(collator)([stored[index] for index in range(NUM_EXAMPLES)])
+    states = batch.pop("teacher_hidden_states_2").float()
+    with torch.no_grad():
+        expected = teacher(**batch, output_hidden_states=True).hidden_states[2]
+    is_token = batch["attention_mask"].bool()
+    assert not is_token.all()
+    torch.testing.assert_close(states[is_token], expected[is_token], rtol=1e-3, atol=2e-3)
+    assert not states[~is_token].any()
 
 
 def test_hidden_states_that_take_more_than_is_allowed_are_refused_before_the_teacher_runs(cache_dir, examples):
