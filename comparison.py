@@ -243,7 +243,7 @@ def check_grid(grid: Grid, teacher: PreTrainedModel) -> None:
             "--push_to_hub; a single student can be trained on several GPUs and pushed with run_distillation.py."
         )
     for strategy in dict.fromkeys((*grid.comparison_args.strategies, *grid.comparison_args.method_strategies)):
-        check_student(teacher, grid.comparison_args.student(strategy), args, grid.inputs)
+        check_student(teacher, grid.comparison_args.student(strategy), grid.teacher_args, args, grid.inputs)
     if any(method in LORA_METHODS for method in grid.comparison_args.methods):
         target_modules(teacher, grid.lora_args.lora_target_modules)
 

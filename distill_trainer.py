@@ -226,10 +226,12 @@ class DistillationTrainingArguments(TrainingArguments):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` must be one of {', '.join(choices)}, found {getattr(self, name)!r}.")
+        if self.relation_heads is not None and self.relation_heads < 1:
+            raise ValueError(f"`relation_heads` must be at least 1, found {self.relation_heads}.")
         if self.uses("relation") and self.torch_compile:
             raise ValueError(
-                "`relation_weight` reads queries, keys and values while the layers run, which `torch_compile` does not "
-                "let it. Turn that off, or set the weight to 0."
+                "`relation_weight` reads queries, keys and values while the layers run, which `torch_compile` does "
+                "not let it. Turn that off, or set the weight to 0."
             )
         if self.train_sampling_strategy == "batch_rebalance":
             raise ValueError(

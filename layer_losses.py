@@ -60,18 +60,20 @@ class LayerLosses:
                 "`attention_weight` and `relation_weight` compare what is not stored: give a `teacher_model` "
                 "(`--no_teacher_cache`), or set both to 0."
             )
+        if teacher is not None:
+            check_shapes(args, unwrap_peft_model(student), teacher)
         config = unwrap_peft_model(student).config
+        own_layers = tuple(own for own, _ in self._pairs)
+        its_layers = tuple(sorted({its for _, its in self._pairs}))
         if args.uses("hidden"):
-            of_student["hidden_states"], of_teacher["hidden_states"] = zip(*self._pairs, strict=True)
+            of_student["hidden_states"], of_teacher["hidden_states"] = own_layers, its_layers
             width = stored_width if teacher is None else teacher.config.hidden_size
             if width not in (None, config.hidden_size):
                 self.projection = nn.Linear(config.hidden_size, width, bias=False)
         if args.uses("attention"):
-            _check_heads(config.num_attention_heads, teacher.config.num_attention_heads)
-            of_student["attentions"], of_teacher["attentions"] = zip(*self._pairs, strict=True)
+            of_student["attentions"], of_teacher["attentions"] = own_layers, its_layers
         if args.uses("relation"):
-            self._relation_heads = args.relation_heads or teacher.config.num_attention_heads
-            _check_relation_heads(self._relation_heads, config.hidden_size, teacher.config.hidden_size)
+            self._relation_heads = _relation_heads(args, teacher)
             self._last_student, self._last_teacher = num_layers(unwrap_peft_model(student)), num_layers(teacher)
             of_student["relations"], of_teacher["relations"] = (self._last_student,), (self._last_teacher,)
         self.student_reader = LayerOutputReader(student, WantedOutputs(**of_student), self.projection)
@@ -132,17 +134,21 @@ def _pairs(
     return list(enumerate(teacher_layers, start=1))
 
 
-def _check_heads(of_student: int, of_teacher: int) -> None:
-    if of_student != of_teacher:
+def check_shapes(args: TrainingArguments, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Raises a `ValueError` if heads or widths of the two do not fit the losses that are used."""
+    own, its = student.config, teacher.config
+    if args.uses("attention") and own.num_attention_heads != its.num_attention_heads:
         raise ValueError(
-            f"`attention_weight` compares heads one by one, but the student has {of_student} and the teacher "
-            f"{of_teacher}. Use `relation_weight`, for which they may differ."
+            f"`attention_weight` compares heads one by one, but the student has {own.num_attention_heads} and the "
+            f"teacher {its.num_attention_heads}. Use `relation_weight`, for which they may differ."
+        )
+    heads = _relation_heads(args, teacher)
+    if args.uses("relation") and (own.hidden_size % heads or its.hidden_size % heads):
+        raise ValueError(
+            f"`relation_heads` must divide the widths of student and teacher, {own.hidden_size} and "
+            f"{its.hidden_size}, found {heads}."
         )
 
 
-def _check_relation_heads(heads: int, student_width: int, teacher_width: int) -> None:
-    if heads < 1 or student_width % heads or teacher_width % heads:
-        raise ValueError(
-            f"`relation_heads` must divide the widths of student and teacher, {student_width} and {teacher_width}, "
-            f"found {heads}."
-        )
+def _relation_heads(args: TrainingArguments, teacher: PreTrainedModel) -> int:
+    return args.relation_heads or teacher.config.num_attention_heads

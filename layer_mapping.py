@@ -175,8 +175,7 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
     """Chooses which of the teacher's layers 1..N the student copies.
 
     `top`/`first` are layers 1..K, nearest the input; `bottom`/`last` are the last K, nearest the head; `odd` and
-    `even` are every second layer. `uniform` takes layer round(i * N / K) for i = 1..K, halves rounded up: K different
-    layers in increasing order, the last of them always N.
+    `even` are every second layer. `uniform` takes K different ones as in `spread_evenly`.
 
     Args:
         strategy: one of `STRATEGIES`.
@@ -214,9 +213,18 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
         case "even":
             return every_layer[1::2]
         case "uniform":
-            return tuple((2 * i * num_teacher_layers + depth) // (2 * depth) for i in range(1, depth + 1))
+            return spread_evenly(num_teacher_layers, depth)
         case "random":
             return ()
+
+
+def spread_evenly(num_teacher_layers: int, num_student_layers: int) -> tuple[int, ...]:
+    """Returns layer round(i * N / K) of 1..N for i = 1..K, halves rounded up: in increasing order, the last always N.
+
+    A student deeper than its teacher gets some layers repeatedly.
+    """
+    n, k = num_teacher_layers, num_student_layers
+    return tuple(max((2 * i * n + k) // (2 * k), 1) for i in range(1, k + 1))
 
 
 def student_depth(num_teacher_layers: int, num_student_layers: int | None) -> int:

@@ -82,7 +82,7 @@ def main():
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
     teacher_model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
-    check_student(teacher_model, student_args, training_args, inputs)
+    check_student(teacher_model, student_args, teacher_args, training_args, inputs)
     target_modules(teacher_model, lora_args.lora_target_modules)
     record, checkpoint = begin_run(arguments, sources, inputs, training_args)
     teacher = prepare_teacher(path, teacher_model, is_trained, teacher_args, training_args, inputs)

@@ -1,6 +1,6 @@
 """What a student starts from: chosen layers of the teacher, layers of a larger student, or a checkpoint of its own.
 
-    check_student(teacher_model, student_args, training_args, inputs)  # before anything is written
+    check_student(teacher_model, student_args, teacher_args, training_args, inputs)  # before anything is written
     student, origin = start_student(teacher, student_args, training_args, inputs, record)
 
 With `--stages 5,4,3` the students of 5 and 4 layers are trained first, each from the one before, as complete runs in
@@ -26,7 +26,7 @@ from reporting import format_layers
 from run_folder import earlier_records
 from teacher import TeacherArguments, hub_name, load_classifier, load_for_labels, load_tokenizer, resolve_checkpoint
 from teacher_cache import fingerprint_model
-from training_run import Inputs, Teacher, build_trainer, open_run, train_and_finish
+from training_run import Inputs, Teacher, build_trainer, check_losses, open_run, train_and_finish
 
 logger = logging.getLogger(__name__)
 
@@ -50,16 +50,18 @@ class Source:
 def check_student(
     teacher: PreTrainedModel,
     student_args: StudentArguments,
+    teacher_args: TeacherArguments,
     training_args: DistillationTrainingArguments,
     inputs: Inputs,
 ) -> None:
-    """Raises a `ValueError` for a student that could not be built or chosen.
+    """Raises a `ValueError` for a student that could not be built, chosen or compared with its teacher.
 
     Args:
         teacher: of the architecture that the teacher will have; its weights do not matter.
     """
     if student_args.student_name_or_path is not None:
-        _load_pretrained(student_args.student_name_or_path, training_args, inputs)
+        student = _load_pretrained(student_args.student_name_or_path, training_args, inputs)
+        check_losses(student, teacher, teacher_args, training_args, inputs)
         return
     first = student_args.per_stage[0].num_student_layers
     if student_args.stages is not None and first >= num_layers(teacher):
@@ -67,10 +69,12 @@ def check_student(
             f"--stages are depths below the teacher's, {num_layers(teacher)}, got {student_args.stages}. Start with "
             "fewer layers."
         )
+    source = teacher
     for stage_args in student_args.per_stage:
         if stage_args.needs_evidence and stage_args.layer_strategy == "search":
-            plan_search(teacher, stage_args, training_args, len(inputs.tokenized["train"]))
-        teacher = stand_in(teacher, stage_args)
+            plan_search(source, stage_args, training_args, len(inputs.tokenized["train"]))
+        source = stand_in(source, stage_args)
+        check_losses(source, teacher, teacher_args, training_args, inputs)
 
 
 def stand_in(teacher: PreTrainedModel, student_args: StudentArguments) -> PreTrainedModel:

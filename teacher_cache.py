@@ -204,8 +204,8 @@ def check_hidden_states_size(dataset: Dataset, teacher: PreTrainedModel, num_lay
     if num_bytes > max_bytes:
         raise ValueError(
             f"The hidden states of {num_layers} layers for {len(dataset):,} examples take {num_bytes:,} bytes, but "
-            f"{max_bytes:,} are allowed. Raise `max_bytes` (--hidden_state_cache_gb) if there is room, or choose fewer "
-            "layers or examples."
+            f"{max_bytes:,} are allowed. Raise `max_bytes` (--hidden_state_cache_gb) if there is room, or choose "
+            "fewer layers or examples."
         )
 
 

@@ -23,7 +23,8 @@ from transformers.trainer_utils import unwrap_peft_model
 from command_line import command_line, given_settings
 from distill_trainer import WEIGHTS, DistillationTrainer, DistillationTrainingArguments
 from evaluation import describe_model, evaluate_model, evaluate_splits, measure_latency, predict_splits
-from layer_mapping import num_layers, select_layers
+from layer_losses import check_shapes
+from layer_mapping import num_layers, spread_evenly
 from reporting import write_model_card
 from run_folder import (
     CheckpointMarker,
@@ -48,6 +49,7 @@ from teacher_cache import (
     HiddenStatesCollator,
     add_teacher_hidden_states,
     add_teacher_logits,
+    check_hidden_states_size,
     fingerprint_dataset,
     fingerprint_model,
     hidden_states_size,
@@ -253,17 +255,19 @@ def build_trainer(
         teacher_model = teacher.load(training_args.device)
         if training_args.uses("hidden", "attention"):
             depth = num_layers(unwrap_peft_model(student))
-            teacher_layers = layers or select_layers("uniform", num_layers(teacher_model), depth)
-        if _can_be_stored(teacher, teacher_model, teacher_layers, training_args, inputs):
+            teacher_layers = layers or spread_evenly(num_layers(teacher_model), depth)
+        if _may_be_stored(teacher.args, training_args):
             how = storing(teacher, training_args, inputs)
             if training_args.uses("kl", "cosine"):
                 train_dataset = add_teacher_logits(train_dataset, teacher_model, **how)
             if training_args.uses("hidden"):
-                max_bytes = int(teacher.args.hidden_state_cache_gb * 1e9)
+                different = sorted(set(teacher_layers))
                 train_dataset = add_teacher_hidden_states(
-                    train_dataset, teacher_model, teacher_layers, max_bytes=max_bytes, **how
+                    train_dataset, teacher_model, different, max_bytes=_max_bytes(teacher.args), **how
                 )
             teacher_model = None
+        elif teacher.args.teacher_cache:
+            logger.info(_why_not_stored(teacher_model, teacher_layers, training_args, inputs))
     return DistillationTrainer(
         model=student,
         teacher_model=teacher_model,
@@ -278,24 +282,47 @@ def build_trainer(
     )
 
 
-def _can_be_stored(
-    teacher: Teacher,
-    teacher_model: PreTrainedModel,
+def check_losses(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    teacher_args: TeacherArguments,
+    training_args: DistillationTrainingArguments,
+    inputs: Inputs,
+) -> None:
+    """Raises a `ValueError` for losses on layers that these models do not have or that are too large to be stored.
+
+    Args:
+        student, teacher: of the architecture that they will have; their weights do not matter.
+    """
+    check_shapes(training_args, student, teacher)
+    if training_args.uses("hidden") and _may_be_stored(teacher_args, training_args):
+        num_different = min(num_layers(student), num_layers(teacher))
+        check_hidden_states_size(inputs.tokenized["train"], teacher, num_different, _max_bytes(teacher_args))
+
+
+def _may_be_stored(teacher_args: TeacherArguments, training_args: DistillationTrainingArguments) -> bool:
+    """Whether the losses can do with stored outputs, so that the teacher need not run in every step."""
+    has_room = not training_args.uses("hidden") or teacher_args.hidden_state_cache_gb > 0
+    return teacher_args.teacher_cache and has_room and not training_args.uses("attention", "relation")
+
+
+def _why_not_stored(
+    teacher: PreTrainedModel,
     teacher_layers: Sequence[int] | None,
     training_args: DistillationTrainingArguments,
     inputs: Inputs,
-) -> bool:
-    """Whether the losses can do with stored outputs, so that the teacher need not run in every step."""
-    if not teacher.args.teacher_cache or training_args.uses("attention", "relation"):
-        return False
-    if not training_args.uses("hidden") or teacher.args.hidden_state_cache_gb:
-        return True
-    size = hidden_states_size(inputs.tokenized["train"], teacher_model, teacher_layers)
-    logger.info(
+) -> str:
+    if training_args.uses("attention", "relation"):
+        return "The teacher runs in every step: attention and relations are not stored."
+    size = hidden_states_size(inputs.tokenized["train"], teacher, len(set(teacher_layers)))
+    return (
         f"The teacher runs in every step. Its hidden states would take {size / 1e9:.2f} GB: allow for them with "
         "--hidden_state_cache_gb to have them stored."
     )
-    return False
+
+
+def _max_bytes(teacher_args: TeacherArguments) -> int:
+    return int(teacher_args.hidden_state_cache_gb * 1e9)
 
 
 def storing(teacher: Teacher, training_args: DistillationTrainingArguments, inputs: Inputs) -> dict:

@@ -35,8 +35,8 @@ MAY_IMPORT = {
         *("distill_trainer", "layer_mapping", "run_folder", "teacher", "teacher_cache", "text_classification"),
     },
     "training_run": {
-        *("command_line", "distill_trainer", "evaluation", "layer_mapping", "reporting", "run_folder", "teacher"),
-        *("teacher_cache", "text_classification"),
+        *("command_line", "distill_trainer", "evaluation", "layer_losses", "layer_mapping", "reporting"),
+        *("run_folder", "teacher", "teacher_cache", "text_classification"),
     },
     "layer_search": {
         *("distill_losses", "distill_trainer", "engines", "layer_mapping", "layer_similarity", "reporting"),

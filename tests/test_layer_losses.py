@@ -345,6 +345,7 @@ def test_a_model_of_tokens_needs_labels(tmp_path):
         ({"linear_to": {"relation_weight": 1.0}, "torch_compile": True}, "which `torch_compile` does not let it"),
         ({"attention_weight": 1.0, **REENTRANT}, "no gradient under reentrant activation checkpointing"),
         ({"linear_to": {"relation_weight": 1.0}, **REENTRANT}, "no gradient under reentrant activation checkpointing"),
+        ({"relation_heads": 0}, "`relation_heads` must be at least 1, found 0"),
         ({"hidden_tokens": "frist"}, "`hidden_tokens` must be one of all, first, found 'frist'"),
         ({"attention_divergence": "ce"}, "`attention_divergence` must be one of kl, mse, found 'ce'"),
     ],

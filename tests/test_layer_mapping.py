@@ -35,6 +35,7 @@ from layer_mapping import (
     num_layers,
     required_layers,
     select_layers,
+    spread_evenly,
     student_from_arguments,
 )
 
@@ -147,6 +148,11 @@ def test_top_and_bottom_select_the_asked_number_of_layers():
 @pytest.mark.parametrize(("depth", "layers"), [(1, (12,)), (3, (4, 8, 12)), (5, (2, 5, 7, 10, 12)), (8, None)])
 def test_uniform_spreads_layers_evenly(depth, layers):
     assert select_layers("uniform", 12, depth) == (layers or (2, 3, 5, 6, 8, 9, 11, 12))
+
+
+def test_a_student_deeper_than_its_teacher_is_spread_over_all_its_layers():
+    assert spread_evenly(4, 6) == (1, 1, 2, 3, 3, 4)
+    assert spread_evenly(2, 9) == (1, 1, 1, 1, 1, 1, 2, 2, 2)
 
 
 def test_uniform_increases_keeps_the_last_layer_and_has_gaps_that_differ_by_one_at_most():

@@ -221,6 +221,35 @@ def test_a_pretrained_student_of_another_architecture_with_another_head_gets_one
     assert record["student"]["num_layers"] == 2
 
 
+@pytest.mark.parametrize("room", [0, 0.1], ids=["teacher in every step", "stored"])
+def test_a_student_deeper_than_its_teacher_is_compared_with_evenly_spread_layers(
+    save_student, arguments, tmp_path, room
+):
+    pretrained = save_student(BertModel, BertConfig, **SMALL | {"num_hidden_layers": 6})
+    folder = tmp_path / "student"
+    hidden = ["--hidden_weight", 1, "--hidden_state_cache_gb", room, "--max_steps", 2]
+    run_here(*arguments, "--student_name_or_path", pretrained, *hidden, "--output_dir", folder)
+    assert results(folder)["train_loss_hidden"] > 0
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        (["--attention_weight", 1], "compares heads one by one, but the student has 4 and the teacher 2"),
+        (["--relation_weight", 1, "--relation_heads", 5], "must divide the widths .* 16 and 32, found 5"),
+        (["--hidden_weight", 1, "--hidden_state_cache_gb", 1e-7], "but 100 are allowed.*--hidden_state_cache_gb"),
+    ],
+    ids=["heads", "widths", "room"],
+)
+def test_losses_that_do_not_fit_the_student_are_refused_before_anything_is_written(
+    save_student, arguments, tmp_path, losses, message
+):
+    pretrained = save_student(BertModel, BertConfig, **SMALL | {"num_attention_heads": 4})
+    with pytest.raises(ValueError, match=message):
+        run_here(*arguments, "--student_name_or_path", pretrained, *losses, "--output_dir", tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
 def test_a_student_with_another_vocabulary_is_refused(save_student, arguments, tmp_path):
     pretrained = save_student(BertModel, BertConfig, **SMALL)
     content = json.loads((pretrained / "tokenizer.json").read_text())
