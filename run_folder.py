@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 RECORD_FILE = "distillation.json"
 UNFINISHED_RECORD_FILE = "distillation.unfinished.json"
 COMPLETE_MARK = "complete"
+# Folder of files that are not in their places yet.
+HALF_WRITTEN = ".unfinished-files-"
 # Trainer adds to `all_results.json`, so that metrics of an earlier run would stay in it.
 RESULT_FILES = ("*_results.json", "predictions_*.csv")
 LIBRARIES = (
@@ -140,10 +142,12 @@ class CheckpointMarker(TrainerCallback):
 
 
 def open_run_folder(output_dir: str | Path, record: dict, keep_checkpoints: bool) -> None:
-    """Writes the record of a run that begins. Checkpoints of another run go: they are not this one's."""
+    """Writes the record of a run that begins. Checkpoints of another run go, and what a killed one half wrote."""
     if not keep_checkpoints:
         for checkpoint in remove_checkpoints(output_dir):
             logger.info(f"{checkpoint} is of an earlier run and removed.")
+    for half_written in Path(output_dir).glob(f"{HALF_WRITTEN}*"):
+        shutil.rmtree(half_written)
     write_json(Path(output_dir) / UNFINISHED_RECORD_FILE, record)
 
 
@@ -184,7 +188,7 @@ def replacing(folder: str | Path, state: PartialState) -> Iterator[str]:
     the block; the main one creates the folder and moves the files.
     """
     # Two runs may make the same teacher at once.
-    (name,) = broadcast_object_list([f".unfinished-{uuid.uuid4().hex}"])
+    (name,) = broadcast_object_list([f"{HALF_WRITTEN}{uuid.uuid4().hex}"])
     unfinished = Path(folder) / name
     if state.is_main_process:
         unfinished.mkdir(parents=True)

@@ -136,6 +136,14 @@ def test_files_take_their_places_only_when_all_are_written(tmp_path):
     assert contents(tmp_path) == {"model": b"new", "config": b"new"}
 
 
+def test_what_a_killed_run_has_half_written_goes_when_the_next_begins(tmp_path):
+    killed = replacing(tmp_path, PartialState())
+    half_written = killed.__enter__()
+    Path(half_written, "model").write_text("half")
+    open_run_folder(tmp_path, RECORD, keep_checkpoints=True)
+    assert not Path(half_written).exists()
+
+
 def test_a_run_that_ends_replaces_the_results_of_the_one_before_and_nothing_else(tmp_path):
     write_record(tmp_path, {"seed": 0})
     for name in ("all_results.json", "predict_results.json", "predictions_old.csv", "notes.txt", "teacher/x.json"):
