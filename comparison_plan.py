@@ -69,7 +69,8 @@ def _probe(run: CellRun, grid: Grid, teacher: PreTrainedModel) -> float:
     """
     args = copy.copy(run.training_args)
     args.learn_from_labels_alone()
-    args.max_steps, args.eval_strategy, args.save_strategy, args.report_to = PROBE_STEPS, "no", "no", []
+    args.only_train()
+    args.max_steps, args.report_to = PROBE_STEPS, []
     inputs = grid.inputs
     train_dataset = inputs.tokenized["train"].shuffle(seed=0, keep_in_memory=True)
     number = min(len(train_dataset), PROBE_STEPS * args.train_batch_size * args.gradient_accumulation_steps)

@@ -281,6 +281,11 @@ class DistillationTrainingArguments(TrainingArguments):
         self.leave_out(*LOSSES)
         self.ce_weight = 1.0
 
+    def only_train(self) -> None:
+        """Lets the training evaluate and save nothing by itself."""
+        self.eval_strategy = self.save_strategy = "no"
+        self.eval_on_start = self.load_best_model_at_end = False
+
     def _first_and_last(self, name: str) -> tuple[float, float]:
         first = getattr(self, name)
         return first, (self.linear_to or {}).get(name, first)
@@ -628,7 +633,7 @@ class DistillationTrainer(Trainer):
             sums = json.loads(Path(checkpoint, self._loss_sums_file).read_text())
             self._component_sums, self._component_totals = sums
         if checkpoint is not None and self._saves_projection:
-            weights = torch.load(Path(checkpoint, PROJECTION_FILE), weights_only=True)
+            weights = torch.load(Path(checkpoint, PROJECTION_FILE), map_location=self.args.device, weights_only=True)
             self._layer_losses.projection.load_state_dict(weights)
 
     @property
@@ -678,7 +683,7 @@ class DistillationTrainer(Trainer):
             return self._num_examples_in_step
         labels[-1] = labels[-1][: self._num_real_in_last(sizes[-1])]
         number = sum((part != IGNORED_LABEL).sum() for part in labels).to(device)
-        return int(self.accelerator.reduce(number, "sum"))
+        return max(int(self.accelerator.reduce(number, "sum")), 1)  # of none the loss is 0
 
     def _is_a_label_a_token(self, labels: torch.Tensor | None) -> bool:
         """Whether labels are classes of tokens. Multi-label targets have two dimensions too."""

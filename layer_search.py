@@ -345,7 +345,7 @@ def trial_arguments(
     args.max_steps = steps
     if args.warmup_steps >= 1:  # else it is a share already
         args.warmup_steps = math.ceil(args.warmup_steps * steps / full_run)
-    args.eval_strategy, args.save_strategy, args.load_best_model_at_end = "no", "no", False
+    args.only_train()
     args.report_to, args.disable_tqdm = [], True
     args.leave_out(*LAYER_LOSSES)
     return args

@@ -341,7 +341,8 @@ def fine_tune(
     args.num_train_epochs, args.max_steps = teacher_args.teacher_num_train_epochs, -1
     args.learning_rate = teacher_args.teacher_learning_rate
     args.learn_from_labels_alone()
-    args.eval_strategy, args.save_strategy, args.load_best_model_at_end, args.push_to_hub = "no", "no", False, False
+    args.only_train()
+    args.push_to_hub = False
     trainer = DistillationTrainer(
         model=teacher, args=args, train_dataset=tokenized["train"], processing_class=tokenizer
     )

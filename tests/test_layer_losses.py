@@ -321,6 +321,13 @@ def test_tokens_without_a_label_do_not_contribute(tmp_path):
     assert logs[0] == logs[1]
 
 
+def test_a_step_without_any_label_learns_nothing_from_labels(tmp_path):
+    unlabelled = token_examples(8).map(lambda row: {"labels": [-100] * len(row["labels"])})
+    trainer = build_trainer(tmp_path, token_classifier(1), token_classifier(3), train=unlabelled, max_steps=1)
+    trainer.train()
+    assert step_logs(trainer)[0]["loss"] == 0
+
+
 def test_a_model_of_tokens_needs_labels(tmp_path):
     trainer = build_trainer(
         tmp_path, token_classifier(1), token_classifier(3), train=random_examples(8).remove_columns("labels"),

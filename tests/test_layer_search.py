@@ -177,6 +177,12 @@ def test_a_trial_is_a_run_of_its_own_with_a_warm_up_in_proportion(training_args,
     assert training_args.max_steps == -1, "the run's own are left alone"
 
 
+def test_a_trial_does_not_evaluate_before_it_starts_either(training_args):
+    args = copy.copy(training_args)
+    args.eval_on_start = True
+    assert not trial_arguments(args, steps=100, full_run=1000).eval_on_start
+
+
 def test_trials_learn_from_predictions_and_not_from_layers_which_differ_from_set_to_set(training_args):
     args = copy.copy(training_args)
     args.hidden_weight, args.linear_to = 1.0, {"hidden_weight": 0.5, "kl_weight": 0.0}
