@@ -9,8 +9,8 @@ The cache is a folder of Arrow files with one `teacher_logits` column (float32),
 memory-mapped. Its name is a fingerprint of the teacher's weights, the tokenised examples and the precision, so that a
 stale cache cannot be mistaken for a fresh one: another teacher or other data look for another folder.
 
-`add_teacher_hidden_states` does the same for the outputs of chosen layers, for losses of your own. They are large, so
-the size has to be allowed for.
+`add_teacher_hidden_states` does the same for the outputs of chosen layers, which `hidden_weight` compares; batches of
+them are made by `HiddenStatesCollator`. They are large, so the size has to be allowed for.
 """
 
 import hashlib
