@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,14 +23,22 @@ def finished_record(folder: Path, settings: Mapping[str, object], arguments: Seq
     Args:
         settings: of this run, by name.
         arguments: of all runs: a file for `run_distillation.py` and flags, which `settings` override.
+
+    Raises:
+        ValueError: the folder holds a finished run of another command.
     """
-    record = folder / "distillation.json"
-    if not record.is_file():
+    file = folder / "distillation.json"
+    flags = [f"--{name}={value}" for name, value in {"output_dir": folder, **settings}.items()]
+    command = ["run_distillation.py", *arguments, *flags]
+    if not file.is_file():
         print(f"{folder.name} ...", flush=True)
-        flags = [f"--{name}={value}" for name, value in {"output_dir": folder, **settings}.items()]
-        command = [sys.executable, "run_distillation.py", *arguments, *flags]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return json.loads(record.read_text())
+        subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    record = json.loads(file.read_text())
+    if record["command"] != shlex.join(["python", *command]):
+        raise ValueError(
+            f"{folder} holds a run of another command: {record['command']}. Remove it, or choose another --name."
+        )
+    return record
 
 
 def bootstrap_runs(metric: Callable[[np.ndarray], np.ndarray], folders: Sequence[Path]) -> Scores:

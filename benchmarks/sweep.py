@@ -88,7 +88,12 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, required=True)
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["default"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--against", metavar="STRATEGY-RECIPE", help="students to give the others' difference to")
+    parser.add_argument(
+        "--against",
+        choices=[f"{strategy}-{recipe}" for strategy in STRATEGIES for recipe in RECIPES],
+        metavar="STRATEGY-RECIPE",
+        help="students to give the others' difference to",
+    )
     parser.add_argument("--metric", choices=METRICS, default="accuracy", help="of the differences")
     return parser.parse_known_args()
 

@@ -1,5 +1,6 @@
-"""Tests of what a sweep says about the differences between its students."""
+"""Tests of how a sweep uses finished runs, and of what it says about the differences between its students."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
+from runs import finished_record
 from sweep import differences, summary
 
 RIGHT = ["yes", "no"] * 50
@@ -55,3 +57,13 @@ def test_the_reference_itself_has_an_empty_cell(tmp_path):
     margins = {("odd", "hidden"): {"Against": "+0.1 [0.0, 0.2]"}}
     _, _, reference, other = summary(rows, margins).splitlines()
     assert reference.split("|")[4].strip() == "" and other.split("|")[4].strip() == "+0.1 [0.0, 0.2]"
+
+
+def test_a_finished_run_is_used_for_the_command_that_made_it_and_for_no_other(tmp_path):
+    folder = tmp_path / "odd-default-0"
+    folder.mkdir()
+    command = f"python run_distillation.py examples/sst2.json --output_dir={folder} --seed=0"
+    (folder / "distillation.json").write_text(json.dumps({"command": command}))
+    assert finished_record(folder, {"seed": 0}, ["examples/sst2.json"]) == {"command": command}
+    with pytest.raises(ValueError, match="holds a run of another command"):
+        finished_record(folder, {"seed": 0}, ["examples/sst2.json", "--bf16", "false"])
