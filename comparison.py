@@ -242,6 +242,11 @@ def check_grid(grid: Grid, teacher: PreTrainedModel) -> None:
             "A comparison runs in one process and uploads nothing. Start it without a launcher and without "
             "--push_to_hub; a single student can be trained on several GPUs and pushed with run_distillation.py."
         )
+    if "labels" not in grid.inputs.tokenized["train"].column_names:
+        raise ValueError(
+            "A comparison trains with labels, but the training examples have none. Distil on texts without labels "
+            "with run_distillation.py."
+        )
     for strategy in dict.fromkeys((*grid.comparison_args.strategies, *grid.comparison_args.method_strategies)):
         check_student(teacher, grid.comparison_args.student(strategy), grid.teacher_args, args, grid.inputs)
     if any(method in LORA_METHODS for method in grid.comparison_args.methods):

@@ -38,6 +38,7 @@ from training_run import (
     ALWAYS_SHOWN,
     begin_run,
     build_trainer,
+    check_training_labels,
     load_inputs,
     prepare_teacher,
     push_student,
@@ -77,6 +78,7 @@ def main():
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
     teacher_model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
+    check_training_labels(inputs, training_args, is_trained)
     check_student(teacher_model, student_args, teacher_args, training_args, inputs)
     record, checkpoint = begin_run(arguments, sources, inputs, training_args)
     teacher = prepare_teacher(path, teacher_model, is_trained, teacher_args, training_args, inputs)

@@ -41,6 +41,7 @@ from training_run import (
     ALWAYS_SHOWN,
     begin_run,
     build_trainer,
+    check_training_labels,
     finish_run,
     load_inputs,
     prepare_teacher,
@@ -82,6 +83,7 @@ def main():
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
     teacher_model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
+    check_training_labels(inputs, training_args, is_trained)
     check_student(teacher_model, student_args, teacher_args, training_args, inputs)
     target_modules(teacher_model, lora_args.lora_target_modules)
     record, checkpoint = begin_run(arguments, sources, inputs, training_args)

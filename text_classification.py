@@ -106,8 +106,8 @@ class DataArguments:
     train_file: str | None = field(
         default=None,
         metadata={
-            "help": "Training data: a csv, tsv, json, jsonl or parquet file. Without task_name, dataset_name and "
-            f"files the embedded data set {EMBEDDED_DATA} is used."
+            "help": "Training data: a csv, tsv, json, jsonl or parquet file. May come without labels if ce_weight is "
+            f"0. Without task_name, dataset_name and files the embedded data set {EMBEDDED_DATA} is used."
         },
     )
     validation_file: str | None = field(
@@ -277,7 +277,7 @@ class TextClassificationData:
     Attributes:
         splits: "train", the validation splits and the test splits. Columns: the text column(s), and "label" where the
             labels are known: an id, a float (regression) or a 0/1 vector of `num_labels` floats (multi-label).
-        labels: the label map, read from the training split.
+        labels: the label map, read from the training split, or from the validation split where that has no labels.
         text_columns: names of the one or two text columns.
         source: short name for logs and model cards, for example "nyu-mll/glue mnli".
     """
@@ -311,10 +311,8 @@ def load_data(data_args: DataArguments, seed: int) -> TextClassificationData:
     source, raw = _load_raw(data_args)
     train = raw["train"].data
     text_columns = _find_text_columns(data_args, train)
-    label_column = _find_label_column(data_args, train)
-    labels = _build_label_map(
-        _read_labels(raw["train"], label_column), data_args.ordered_label_names, raw["train"].where
-    )
+    labelled, label_column = _find_labels(data_args, raw)
+    labels = _build_label_map(_read_labels(labelled, label_column), data_args.ordered_label_names, labelled.where)
     logger.info(f"{source}: text in {', '.join(text_columns)}; {labels.problem_type} of {', '.join(labels.names)}")
 
     splits = DatasetDict({name: _prepare(name, raw[name], text_columns, label_column, labels) for name in raw})
@@ -709,14 +707,21 @@ def _dtype(feature: object) -> str:
     return getattr(feature, "dtype", "")  # nested features have none
 
 
-def _find_label_column(data_args: DataArguments, train: Dataset) -> str:
+def _find_labels(data_args: DataArguments, raw: dict[str, _RawSplit]) -> tuple[_RawSplit, str]:
+    """The split that says which labels there are, and its label column.
+
+    It is the training split, or where that has none, as the teacher's predictions are to take their place, the first
+    validation split.
+    """
     candidates = (data_args.label_column_name,) if data_args.label_column_name else WELL_KNOWN_LABEL_COLUMNS
-    for column in candidates:
-        if column in train.column_names:
-            return column
+    for name in ("train", *_splits_for("validation", raw)):
+        for column in candidates:
+            if column in raw[name].data.column_names:
+                return raw[name], column
     raise ValueError(
         f"The training data must have a label column {' or '.join(map(repr, candidates))}, but found the columns "
-        f"{', '.join(train.column_names)}. Name it: label_column_name."
+        f"{', '.join(raw['train'].data.column_names)}. Name it: label_column_name. Training data without labels need "
+        "a validation split that has them."
     )
 
 
@@ -893,17 +898,17 @@ def _label_feature(label_map: LabelMap) -> ClassLabel | List | Value:
 def _prepare(
     name: str, split: _RawSplit, text_columns: tuple[str, ...], label_column: str, label_map: LabelMap
 ) -> Dataset:
-    """The text columns and, where the labels are known, "label". Only a test split may be without labels."""
+    """The text columns and, where the labels are known, "label". Validation splits must have them."""
     for column in text_columns:
         _check_text(split, column)
     texts = split.data.select_columns(list(text_columns))
     is_test = name in _splits_for("test", (name,))
     if label_column not in split.data.column_names:
-        if is_test:
+        if is_test or name == "train":
             return texts
         raise ValueError(
-            f"{split.where} must have the label column {label_column!r} of the training data, but found the columns "
-            f"{', '.join(split.data.column_names)}. Add it; only test data may come without labels."
+            f"{split.where} must have the label column {label_column!r}, but found the columns "
+            f"{', '.join(split.data.column_names)}. Add it; only training and test data may come without labels."
         )
     labels = _read_labels(split, label_column)
     if is_test and all(value in UNKNOWN_LABELS and value not in label_map.names for value in labels.values):

@@ -161,6 +161,24 @@ def load_inputs(
     return Inputs(data, tokenized, tokenizer, DataCollatorWithPadding(tokenizer), compute_metrics)
 
 
+def check_training_labels(
+    inputs: Inputs, training_args: DistillationTrainingArguments, teacher_is_trained: bool
+) -> None:
+    """Raises a `ValueError` if the training examples have no labels but student or teacher would learn from them."""
+    if "labels" in inputs.tokenized["train"].column_names:
+        return
+    if training_args.uses("ce"):
+        raise ValueError(
+            "The training examples have no labels, but --ce_weight is positive. Name their column "
+            "(--label_column_name), or have the student learn from its teacher alone: --ce_weight 0 --kl_weight 1."
+        )
+    if not teacher_is_trained:
+        raise ValueError(
+            "The training examples have no labels, so that a teacher with a new head cannot be fine-tuned on them. "
+            "Name one that is trained: --teacher_name_or_path."
+        )
+
+
 def begin_run(
     arguments: Sequence, sources: Mapping[str, str], inputs: Inputs, training_args: DistillationTrainingArguments
 ) -> tuple[dict, str | None]:

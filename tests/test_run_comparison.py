@@ -272,6 +272,14 @@ def test_what_no_cell_could_do_is_refused_before_anything_is_written(arguments, 
     assert not (tmp_path / "grid").exists()
 
 
+def test_training_examples_without_labels_are_refused(teacher, files, tmp_path):
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text\nhello\nbye\n")
+    arguments = ["--teacher_name_or_path", teacher, "--train_file", texts, *files[2:]]
+    with pytest.raises(ValueError, match="trains with labels, but the training examples have none"):
+        run_here(*arguments, "--output_dir", tmp_path / "grid")
+
+
 def test_a_regression_is_refused(make_teacher, tmp_path):
     rows = [{"text": text, "label": i / 4} for i, (text, _) in enumerate(sentences(8))]
     file = write_json_lines(tmp_path / "scores.jsonl", rows)

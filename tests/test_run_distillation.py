@@ -357,6 +357,30 @@ def test_lists_of_labels_are_multi_label(make_teacher, tmp_path):
     assert (config.problem_type, list(config.id2label.values())) == ("multi_label_classification", names)
 
 
+@pytest.fixture
+def texts_alone(tmp_path):
+    file = tmp_path / "texts.csv"
+    file.write_text("text\n" + "".join(f"{text}\n" for text, _ in sentences(40)))
+    return file
+
+
+def test_a_trained_teacher_is_distilled_on_texts_without_labels(teacher, files, texts_alone, tmp_path):
+    folder = tmp_path / "student"
+    run_here(
+        *("--teacher_name_or_path", teacher, *replace_file(files, "train", texts_alone), "--output_dir", folder),
+        *("--ce_weight", 0, "--kl_weight", 1, "--num_train_epochs", 1),
+        *("--layer_strategy", "search", "--search_budget", 30),
+    )
+    assert {"train_loss_kl", "eval_accuracy"} <= results(folder).keys() and "train_loss_ce" not in results(folder)
+    assert "student" in results_table(read_record(folder))
+
+
+def test_a_new_head_cannot_be_trained_on_texts_without_labels(make_teacher, files, texts_alone, tmp_path):
+    teacher = make_teacher(["bad", "good"], encoder_only=True)
+    arguments = ["--teacher_name_or_path", teacher, *replace_file(files, "train", texts_alone)]
+    refused("no labels, so that a teacher", [*arguments, "--ce_weight", 0, "--kl_weight", 1], tmp_path / "student")
+
+
 def test_a_train_file_alone_is_enough_with_a_share_to_validate_on(teacher, files, tmp_path):
     run_here(
         *("--teacher_name_or_path", teacher, *files[:2], "--validation_split_percentage", 25),
@@ -597,7 +621,8 @@ def test_data_that_cannot_be_had_are_refused(teacher, tmp_path, arguments, messa
         ),
         ("train", "text,label\na,good\nb,bad\nc\n", "Expected 2 columns, got 1"),
         ("validation", "text,label\na,good\nb,ugly\n", "bad, good, but .*validation.csv has also ugly"),
-        ("validation", "text\na\n", "must have the label column 'label' of the training data"),
+        ("validation", "text\na\n", "must have the label column 'label', but found the columns text"),
+        ("train", "text\na\nb\n", "training examples have no labels, but --ce_weight is positive.*--kl_weight 1"),
         ("test", "text,label\na,ugly\nb,bad\n", "bad, good, but .*test.csv has also ugly"),
     ],
 )

@@ -251,8 +251,17 @@ def test_named_columns_are_used_and_missing_ones_refused(load):
         load(content, label_column_name="x")
     with pytest.raises(ValueError, match="label column 'label' or 'labels', but found the columns premise"):
         load(content)
-    with pytest.raises(ValueError, match="validation.csv must have the label column 'gold' .*only test data may"):
+    with pytest.raises(ValueError, match="validation.csv must have the label column 'gold'.*only training and test"):
         load(content, validation="premise,hypothesis\na,b\n", label_column_name="gold")
+
+
+def test_training_data_may_lack_the_labels_that_validation_data_have(load):
+    data = load("text\nhello\nbye\n", validation="text,label\nhi,b\nno,a\n")
+    assert data.labels.names == ("a", "b")
+    assert data.splits["train"].column_names == ["text"]
+    assert data.splits["validation"]["label"][:] == [1, 0]
+    with pytest.raises(ValueError, match="found the columns text.*need a validation split that has them"):
+        load("text\nhello\nbye\n", validation="text\nhi\n")
 
 
 def test_text_that_is_no_string_is_refused(load):
