@@ -41,6 +41,9 @@ LOSS_TITLES = {
     "loss_ce": "Training: labels",
     "loss_kl": "Training: KL to the teacher",
     "loss_cosine": "Training: cosine to the teacher",
+    "loss_hidden": "Training: hidden states",
+    "loss_attention": "Training: attention",
+    "loss_relation": "Training: relations",
     "eval_loss": "Validation: labels",
 }
 
@@ -68,10 +71,13 @@ def draw_figures(
             scores_figure(results, scores),
             f"Scores on the {split} split with 95% intervals; dashed: teacher.",
         ),
-        "learning_curves": (
+    }
+    if _logged_losses(results):  # a short training ends before its first log
+        figures["learning_curves"] = (
             learning_curves(results),
             "Losses over the training, means over the seeds. The terms of the loss are shown before their weights.",
-        ),
+        )
+    figures |= {
         "confusions": (
             confusion_matrices(results),
             f"Predictions for each true class on the {split} split, in per cent of the class, over all seeds.",
@@ -153,7 +159,7 @@ def _label_bars(axis: Axes, groups: Sequence[Group], title: str, lowest: float) 
 def learning_curves(results: Results) -> Figure:
     """A panel for each component of the loss, a row for each method."""
     methods = list(dict.fromkeys(method for method, _ in results.groups))
-    losses = [loss for loss in LOSS_TITLES if any(loss in entry for run in results.runs for entry in run.history)]
+    losses = _logged_losses(results)
     figure, axes = _subplots(len(methods), len(losses), 3.6, 2.7, sharex=True, sharey="col")
     for row, method in enumerate(methods):
         for column, loss in enumerate(losses):
@@ -176,6 +182,10 @@ def learning_curves(results: Results) -> Figure:
     ncols = min(len(handles), 3 * len(losses))  # as many as find room below the panels
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=ncols, title="student layers")
     return figure
+
+
+def _logged_losses(results: Results) -> list[str]:
+    return [loss for loss in LOSS_TITLES if any(loss in entry for run in results.runs for entry in run.history)]
 
 
 def _of(results: Results, method: str) -> dict[Group, list[Run]]:

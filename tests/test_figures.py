@@ -8,7 +8,8 @@ from matplotlib import pyplot
 import figures
 from comparison import METHODS
 from comparison_results import score_groups
-from figures import HATCHES, STRATEGY_STYLES, confusion_shares, draw_figures, mean_curve
+from distill_trainer import LOSSES
+from figures import HATCHES, LOSS_TITLES, STRATEGY_STYLES, confusion_shares, draw_figures, mean_curve
 from layer_mapping import STRATEGIES
 
 ACCURACIES = {(method, strategy): 0.8 for method in METHODS for strategy in ("odd", "even")}
@@ -84,6 +85,18 @@ def test_learning_curves_have_a_panel_for_each_component_and_method(results, sco
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["odd", "even", "random"]
     pyplot.close(figure)
+
+
+def test_learning_curves_know_every_loss():
+    assert LOSS_TITLES.keys() == {*(f"loss_{name}" for name in LOSSES), "eval_loss"}
+
+
+def test_runs_that_end_before_their_first_log_have_every_figure_but_the_learning_curves(tmp_path):
+    results = make_results({("distill", "odd"): 0.8})
+    for run in results.runs:
+        run.history[:] = [{"epoch": 3.0, "train_loss": 0.3, "train_loss_ce": 0.3}]
+    captions = draw_figures(tmp_path, results, score_groups(results), {"odd": MATRICES})
+    assert len(captions) == len(NAMES) - 1 and "learning_curves" not in captions
 
 
 def test_all_figures_are_written_twice_alike_as_png_and_svg(tmp_path, results, scores):
