@@ -6,6 +6,7 @@ from comparison_results_by_hand import make_results
 from matplotlib import pyplot
 
 import figures
+from bootstrap import score
 from comparison import METHODS
 from comparison_results import score_groups
 from distill_trainer import LOSSES
@@ -69,6 +70,25 @@ def test_every_strategy_has_a_colour_and_a_marker_of_its_own_and_every_method_a_
     assert len({color for color, _ in own}) == len({marker for _, marker in own}) == len(STRATEGIES) - 2
     assert STRATEGY_STYLES["first"] == STRATEGY_STYLES["top"]
     assert HATCHES.keys() == set(METHODS) and len(set(HATCHES.values())) == len(METHODS)
+
+
+def test_bars_show_their_whole_intervals(results, scores):
+    figure = draw("scores_figure", results, scores)
+    for axis, by_group in zip(figure.axes, scores.values(), strict=True):
+        lowest = min(score(by_group[group]).low for group in results.groups)
+        assert axis.get_xlim()[0] <= lowest
+        assert f"axis from {axis.get_xlim()[0]:.0%}" in axis.get_xlabel()
+    pyplot.close(figure)
+
+
+def test_the_random_control_does_not_press_the_costs_of_the_others_together(results, scores):
+    figure = draw("costs_figure", results, scores)
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert len(labels) == 1 + len(ACCURACIES) - 2 and not any("random" in label for label in labels)
+    shown = [score(scores["accuracy"][group]) for group in results.groups if "random" not in group]
+    assert figure.axes[0].get_ylim()[0] == pytest.approx(min(i.low for i in shown) - 0.01)
+    pyplot.close(figure)
 
 
 def test_learning_curves_have_a_panel_for_each_component_and_method(results, scores):
