@@ -1,7 +1,7 @@
 """The report of a comparison: the two tables, what the intervals allow to say about them, and the figures."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import mean, stdev
 
 from bootstrap import Interval, Scores, difference
@@ -180,7 +180,8 @@ def build_report(
         figures: caption of each image, by its path from the report, without extension.
         failures: reason of each run that failed, by its name.
     """
-    seeds = sorted({run.cell.seed for run in results.runs})
+    # Fewer where runs have failed.
+    numbers = {len(runs) for runs in results.groups.values()}
     student, number = results.runs[0].student, len(results.label_ids)
     layers, methods = layer_statements(results, scores["accuracy"]), method_statements(results, scores["macro_f1"])
     split = results.split_title.lower()
@@ -189,8 +190,9 @@ def build_report(
         Text(
             f"Students of {student['num_layers']} of the {results.teacher['num_layers']} layers of "
             f"{results.teacher['name']}, layer 1 nearest the input. Figures are means ± standard deviations over "
-            f"{_seeds(seeds)}; scores are in per cent. The losses are the cross-entropy with the labels, whatever the "
-            f"student was trained with, so that they can be compared. The {split} split has {number:,} examples."
+            f"{_seeds(numbers)}; scores are in per cent. The losses are the cross-entropy with the labels, whatever "
+            "the student was trained with, so that they can be compared; that of the training is the mean over all "
+            f"its steps. The {split} split has {number:,} examples."
         ),
         *([Heading("Failed runs"), Bullets([f"{name}: {why}" for name, why in failures.items()])] if failures else []),
         Heading("Which layers"),
@@ -210,10 +212,11 @@ def build_report(
         Heading("How sure this is"),
         Text(
             f"Brackets are 95% intervals of the difference on the {split} examples, over the choice of the examples "
-            f"(paired bootstrap) and over {_seeds(seeds)}"
-            + ("." if len(seeds) > 1 else ", whose spread one seed cannot show: read them as too narrow.")
+            f"(paired bootstrap) and over {_seeds(numbers)}"
+            + ("." if min(numbers) > 1 else ", whose spread one seed cannot show: read them as too narrow.")
             + f" Each holds by itself: of the {len(layers) + len(methods)} comparisons above, one in twenty would "
-            "come out different from 0 by chance if all were equal. They say nothing about other data."
+            "come out different from 0 by chance if all were equal. They say nothing about other data or a "
+            "teacher that is fine-tuned again."
         ),
         Heading("Figures"),
         *(Figure(path, caption) for path, caption in figures.items()),
@@ -223,5 +226,7 @@ def build_report(
     return blocks
 
 
-def _seeds(seeds: Sequence[int]) -> str:
-    return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} of training"
+def _seeds(numbers: Collection[int]) -> str:
+    fewest, most = min(numbers), max(numbers)
+    number = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"{number} seed{'s' if most > 1 else ''} of training"

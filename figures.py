@@ -41,6 +41,9 @@ LOSS_TITLES = {
     "loss_ce": "Training: labels",
     "loss_kl": "Training: KL to the teacher",
     "loss_cosine": "Training: cosine to the teacher",
+    "loss_hidden": "Training: hidden states",
+    "loss_attention": "Training: attention",
+    "loss_relation": "Training: relations",
     "eval_loss": "Validation: labels",
 }
 
@@ -68,19 +71,27 @@ def draw_figures(
             scores_figure(results, scores),
             f"Scores on the {split} split with 95% intervals; dashed: teacher.",
         ),
-        "learning_curves": (
+    }
+    if _logged_losses(results):  # a short training ends before its first log
+        figures["learning_curves"] = (
             learning_curves(results),
             "Losses over the training, means over the seeds. The terms of the loss are shown before their weights.",
-        ),
+        )
+    figures |= {
         "confusions": (
             confusion_matrices(results),
             f"Predictions for each true class on the {split} split, in per cent of the class, over all seeds.",
         ),
-        "costs": (costs_figure(results, scores), f"Accuracy on the {split} split against size, time and training."),
+        "costs": (
+            costs_figure(results, scores),
+            f"Accuracy on the {split} split against size, time and training, without the random control. Students of "
+            "one size stand side by side.",
+        ),
         "calibration": (
             calibration_figure(results),
-            f"How often predictions are right by their confidence on the {split} split; ECE: expected calibration "
-            "error. Marks are as large as the share of predictions; below the diagonal a model is too sure of itself.",
+            f"How often predictions are right by their confidence on the {split} split, over all seeds; ECE: "
+            "expected calibration error. Marks are as large as the share of predictions; below the diagonal a model "
+            "is too sure of itself.",
         ),
         "agreement": (
             agreement_figure(results),
@@ -128,7 +139,7 @@ def scores_figure(results: Results, scores: Mapping[str, Mapping[Group, Scores]]
             margins = [[interval.estimate - interval.low], [interval.high - interval.estimate]]
             axis.errorbar(interval.estimate, position, xerr=margins, color="black", capsize=3)
         axis.axvline(by_group[TEACHER].by_seed[0], color="black", linestyle="--", linewidth=1)
-        _label_bars(axis, groups, f"{results.split_title} {METRIC_TITLES[metric]}", min(i.estimate for i in intervals))
+        _label_bars(axis, groups, f"{results.split_title} {METRIC_TITLES[metric]}", min(i.low for i in intervals))
     return figure
 
 
@@ -153,7 +164,7 @@ def _label_bars(axis: Axes, groups: Sequence[Group], title: str, lowest: float) 
 def learning_curves(results: Results) -> Figure:
     """A panel for each component of the loss, a row for each method."""
     methods = list(dict.fromkeys(method for method, _ in results.groups))
-    losses = [loss for loss in LOSS_TITLES if any(loss in entry for run in results.runs for entry in run.history)]
+    losses = _logged_losses(results)
     figure, axes = _subplots(len(methods), len(losses), 3.6, 2.7, sharex=True, sharey="col")
     for row, method in enumerate(methods):
         for column, loss in enumerate(losses):
@@ -176,6 +187,10 @@ def learning_curves(results: Results) -> Figure:
     ncols = min(len(handles), 3 * len(losses))  # as many as find room below the panels
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=ncols, title="student layers")
     return figure
+
+
+def _logged_losses(results: Results) -> list[str]:
+    return [loss for loss in LOSS_TITLES if any(loss in entry for run in results.runs for entry in run.history)]
 
 
 def _of(results: Results, method: str) -> dict[Group, list[Run]]:
@@ -231,11 +246,15 @@ def confusion_shares(labels: np.ndarray, predictions: np.ndarray, num_labels: in
 
 
 def costs_figure(results: Results, scores: Mapping[str, Mapping[Group, Scores]]) -> Figure:
-    """Accuracy against the size of the model, its time for an example, and the parameters that were trained."""
-    models = {TEACHER: results.teacher} | {group: runs[0].student for group, runs in results.groups.items()}
+    """Accuracy against the size of the model, its time for an example, and the parameters that were trained.
+
+    The random control costs what the others do, and far below them would press their marks together.
+    """
+    models = {TEACHER: results.teacher}
+    models |= {group: runs[0].student for group, runs in results.groups.items() if group[1] != "random"}
     costs = {
         "Size (MB)": {group: model["megabytes"] for group, model in models.items()},
-        "Time for one example (ms)": results.latency_ms,
+        "Time for one example (ms)": {group: results.latency_ms[group] for group in models},
         "Trained parameters (log scale)": {
             group: model.get("trainable_parameters", model["parameters"]) for group, model in models.items()
         },
@@ -246,11 +265,11 @@ def costs_figure(results: Results, scores: Mapping[str, Mapping[Group, Scores]])
         is_log = title.endswith("(log scale)")
         axis.set(xlabel=title, xscale="log" if is_log else "linear")
         low, high = min(by_group.values()), max(by_group.values())
-        axis.set_xlim(*((low / 2, 2 * high) if is_log else (0, 1.15 * high)))
+        axis.set_xlim(*((low / 2, 2 * high) if is_log else (0.8 * low, 1.1 * high)))
         for position, (group, cost) in enumerate(by_group.items()):
             # Students of one size would hide each other: they stand side by side.
             is_alone = group == TEACHER or title.startswith("Time")
-            inches = 0.0 if is_alone else 0.035 * (position - len(models) / 2)
+            inches = 0.0 if is_alone else 0.06 * (position - len(models) / 2)
             aside = ScaledTranslation(inches, 0, figure.dpi_scale_trans)
             _point(axis, cost, intervals[group], group, axis.transData + aside)
     low, high = min(i.low for i in intervals.values()), max(i.high for i in intervals.values())
@@ -273,7 +292,7 @@ def _point(axis: Axes, x: float, interval: Interval, group: Group, transform: Tr
     hatch = HATCHES.get(method, "")
     axis.plot([x, x], [interval.low, interval.high], color=color, linewidth=0.8, transform=transform)
     axis.scatter(
-        x, interval.estimate, s=90, marker=marker, facecolor="white" if hatch else color, edgecolor=color,
+        x, interval.estimate, s=60, marker=marker, facecolor="white" if hatch else color, edgecolor=color,
         hatch=2 * hatch, label=group_title(group), zorder=3, transform=transform,
     )  # fmt: skip
 
@@ -300,8 +319,10 @@ def _draw_reliability(
 ) -> None:
     bins = reliability(np.tile(labels, len(logits)), softmax(np.concatenate(logits)))
     label = f"{name}, ECE {expected_calibration_error(bins):.3f}"
-    axis.plot(bins.confidence, bins.accuracy, color=color, marker=marker, markersize=4, linewidth=1, label=label)
-    axis.scatter(bins.confidence, bins.accuracy, 400 * bins.share, color=color, marker=marker, alpha=0.5)
+    # Not clipped: most predictions lie in the corner of full confidence.
+    style = {"color": color, "marker": marker, "clip_on": False}
+    axis.plot(bins.confidence, bins.accuracy, markersize=4, linewidth=1, label=label, **style)
+    axis.scatter(bins.confidence, bins.accuracy, 400 * bins.share, alpha=0.5, **style)
 
 
 def agreement_figure(results: Results) -> Figure:

@@ -66,6 +66,7 @@ def markdown_table(rows: Sequence[dict[str, str]]) -> str:
     """A padded Markdown table with the columns of all rows, `-` where a row lacks one."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [columns, *([row.get(column, "-") for column in columns] for row in rows)]
+    lines = [[cell.replace("|", r"\|") for cell in line] for line in lines]  # names of labels may hold one
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(

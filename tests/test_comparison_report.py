@@ -138,6 +138,22 @@ def test_the_report_names_failed_runs_before_everything_else(results, scores):
     assert "of the 4 comparisons above" in text
 
 
+def how_sure(results):
+    text = to_markdown(build_report(results, score_groups(results), {}, {}, "python x"))
+    return text.split("## How sure this is")[1].split("## Figures")[0]
+
+
+def test_seeds_whose_runs_have_failed_are_not_counted(results):
+    assert "over 3 seeds of training." in how_sure(results)
+    two_failed = [run for run in results.runs if run.cell.group != ("lora", "odd") or run.cell.seed == 1]
+    text = how_sure(replace(results, runs=two_failed))
+    assert "over 1 to 3 seeds of training, whose spread one seed cannot show" in text
+
+
+def test_the_report_says_what_its_intervals_leave_out(results):
+    assert "They say nothing about other data or a teacher that is fine-tuned again." in how_sure(results)
+
+
 BLOCKS = [
     Heading("A & B", 1),
     Text("1 < 2"),
@@ -151,6 +167,7 @@ BLOCKS = [
 def test_a_document_is_markdown_and_a_page_with_everything_escaped(tmp_path):
     write_document(tmp_path, "report", BLOCKS)
     markdown, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
+    assert r"| 1 | x\|y |" in markdown
     assert markdown == to_markdown(BLOCKS) and page == to_html("A & B", BLOCKS)
     for part in ("# A & B", "- one\n- two", "![Bars](figures/bars.png)", "```\npython run.py"):
         assert part in markdown

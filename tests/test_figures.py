@@ -6,9 +6,11 @@ from comparison_results_by_hand import make_results
 from matplotlib import pyplot
 
 import figures
+from bootstrap import score
 from comparison import METHODS
 from comparison_results import score_groups
-from figures import HATCHES, STRATEGY_STYLES, confusion_shares, draw_figures, mean_curve
+from distill_trainer import LOSSES
+from figures import HATCHES, LOSS_TITLES, STRATEGY_STYLES, confusion_shares, draw_figures, mean_curve
 from layer_mapping import STRATEGIES
 
 ACCURACIES = {(method, strategy): 0.8 for method in METHODS for strategy in ("odd", "even")}
@@ -70,6 +72,25 @@ def test_every_strategy_has_a_colour_and_a_marker_of_its_own_and_every_method_a_
     assert HATCHES.keys() == set(METHODS) and len(set(HATCHES.values())) == len(METHODS)
 
 
+def test_bars_show_their_whole_intervals(results, scores):
+    figure = draw("scores_figure", results, scores)
+    for axis, by_group in zip(figure.axes, scores.values(), strict=True):
+        lowest = min(score(by_group[group]).low for group in results.groups)
+        assert axis.get_xlim()[0] <= lowest
+        assert f"axis from {axis.get_xlim()[0]:.0%}" in axis.get_xlabel()
+    pyplot.close(figure)
+
+
+def test_the_random_control_does_not_press_the_costs_of_the_others_together(results, scores):
+    figure = draw("costs_figure", results, scores)
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert len(labels) == 1 + len(ACCURACIES) - 2 and not any("random" in label for label in labels)
+    shown = [score(scores["accuracy"][group]) for group in results.groups if "random" not in group]
+    assert figure.axes[0].get_ylim()[0] == pytest.approx(min(i.low for i in shown) - 0.01)
+    pyplot.close(figure)
+
+
 def test_learning_curves_have_a_panel_for_each_component_and_method(results, scores):
     figure = draw("learning_curves", results, scores)
     axes = figure.axes
@@ -84,6 +105,18 @@ def test_learning_curves_have_a_panel_for_each_component_and_method(results, sco
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["odd", "even", "random"]
     pyplot.close(figure)
+
+
+def test_learning_curves_know_every_loss():
+    assert LOSS_TITLES.keys() == {*(f"loss_{name}" for name in LOSSES), "eval_loss"}
+
+
+def test_runs_that_end_before_their_first_log_have_every_figure_but_the_learning_curves(tmp_path):
+    results = make_results({("distill", "odd"): 0.8})
+    for run in results.runs:
+        run.history[:] = [{"epoch": 3.0, "train_loss": 0.3, "train_loss_ce": 0.3}]
+    captions = draw_figures(tmp_path, results, score_groups(results), {"odd": MATRICES})
+    assert len(captions) == len(NAMES) - 1 and "learning_curves" not in captions
 
 
 def test_all_figures_are_written_twice_alike_as_png_and_svg(tmp_path, results, scores):
