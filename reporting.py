@@ -109,7 +109,8 @@ def write_model_card(output_dir: str | Path, record: dict) -> None:
             if f"{prefix}_{metric}" in results
         ],
     )
-    loss = "\n".join(f"- `{setting}`: {value:g}" for setting, value in record["loss"].items())
+    settings = {"seed": record["seed"], **record["training"], **record["loss"]}
+    settings = "\n".join(f"- `{setting}`: {value:g}" for setting, value in settings.items())
     versions = ", ".join(f"{library} {version}" for library, version in record["libraries"].items())
     text = f"""---
 {metadata.to_yaml()}
@@ -131,9 +132,7 @@ machine that trained the model.
 
 ## Training
 
-Seed {record["seed"]}; loss:
-
-{loss}
+{settings}
 
 ```bash
 {record["command"]}

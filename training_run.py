@@ -432,6 +432,7 @@ def finish_run(
     record = record | {
         "method": method_of(training_args, adapter is not None),
         "loss": _loss_settings(training_args),
+        "training": _training_settings(training_args),
         "teacher": {
             "name": teacher.args.teacher_name_or_path,
             "hub_name": hub_name(teacher.args.teacher_name_or_path),
@@ -458,6 +459,13 @@ def _loss_settings(args: DistillationTrainingArguments) -> dict[str, float]:
     names = [*LOSS_SETTINGS, *(name for name in WEIGHTS if name not in LOSS_SETTINGS and getattr(args, name))]
     at_end = {f"{name} at the end": value for name, value in (args.linear_to or {}).items()}
     return {name: getattr(args, name) for name in names} | at_end
+
+
+def _training_settings(args: DistillationTrainingArguments) -> dict[str, float]:
+    """What others need beside the loss to train alike; the batch is that of an optimizer step."""
+    length = {"max_steps": args.max_steps} if args.max_steps > 0 else {"num_train_epochs": args.num_train_epochs}
+    batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return {"learning_rate": args.learning_rate, **length, "batch_size": batch_size}
 
 
 def method_of(training_args: DistillationTrainingArguments, with_lora: bool) -> str:

@@ -48,20 +48,26 @@ def bootstrap_runs(metric: Callable[[np.ndarray], np.ndarray], folders: Sequence
         metric: as for `bootstrap`.
         folders: of the runs.
     """
-    runs = [_read_predictions(folder) for folder in folders]
+    runs = [_reported_predictions(folder) for folder in folders]
     names = sorted({name for columns in runs for column in columns for name in column})
     ids = np.searchsorted(names, runs)  # (seeds, labels and predictions, examples)
     return bootstrap(metric, ids[0, 0], ids[:, 1])
 
 
-def _read_predictions(folder: Path) -> tuple[list[str], list[str]]:
+def _reported_predictions(folder: Path) -> tuple[list[str], list[str]]:
     """Labels and predictions of the test split if its labels are known, else of the validation split."""
     for file in sorted(folder.glob("predictions_*.csv")):
-        with open(file, newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        if "label" in rows[0]:
-            return [row["label"] for row in rows], [row["prediction"] for row in rows]
+        labels, predictions = read_predictions(file)
+        if None not in labels:
+            return labels, predictions
     raise FileNotFoundError(f"{folder} has no predictions for labelled examples.")
+
+
+def read_predictions(file: Path) -> tuple[list[str | None], list[str]]:
+    """Labels, `None` where they are not known, and predictions of a run's `predictions_SPLIT.csv`."""
+    with open(file, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [row.get("label") for row in rows], [row["prediction"] for row in rows]
 
 
 def spread(values: Sequence[float], factor: float) -> str:

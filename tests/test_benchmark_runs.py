@@ -1,4 +1,4 @@
-"""Tests of how a sweep uses finished runs, and of what it says about the differences between its students."""
+"""Tests of what benchmarks make of many runs: which of them they use, differences, and small validation sets."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
+import small_validation
 from runs import finished_record
 from sweep import differences, summary
 
@@ -67,3 +68,26 @@ def test_a_finished_run_is_used_for_the_command_that_made_it_and_for_no_other(tm
     assert finished_record(folder, {"seed": 0}, ["examples/sst2.json"]) == {"command": command}
     with pytest.raises(ValueError, match="holds a run of another command"):
         finished_record(folder, {"seed": 0}, ["examples/sst2.json", "--bf16", "false"])
+
+
+def test_a_small_validation_set_can_rank_the_worse_student_first(tmp_path, capsys, monkeypatch):
+    better, worse = RIGHT[:90] + ["wrong"] * 10, ["wrong"] * 14 + RIGHT[14:]
+    folders = [write_run(tmp_path / name, ran) for name, ran in (("worse", worse), ("better", better))]
+    files = [str(folder / "predictions_validation.csv") for folder in folders]
+    monkeypatch.setattr(sys, "argv", ["small_validation.py", *files])
+    small_validation.main()
+    out = capsys.readouterr().out
+    assert "All 100 examples: 90.0 and 86.0 per cent right." in out
+    (row,) = (line for line in out.splitlines() if line.startswith("| 50 "))
+    _, _, ahead_or_level, ahead = row.strip("| ").split("|")
+    assert 5 < float(ahead) < float(ahead_or_level) < 30
+
+
+def test_predictions_for_other_examples_are_refused(tmp_path, capsys, monkeypatch):
+    write_run(tmp_path / "a", RIGHT)
+    write_run(tmp_path / "b", RIGHT, labels=RIGHT[::-1])
+    files = [str(tmp_path / name / "predictions_validation.csv") for name in "ab"]
+    monkeypatch.setattr(sys, "argv", ["small_validation.py", *files])
+    with pytest.raises(SystemExit):
+        small_validation.main()
+    assert "predictions for different examples" in capsys.readouterr().err
