@@ -33,6 +33,14 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def in_points(self) -> "Interval":
+        """Of scores between 0 and 1 the percentage points, rounded as they are printed."""
+        return Interval(*(round(100 * value, 1) + 0.0 for value in (self.estimate, self.low, self.high)))  # no -0.0
+
+    def __str__(self) -> str:
+        return f"{self.estimate:+.1f} [{self.low:.1f}, {self.high:.1f}]"
+
 
 @dataclass(frozen=True)
 class Scores:

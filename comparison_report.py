@@ -2,12 +2,11 @@
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from statistics import mean, stdev
 
 from bootstrap import Interval, Scores, difference
 from comparison_results import TEACHER, Results, Run
 from document import Block, Bullets, Code, Figure, Heading, Table, Text
-from reporting import format_layers
+from reporting import format_layers, spread
 
 STRATEGY_TITLES = {
     **dict.fromkeys(("top", "first"), "Top-{depth}"),
@@ -96,14 +95,6 @@ def _percent(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
 
-def spread(values: Sequence[float | None], digits: int) -> str:
-    """Mean ± standard deviation; the mean alone of one value, `-` where one is missing."""
-    if None in values:
-        return "-"
-    text = f"{mean(values):.{digits}f}"
-    return text if len(values) == 1 else f"{text} ± {stdev(values):.{digits}f}"
-
-
 # ---- What can be said ----
 
 
@@ -113,11 +104,11 @@ def statement(first: str, second: str, metric: str, interval: Interval) -> str:
     Args:
         interval: of a score between 0 and 1; the sentence gives percentage points.
     """
-    estimate, low, high = (round(100 * value, 1) + 0.0 for value in (interval.estimate, interval.low, interval.high))
-    figures = f"{estimate:+.1f} [{low:.1f}, {high:.1f}] points of {metric}"
-    if low <= 0 <= high:
+    points = interval.in_points
+    figures = f"{points} points of {metric}"
+    if points.low <= 0 <= points.high:
         return f"{first} and {second} cannot be told apart on this data: {figures}."
-    return f"{first} is {'better' if low > 0 else 'worse'} than {second}: {figures}."
+    return f"{first} is {'better' if points.low > 0 else 'worse'} than {second}: {figures}."
 
 
 def layer_statements(results: Results, scores: Mapping[Group, Scores]) -> list[str]:
@@ -156,9 +147,8 @@ def teacher_table(results: Results, scores: Mapping[str, Mapping[Group, Scores]]
     for group in results.groups:
         row = {"Student": group_title(group)}
         for metric, title in METRIC_TITLES.items():
-            interval = difference(scores[metric][group], scores[metric][TEACHER])
-            limits = f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-            row[f"{results.split_title} {title} - teacher's"] = f"{100 * interval.estimate:+.1f} {limits}"
+            lost = difference(scores[metric][group], scores[metric][TEACHER])
+            row[f"{results.split_title} {title} - teacher's"] = str(lost.in_points)
         rows.append(row)
     return rows
 

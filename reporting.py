@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -72,6 +73,14 @@ def markdown_table(rows: Sequence[dict[str, str]]) -> str:
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     )
+
+
+def spread(values: Sequence[float | None], digits: int) -> str:
+    """Mean ± standard deviation; the mean alone of one value, `-` where one is missing."""
+    if None in values:
+        return "-"
+    text = f"{mean(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {stdev(values):.{digits}f}"
 
 
 def format_layers(layers: Sequence[int]) -> str:

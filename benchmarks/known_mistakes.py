@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from results import write_results  # noqa: E402
-from runs import finished_record, spread  # noqa: E402
+from runs import finished_record, scaled_spread  # noqa: E402
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, set_seed  # noqa: E402
 
 from layer_mapping import select_layers  # noqa: E402
@@ -92,7 +92,7 @@ def summary(variant: str, rows: list[dict]) -> dict[str, str]:
         "Variant": variant,
         "Layers": members[0]["layers"],
         "Teacher's accuracy (%)": f"{100 * members[0]['teacher_eval_accuracy']:.1f}",
-        **{title: spread([row[key] for row in members], factor) for key, (title, factor) in COLUMNS.items()},
+        **{title: scaled_spread([row[key] for row in members], factor) for key, (title, factor) in COLUMNS.items()},
     }
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from results import write_results  # noqa: E402
-from runs import finished_record, spread  # noqa: E402
+from runs import finished_record, scaled_spread  # noqa: E402
 
 from layer_mapping import EVIDENCE_STRATEGIES, select_layers  # noqa: E402
 from reporting import format_layers, markdown_table  # noqa: E402
@@ -79,7 +79,7 @@ def sets_table(rows: list[dict], ranking: dict[str, list[float]], names: dict[tu
                 "Rank": str(rank),
                 "Layers": layers,
                 "Strategy": names.get(layers, ""),
-                f"{metric_of(rows[0])} (%)": spread(scores, 100),
+                f"{metric_of(rows[0])} (%)": scaled_spread(scores, 100),
             }
             for rank, (layers, scores) in enumerate(ranking.items(), start=1)
         ]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 
 import numpy as np
 
@@ -15,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bootstrap import Scores, bootstrap  # noqa: E402
+from reporting import spread  # noqa: E402
 
 
 def finished_record(folder: Path, settings: Mapping[str, object], arguments: Sequence[str]) -> dict:
@@ -70,9 +70,6 @@ def read_predictions(file: Path) -> tuple[list[str | None], list[str]]:
     return [row.get("label") for row in rows], [row["prediction"] for row in rows]
 
 
-def spread(values: Sequence[float], factor: float) -> str:
+def scaled_spread(values: Sequence[float], factor: float) -> str:
     """Mean and standard deviation; with the factor 100 in percent."""
-    digits = 1 if factor == 100 else 3
-    values = [factor * value for value in values]
-    text = f"{mean(values):.{digits}f}"
-    return text if len(values) == 1 else f"{text} ± {stdev(values):.{digits}f}"
+    return spread([factor * value for value in values], 1 if factor == 100 else 3)

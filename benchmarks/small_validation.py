@@ -27,6 +27,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("predictions", nargs=2, type=Path, help="predictions_SPLIT.csv of two runs")
     (labels, first), (other_labels, second) = map(read_predictions, parser.parse_args().predictions)
+    if None in labels:
+        parser.error("the files hold predictions for examples without labels")
     if labels != other_labels:
         parser.error("the two files hold predictions for different examples")
     first, second = (np.array(labels) == predictions for predictions in (first, second))

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from results import write_results  # noqa: E402
-from runs import bootstrap_runs, finished_record, spread  # noqa: E402
+from runs import bootstrap_runs, finished_record, scaled_spread  # noqa: E402
 
 from bootstrap import accuracy, difference, macro_f1  # noqa: E402
 from layer_mapping import STRATEGIES  # noqa: E402
@@ -120,8 +120,7 @@ def differences(folders: list[Path], reference: str, metric: str) -> dict[tuple[
     cells = {}
     for group in scores.keys() - {tuple(reference.split("-"))}:
         margin = difference(scores[group], scores[tuple(reference.split("-"))])
-        estimate, low, high = (100 * value for value in (margin.estimate, margin.low, margin.high))
-        cells[group] = {title: f"{estimate:+.1f} [{low:.1f}, {high:.1f}]"}
+        cells[group] = {title: str(margin.in_points)}
     return cells
 
 
@@ -137,7 +136,7 @@ def summary(rows: list[dict], margins: dict[tuple[str, str], dict[str, str]]) ->
                 "Student layers": f"{strategy} ({'; '.join(dict.fromkeys(row['layers'] for row in members))})",
                 "Recipe": recipe,
                 **{
-                    title: spread([row[key] for row in members], factor)
+                    title: scaled_spread([row[key] for row in members], factor)
                     for title, key, factor in COLUMNS
                     if key in rows[0]
                 },

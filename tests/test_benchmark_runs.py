@@ -91,3 +91,12 @@ def test_predictions_for_other_examples_are_refused(tmp_path, capsys, monkeypatc
     with pytest.raises(SystemExit):
         small_validation.main()
     assert "predictions for different examples" in capsys.readouterr().err
+
+
+def test_predictions_without_labels_are_refused(tmp_path, capsys, monkeypatch):
+    file = tmp_path / "predictions_test.csv"
+    file.write_text("prediction\nright\nwrong\n")
+    monkeypatch.setattr(sys, "argv", ["small_validation.py", str(file), str(file)])
+    with pytest.raises(SystemExit):
+        small_validation.main()
+    assert "examples without labels" in capsys.readouterr().err

@@ -12,7 +12,6 @@ from comparison_report import (
     layer_table,
     method_statements,
     method_table,
-    spread,
     statement,
     teacher_table,
 )
@@ -62,12 +61,6 @@ def test_the_method_table_has_scores_of_every_class_parameters_size_and_time(res
     assert (lora["Trained Parameters"], lora["Parameters"]) == ("480,386", "17,390,594")
     assert (lora["Size (MB)"], rows["Odd, distilled"]["Size (MB)"]) == ("69.6 + 1.9", "69.6")
     assert rows["Teacher"]["Trained Parameters"] == "-"
-
-
-def test_a_spread_is_the_standard_deviation_over_seeds_and_none_for_one_seed():
-    assert spread([1.0, 2.0, 3.0], 1) == "2.0 ± 1.0"
-    assert spread([0.12345], 3) == "0.123"
-    assert spread([0.1, None], 3) == "-"
 
 
 # ---- Statements ----

@@ -8,7 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 from huggingface_hub import ModelCard
 
-from reporting import evaluated_on, format_layers, markdown_table, results_table, write_model_card
+from reporting import evaluated_on, format_layers, markdown_table, results_table, spread, write_model_card
 
 RECORD = {
     "name": "my student",
@@ -192,3 +192,9 @@ def test_the_model_card_of_a_local_teacher_without_results_is_valid_too(record, 
     assert card.data.base_model is None
     assert not card.data.eval_results
     assert "my data/train.csv" in card.text
+
+
+def test_a_spread_is_the_standard_deviation_over_seeds_and_none_for_one_seed():
+    assert spread([1.0, 2.0, 3.0], 1) == "2.0 ± 1.0"
+    assert spread([0.12345], 3) == "0.123"
+    assert spread([0.1, None], 3) == "-"
