@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
 from distill_trainer import WEIGHTS, DistillationTrainingArguments
-from layer_mapping import STRATEGIES, StudentArguments, build_student
+from layer_mapping import STRATEGIES, SYNONYMS, StudentArguments, build_student
 from lora import LEARNING_RATE, LoraArguments, add_lora, finish_adapter, target_modules
 from run_folder import closing_run_folder, earlier_records, remove_checkpoints
 from student import check_student, start_student
@@ -83,9 +83,9 @@ class ComparisonArguments:
     )
 
     def __post_init__(self):
-        self.strategies = _one_of("strategies", self.strategies, STRATEGIES)
+        self.strategies = _strategies("strategies", self.strategies)
         self.methods = _one_of("methods", self.methods, METHODS)
-        self.method_strategies = _one_of("method_strategies", self.method_strategies or self.strategies, STRATEGIES)
+        self.method_strategies = _strategies("method_strategies", self.method_strategies or self.strategies)
         self.seeds = _split(self.seeds)
         if not self.seeds or not all(seed.isdecimal() for seed in self.seeds):
             raise ValueError(f"`seeds` must be whole numbers >= 0, found {' '.join(self.seeds)!r}, such as 0 1 2.")
@@ -114,6 +114,11 @@ def _one_of(name: str, words: Sequence[str], known: Sequence[str]) -> list[str]:
     if not values or not set(values) <= set(known):
         raise ValueError(f"`{name}` must be some of {', '.join(known)}, found {' '.join(values) or 'none'}.")
     return values
+
+
+def _strategies(name: str, words: Sequence[str]) -> list[str]:
+    """Each once: a student is not compared with itself under another name."""
+    return list(dict.fromkeys(SYNONYMS.get(strategy, strategy) for strategy in _one_of(name, words, STRATEGIES)))
 
 
 @dataclass(frozen=True)

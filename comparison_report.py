@@ -9,8 +9,8 @@ from document import Block, Bullets, Code, Figure, Heading, Table, Text
 from reporting import format_layers, spread
 
 STRATEGY_TITLES = {
-    **dict.fromkeys(("top", "first"), "Top-{depth}"),
-    **dict.fromkeys(("bottom", "last"), "Bottom-{depth}"),
+    "top": "Top-{depth}",
+    "bottom": "Bottom-{depth}",
     "odd": "Odd",
     "even": "Even",
     "uniform": "Uniform",

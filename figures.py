@@ -26,8 +26,8 @@ from comparison_results import TEACHER, Results, Run, agreement
 
 # Colour and marker of each strategy.
 STRATEGY_STYLES = {
-    **dict.fromkeys(("top", "first"), ("#0072B2", "^")),
-    **dict.fromkeys(("bottom", "last"), ("#E69F00", "v")),
+    "top": ("#0072B2", "^"),
+    "bottom": ("#E69F00", "v"),
     "odd": ("#009E73", "o"),
     "even": ("#D55E00", "s"),
     "uniform": ("#CC79A7", "P"),

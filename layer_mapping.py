@@ -26,6 +26,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 # These look at what the teacher makes of the training data: `layer_search.choose_layers`.
 EVIDENCE_STRATEGIES = ("search", "cka", "block_influence")
+SYNONYMS = {"first": "top", "last": "bottom"}
 STRATEGIES = ("top", "first", "bottom", "last", "odd", "even", "uniform", "random", *EVIDENCE_STRATEGIES)
 
 # Config entries that hold one value a layer. Going by length alone would also cut lists that describe something else,

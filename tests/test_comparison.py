@@ -35,6 +35,12 @@ def test_lora_is_never_put_on_fresh_weights():
     assert cells == ["finetune-odd-0", "finetune-random-0", "lora-odd-0", "lora_distill-odd-0"]
 
 
+def test_a_strategy_is_not_compared_with_itself_under_another_name():
+    assert names(strategies=["first", "top", "last"], methods=["distill"], seeds=["0"]) == names(
+        strategies=["top", "bottom"], methods=["distill"], seeds=["0"]
+    )
+
+
 def test_lists_may_be_separated_by_commas_as_argument_files_do():
     assert names(strategies=["odd,even"], methods=["distill"], seeds=["0,1", "1"]) == names(
         strategies=["odd", "even"], methods=["distill"], seeds=["0", "1"]

@@ -11,7 +11,7 @@ from comparison import METHODS
 from comparison_results import score_groups
 from distill_trainer import LOSSES
 from figures import HATCHES, LOSS_TITLES, STRATEGY_STYLES, confusion_shares, draw_figures, mean_curve
-from layer_mapping import STRATEGIES
+from layer_mapping import STRATEGIES, SYNONYMS
 
 ACCURACIES = {(method, strategy): 0.8 for method in METHODS for strategy in ("odd", "even")}
 ACCURACIES |= {("distill", "random"): 0.6, ("finetune", "random"): 0.55}
@@ -65,10 +65,9 @@ def check_nothing_is_cut_off(figure):
 
 
 def test_every_strategy_has_a_colour_and_a_marker_of_its_own_and_every_method_a_hatch():
-    assert STRATEGY_STYLES.keys() == set(STRATEGIES)
-    own = {STRATEGY_STYLES[strategy] for strategy in set(STRATEGIES) - {"first", "last"}}
-    assert len({color for color, _ in own}) == len({marker for _, marker in own}) == len(STRATEGIES) - 2
-    assert STRATEGY_STYLES["first"] == STRATEGY_STYLES["top"]
+    assert STRATEGY_STYLES.keys() == set(STRATEGIES) - SYNONYMS.keys()
+    colors, markers = map(set, zip(*STRATEGY_STYLES.values(), strict=True))
+    assert len(colors) == len(markers) == len(STRATEGY_STYLES)
     assert HATCHES.keys() == set(METHODS) and len(set(HATCHES.values())) == len(METHODS)
 
 
