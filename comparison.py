@@ -23,13 +23,13 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
 from distill_trainer import WEIGHTS, DistillationTrainingArguments
-from layer_mapping import STRATEGIES, SYNONYMS, StudentArguments, build_student
+from layer_mapping import STRATEGIES, SYNONYMS, StudentArguments
 from lora import LEARNING_RATE, LoraArguments, add_lora, finish_adapter, target_modules
-from run_folder import closing_run_folder, earlier_records, remove_checkpoints
+from run_folder import earlier_records, remove_checkpoints
 from student import check_student, start_student
-from teacher import TeacherArguments, load_classifier
+from teacher import TeacherArguments
 from text_classification import DataArguments
-from training_run import Inputs, Teacher, begin_run, build_trainer, finish_run, new_record, num_steps, save, score
+from training_run import Inputs, Teacher, begin_run, build_trainer, new_record, num_steps, train_and_finish
 
 logger = logging.getLogger(__name__)
 
@@ -300,6 +300,7 @@ def run_cell(run: CellRun, grid: Grid, teacher: Teacher, bar: tqdm) -> None:
     record, checkpoint = begin_run(run.arguments, run.sources, inputs, args)
     if run.lora_args is None:
         student, origin = start_student(teacher, run.student_args, args, inputs, record)
+        finish = None
     else:
         record["teacher_folder"] = teacher.seen_from(args.output_dir)
         prepare = partial(
@@ -307,18 +308,9 @@ def run_cell(run: CellRun, grid: Grid, teacher: Teacher, bar: tqdm) -> None:
         )
         base, origin = start_student(teacher, run.student_args, args, inputs, record, prepare)
         student = prepare(base)
+        finish = partial(finish_adapter, trained=student, lora_args=run.lora_args)
     trainer = build_trainer(student, inputs, args, teacher, origin["layers"])
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_StepsOnBar(bar))
-    results = trainer.train(resume_from_checkpoint=checkpoint).metrics
-
-    with closing_run_folder(args):
-        save(trainer, results)
-        results |= score(trainer, inputs)
-        if run.lora_args is None:
-            (final, _), adapter = load_classifier(args.output_dir, inputs.data.labels, TeacherArguments()), None
-        else:
-            fresh = build_student(teacher.load(args.device), origin["layers"])
-            final, adapter = finish_adapter(args.output_dir, student, fresh, run.lora_args)
-        finish_run(record, final, origin, results, teacher, args, inputs, adapter)
+    train_and_finish(trainer, checkpoint, record, origin, teacher, inputs, finish)
     remove_checkpoints(args.output_dir)

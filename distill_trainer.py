@@ -228,11 +228,6 @@ class DistillationTrainingArguments(TrainingArguments):
                 raise ValueError(f"`{name}` must be one of {', '.join(choices)}, found {getattr(self, name)!r}.")
         if self.relation_heads is not None and self.relation_heads < 1:
             raise ValueError(f"`relation_heads` must be at least 1, found {self.relation_heads}.")
-        if self.uses("relation") and self.torch_compile:
-            raise ValueError(
-                "`relation_weight` reads queries, keys and values while the layers run, which `torch_compile` does "
-                "not let it. Turn that off, or set the weight to 0."
-            )
         if self.train_sampling_strategy == "batch_rebalance":
             raise ValueError(
                 "`train_sampling_strategy='batch_rebalance'` gives every process batches of another size, so the loss "
@@ -246,6 +241,17 @@ class DistillationTrainingArguments(TrainingArguments):
             hardware_decides = launched_with == "no" and not self.fp16
             self.bf16 = launched_with == "bf16" or (hardware_decides and bf16_in_hardware(self.use_cpu))
         super().__post_init__()
+        if self.uses("relation") and self.torch_compile:  # other options of the compiler switch it on
+            raise ValueError(
+                "`relation_weight` reads queries, keys and values while the layers run, which `torch_compile` does "
+                "not let it. Turn that off, or set the weight to 0."
+            )
+        if self.uses("relation") and self.n_gpu > 1:
+            raise ValueError(
+                f"`relation_weight` works with one GPU a process, but this process would use {self.n_gpu}. Start it "
+                "with `accelerate launch` or `torchrun`, which run a process for each, or show it one GPU with "
+                "CUDA_VISIBLE_DEVICES."
+            )
         # Known only now, as the option has an alias.
         is_reentrant = (self.activation_checkpointing_kwargs or {}).get("use_reentrant", False)
         if self.activation_checkpointing and is_reentrant and self.uses("attention", "relation"):

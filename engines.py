@@ -6,11 +6,11 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, patch_environment
+from accelerate.utils import DeepSpeedPlugin, DistributedType, patch_environment
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations import deepspeed as deepspeed_integration
 
 
@@ -30,6 +30,21 @@ def whole_weights() -> Iterator[None]:
     finally:
         if config is not None:
             deepspeed_integration.set_hf_deepspeed_config(config)
+
+
+def fill_in_engine_config(args: TrainingArguments) -> None:
+    """Fills in what is "auto" in DeepSpeed's configuration, for arguments that were copied and then changed.
+
+    `TrainingArguments` does so as it is made, and the trainer with the number of its steps. Copies would share what is
+    filled in: the learning rate of the first and the steps of whichever is trained first.
+    """
+    if args.deepspeed:
+        reference = deepspeed_integration._hf_deepspeed_config_weak_ref
+        args.hf_deepspeed_config = deepspeed_integration.HfTrainerDeepSpeedConfig(args.deepspeed)
+        args.hf_deepspeed_config.trainer_config_process(args)
+        args.deepspeed_plugin = DeepSpeedPlugin(hf_ds_config=args.hf_deepspeed_config)
+        # The newest is taken for that of the process, but ends with its training.
+        deepspeed_integration._hf_deepspeed_config_weak_ref = reference
 
 
 def release_engine() -> None:

@@ -197,13 +197,13 @@ def count_parameters(model: PeftModel) -> tuple[int, int]:
 
 
 def finish_adapter(
-    folder: str | Path, trained: PeftModel, student: PreTrainedModel, lora_args: LoraArguments
+    folder: str | Path, student: PreTrainedModel, trained: PeftModel, lora_args: LoraArguments
 ) -> tuple[PreTrainedModel, dict]:
     """Completes the folder in which the trainer has saved an adapter, and loads the adapter as others will.
 
     Args:
+        student: the one that the adapter was trained on, built again; changed in place.
         trained: the model that was trained.
-        student: the one it was trained on, built again; changed in place.
 
     Returns:
         The student with the saved adapter merged into its weights, and what the run's record says about the adapter:

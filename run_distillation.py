@@ -71,6 +71,7 @@ def main():
     if not training_args.do_train:
         inputs = load_inputs(training_args.output_dir, teacher_args, data_args, training_args)
         student, _ = load_classifier(training_args.output_dir, inputs.data.labels, TeacherArguments())
+        training_args.learn_from_labels_alone()  # the other losses need a teacher
         score(build_trainer(student, inputs, training_args), inputs)
         return
 

@@ -39,6 +39,7 @@ FLOAT32_FILE, INT8_FILE, METRICS_FILE = "model.onnx", "model_int8.onnx", "metric
 MAX_LOGIT_DIFFERENCE = 1e-4
 MIN_INT8_SHARE = 0.99
 SAMPLE_SIZE = 64
+DEFAULT_SPLIT_SEED = 42  # as that of `TrainingArguments`
 
 
 @dataclass
@@ -87,7 +88,8 @@ def main():
 
     # Model and data
     path = resolve_checkpoint(export_args.model_name_or_path)
-    data = load_data(data_args, record.get("seed", 42))
+    split_seed = record.get("data", {}).get("split_seed")
+    data = load_data(data_args, DEFAULT_SPLIT_SEED if split_seed is None else split_seed)
     tokenizer = load_tokenizer(path, TeacherArguments())
     tokenized = tokenize(data, tokenizer, data_args)
     collator = DataCollatorWithPadding(tokenizer)
@@ -165,7 +167,7 @@ def main():
 def set_up_logging() -> None:
     """Information from the project's own modules; exporter and quantiser describe every operator at that level."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, level=logging.ERROR)
-    for name in (__name__, "exporting", "text_classification"):
+    for name in (__name__, "exporting", "teacher", "text_classification"):
         logging.getLogger(name).setLevel(logging.INFO)
 
 
@@ -177,9 +179,18 @@ def find_record(model_name_or_path: str) -> dict:
 
 
 def resolve_data(data_args: DataArguments, sources: Mapping[str, str], record: dict) -> DataArguments:
-    """The data that were named, otherwise those of the record; what is given beside them (a length, say) is kept."""
+    """The data that were named, otherwise those of the record; what is given beside them (a length, say) is kept.
+
+    Raises:
+        ValueError: there is neither.
+    """
     if data_args.is_given:
         return data_args
+    if not record:
+        raise ValueError(
+            "An export is checked on data with the labels of the model, but none are named and no record of a run "
+            "lies beside the model. Name them: --validation_file and --train_file, --task_name or --dataset_name."
+        )
     names = {field.name for field in fields(DataArguments)}
     settings = record.get("settings", {}) | {name: getattr(data_args, name) for name in sources if name in names}
     return DataArguments(**{name: value for name, value in settings.items() if name in names})

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from command_line import explain_settings, parse_arguments, run, set_up_logging
-from layer_mapping import StudentArguments, build_student
+from layer_mapping import StudentArguments
 from lora import (
     LoraArguments,
     LoraTrainingArguments,
@@ -33,7 +33,7 @@ from lora import (
     target_modules,
 )
 from reporting import results_table
-from run_folder import check_output_dir, closing_run_folder
+from run_folder import check_output_dir
 from student import check_student, start_student
 from teacher import TeacherArguments, check_teacher_output_dir, load_classifier, resolve_checkpoint
 from text_classification import DataArguments
@@ -42,13 +42,12 @@ from training_run import (
     begin_run,
     build_trainer,
     check_training_labels,
-    finish_run,
     load_inputs,
     prepare_teacher,
     push_student,
     resolve_defaults,
-    save,
     score,
+    train_and_finish,
 )
 
 logger = logging.getLogger(__name__)
@@ -76,6 +75,7 @@ def main():
     if not training_args.do_train:
         inputs = load_inputs(training_args.output_dir, teacher_args, data_args, training_args)
         student = load_adapter(training_args.output_dir)
+        training_args.learn_from_labels_alone()  # the other losses need a teacher
         score(build_trainer(student, inputs, training_args), inputs)
         return
 
@@ -100,21 +100,15 @@ def main():
     trainer = build_trainer(student, inputs, training_args, teacher, origin["layers"])
     if push_to_hub:
         trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
-    results = trainer.train(resume_from_checkpoint=checkpoint).metrics
-
-    # Results
-    with closing_run_folder(training_args):
-        save(trainer, results)
-        results |= score(trainer, inputs)
-        if trainer.is_world_process_zero():
-            fresh = build_student(teacher.load(training_args.device), origin["layers"])
-            merged, adapter = finish_adapter(training_args.output_dir, student, fresh, lora_args)
-            record = finish_run(record, merged, origin, results, teacher, training_args, inputs, adapter)
+    finish = partial(finish_adapter, trained=student, lora_args=lora_args)
+    record = train_and_finish(trainer, checkpoint, record, origin, teacher, inputs, finish)
     if trainer.is_world_process_zero():
         if lora_args.merge_adapter:
+            merged = load_adapter(training_args.output_dir).merge_and_unload()
             save_merged(Path(training_args.output_dir) / "merged", merged, inputs.tokenizer)
+        megabytes = record["student"]["adapter"]["megabytes"]
         print(results_table(record))
-        print(f"\nTrained: {trainable:,} of {total:,} parameters; the adapter has {adapter['megabytes']:.1f} MB.")
+        print(f"\nTrained: {trainable:,} of {total:,} parameters; the adapter has {megabytes:.1f} MB.")
         if push_to_hub:
             push_student(trainer)
 

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
-from engines import release_engine, whole_weights
+from engines import fill_in_engine_config, release_engine, whole_weights
 from run_folder import check_writable, replacing, write_json
 from teacher_cache import MODEL_INPUTS, fingerprint_dataset, fingerprint_model
 from text_classification import LabelMap, hub_answers
@@ -67,7 +67,10 @@ class TeacherArguments:
     )
     ignore_mismatched_sizes: bool = field(
         default=False,
-        metadata={"help": "Replace the head of a teacher trained for other labels by a new one, and fine-tune it."},
+        metadata={
+            "help": "Fine-tune a teacher that was trained for other labels; a head of another size is replaced by a "
+            "new one."
+        },
     )
     teacher_num_train_epochs: float = field(
         default=3.0, metadata={"help": "Epochs of the teacher's fine-tuning; > 0. Unused if its head is trained."}
@@ -240,6 +243,8 @@ def load_for_labels(
 
 def _is_trained_for(labels: LabelMap, names: list[str], path: str, ignore_mismatch: bool) -> bool:
     """Whether a head with these label names is trained for the labels; raises if not, unless that may be ignored."""
+    if names == list(labels.names):
+        return True
     # Checkpoints on the Hub often differ from the data in case alone: NEGATIVE, negative.
     spelling = {name.casefold(): name for name in labels.names}
     folded = [name.casefold() for name in names]
@@ -259,10 +264,11 @@ def _is_trained_for(labels: LabelMap, names: list[str], path: str, ignore_mismat
             f"The teacher {path} has its labels in the order {order}, the data in the order "
             f"{','.join(labels.names)}. Run again with --label_order {order}."
         )
+    may_be_the_same = "If they mean the same, write them so in the data. " if len(names) == labels.num_labels else ""
     raise ValueError(
         f"The head of the teacher {path} is trained for the labels {','.join(names)}, but the data has "
-        f"{','.join(labels.names)}. Name a teacher for these labels or a pretrained encoder, or replace the head and "
-        "fine-tune it with --ignore_mismatched_sizes."
+        f"{','.join(labels.names)}. {may_be_the_same}Name a teacher for these labels or a pretrained encoder, or "
+        "fine-tune this one for them with --ignore_mismatched_sizes."
     )
 
 
@@ -308,20 +314,12 @@ def fine_tune(
     """Fine-tunes a teacher, or loads the one that an earlier run has made of the same start in the same way.
 
     Args:
-        teacher: with a new head, as `load_classifier` returns it.
+        teacher: not trained for the labels, as `load_classifier` returns it.
         training_args: of the student; batch size, schedule and precision are the teacher's too.
 
     Returns:
         The fine-tuned teacher, kept in `--teacher_output_dir`, and the mean loss of its training.
-
-    Raises:
-        ValueError: there is no training split.
     """
-    if "train" not in tokenized:
-        raise ValueError(
-            f"The teacher {teacher_args.teacher_name_or_path} has no head trained for this task and there is no "
-            "training split to fine-tune it on. Give a fine-tuned teacher, or training data."
-        )
     folder = Path(teacher_args.teacher_output_dir)
     recipe = _recipe(teacher, teacher_args, training_args, tokenized["train"])
     kept = json.loads((folder / RECIPE_FILE).read_text()) if (folder / RECIPE_FILE).is_file() else None
@@ -334,7 +332,7 @@ def fine_tune(
         changed = [name for name in recipe if recipe[name] != kept["recipe"].get(name)]
         logger.warning(f"The teacher in {folder} was made with another {', '.join(changed)}: it is made anew.")
     check_writable("teacher_output_dir", folder)
-    logger.info(f"The head of {teacher_args.teacher_name_or_path} is new: the teacher is fine-tuned first.")
+    logger.info(f"{teacher_args.teacher_name_or_path} has no head for these labels: the teacher is fine-tuned first.")
 
     args = copy.copy(training_args)
     args.output_dir, args.seed = str(folder), teacher_args.teacher_seed
@@ -343,6 +341,7 @@ def fine_tune(
     args.learn_from_labels_alone()
     args.only_train()
     args.push_to_hub = False
+    fill_in_engine_config(args)
     trainer = DistillationTrainer(
         model=teacher, args=args, train_dataset=tokenized["train"], processing_class=tokenizer
     )

@@ -280,12 +280,14 @@ class TextClassificationData:
         labels: the label map, read from the training split, or from the validation split where that has no labels.
         text_columns: names of the one or two text columns.
         source: short name for logs and model cards, for example "nyu-mll/glue mnli".
+        split_seed: with which the validation split was split off, `None` if the data came with one.
     """
 
     splits: DatasetDict
     labels: LabelMap
     text_columns: tuple[str, ...]
     source: str
+    split_seed: int | None = None
 
     @property
     def validation_splits(self) -> tuple[str, ...]:
@@ -317,7 +319,8 @@ def load_data(data_args: DataArguments, seed: int) -> TextClassificationData:
 
     splits = DatasetDict({name: _prepare(name, raw[name], text_columns, label_column, labels) for name in raw})
     splits = _with_validation_split(splits, source, data_args.validation_split_percentage, seed)
-    return TextClassificationData(_limit(splits, data_args), labels, text_columns, source)
+    split_seed = None if data_args.validation_split_percentage is None else seed
+    return TextClassificationData(_limit(splits, data_args), labels, text_columns, source, split_seed)
 
 
 def tokenize(
@@ -716,13 +719,18 @@ def _find_labels(data_args: DataArguments, raw: dict[str, _RawSplit]) -> tuple[_
     candidates = (data_args.label_column_name,) if data_args.label_column_name else WELL_KNOWN_LABEL_COLUMNS
     for name in ("train", *_splits_for("validation", raw)):
         for column in candidates:
-            if column in raw[name].data.column_names:
+            if _has_values(raw[name].data, column):
                 return raw[name], column
     raise ValueError(
         f"The training data must have a label column {' or '.join(map(repr, candidates))}, but found the columns "
         f"{', '.join(raw['train'].data.column_names)}. Name it: label_column_name. Training data without labels need "
         "a validation split that has them."
     )
+
+
+def _has_values(data: Dataset, column: str) -> bool:
+    """Whether there is such a column with a value in any row; empty csv cells are read as "", None or not a number."""
+    return column in data.column_names and any(value not in (None, "") and value == value for value in data[column][:])
 
 
 def _check_text(split: _RawSplit, column: str) -> None:
@@ -903,12 +911,12 @@ def _prepare(
         _check_text(split, column)
     texts = split.data.select_columns(list(text_columns))
     is_test = name in _splits_for("test", (name,))
-    if label_column not in split.data.column_names:
+    if not _has_values(split.data, label_column):
         if is_test or name == "train":
             return texts
         raise ValueError(
-            f"{split.where} must have the label column {label_column!r}, but found the columns "
-            f"{', '.join(split.data.column_names)}. Add it; only training and test data may come without labels."
+            f"{split.where} must have labels in the column {label_column!r}, but found none; its columns are "
+            f"{', '.join(split.data.column_names)}. Add them; only training and test data may come without labels."
         )
     labels = _read_labels(split, label_column)
     if is_test and all(value in UNKNOWN_LABELS and value not in label_map.names for value in labels.values):

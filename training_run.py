@@ -24,7 +24,7 @@ from command_line import command_line, given_settings
 from distill_trainer import WEIGHTS, DistillationTrainer, DistillationTrainingArguments
 from evaluation import describe_model, evaluate_model, evaluate_splits, measure_latency, predict_splits
 from layer_losses import check_shapes
-from layer_mapping import num_layers, spread_evenly
+from layer_mapping import build_student, num_layers, spread_evenly
 from reporting import write_model_card
 from run_folder import (
     CheckpointMarker,
@@ -91,9 +91,9 @@ class Inputs:
     compute_metrics: Callable[[EvalPrediction], dict[str, float]]
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Of the tokenised training examples and their labels."""
-        return fingerprint_dataset(self.tokenized["train"], (*MODEL_INPUTS, "labels"))
+    def fingerprints(self) -> dict[str, str]:
+        """Of the tokenised examples of every split and their labels."""
+        return {name: fingerprint_dataset(split, (*MODEL_INPUTS, "labels")) for name, split in self.tokenized.items()}
 
     @property
     def reported_split(self) -> str:
@@ -217,7 +217,8 @@ def new_record(
         "data": {
             "source": inputs.data.source,
             "labels": inputs.data.labels.names,
-            "fingerprint": inputs.fingerprint,
+            "fingerprints": inputs.fingerprints,
+            "split_seed": inputs.data.split_seed,
         },
         "seed": training_args.seed,
         "libraries": library_versions(),
@@ -232,7 +233,7 @@ def prepare_teacher(
     training_args: DistillationTrainingArguments,
     inputs: Inputs,
 ) -> Teacher:
-    """Fine-tunes the teacher if its head is new, scores it, and says loudly if it is no better than guessing.
+    """Fine-tunes the teacher if that is not done, scores it, and says loudly if it is no better than guessing.
 
     Args:
         model, is_trained: as `load_classifier` returns them for the checkpoint at `path`.
@@ -363,13 +364,21 @@ def num_steps(args: DistillationTrainingArguments, num_examples: int) -> int:
 
 
 def train_and_finish(
-    trainer: DistillationTrainer, checkpoint: str | None, record: dict, origin: dict, teacher: Teacher, inputs: Inputs
+    trainer: DistillationTrainer,
+    checkpoint: str | None,
+    record: dict,
+    origin: dict,
+    teacher: Teacher,
+    inputs: Inputs,
+    finish_adapter: Callable[[str, PreTrainedModel], tuple[PreTrainedModel, dict]] | None = None,
 ) -> dict:
     """Trains a student, scores it and completes its folder.
 
     Args:
         checkpoint, record: as `begin_run` returns them.
-        origin: as for `finish_run`.
+        origin: where its first weights came from, as `student.start_student` returns it.
+        finish_adapter: where an adapter is trained, what `lora.finish_adapter` does with its folder and the student
+            without it.
 
     Returns:
         The record of the run, complete on the main process.
@@ -377,15 +386,19 @@ def train_and_finish(
     args = trainer.args
     results = trainer.train(resume_from_checkpoint=checkpoint).metrics
     with closing_run_folder(args):
-        save(trainer, results)
+        _save(trainer, results)
         results |= score(trainer, inputs)
         if trainer.is_world_process_zero():
-            student, _ = load_classifier(args.output_dir, inputs.data.labels, TeacherArguments())
-            record = finish_run(record, student, origin, results, teacher, args, inputs)
+            if finish_adapter is None:
+                (student, _), adapter = load_classifier(args.output_dir, inputs.data.labels, TeacherArguments()), None
+            else:
+                start = build_student(teacher.load(args.device), origin["layers"])
+                student, adapter = finish_adapter(args.output_dir, start)
+            record = _finish_run(record, student, origin, results, teacher, args, inputs, adapter)
     return record
 
 
-def save(trainer: DistillationTrainer, results: Mapping[str, float]) -> None:
+def _save(trainer: DistillationTrainer, results: Mapping[str, float]) -> None:
     """Saves the student and the metrics of its training."""
     trainer.save_metrics("train", results)
     trainer.save_model()
@@ -408,7 +421,7 @@ def score(trainer: DistillationTrainer, inputs: Inputs) -> dict[str, float]:
     return results
 
 
-def finish_run(
+def _finish_run(
     record: dict,
     student: PreTrainedModel,
     origin: dict,
@@ -416,13 +429,12 @@ def finish_run(
     teacher: Teacher,
     training_args: DistillationTrainingArguments,
     inputs: Inputs,
-    adapter: dict | None = None,
+    adapter: dict | None,
 ) -> dict:
     """Writes the record and the model card of a run that has ended, on the main process; returns the record.
 
     Args:
         student: as others will load it: training leaves autocast around its forward.
-        origin: where its first weights came from, as `student.start_student` returns it.
         results: its metrics on all splits.
         adapter: of a LoRA run, as `lora.finish_adapter` returns it.
     """

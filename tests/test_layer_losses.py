@@ -350,6 +350,7 @@ def test_a_model_of_tokens_needs_labels(tmp_path):
         ({"linear_to": {"learning_rate": 0.0}}, "`linear_to` must give numbers for some of ce_weight, .*temperature"),
         ({"linear_to": "kl_weight=0"}, "`linear_to` must be JSON"),
         ({"linear_to": {"relation_weight": 1.0}, "torch_compile": True}, "which `torch_compile` does not let it"),
+        ({"relation_weight": 1.0, "torch_compile_backend": "eager"}, "which `torch_compile` does not let it"),
         ({"attention_weight": 1.0, **REENTRANT}, "no gradient under reentrant activation checkpointing"),
         ({"linear_to": {"relation_weight": 1.0}, **REENTRANT}, "no gradient under reentrant activation checkpointing"),
         ({"relation_heads": 0}, "`relation_heads` must be at least 1, found 0"),

@@ -207,7 +207,7 @@ def test_a_saved_adapter_gives_the_logits_of_the_model_that_was_trained(make_stu
     expected = logits_of(model)
     assert (expected - untrained).abs().max() > 0.1
     model.save_pretrained(tmp_path)
-    merged, description = finish_adapter(tmp_path, model, make_student(), lora_args)
+    merged, description = finish_adapter(tmp_path, make_student(), model, lora_args)
     assert not isinstance(merged, PeftModel)
     torch.testing.assert_close(logits_of(merged), expected, atol=1e-5, rtol=1e-5)
     assert description["trainable_parameters"] == count_parameters(model)[0]
@@ -228,7 +228,7 @@ def adapter_folder(teachers, make_student, tmp_path):
     train_a_little(model)
     folder = tmp_path / "run"
     model.save_pretrained(folder)
-    _, adapter = finish_adapter(folder, model, build_student(teacher, (5, 2)), ARGUMENTS)
+    _, adapter = finish_adapter(folder, build_student(teacher, (5, 2)), model, ARGUMENTS)
     write_record(
         folder,
         {

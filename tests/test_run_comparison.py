@@ -185,6 +185,28 @@ def test_a_finished_run_with_other_settings_is_not_mixed_in(copied, arguments, c
     }
 
 
+def test_a_run_on_a_test_file_that_has_changed_is_not_mixed_in(copied, arguments, cells_run):
+    """Its predictions would be taken for those of other examples."""
+    file = Path(arguments[arguments.index("--test_file") + 1])
+    content = file.read_text()
+    header, *rows = content.splitlines(keepends=True)
+    file.write_text("".join([header, *rows[::-1]]))
+    try:
+        with pytest.raises(ValueError, match="distill-odd-0 holds a run with other data"):
+            run_here(*arguments, *GRID, "--output_dir", copied)
+    finally:
+        file.write_text(content)
+    assert cells_run == []
+
+
+def test_the_student_of_a_single_run_is_not_replaced(copied, arguments, cells_run):
+    student = copied / "runs" / "lora-even-0"
+    before = tree(student)
+    with pytest.raises(ValueError, match="holds the student of a run"):
+        run_here(*arguments, *GRID, "--output_dir", student)
+    assert tree(student) == before
+
+
 def test_students_of_another_teacher_are_not_mixed_in(copied, arguments, cells_run):
     record = read_record(copied / "runs" / "distill-even-0")
     record["teacher"]["fingerprint"] = "of another"

@@ -92,7 +92,8 @@ def test_the_record_says_how_the_student_was_made(finished, teacher):
     assert record["loss"] == {"ce_weight": 0.3, "kl_weight": 0.5, "cosine_weight": 0.0, "temperature": 2.0}
     assert record["data"]["labels"] == ["bad", "good"]
     assert record["data"]["source"].endswith("/train.csv")
-    assert len(record["data"]["fingerprint"]) == 64
+    assert record["data"]["fingerprints"].keys() == {"train", "validation", "test"}
+    assert {len(fingerprint) for fingerprint in record["data"]["fingerprints"].values()} == {64}
     assert record["seed"] == 42
     assert {"python", "torch", "transformers", "datasets"} <= record["libraries"].keys()
     assert record["command"].startswith(f"python {SCRIPT} --teacher_name_or_path {teacher} ")
@@ -295,6 +296,26 @@ def test_teacher_and_student_trained_with_deepspeed_are_those_of_one_process(
         assert (weight - expected[name]).norm() <= 1e-4 * expected[name].norm() + 1e-5, name
 
 
+@pytest.mark.distributed
+def test_teacher_and_student_have_schedules_of_their_own_from_the_same_deepspeed_configuration(
+    from_encoder, tmp_path, monkeypatch
+):
+    """What is "auto" in it is filled in with a training's own learning rate and steps, not with those of the first."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    names = ("warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "total_num_steps")
+    scheduler = {"type": "WarmupDecayLR", "params": dict.fromkeys(names, "auto")}
+    config = json.loads((SCRIPT.parent / "ds_config.json").read_text()) | {"scheduler": scheduler}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    folder = tmp_path / "student"
+    arguments = [*from_encoder, "--output_dir", folder, "--deepspeed", tmp_path / "config.json", "--logging_steps", 1]
+    process = run_script(*arguments, "--per_device_train_batch_size", 4, launcher=TORCHRUN)
+    assert process.returncode == 0, process.stderr[-6000:]
+    rates = [float(rate) for rate in re.findall(r"'learning_rate': '?([-0-9.e]+)", process.stdout)]
+    assert len(rates) == 15 + 10, "three epochs of the teacher's, two of the student's"
+    assert max(rates[:15]) == pytest.approx(5e-5, rel=0.1)
+    assert max(rates[15:]) == pytest.approx(1e-3, rel=0.1)
+
+
 # ---- Other kinds of data ----
 
 
@@ -482,7 +503,9 @@ def test_an_existing_student_is_evaluated_without_its_teacher_and_left_alone(fin
     expected = metrics(folder)
     monkeypatch.setattr(training_run, "fine_tune", lambda *args: pytest.fail("the teacher is not needed"))
     (folder / "predictions_test.csv").unlink()
-    run_here("--output_dir", folder, "--do_eval", "--do_predict", *files)
+    # As with the argument file of the run: losses that need a teacher do not matter any more.
+    losses = ["--hidden_weight", 1, "--relation_weight", 1]
+    run_here("--output_dir", folder, "--do_eval", "--do_predict", *losses, *files)
     assert before == {name: (folder / name).read_bytes() for name in before}
     assert metrics(folder) == pytest.approx(expected)
     assert len(predictions(folder)) == 13

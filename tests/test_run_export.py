@@ -364,6 +364,19 @@ def test_the_data_are_those_of_the_run_that_made_the_model(folder, tmp_path):
     assert resolve_data(other, {"task_name": "command line"}, record) == other
 
 
-def test_a_model_without_a_record_is_checked_on_what_the_arguments_say(tmp_path):
+def test_a_model_without_a_record_needs_data_with_its_labels(tmp_path):
     assert find_record(str(tmp_path / "model")) == {}
-    assert resolve_data(DataArguments(), {}, {}) == DataArguments()
+    with pytest.raises(ValueError, match="none are named and no record of a run .* --task_name"):
+        resolve_data(DataArguments(), {}, {})
+
+
+def test_the_validation_split_is_the_one_that_the_run_has_split_off(checkpoint, tmp_path, monkeypatch):
+    seeds, load_data = [], run_export.load_data
+    monkeypatch.setattr(run_export, "load_data", lambda args, seed: (seeds.append(seed), load_data(args, seed))[1])
+    # The cells of a comparison have seeds of their own, but the data are split once for all.
+    record = {"seed": 3, "data": {"split_seed": 7}, "settings": {}}
+    monkeypatch.setattr(run_export, "find_record", lambda name: record)
+    run_main(monkeypatch, checkpoint, f"--output_dir={tmp_path / 'onnx'}", "--max_seq_length=24")
+    record["data"]["split_seed"] = None
+    run_main(monkeypatch, checkpoint, f"--output_dir={tmp_path / 'onnx'}", "--max_seq_length=24")
+    assert seeds == [7, 42]

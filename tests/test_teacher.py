@@ -217,6 +217,12 @@ def test_label_names_may_differ_in_case(save):
         load_classifier(save(names=("GOOD", "BAD")), LABELS, TeacherArguments())
 
 
+def test_labels_that_differ_in_case_alone_are_labels_of_their_own(save):
+    labels = LabelMap("single_label_classification", ("Bad", "bad"))
+    _, head_is_trained = load_classifier(save(names=("Bad", "bad")), labels, TeacherArguments())
+    assert head_is_trained
+
+
 def test_another_order_of_the_labels_is_refused_with_the_order_to_give(save):
     with pytest.raises(ValueError, match="in the order good,bad, .* in the order bad,good. .*--label_order good,bad"):
         load_classifier(save(names=("good", "bad")), LABELS, TeacherArguments())
@@ -460,11 +466,6 @@ def test_other_smoothing_makes_another_teacher(tune, count_training):
     tune()
     tune(training={"label_smoothing_factor": 0.1})
     assert len(count_training) == 2
-
-
-def test_without_training_data_there_is_no_fine_tuning(tune):
-    with pytest.raises(ValueError, match="has no head trained for this task and there is no training split"):
-        tune(tokenized=DatasetDict())
 
 
 # ---- Guessing ----

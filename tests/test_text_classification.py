@@ -251,7 +251,9 @@ def test_named_columns_are_used_and_missing_ones_refused(load):
         load(content, label_column_name="x")
     with pytest.raises(ValueError, match="label column 'label' or 'labels', but found the columns premise"):
         load(content)
-    with pytest.raises(ValueError, match="validation.csv must have the label column 'gold'.*only training and test"):
+    with pytest.raises(
+        ValueError, match="validation.csv must have labels in the column 'gold'.*only training and test"
+    ):
         load(content, validation="premise,hypothesis\na,b\n", label_column_name="gold")
 
 
@@ -262,6 +264,20 @@ def test_training_data_may_lack_the_labels_that_validation_data_have(load):
     assert data.splits["validation"]["label"][:] == [1, 0]
     with pytest.raises(ValueError, match="found the columns text.*need a validation split that has them"):
         load("text\nhello\nbye\n", validation="text\nhi\n")
+
+
+@pytest.mark.parametrize("empty", ["", None])
+def test_an_empty_label_column_is_as_good_as_none(load, write, empty):
+    unlabelled = [{"text": "hello", "label": empty}, {"text": "bye", "label": empty}]
+    labelled = [{"text": "hi", "label": "b"}, {"text": "no", "label": "a"}]
+    data = load(unlabelled, validation=labelled)
+    assert data.labels.names == ("a", "b")
+    assert data.splits["train"].column_names == ["text"]
+    train, test = write("train.csv", SENTIMENT), write("test.jsonl", unlabelled)
+    data = load_data(DataArguments(train_file=train, validation_file=train, test_file=test), seed=0)
+    assert data.splits["test"].column_names == ["text"]
+    with pytest.raises(ValueError, match="validation.jsonl must have labels in the column 'label'"):
+        load(labelled, validation=unlabelled)
 
 
 def test_text_that_is_no_string_is_refused(load):
@@ -476,7 +492,6 @@ def test_glue_pairs_load_with_their_label_names_and_hidden_test_labels(real_cach
     assert "labels" not in tokenized["test"].column_names
 
 
-@needs_data_set("nyu-mll___glue/mnli")
 @pytest.mark.parametrize("task", GLUE_TASKS)
 def test_a_glue_task_loads_from_the_cache_of_the_hub_by_its_name_alone(task, own_cache):
     write_glue_cache(datasets.config.HF_DATASETS_CACHE, task, num_rows=6)
@@ -490,6 +505,7 @@ def test_a_glue_task_loads_from_the_cache_of_the_hub_by_its_name_alone(task, own
     assert "label" not in data.splits["test"].column_names  # hidden as -1 on the Hub
 
 
+@needs_data_set("nyu-mll___glue/mnli")
 def test_mnli_has_two_validation_splits(real_cache):
     data = load_data(DataArguments(task_name="mnli", max_eval_samples=7), seed=0)
     assert data.validation_splits == ("validation_matched", "validation_mismatched")
