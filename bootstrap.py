@@ -23,6 +23,8 @@ import numpy as np
 from scipy.stats import t as student_t
 
 CONFIDENCE = 0.95
+# What resampling holds in memory at once, beside a byte for each example and resample: 128 MB.
+MAX_NUMBERS = 2**24
 
 
 @dataclass(frozen=True)
@@ -84,22 +86,34 @@ def bootstrap(
         seed: of the resampling; scores are paired where it, `num_resamples` and the number of examples are the same.
     """
     num_labels = 1 + max(labels.max(), predictions.max())
+    # Of the cells of the confusion matrices those with examples: with 150 labels most of the 22,500 have none.
+    codes = labels * num_labels + predictions
+    occurring = np.unique(codes)
     # (examples, seeds * cells): in which cell of its seed's confusion matrix each example is
-    cells = (labels * num_labels + predictions)[..., None] == np.arange(num_labels**2)
-    cells = cells.transpose(1, 0, 2).reshape(len(labels), -1).astype(float)
-    weights = _draw(len(labels), num_resamples, seed)
-    shape = (len(predictions), num_labels, num_labels)
-    return Scores(
-        by_seed=metric(cells.sum(axis=0).reshape(shape)),
-        resampled=metric((weights @ cells).reshape(num_resamples, *shape)),
-    )
+    cells = (codes.T[..., None] == occurring).reshape(len(labels), -1).astype(float)
+
+    def scores(weights: np.ndarray) -> np.ndarray:
+        confusions = np.zeros((len(weights), len(predictions), num_labels**2))
+        confusions[..., occurring] = (weights @ cells).reshape(len(weights), len(predictions), -1)
+        return metric(confusions.reshape(*confusions.shape[:2], num_labels, num_labels))
+
+    rows_at_once = max(1, MAX_NUMBERS // max(len(labels), len(predictions) * num_labels**2))
+    draws = _draw(len(labels), num_resamples, seed)
+    resampled = [
+        scores(draws[row : row + rows_at_once].astype(float)) for row in range(0, num_resamples, rows_at_once)
+    ]
+    (by_seed,) = scores(np.ones((1, len(labels))))
+    return Scores(by_seed, np.concatenate(resampled))
 
 
 @functools.lru_cache(maxsize=2)
 def _draw(num_examples: int, num_resamples: int, seed: int) -> np.ndarray:
-    """How often each example is drawn: `(resamples, examples)`."""
-    shares = np.full(num_examples, 1 / num_examples)
-    return np.random.default_rng(seed).multinomial(num_examples, shares, size=num_resamples).astype(float)
+    """How often each example is drawn: `(resamples, examples)`, in bytes, as it is once on average."""
+    generator, shares = np.random.default_rng(seed), np.full(num_examples, 1 / num_examples)
+    draws = np.empty((num_resamples, num_examples), dtype=np.uint8)
+    for row in draws:
+        row[:] = generator.multinomial(num_examples, shares)
+    return draws
 
 
 def score(system: Scores) -> Interval:

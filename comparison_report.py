@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 from bootstrap import Interval, Scores, difference
-from comparison_results import TEACHER, Results, Run
+from comparison_results import TEACHER, Results
 from document import Block, Bullets, Code, Figure, Heading, Table, Text
 from reporting import format_layers, spread
 
@@ -44,17 +44,13 @@ def layer_table(results: Results) -> list[dict[str, str]]:
     """*Student Layer | Training Loss | Validation Loss | Validation Accuracy*: the first method, and the teacher."""
     method = results.runs[0].cell.method
     rows = []
-    for (_, strategy), runs in _of_method(results, method).items():
+    for (_, strategy), runs in results.groups_of(method).items():
         title = STRATEGY_TITLES[strategy].format(depth=runs[0].student["num_layers"])
         # What is chosen by evidence may differ from seed to seed.
         sets = dict.fromkeys(format_layers(run.student["layers"]) for run in runs if run.student["layers"])
         layers = f" ({'; '.join(sets)})" if sets else ""
         rows.append({"Student Layer": f"{title}{layers}", **_validation([run.student["results"] for run in runs])})
     return [*rows, {"Student Layer": "Teacher", **_validation([results.teacher["results"]])}]
-
-
-def _of_method(results: Results, method: str) -> dict[Group, list[Run]]:
-    return {group: runs for group, runs in results.groups.items() if group[0] == method}
 
 
 def _validation(models: Sequence[dict]) -> dict[str, str]:
@@ -74,7 +70,8 @@ def method_table(results: Results) -> list[dict[str, str]]:
 def _performance(group: Group, models: Sequence[dict], results: Results) -> dict[str, str]:
     prefix, split = results.prefix, results.split_title
     scores = {f"{split} Accuracy": "accuracy", f"{split} Macro-F1": "macro_f1"}
-    scores |= {f"F1 {name}": f"f1_{name}" for name in results.label_names}
+    if results.shows_classes:
+        scores |= {f"F1 {name}": f"f1_{name}" for name in results.label_names}
     model = models[0]
     adapter = f" + {model['adapter']['megabytes']:.1f}" if "adapter" in model else ""
     return {
@@ -113,7 +110,7 @@ def statement(first: str, second: str, metric: str, interval: Interval) -> str:
 
 def layer_statements(results: Results, scores: Mapping[Group, Scores]) -> list[str]:
     """Every two strategies of the first method, the better one first."""
-    groups = list(_of_method(results, results.runs[0].cell.method))
+    groups = list(results.groups_of(results.runs[0].cell.method))
     return [
         statement(first[1], second[1], _metric("accuracy", results), difference(scores[first], scores[second]))
         for first, second in _pairs(groups, scores)

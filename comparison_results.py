@@ -28,6 +28,7 @@ from training_run import Teacher
 
 TEACHER = ("teacher", "")  # its place among the groups of runs
 NUM_SIMILARITY_EXAMPLES = 500
+MAX_CLASSES_SHOWN = 20
 METRICS = {"accuracy": accuracy, "macro_f1": macro_f1}
 
 
@@ -88,12 +89,21 @@ class Results:
         return "Test" if self.prefix == "predict" else "Validation"
 
     @property
+    def shows_classes(self) -> bool:
+        """Whether the classes are so few that a report can show each of them; `results.csv` has them all."""
+        return len(self.label_names) <= MAX_CLASSES_SHOWN
+
+    @property
     def groups(self) -> dict[tuple[str, str], list[Run]]:
         """The runs of all seeds by method and strategy."""
         groups = {}
         for run in self.runs:
             groups.setdefault(run.cell.group, []).append(run)
         return groups
+
+    def groups_of(self, method: str) -> dict[tuple[str, str], list[Run]]:
+        """Those of `groups` that were trained in one way."""
+        return {group: runs for group, runs in self.groups.items() if group[0] == method}
 
 
 def read_results(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> Results:

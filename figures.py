@@ -21,8 +21,8 @@ from matplotlib.transforms import ScaledTranslation, Transform
 
 from bootstrap import Interval, Scores, score
 from calibration import expected_calibration_error, reliability, softmax
-from comparison_report import METHOD_TITLES, METRIC_TITLES, group_title
-from comparison_results import TEACHER, Results, Run, agreement
+from comparison_report import METHOD_TITLES, METRIC_TITLES, Group, group_title
+from comparison_results import TEACHER, Results, agreement
 
 # Colour and marker of each strategy.
 STRATEGY_STYLES = {
@@ -47,8 +47,6 @@ LOSS_TITLES = {
     "eval_loss": "Validation: labels",
 }
 
-Group = tuple[str, str]
-
 
 def draw_figures(
     folder: str | Path,
@@ -60,7 +58,7 @@ def draw_figures(
 
     Args:
         scores: as `score_groups` returns them.
-        similarities: linear CKA of teacher and student layers by title ("odd, before training") and layer labels.
+        similarities: linear CKA of teacher and student layers by strategy and moment, as for `similarity_figure`.
 
     Returns:
         The caption of each figure by its file name without extension.
@@ -77,11 +75,12 @@ def draw_figures(
             learning_curves(results),
             "Losses over the training, means over the seeds. The terms of the loss are shown before their weights.",
         )
-    figures |= {
-        "confusions": (
+    if results.shows_classes:
+        figures["confusions"] = (
             confusion_matrices(results),
             f"Predictions for each true class on the {split} split, in per cent of the class, over all seeds.",
-        ),
+        )
+    figures |= {
         "costs": (
             costs_figure(results, scores),
             f"Accuracy on the {split} split against size, time and training, without the random control. Students of "
@@ -169,7 +168,7 @@ def learning_curves(results: Results) -> Figure:
     for row, method in enumerate(methods):
         for column, loss in enumerate(losses):
             axis = axes[row * len(losses) + column]
-            for (_, strategy), runs in _of(results, method).items():
+            for (_, strategy), runs in results.groups_of(method).items():
                 curve = mean_curve([run.history for run in runs], loss)
                 if len(curve):
                     color, marker = STRATEGY_STYLES[strategy]
@@ -191,10 +190,6 @@ def learning_curves(results: Results) -> Figure:
 
 def _logged_losses(results: Results) -> list[str]:
     return [loss for loss in LOSS_TITLES if any(loss in entry for run in results.runs for entry in run.history)]
-
-
-def _of(results: Results, method: str) -> dict[Group, list[Run]]:
-    return {group: runs for group, runs in results.groups.items() if group[0] == method}
 
 
 def mean_curve(histories: Sequence[Sequence[dict]], name: str) -> np.ndarray:
@@ -304,7 +299,7 @@ def calibration_figure(results: Results) -> Figure:
     for axis, method in zip(axes, methods, strict=True):
         axis.plot([0, 1], [0, 1], color="#595959", linewidth=1, linestyle="--")
         _draw_reliability(axis, results.label_ids, [results.teacher_logits], "black", "*", "teacher")
-        for (_, strategy), runs in _of(results, method).items():
+        for (_, strategy), runs in results.groups_of(method).items():
             _draw_reliability(
                 axis, results.label_ids, [run.logits for run in runs], *STRATEGY_STYLES[strategy], strategy
             )

@@ -33,10 +33,10 @@ def results_table(record: dict) -> str:
     teacher, student = record["teacher"], record["student"]
     stages = [(f"stage of {stage['num_layers']}", stage) for stage in student.get("stages", [])]
     rows = []
-    for title, model in [("teacher", teacher), *stages, ("student", student)]:
+    for name, model in [("teacher", teacher), *stages, ("student", student)]:
         results = model["results"]
         row = {
-            "Model": title,
+            "Model": name,
             "Layers": "none (pretrained)" if "pretrained" in model else format_layers(model["layers"]),
             "Parameters": f"{model['parameters']:,}",
             "Size (MB)": f"{model['megabytes']:.1f}",

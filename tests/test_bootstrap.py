@@ -32,6 +32,15 @@ def test_the_scores_are_those_of_scikit_learn_on_all_and_on_resampled_examples(m
         assert values == pytest.approx([reference(labels[drawn], row[drawn]) for row in predictions])
 
 
+def test_large_data_are_resampled_a_part_at_a_time_with_the_same_scores(monkeypatch):
+    labels, predictions = random_predictions(2, 40)
+    scores = bootstrap(macro_f1, labels, predictions, num_resamples=11)
+    monkeypatch.setattr("bootstrap.MAX_NUMBERS", 100)
+    np.testing.assert_array_equal(
+        bootstrap(macro_f1, labels, predictions, num_resamples=11).resampled, scores.resampled
+    )
+
+
 def test_a_class_that_never_occurs_is_left_out_of_the_macro_f1():
     labels, predictions = np.array([0, 0, 2, 2]), np.array([[0, 2, 2, 2]])
     reference = f1_score(labels, predictions[0], average="macro")

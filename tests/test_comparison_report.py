@@ -63,6 +63,11 @@ def test_the_method_table_has_scores_of_every_class_parameters_size_and_time(res
     assert rows["Teacher"]["Trained Parameters"] == "-"
 
 
+def test_many_classes_are_left_out_of_the_table(results):
+    many = replace(results, label_names=[f"intent {number}" for number in range(150)])
+    assert not any(column.startswith("F1 ") for row in method_table(many) for column in row)
+
+
 # ---- Statements ----
 
 

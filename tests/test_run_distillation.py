@@ -563,6 +563,7 @@ def test_pushing_uploads_the_student_alone_and_once(teacher, files, tmp_path, mo
     assert len(repositories) == 1
     (upload,) = uploads
     assert upload["repo_id"] == "me/student"
+    assert 'model="me/student"' in (tmp_path / "student" / "README.md").read_text()
     assert {"checkpoint-*/*", "stages/*", "teacher/*", "training_args.bin"} == set(upload["ignore_patterns"])
 
 
