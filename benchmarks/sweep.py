@@ -47,6 +47,8 @@ RECIPES = {
     "cooling": {"temperature": 8, "linear_to": '{"temperature": 1}'},
     "stages": {"stages": "5,4,3"},
     "kl_alone": {"ce_weight": 0, "kl_weight": 1},
+    # On SST-2 with the teacher of fewer sentences: what it says of all of them, without their labels.
+    "more_text": {"ce_weight": 0, "kl_weight": 1, "max_train_samples": 67349},
     "twice_as_long": {"num_train_epochs": 4},
     "hidden_twice_as_long": {"hidden_weight": 1, "num_train_epochs": 4},
 }
