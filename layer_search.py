@@ -10,9 +10,10 @@ student, which is trained from scratch as a short run of its own, with its own w
 on, to rungs of longer runs. The score is the divergence from the teacher on training examples that no trial trains on:
 the validation split stays untouched for comparing what comes out.
 
-Never score students that are not trained: of all 20 students of three layers of a 6-layer SST-2 teacher, the one of
-layers 4, 5 and 6 is nearest to the teacher before training, and the worst of the named strategies after it (accuracy
-0.80, against 0.83 for layers 1, 2 and 3).
+Never score students that are not trained, or hardly: of all 20 students of three layers of a 6-layer SST-2 teacher, the
+one of layers 4, 5 and 6 is nearest to the teacher before training and the worst after it, and for some tens of steps
+those lead that keep layer 6, whose outputs the head knows (`docs/ANALYSIS.md`). So few candidates have long trials
+rather than many short ones.
 
 `cka` and `block_influence` keep the layers that change most what passes through them, by the measures of
 `layer_similarity.layer_changes`. They cost one pass of the teacher over some examples: cheap baselines for the search.
@@ -55,8 +56,10 @@ from training_run import Inputs, Teacher, num_steps, storing
 logger = logging.getLogger(__name__)
 
 SEARCH_FILE = "layer_search.json"
-# All sets of layers are candidates while they are no more than this and the budget gives each of them `MIN_STEPS`.
+# All sets of layers are candidates while they are no more than this and the budget gives each of them `ENOUGH_STEPS`.
 MAX_CANDIDATES = 64
+# Training steps after which trials begin to tell what comes out in the end; `benchmarks/trial_length.py` measures it.
+ENOUGH_STEPS = 100
 # Training steps of the shortest trial: with fewer it would be scored as good as untrained.
 MIN_STEPS = 5
 # Training examples that trials are scored on. More would take from the budget what the training needs.
@@ -195,8 +198,8 @@ def plan_search(
     scoring = num_held_out / (batch * training_args.gradient_accumulation_steps) / SCORES_A_TRAINING
     budget = student_args.search_budget * full_run
 
-    named, number = named_sets(num_layers(source), depth, required), _most_candidates(budget, scoring)
-    if number < len(named):
+    named = named_sets(num_layers(source), depth, required)
+    if any(steps < MIN_STEPS for _, steps in plan_rungs(len(named), budget, scoring)):
         sizes = _halve(len(named))
         least = (len(sizes) * len(named) * MIN_STEPS + sum(sizes) * scoring) / full_run
         raise ValueError(
@@ -204,6 +207,7 @@ def plan_search(
             f"{len(named)} named sets of {depth} layers for {MIN_STEPS} steps each. Give at least "
             f"{math.floor(100 * least + 1) / 100}, or name a strategy such as 'uniform'."
         )
+    number = max(len(named), _most_candidates(budget, scoring))
     candidates = candidate_sets(num_layers(source), depth, required, number, training_args.seed)
     rungs = plan_rungs(len(candidates), budget, scoring)
     return SearchPlan(tuple(candidates), tuple(rungs), num_held_out, scoring, full_run)
@@ -233,9 +237,9 @@ def _halve(number: int) -> list[int]:
 
 
 def _most_candidates(budget: float, scoring: float) -> int:
-    """With how many candidates every trial still has `MIN_STEPS`; one needs no trial."""
+    """With how many candidates every trial still has `ENOUGH_STEPS`; one needs no trial."""
     enough = [
-        all(steps >= MIN_STEPS for _, steps in plan_rungs(number, budget, scoring))
+        all(steps >= ENOUGH_STEPS for _, steps in plan_rungs(number, budget, scoring))
         for number in range(1, MAX_CANDIDATES + 1)
     ]
     return max(number for number, is_enough in enumerate(enough, start=1) if is_enough)
@@ -290,6 +294,12 @@ def _search(
     file = Path(training_args.output_dir) / SEARCH_FILE
     made_from = {"layers_of": fingerprint_model(source), "settings": record["settings"], "data": record["data"]}
     trials = _kept_trials(file, plan, made_from)
+    shortest = min((steps for _, steps in plan.rungs), default=ENOUGH_STEPS)
+    if shortest < ENOUGH_STEPS:
+        logger.warning(
+            f"The first trials of the layer search have {shortest} steps each, which may say little about whole runs: "
+            f"{ENOUGH_STEPS} or more are better. Raise --search_budget, or name a strategy such as 'uniform'."
+        )
 
     is_main = training_args.process_index == 0
     bar = tqdm(total=plan.num_trials, desc="Layer search", disable=training_args.disable_tqdm or not is_main)
