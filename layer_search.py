@@ -10,10 +10,10 @@ student, which is trained from scratch as a short run of its own, with its own w
 on, to rungs of longer runs. The score is the divergence from the teacher on training examples that no trial trains on:
 the validation split stays untouched for comparing what comes out.
 
-Never score students that are not trained, or hardly: of all 20 students of three layers of a 6-layer SST-2 teacher, the
-one of layers 4, 5 and 6 is nearest to the teacher before training and the worst after it, and for some tens of steps
-those lead that keep layer 6, whose outputs the head knows (`docs/ANALYSIS.md`). So few candidates have long trials
-rather than many short ones.
+Never score students that are not trained, or hardly: of all 20 students of three layers of a 6-layer SST-2 teacher,
+the one of layers 4, 5 and 6 is nearest to the teacher before training and the worst after it, and for some tens of
+steps those lead that keep layer 6, whose outputs the head knows (`docs/ANALYSIS.md`). So few candidates have long
+trials rather than many short ones.
 
 `cka` and `block_influence` keep the layers that change most what passes through them, by the measures of
 `layer_similarity.layer_changes`. They cost one pass of the teacher over some examples: cheap baselines for the search.

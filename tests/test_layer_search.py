@@ -22,6 +22,7 @@ import run_lora
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
 from layer_mapping import StudentArguments
 from layer_search import (
+    ENOUGH_STEPS,
     HELD_OUT_SHARE,
     MAX_CANDIDATES,
     MAX_HELD_OUT,
@@ -111,26 +112,36 @@ def plan(training_args, num_examples=20_000, name="bert", num_layers=6, **argume
 
 
 def test_the_budget_is_in_units_of_the_run_and_covers_the_scoring(training_args):
-    half, double = plan(training_args), plan(training_args, search_budget=2)
+    half, double = (plan(training_args, 200_000, search_budget=budget) for budget in (0.5, 2))
     for search, budget in ((half, 0.5), (double, 2)):
-        assert search.full_run == 3 * 625
+        assert search.full_run == 3 * 6250
         assert search.num_held_out == MAX_HELD_OUT
         assert len(search.candidates) == math.comb(6, 3)
         trials = 20 + 10 + 5 + 2
         assert search.num_trials == trials
         # Scoring an example costs a third of a step's share of it.
-        assert search.cost == pytest.approx((search.training_steps + trials * MAX_HELD_OUT / 32 / 3) / 1875)
-        assert budget - trials / 1875 < search.cost <= budget
+        assert search.cost == pytest.approx((search.training_steps + trials * MAX_HELD_OUT / 32 / 3) / 18750)
+        assert budget - trials / 18750 < search.cost <= budget
     assert double.training_steps > 3 * half.training_steps
 
 
-def test_a_small_budget_leaves_fewer_candidates_with_enough_steps_each(training_args):
-    few = plan(training_args, num_examples=2500)
-    assert few.num_held_out == HELD_OUT_SHARE * 2500
-    assert 4 <= len(few.candidates) < 20
-    assert set(named_sets(6, 3)) <= set(few.candidates)
-    assert few.rungs[0][1] >= MIN_STEPS
-    assert few.cost <= 0.5
+def test_a_smaller_budget_leaves_fewer_candidates_with_enough_steps_each(training_args):
+    numbers = []
+    for budget in (8, 2, 1, 0.5):
+        search = plan(training_args, search_budget=budget)
+        numbers.append(len(search.candidates))
+        assert set(named_sets(6, 3)) <= set(search.candidates)
+        assert search.rungs[0][1] >= ENOUGH_STEPS
+        assert search.cost <= budget
+    assert numbers[0] == 20 > numbers[1] > numbers[2] > numbers[3] == 4
+
+
+def test_the_named_strategies_are_tried_even_if_their_trials_are_short(training_args):
+    search = plan(training_args, num_examples=2500)
+    assert search.num_held_out == HELD_OUT_SHARE * 2500
+    assert set(search.candidates) == set(named_sets(6, 3))
+    assert MIN_STEPS <= search.rungs[0][1] < ENOUGH_STEPS
+    assert search.cost <= 0.5
 
 
 def test_layers_that_a_student_cannot_do_without_are_in_every_candidate(training_args):
@@ -205,7 +216,10 @@ SHORT_SEARCH = ["--layer_strategy", "search", "--search_budget", 3, "--num_stude
 
 @contextmanager
 def watched_trials(stop_after=None):
-    """Gives the trainers of all trials, with what they predict; the trial after `stop_after` of them is broken off."""
+    """Gives the trainers of all trials, with what they predict; the trial after `stop_after` of them is broken off.
+
+    Runs are so short here that only trials of a few steps give more than the named strategies a place.
+    """
     trainers = []
 
     class WatchedTrainer(DistillationTrainer):
@@ -222,6 +236,7 @@ def watched_trials(stop_after=None):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layer_search, "DistillationTrainer", WatchedTrainer)
+        patch.setattr(layer_search, "ENOUGH_STEPS", MIN_STEPS)
         yield trainers
 
 
@@ -380,7 +395,7 @@ def test_two_processes_choose_what_one_does_also_without_stored_teacher_outputs(
     assert read_search(tmp_path / "two")["plan"] == read_search(tmp_path / "one")["plan"]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-2)
     assert read_record(tmp_path / "two")["student"]["layers"] == read_record(tmp_path / "one")["student"]["layers"]
-    assert process.stderr.count("Layer search: 6 trials of 4 sets") == 1
+    assert process.stderr.count("Layer search: 3 trials of 3 sets") == 1
 
 
 def test_lora_searches_with_adapters_on(arguments, tmp_path):
