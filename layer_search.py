@@ -310,7 +310,7 @@ def _search(
                 set_seed(training_args.seed)
                 student = prepare(build_student(source, layers))
                 args = trial_arguments(training_args, steps, plan.full_run)
-                trials[rung, layers] = _run_trial(student, args, training, held_out, inputs)
+                trials[rung, layers] = run_trial(student, args, training, held_out, inputs)
                 if is_main:
                     _write(file, plan, made_from, trials)
             bar.update()
@@ -362,7 +362,7 @@ def trial_arguments(
     return args
 
 
-def _run_trial(
+def run_trial(
     student: PreTrainedModel,
     args: DistillationTrainingArguments,
     training: Dataset,
