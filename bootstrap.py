@@ -29,19 +29,20 @@ MAX_NUMBERS = 2**24
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with the limits of its 95% interval."""
+    """An estimate with the limits of its 95% interval, of scores between 0 and 1; as a string in percentage points."""
 
     estimate: float
     low: float
     high: float
 
     @property
-    def in_points(self) -> "Interval":
-        """Of scores between 0 and 1 the percentage points, rounded as they are printed."""
-        return Interval(*(round(100 * value, 1) + 0.0 for value in (self.estimate, self.low, self.high)))  # no -0.0
+    def points(self) -> tuple[float, float, float]:
+        """Estimate and limits in percentage points, rounded as they are printed."""
+        return tuple(round(100 * value, 1) + 0.0 for value in (self.estimate, self.low, self.high))  # no -0.0
 
     def __str__(self) -> str:
-        return f"{self.estimate:+.1f} [{self.low:.1f}, {self.high:.1f}]"
+        estimate, low, high = self.points
+        return f"{estimate:+.1f} [{low:.1f}, {high:.1f}]"
 
 
 @dataclass(frozen=True)

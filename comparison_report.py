@@ -101,11 +101,11 @@ def statement(first: str, second: str, metric: str, interval: Interval) -> str:
     Args:
         interval: of a score between 0 and 1; the sentence gives percentage points.
     """
-    points = interval.in_points
-    figures = f"{points} points of {metric}"
-    if points.low <= 0 <= points.high:
+    figures = f"{interval} points of {metric}"
+    _, low, high = interval.points  # as the reader sees them
+    if low <= 0 <= high:
         return f"{first} and {second} cannot be told apart on this data: {figures}."
-    return f"{first} is {'better' if points.low > 0 else 'worse'} than {second}: {figures}."
+    return f"{first} is {'better' if low > 0 else 'worse'} than {second}: {figures}."
 
 
 def layer_statements(results: Results, scores: Mapping[Group, Scores]) -> list[str]:
@@ -144,8 +144,8 @@ def teacher_table(results: Results, scores: Mapping[str, Mapping[Group, Scores]]
     for group in results.groups:
         row = {"Student": group_title(group)}
         for metric, title in METRIC_TITLES.items():
-            lost = difference(scores[metric][group], scores[metric][TEACHER])
-            row[f"{results.split_title} {title} - teacher's"] = str(lost.in_points)
+            interval = difference(scores[metric][group], scores[metric][TEACHER])
+            row[f"{results.split_title} {title} - teacher's"] = str(interval)
         rows.append(row)
     return rows
 

@@ -122,7 +122,7 @@ def differences(folders: list[Path], reference: str, metric: str) -> dict[tuple[
     cells = {}
     for group in scores.keys() - {tuple(reference.split("-"))}:
         margin = difference(scores[group], scores[tuple(reference.split("-"))])
-        cells[group] = {title: str(margin.in_points)}
+        cells[group] = {title: str(margin)}
     return cells
 
 
