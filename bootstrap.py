@@ -23,8 +23,6 @@ import numpy as np
 from scipy.stats import t as student_t
 
 CONFIDENCE = 0.95
-# What resampling holds in memory at once, beside a byte for each example and resample: 128 MB.
-MAX_NUMBERS = 2**24
 
 
 @dataclass(frozen=True)
@@ -86,25 +84,18 @@ def bootstrap(
         predictions: class ids `(seeds, examples)`.
         seed: of the resampling; scores are paired where it, `num_resamples` and the number of examples are the same.
     """
-    num_labels = 1 + max(labels.max(), predictions.max())
-    # Of the cells of the confusion matrices those with examples: with 150 labels most of the 22,500 have none.
-    codes = labels * num_labels + predictions
-    occurring = np.unique(codes)
-    # (examples, seeds * cells): in which cell of its seed's confusion matrix each example is
-    cells = (codes.T[..., None] == occurring).reshape(len(labels), -1).astype(float)
+    num_seeds, num_labels = len(predictions), 1 + max(labels.max(), predictions.max())
+    # In which cell of all seeds' confusion matrices, one after another, each example is.
+    cells = np.arange(num_seeds)[:, None] * num_labels**2 + labels * num_labels + predictions
 
-    def scores(weights: np.ndarray) -> np.ndarray:
-        confusions = np.zeros((len(weights), len(predictions), num_labels**2))
-        confusions[..., occurring] = (weights @ cells).reshape(len(weights), len(predictions), -1)
-        return metric(confusions.reshape(*confusions.shape[:2], num_labels, num_labels))
+    def scores(counts: np.ndarray) -> np.ndarray:
+        confusions = np.bincount(cells.ravel(), np.tile(counts, num_seeds), minlength=num_seeds * num_labels**2)
+        return metric(confusions.reshape(num_seeds, num_labels, num_labels))
 
-    rows_at_once = max(1, MAX_NUMBERS // max(len(labels), len(predictions) * num_labels**2))
-    draws = _draw(len(labels), num_resamples, seed)
-    resampled = [
-        scores(draws[row : row + rows_at_once].astype(float)) for row in range(0, num_resamples, rows_at_once)
-    ]
-    (by_seed,) = scores(np.ones((1, len(labels))))
-    return Scores(by_seed, np.concatenate(resampled))
+    return Scores(
+        by_seed=scores(np.ones(len(labels))),
+        resampled=np.array([scores(counts) for counts in _draw(len(labels), num_resamples, seed)]),
+    )
 
 
 @functools.lru_cache(maxsize=2)

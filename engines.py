@@ -39,12 +39,9 @@ def fill_in_engine_config(args: TrainingArguments) -> None:
     filled in: the learning rate of the first and the steps of whichever is trained first.
     """
     if args.deepspeed:
-        reference = deepspeed_integration._hf_deepspeed_config_weak_ref
         args.hf_deepspeed_config = deepspeed_integration.HfTrainerDeepSpeedConfig(args.deepspeed)
         args.hf_deepspeed_config.trainer_config_process(args)
         args.deepspeed_plugin = DeepSpeedPlugin(hf_ds_config=args.hf_deepspeed_config)
-        # The newest is taken for that of the process, but ends with its training.
-        deepspeed_integration._hf_deepspeed_config_weak_ref = reference
 
 
 def release_engine() -> None:

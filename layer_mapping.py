@@ -204,10 +204,10 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
         )
 
     every_layer = tuple(range(1, num_teacher_layers + 1))
-    match strategy:
-        case "top" | "first":
+    match SYNONYMS.get(strategy, strategy):
+        case "top":
             return every_layer[:depth]
-        case "bottom" | "last":
+        case "bottom":
             return every_layer[-depth:]
         case "odd":
             return every_layer[::2]

@@ -199,15 +199,17 @@ def plan_search(
     budget = student_args.search_budget * full_run
 
     named = named_sets(num_layers(source), depth, required)
-    if any(steps < MIN_STEPS for _, steps in plan_rungs(len(named), budget, scoring)):
-        sizes = _halve(len(named))
-        least = (len(sizes) * len(named) * MIN_STEPS + sum(sizes) * scoring) / full_run
+    # Two at least where there are two: to search is to compare.
+    fewest = min(max(len(named), 2), math.comb(num_layers(source) - len(required), depth - len(required)))
+    if any(steps < MIN_STEPS for _, steps in plan_rungs(fewest, budget, scoring)):
+        sizes = _halve(fewest)
+        least = (len(sizes) * fewest * MIN_STEPS + sum(sizes) * scoring) / full_run
         raise ValueError(
-            f"--search_budget {student_args.search_budget} of a run of {full_run} steps is too small to try even the "
-            f"{len(named)} named sets of {depth} layers for {MIN_STEPS} steps each. Give at least "
+            f"--search_budget {student_args.search_budget} of a run of {full_run} steps is too small to try even "
+            f"{fewest} sets of {depth} layers for {MIN_STEPS} steps each. Give at least "
             f"{math.floor(100 * least + 1) / 100}, or name a strategy such as 'uniform'."
         )
-    number = max(len(named), _most_candidates(budget, scoring))
+    number = max(fewest, _most_candidates(budget, scoring))
     candidates = candidate_sets(num_layers(source), depth, required, number, training_args.seed)
     rungs = plan_rungs(len(candidates), budget, scoring)
     return SearchPlan(tuple(candidates), tuple(rungs), num_held_out, scoring, full_run)

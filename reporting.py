@@ -176,13 +176,17 @@ from transformers import pipeline
 classifier = pipeline("text-classification", model="{name}")
 ```"""
     size, trained = student["adapter"]["megabytes"], student["trainable_parameters"]
+    fetch, load = "", f'load_adapter("{name}")'
+    if "/" in name:  # on the Hub, where the teacher is not beside it
+        fetch = "from huggingface_hub import snapshot_download\n"
+        load = f'load_adapter(snapshot_download("{name}"), teacher_name_or_path="...")'
     return f"""The folder holds an adapter of {size:.1f} MB with {trained:,} trained parameters. It belongs on layers
 of its teacher, so it is loaded with the project that made it:
 
 ```python
-from transformers import pipeline
+{fetch}from transformers import pipeline
 from lora import load_adapter
 
-model = load_adapter("{name}").merge_and_unload()
+model = {load}.merge_and_unload()
 classifier = pipeline("text-classification", model=model, tokenizer="{name}")
 ```"""

@@ -35,7 +35,7 @@ from distill_trainer import DistillationTrainingArguments
 from document import to_markdown, write_document
 from figures import draw_figures
 from lora import LoraArguments
-from run_folder import check_output_dir, read_record, write_record
+from run_folder import UNFINISHED_RECORD_FILE, check_output_dir, read_record, write_record
 from teacher import TeacherArguments, check_teacher_output_dir, load_classifier, resolve_checkpoint
 from teacher_cache import fingerprint_model
 from text_classification import DataArguments
@@ -57,7 +57,8 @@ def main():
     set_up_logging(training_args)
     logger.info(explain_settings(arguments, sources, (*ALWAYS_SHOWN, "strategies", "methods", "seeds")))
     check_output_dir(training_args.output_dir)
-    if "student" in (read_record(training_args.output_dir) or {}):
+    is_run = (Path(training_args.output_dir) / UNFINISHED_RECORD_FILE).is_file()
+    if is_run or "student" in (read_record(training_args.output_dir) or {}):
         raise ValueError(
             f"--output_dir {training_args.output_dir} holds the student of a run, whose record a comparison would "
             "replace. Choose another folder."

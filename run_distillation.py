@@ -91,7 +91,7 @@ def main():
     if push_to_hub:
         trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
         record["name"] = trainer.hub_model_id
-    record = train_and_finish(trainer, checkpoint, record, origin, teacher, inputs)
+    record, _ = train_and_finish(trainer, checkpoint, record, origin, teacher, inputs)
     if trainer.is_world_process_zero():
         print(results_table(record))
         if push_to_hub:

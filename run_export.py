@@ -83,15 +83,15 @@ def main():
     arguments, sources = parse_arguments((ExportArguments, DataArguments), sys.argv[1:], DEFAULT_ARGUMENTS)
     export_args, data_args = arguments
     set_up_logging()
+    path = resolve_checkpoint(export_args.model_name_or_path)
+    tokenizer = load_tokenizer(path, TeacherArguments())
     record = find_record(export_args.model_name_or_path)
     data_args = resolve_data(data_args, sources, record)
     logger.info(explain_settings((export_args, data_args), sources, ("model_name_or_path", "output_dir")))
 
     # Model and data
-    path = resolve_checkpoint(export_args.model_name_or_path)
     split_seed = record.get("data", {}).get("split_seed")
     data = load_data(data_args, DEFAULT_SPLIT_SEED if split_seed is None else split_seed)
-    tokenizer = load_tokenizer(path, TeacherArguments())
     tokenized = tokenize(data, tokenizer, data_args)
     collator = DataCollatorWithPadding(tokenizer)
     model, is_trained = load_classifier(path, data.labels, TeacherArguments())
@@ -208,7 +208,7 @@ def summary(report: dict) -> str:
     parts = []
     for kind in ("float32", "int8"):
         scores = next(value for value in report[kind].values() if isinstance(value, dict))
-        metric = "accuracy" if "accuracy" in scores else "pearson"
+        metric = "pearson" if report["problem_type"] == "regression" else "accuracy"
         parts.append(f"{kind} {report[kind]['megabytes']:.1f} MB, validation {metric} {scores[metric]:.4f}")
     return "; ".join(parts)
 

@@ -100,11 +100,11 @@ def main():
     trainer = build_trainer(student, inputs, training_args, teacher, origin["layers"])
     if push_to_hub:
         trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
+        record["name"] = trainer.hub_model_id
     finish = partial(finish_adapter, trained=student, lora_args=lora_args)
-    record = train_and_finish(trainer, checkpoint, record, origin, teacher, inputs, finish)
+    record, merged = train_and_finish(trainer, checkpoint, record, origin, teacher, inputs, finish)
     if trainer.is_world_process_zero():
         if lora_args.merge_adapter:
-            merged = load_adapter(training_args.output_dir).merge_and_unload()
             save_merged(Path(training_args.output_dir) / "merged", merged, inputs.tokenizer)
         megabytes = record["student"]["adapter"]["megabytes"]
         print(results_table(record))

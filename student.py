@@ -172,7 +172,7 @@ def _finish_stage(
         checkpoint = open_run(record, args)
         student, origin = _copy_layers(source, stage_args, teacher, args, inputs, record, lambda student: student)
         trainer = build_trainer(student, inputs, args, teacher, origin["layers"])
-        finished = train_and_finish(trainer, checkpoint, record, origin, teacher, inputs)
+        finished, _ = train_and_finish(trainer, checkpoint, record, origin, teacher, inputs)
         trainer.accelerator.wait_for_everyone()
         release_engine()
         (finished,) = broadcast_object_list([finished])

@@ -722,9 +722,9 @@ def _find_labels(data_args: DataArguments, raw: dict[str, _RawSplit]) -> tuple[_
             if _has_values(raw[name].data, column):
                 return raw[name], column
     raise ValueError(
-        f"The training data must have a label column {' or '.join(map(repr, candidates))}, but found the columns "
-        f"{', '.join(raw['train'].data.column_names)}. Name it: label_column_name. Training data without labels need "
-        "a validation split that has them."
+        f"The training data must have labels in a column {' or '.join(map(repr, candidates))}, but found none among "
+        f"the columns {', '.join(raw['train'].data.column_names)}. Name it: label_column_name. Training data without "
+        "labels need a validation split that has them."
     )
 
 

@@ -371,7 +371,7 @@ def train_and_finish(
     teacher: Teacher,
     inputs: Inputs,
     finish_adapter: Callable[[str, PreTrainedModel], tuple[PreTrainedModel, dict]] | None = None,
-) -> dict:
+) -> tuple[dict, PreTrainedModel | None]:
     """Trains a student, scores it and completes its folder.
 
     Args:
@@ -381,9 +381,9 @@ def train_and_finish(
             without it.
 
     Returns:
-        The record of the run, complete on the main process.
+        The record of the run, complete on the main process, and there the student as others will load it.
     """
-    args = trainer.args
+    args, student = trainer.args, None
     results = trainer.train(resume_from_checkpoint=checkpoint).metrics
     with closing_run_folder(args):
         _save(trainer, results)
@@ -395,7 +395,7 @@ def train_and_finish(
                 start = build_student(teacher.load(args.device), origin["layers"])
                 student, adapter = finish_adapter(args.output_dir, start)
             record = _finish_run(record, student, origin, results, teacher, args, inputs, adapter)
-    return record
+    return record, student
 
 
 def _save(trainer: DistillationTrainer, results: Mapping[str, float]) -> None:

@@ -69,8 +69,11 @@ def main():
     sweep = ROOT / "outputs" / args.name
     arguments = [*([args.arguments] if args.arguments else []), *passed_on]
     for recipe, seed, strategy in itertools.product(args.recipes, args.seeds, args.strategies):
-        common = {"teacher_output_dir": sweep / "teacher", "layer_strategy": strategy, "seed": seed}
-        finished_record(sweep / f"{strategy}-{recipe}-{seed}", common | RECIPES[recipe], arguments)
+        settings = {"teacher_output_dir": sweep / "teacher", "layer_strategy": strategy, "seed": seed}
+        settings |= RECIPES[recipe]
+        if "max_train_samples" in settings:  # the teacher is that of the other recipes, not one of these examples
+            settings["teacher_name_or_path"] = sweep / "teacher"
+        finished_record(sweep / f"{strategy}-{recipe}-{seed}", settings, arguments)
     files = sorted(sweep.glob("*-*-*/distillation.json"), key=lambda file: position_in_table(file.parent.name))
     records = {file.parent.name: json.loads(file.read_text()) for file in files}
     teacher = row_of("teacher", "-", "-", next(iter(records.values()))["teacher"])

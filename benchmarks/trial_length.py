@@ -42,13 +42,13 @@ def main():
     full_runs = read_full_runs(options.layer_sets, options.metric)
     (teacher_args, student_args, data_args, training_args), sources = parse_arguments(
         (TeacherArguments, StudentArguments, DataArguments, DistillationTrainingArguments),
-        [*passed_on, f"--teacher_output_dir={ROOT / 'outputs' / options.layer_sets / 'teacher'}"],
+        [*passed_on, f"--teacher_name_or_path={ROOT / 'outputs' / options.layer_sets / 'teacher'}"],
         DEFAULT_ARGUMENTS,
     )
     resolve_defaults(teacher_args, data_args, training_args, sources, "trials")
     set_up_logging(training_args)
 
-    # As in a search that has room for all sets
+    # What a search trains and scores on; its own candidates and rungs do not matter
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
     model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)

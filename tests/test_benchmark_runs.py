@@ -9,6 +9,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import small_validation
+import trial_length
 from runs import finished_record
 from sweep import differences, summary
 
@@ -68,6 +69,21 @@ def test_a_finished_run_is_used_for_the_command_that_made_it_and_for_no_other(tm
     assert finished_record(folder, {"seed": 0}, ["examples/sst2.json"]) == {"command": command}
     with pytest.raises(ValueError, match="holds a run of another command"):
         finished_record(folder, {"seed": 0}, ["examples/sst2.json", "--bf16", "false"])
+
+
+def test_trials_are_compared_with_full_runs_by_the_order_that_both_give(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial_length, "RESULTS", tmp_path)
+    runs = [("", "1,2", 0.8), ("", "1,3", 0.7), ("", "2,3", 0.5), ("", "1,2", 0.6), ("search", "2,3", 0.9)]
+    lines = [f'{strategy},"{layers}",0,{accuracy}' for strategy, layers, accuracy in runs]
+    (tmp_path / "sets.csv").write_text("\n".join(["strategy,layers,seed,eval_accuracy", *lines]))
+    full_runs = trial_length.read_full_runs("sets", "eval_accuracy")
+    assert full_runs == {(1, 2): pytest.approx(0.7), (1, 3): 0.7, (2, 3): 0.5}
+    full_runs = {(1, 2): 0.8, (1, 3): 0.7, (2, 3): 0.5}
+    losses = {5: {"1,2": 3.0, "1,3": 2.0, "2,3": 1.0}, 90: {"1,2": 0.1, "1,3": 0.2, "2,3": 0.3}}
+    rows = [{"steps": s, "layers": layers, "loss": loss} for s in losses for layers, loss in losses[s].items()]
+    short, long = trial_length.correlations(rows, full_runs, 100, "eval_accuracy").splitlines()[2:]
+    assert [cell.strip() for cell in short.split("|")[1:4]] == ["5 of 100", "-1.00", "2 3 (3), 1 3 (2), 1 2 (1)"]
+    assert [cell.strip() for cell in long.split("|")[1:4]] == ["90 of 100", "1.00", "1 2 (1), 1 3 (2), 2 3 (3)"]
 
 
 def test_a_small_validation_set_can_rank_the_worse_student_first(tmp_path, capsys, monkeypatch):

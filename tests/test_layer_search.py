@@ -149,6 +149,15 @@ def test_layers_that_a_student_cannot_do_without_are_in_every_candidate(training
     assert plan(training_args, name="modernbert", num_student_layers=1).candidates == ((1,),)
 
 
+def test_a_search_compares_two_sets_at_least(training_args):
+    """Of 4 layers with the first one only `top` has a name."""
+    search = plan(training_args, num_examples=2500, name="modernbert", num_student_layers=4)
+    assert named_sets(6, 4, required=(1,)) == [(1, 2, 3, 4)]
+    assert len(search.candidates) == 2 and (1, 2, 3, 4) in search.candidates
+    with pytest.raises(ValueError, match="too small to try even 2 sets of 4 layers"):
+        plan(training_args, name="modernbert", num_student_layers=4, search_budget=0.001)
+
+
 def test_where_there_is_nothing_to_choose_no_trial_is_run(training_args):
     search = plan(training_args, num_student_layers=6, search_budget=0.001)
     assert (search.candidates, search.rungs, search.cost) == (((1, 2, 3, 4, 5, 6),), (), 0)
@@ -156,7 +165,7 @@ def test_where_there_is_nothing_to_choose_no_trial_is_run(training_args):
 
 @pytest.mark.parametrize("num_examples", [130, 999, 20_000])
 def test_a_budget_that_is_too_small_is_refused_with_one_that_is_enough(training_args, num_examples):
-    with pytest.raises(ValueError, match="too small to try even the 4 named sets of 3 layers for 5 steps") as error:
+    with pytest.raises(ValueError, match="too small to try even 4 sets of 3 layers for 5 steps") as error:
         plan(training_args, num_examples, search_budget=0.001)
     least = float(re.search(r"at least ([\d.]+), or", str(error.value))[1])
     assert set(named_sets(6, 3)) <= set(plan(training_args, num_examples, search_budget=least).candidates)
@@ -404,6 +413,13 @@ def test_lora_searches_with_adapters_on(arguments, tmp_path):
     assert len(trainers) == 6
     assert all(isinstance(trainer.model, PeftModel) for trainer in trainers)
     assert read_record(tmp_path / "adapter")["student"]["layers"] == read_search(tmp_path / "adapter")["chosen"]
+
+
+def test_trials_that_are_too_short_to_say_much_are_reported(arguments, tmp_path, caplog):
+    run_here(*arguments, *SHORT_SEARCH, "--num_train_epochs", 1, "--output_dir", tmp_path / "student")
+    steps = read_search(tmp_path / "student")["trials"][0]["steps"]
+    assert steps < ENOUGH_STEPS
+    assert f"have {steps} steps each, which may say little about whole runs: 100 or more are better" in caplog.text
 
 
 def test_the_layers_that_change_most_are_measured_on_training_examples(arguments, teacher, tmp_path):

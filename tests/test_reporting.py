@@ -180,6 +180,11 @@ def test_the_model_card_of_an_adapter_says_how_it_is_loaded(record, tmp_path):
     assert "trained with LoRA and distillation on nyu-mll/glue sst2" in card.text
     assert 'load_adapter("my student").merge_and_unload()' in card.text
     assert "an adapter of 1.9 MB with 480,386 trained parameters" in card.text
+    assert "snapshot_download" not in card.text
+    write_model_card(tmp_path, record | {"name": "me/student"})
+    text = (tmp_path / "README.md").read_text()
+    assert "from huggingface_hub import snapshot_download\nfrom transformers" in text
+    assert 'load_adapter(snapshot_download("me/student"), teacher_name_or_path="...").merge_and_unload()' in text
 
 
 def test_the_model_card_of_a_local_teacher_without_results_is_valid_too(record, tmp_path):

@@ -19,7 +19,7 @@ import run_distillation
 import run_lora
 import training_run
 from lora import load_adapter
-from run_folder import read_record
+from run_folder import UNFINISHED_RECORD_FILE, read_record
 
 pytestmark = pytest.mark.usefixtures("script_caches")
 
@@ -205,6 +205,9 @@ def test_the_student_of_a_single_run_is_not_replaced(copied, arguments, cells_ru
     with pytest.raises(ValueError, match="holds the student of a run"):
         run_here(*arguments, *GRID, "--output_dir", student)
     assert tree(student) == before
+    (student / "distillation.json").rename(student / UNFINISHED_RECORD_FILE)
+    with pytest.raises(ValueError, match="holds the student of a run"):
+        run_here(*arguments, *GRID, "--output_dir", student)
 
 
 def test_students_of_another_teacher_are_not_mixed_in(copied, arguments, cells_run):

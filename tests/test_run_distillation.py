@@ -590,7 +590,7 @@ ARGUMENT_ERRORS = {
         ["--text_column_name", "comment"],
         "text column 'comment', but found the columns text",
     ),
-    "missing label column": (["--label_column_name", "class"], "label column 'class', but found the columns text"),
+    "missing label column": (["--label_column_name", "class"], "labels in a column 'class', but found none among"),
     "teacher out of reach": (
         ["--teacher_name_or_path", "no-one/nothing"],
         "'no-one/nothing' is neither a local folder .* `hf download no-one/nothing` and pass the folder",
@@ -645,7 +645,7 @@ def test_data_that_cannot_be_had_are_refused(teacher, tmp_path, arguments, messa
         ),
         ("train", "text,label\na,good\nb,bad\nc\n", "Expected 2 columns, got 1"),
         ("validation", "text,label\na,good\nb,ugly\n", "bad, good, but .*validation.csv has also ugly"),
-        ("validation", "text\na\n", "must have the label column 'label', but found the columns text"),
+        ("validation", "text\na\n", "must have labels in the column 'label', but found none"),
         ("train", "text\na\nb\n", "training examples have no labels, but --ce_weight is positive.*--kl_weight 1"),
         ("test", "text,label\na,ugly\nb,bad\n", "bad, good, but .*test.csv has also ugly"),
     ],

@@ -247,9 +247,9 @@ def test_named_columns_are_used_and_missing_ones_refused(load):
     assert data.splits["train"].column_names == ["hypothesis", "premise", "label"]
     with pytest.raises(ValueError, match="text column 'x', but found the columns premise, hypothesis, gold"):
         load(content, text_column_name="x", label_column_name="gold")
-    with pytest.raises(ValueError, match="label column 'x', but found the columns premise, hypothesis, gold"):
+    with pytest.raises(ValueError, match="labels in a column 'x', but found none among the columns premise"):
         load(content, label_column_name="x")
-    with pytest.raises(ValueError, match="label column 'label' or 'labels', but found the columns premise"):
+    with pytest.raises(ValueError, match="labels in a column 'label' or 'labels', but found none among"):
         load(content)
     with pytest.raises(
         ValueError, match="validation.csv must have labels in the column 'gold'.*only training and test"
@@ -262,7 +262,7 @@ def test_training_data_may_lack_the_labels_that_validation_data_have(load):
     assert data.labels.names == ("a", "b")
     assert data.splits["train"].column_names == ["text"]
     assert data.splits["validation"]["label"][:] == [1, 0]
-    with pytest.raises(ValueError, match="found the columns text.*need a validation split that has them"):
+    with pytest.raises(ValueError, match="found none among the columns text.*need a validation split that has them"):
         load("text\nhello\nbye\n", validation="text\nhi\n")
 
 
@@ -417,6 +417,12 @@ def test_no_validation_split_is_an_error_that_names_both_ways_out(write):
         ValueError, match="has only train, test. Give validation_file, or .*validation_split_percentage"
     ):
         load_data(DataArguments(train_file=path, test_file=path), seed=0)
+
+
+def test_the_seed_that_a_validation_split_was_split_off_with_is_known(write):
+    path = write("train.csv", SENTIMENT)
+    assert load_data(DataArguments(train_file=path, validation_split_percentage=25), seed=7).split_seed == 7
+    assert load_data(DataArguments(train_file=path, validation_file=path), seed=7).split_seed is None
 
 
 def test_a_validation_split_must_leave_rows_to_train_on(write):
