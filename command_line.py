@@ -16,6 +16,7 @@ from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 
+import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 # Arguments whose values go into no log, record or model card.
@@ -125,6 +126,9 @@ def run(main: Callable[[], None]) -> None:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(1)
+    # A thread of a process group that is still running at exit now and then ends the process with an error.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _disk_is_full(error: Exception) -> bool:

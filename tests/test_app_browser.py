@@ -24,6 +24,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def browser():
+    expect.set_options(timeout=30_000)  # five seconds are too few beside other tests
     with sync_playwright() as playwright:
         # Without a sandbox of its own: containers do not allow it, and only our own page is opened.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

@@ -46,6 +46,8 @@ def main():
     peaks = gather_object([peak_megabytes()])
     if trainer.is_world_process_zero():
         options.file.write_text(json.dumps({"peak_mb": peaks, "libraries_mb": before}))
+    # Or a thread of gloo's that is still running at exit now and then ends the process with an error.
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
