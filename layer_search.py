@@ -187,15 +187,10 @@ def plan_search(
             "these losses are 0. Give --kl_weight a positive value, or name a strategy such as 'uniform'."
         )
     depth, required = student_depth(num_layers(source), student_args.num_student_layers), required_layers(source)
-    batch = training_args.train_batch_size * training_args.world_size
-    num_held_out = max(batch, min(int(HELD_OUT_SHARE * num_examples), MAX_HELD_OUT))
-    if num_held_out >= num_examples:
-        raise ValueError(
-            f"The layer search scores on a batch of training examples, {num_held_out}, and trains on the others, but "
-            f"there are {num_examples}. Lower --per_device_train_batch_size, or name a strategy such as 'uniform'."
-        )
+    num_held_out = held_out_size(training_args, num_examples)
     full_run = num_steps(training_args, num_examples)
-    scoring = num_held_out / (batch * training_args.gradient_accumulation_steps) / SCORES_A_TRAINING
+    examples_a_step = _batch(training_args) * training_args.gradient_accumulation_steps
+    scoring = num_held_out / examples_a_step / SCORES_A_TRAINING
     budget = student_args.search_budget * full_run
 
     named = named_sets(num_layers(source), depth, required)
@@ -213,6 +208,26 @@ def plan_search(
     candidates = candidate_sets(num_layers(source), depth, required, number, training_args.seed)
     rungs = plan_rungs(len(candidates), budget, scoring)
     return SearchPlan(tuple(candidates), tuple(rungs), num_held_out, scoring, full_run)
+
+
+def held_out_size(training_args: DistillationTrainingArguments, num_examples: int) -> int:
+    """How many of the training examples trials are scored on instead of trained on: a batch at least.
+
+    Raises:
+        ValueError: that would leave none to train on.
+    """
+    num_held_out = max(_batch(training_args), min(int(HELD_OUT_SHARE * num_examples), MAX_HELD_OUT))
+    if num_held_out >= num_examples:
+        raise ValueError(
+            f"The layer search scores on a batch of training examples, {num_held_out}, and trains on the others, but "
+            f"there are {num_examples}. Lower --per_device_train_batch_size, or name a strategy such as 'uniform'."
+        )
+    return num_held_out
+
+
+def _batch(training_args: DistillationTrainingArguments) -> int:
+    """Examples of one forward and backward pass on all devices of all processes."""
+    return training_args.train_batch_size * training_args.world_size
 
 
 def plan_rungs(num_candidates: int, budget: float, scoring: float) -> list[tuple[int, int]]:

@@ -313,8 +313,8 @@ def load_data(data_args: DataArguments, seed: int) -> TextClassificationData:
     source, raw = _load_raw(data_args)
     train = raw["train"].data
     text_columns = _find_text_columns(data_args, train)
-    labelled, label_column = _find_labels(data_args, raw)
-    labels = _build_label_map(_read_labels(labelled, label_column), data_args.ordered_label_names, labelled.where)
+    label_column, known_labels, labels_where = _find_labels(data_args, raw)
+    labels = _build_label_map(known_labels, data_args.ordered_label_names, labels_where)
     logger.info(f"{source}: text in {', '.join(text_columns)}; {labels.problem_type} of {', '.join(labels.names)}")
 
     splits = DatasetDict({name: _prepare(name, raw[name], text_columns, label_column, labels) for name in raw})
@@ -710,27 +710,23 @@ def _dtype(feature: object) -> str:
     return getattr(feature, "dtype", "")  # nested features have none
 
 
-def _find_labels(data_args: DataArguments, raw: dict[str, _RawSplit]) -> tuple[_RawSplit, str]:
-    """The split that says which labels there are, and its label column.
+def _find_labels(data_args: DataArguments, raw: dict[str, _RawSplit]) -> tuple[str, "_Labels", str]:
+    """The label column, its values in the split that says which labels there are, and where these were found.
 
-    It is the training split, or where that has none, as the teacher's predictions are to take their place, the first
-    validation split.
+    The split is the training split, or where that has no labels, as the teacher's predictions are to take their place,
+    the first validation split.
     """
     candidates = (data_args.label_column_name,) if data_args.label_column_name else WELL_KNOWN_LABEL_COLUMNS
     for name in ("train", *_splits_for("validation", raw)):
         for column in candidates:
-            if _has_values(raw[name].data, column):
-                return raw[name], column
+            labels = _read_labels(raw[name], column)
+            if labels is not None:
+                return column, labels, raw[name].where
     raise ValueError(
         f"The training data must have labels in a column {' or '.join(map(repr, candidates))}, but found none among "
         f"the columns {', '.join(raw['train'].data.column_names)}. Name it: label_column_name. Training data without "
         "labels need a validation split that has them."
     )
-
-
-def _has_values(data: Dataset, column: str) -> bool:
-    """Whether there is such a column with a value in any row; empty csv cells are read as "", None or not a number."""
-    return column in data.column_names and any(value not in (None, "") and value == value for value in data[column][:])
 
 
 def _check_text(split: _RawSplit, column: str) -> None:
@@ -775,8 +771,13 @@ class _Labels:
     is_vector: bool = False
 
 
-def _read_labels(split: _RawSplit, column: str) -> _Labels:
+def _read_labels(split: _RawSplit, column: str) -> _Labels | None:
+    """The labels in the column, `None` if there is no such column or every row of it is empty."""
+    if column not in split.data.column_names:
+        return None
     feature, values = split.data.features[column], split.data[column][:]
+    if all(value in (None, "") or value != value for value in values):  # as csv's empty cells are read: "", None, NaN
+        return None
     if isinstance(feature, ClassLabel):
         return _Labels([_class_name(feature, value) for value in values], tuple(feature.names))
     if isinstance(feature, (List, LargeList)):
@@ -911,14 +912,14 @@ def _prepare(
         _check_text(split, column)
     texts = split.data.select_columns(list(text_columns))
     is_test = name in _splits_for("test", (name,))
-    if not _has_values(split.data, label_column):
+    labels = _read_labels(split, label_column)
+    if labels is None:
         if is_test or name == "train":
             return texts
         raise ValueError(
             f"{split.where} must have labels in the column {label_column!r}, but found none; its columns are "
             f"{', '.join(split.data.column_names)}. Add them; only training and test data may come without labels."
         )
-    labels = _read_labels(split, label_column)
     if is_test and all(value in UNKNOWN_LABELS and value not in label_map.names for value in labels.values):
         return texts
     encoded = _encode_labels(labels, label_map, split.where)

@@ -53,12 +53,12 @@ from training_setup import (  # noqa: E402
     add_setup_arguments,
     describe_machine,
     device,
+    median_and_range,
     our_trainer,
     peak_memory_mb,
     prepare,
     random_batches,
     score,
-    spread,
     student_of,
     synchronize,
     train_like_the_notebook,
@@ -362,7 +362,7 @@ def speed_table(rows: list[dict]) -> str:
             {
                 "Variant": TITLES[group[0]["method"]],
                 "Precision": group[0]["precision"],
-                "Seconds an epoch": spread([row["epoch_seconds"] for row in group]),
+                "Seconds an epoch": median_and_range([row["epoch_seconds"] for row in group]),
                 "Real tokens/s": f"{median(row['tokens_per_second'] for row in group):,.0f}",
                 "Padding (%)": f"{100 * group[0]['padding_share']:.1f}",
                 "Peak memory (MB)": f"{group[0]['peak_mb']:,.0f}",
@@ -381,7 +381,9 @@ def comparison_table(rows: list[dict]) -> str:
         [
             {
                 "Ratio": title,
-                "Measured": spread([a[key] / b[key] for a, b in zip(groups[one], groups[other], strict=True)], 3),
+                "Measured": median_and_range(
+                    [a[key] / b[key] for a, b in zip(groups[one], groups[other], strict=True)], 3
+                ),
                 "Asked for": wanted,
             }
             for title, one, other, key, wanted in COMPARISONS
@@ -395,9 +397,11 @@ def cache_table(rows: list[dict]) -> str:
         [
             {
                 "Precision": row["precision"],
-                "Teacher's bare forward pass (s)": spread(row["bare"]),
-                "Building the cache (s)": spread(row["built"]),
-                "Ratio (asked for <= 1.1)": spread([a / b for a, b in zip(row["built"], row["bare"], strict=True)], 3),
+                "Teacher's bare forward pass (s)": median_and_range(row["bare"]),
+                "Building the cache (s)": median_and_range(row["built"]),
+                "Ratio (asked for <= 1.1)": median_and_range(
+                    [a / b for a, b in zip(row["built"], row["bare"], strict=True)], 3
+                ),
                 "Bytes on disk": f"{row['bytes']:,}",
                 "Bytes an example": f"{row['bytes'] / row['num_examples']:.1f}",
             }

@@ -59,11 +59,11 @@ def row_of(strategy: str, seed: int, record: dict, metric: str) -> dict:
 
 
 def ranked(rows: list[dict]) -> dict[str, list[float]]:
-    """The scores of every set of layers, the best set first."""
+    """The scores of every set of layers, the best set first; rows may come from the csv file too."""
     scores = {}
     for row in rows:
         if not row["strategy"]:
-            scores.setdefault(row["layers"], []).append(row[metric_of(row)])
+            scores.setdefault(row["layers"], []).append(float(row[metric_of(row)]))
     return dict(sorted(scores.items(), key=lambda entry: -mean(entry[1])))
 
 

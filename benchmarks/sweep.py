@@ -116,11 +116,9 @@ def row_of(strategy: str, recipe: str, seed: str, model: dict) -> dict:
 
 def differences(folders: list[Path], reference: str, metric: str) -> dict[tuple[str, str], dict[str, str]]:
     """A cell of the table for each strategy and recipe: how far it is ahead of the reference, in points."""
-    groups = {}
-    for folder in folders:
-        groups.setdefault(tuple(folder.name.split("-")[:2]), []).append(folder)
     name, function = METRICS[metric]
-    scores = {group: bootstrap_runs(function, members) for group, members in groups.items()}
+    groups = itertools.groupby(folders, key=lambda folder: tuple(folder.name.split("-")[:2]))
+    scores = {group: bootstrap_runs(function, list(members)) for group, members in groups}
     title = f"{name} against {reference} (points)"
     cells = {}
     for group in scores.keys() - {tuple(reference.split("-"))}:

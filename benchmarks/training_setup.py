@@ -260,5 +260,5 @@ def describe_machine() -> str:
     return f"PyTorch {torch.__version__}, {where}."
 
 
-def spread(values: list[float], digits: int = 2) -> str:
+def median_and_range(values: list[float], digits: int = 2) -> str:
     return f"{median(values):.{digits}f} [{min(values):.{digits}f} - {max(values):.{digits}f}]"

@@ -23,49 +23,52 @@ from transformers import set_seed
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
+from layer_sets import metric_of, ranked  # noqa: E402
 from results import RESULTS, write_results  # noqa: E402
 
 from command_line import parse_arguments, set_up_logging  # noqa: E402
 from distill_trainer import DistillationTrainingArguments  # noqa: E402
-from layer_mapping import StudentArguments, build_student  # noqa: E402
-from layer_search import plan_search, run_trial, split_held_out, trial_arguments  # noqa: E402
+from layer_mapping import build_student, parse_layers  # noqa: E402
+from layer_search import held_out_size, run_trial, split_held_out, trial_arguments  # noqa: E402
 from reporting import format_layers, markdown_table  # noqa: E402
 from run_distillation import DEFAULT_ARGUMENTS  # noqa: E402
 from teacher import TeacherArguments, load_classifier, resolve_checkpoint  # noqa: E402
 from teacher_cache import add_teacher_logits  # noqa: E402
 from text_classification import DataArguments  # noqa: E402
-from training_run import load_inputs, prepare_teacher, resolve_defaults, storing  # noqa: E402
+from training_run import load_inputs, num_steps, prepare_teacher, resolve_defaults, storing  # noqa: E402
 
 
 def main():
     options, passed_on = read_options()
-    full_runs = read_full_runs(options.layer_sets, options.metric)
-    (teacher_args, student_args, data_args, training_args), sources = parse_arguments(
-        (TeacherArguments, StudentArguments, DataArguments, DistillationTrainingArguments),
+    with open(RESULTS / f"{options.layer_sets}.csv", newline="") as file:
+        rows_of_runs = list(csv.DictReader(file))
+    full_runs, metric = mean_scores(rows_of_runs), metric_of(rows_of_runs[0])
+    (teacher_args, data_args, training_args), sources = parse_arguments(
+        (TeacherArguments, DataArguments, DistillationTrainingArguments),
         [*passed_on, f"--teacher_name_or_path={ROOT / 'outputs' / options.layer_sets / 'teacher'}"],
         DEFAULT_ARGUMENTS,
     )
     resolve_defaults(teacher_args, data_args, training_args, sources, "trials")
     set_up_logging(training_args)
 
-    # What a search trains and scores on; its own candidates and rungs do not matter
+    # What a search trains and scores on
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
     model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
     teacher = prepare_teacher(path, model, is_trained, teacher_args, training_args, inputs)
     source = teacher.load(training_args.device)
     dataset = add_teacher_logits(inputs.tokenized["train"], source, **storing(teacher, training_args, inputs))
-    plan = plan_search(source, student_args, training_args, len(dataset))
-    training, held_out = split_held_out(dataset, plan.num_held_out, training_args.seed)
+    num_held_out, full_run = held_out_size(training_args, len(dataset)), num_steps(training_args, len(dataset))
+    training, held_out = split_held_out(dataset, num_held_out, training_args.seed)
 
     rows = []
     for steps in options.steps:
-        trial_args = trial_arguments(training_args, steps, plan.full_run)
+        trial_args = trial_arguments(training_args, steps, full_run)
         for layers in tqdm(full_runs, desc=f"{steps} steps"):
             set_seed(training_args.seed)
             trial = run_trial(build_student(source, layers), trial_args, training, held_out, inputs)
             rows.append({"steps": steps, "layers": format_layers(layers), "loss": trial["loss"]})
-    write_results(options.name, rows, correlations(rows, full_runs, plan.full_run, options.metric))
+    write_results(options.name, rows, correlations(rows, full_runs, full_run, metric))
 
 
 def read_options() -> tuple[argparse.Namespace, list[str]]:
@@ -75,18 +78,12 @@ def read_options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--name", required=True, help="name of the result files")
     parser.add_argument("--layer_sets", required=True, help="--name of the full runs by layer_sets.py")
     parser.add_argument("--steps", nargs="+", type=int, required=True, help="lengths of the trials")
-    parser.add_argument("--metric", default="eval_accuracy", help="score of the full runs")
     return parser.parse_known_args()
 
 
-def read_full_runs(name: str, metric: str) -> dict[tuple[int, ...], float]:
-    """The mean score over seeds of every set of layers, the best set first."""
-    scores = {}
-    with open(RESULTS / f"{name}.csv", newline="") as file:
-        for row in csv.DictReader(file):
-            if not row["strategy"]:
-                scores.setdefault(tuple(map(int, row["layers"].split(","))), []).append(float(row[metric]))
-    return dict(sorted(((layers, mean(values)) for layers, values in scores.items()), key=lambda item: -item[1]))
+def mean_scores(rows: list[dict]) -> dict[tuple[int, ...], float]:
+    """The mean score over seeds of every set of layers in a table of full runs, the best set first."""
+    return {parse_layers(layers): mean(scores) for layers, scores in ranked(rows).items()}
 
 
 def correlations(rows: list[dict], full_runs: dict[tuple[int, ...], float], full_run: int, metric: str) -> str:

@@ -71,13 +71,10 @@ def test_a_finished_run_is_used_for_the_command_that_made_it_and_for_no_other(tm
         finished_record(folder, {"seed": 0}, ["examples/sst2.json", "--bf16", "false"])
 
 
-def test_trials_are_compared_with_full_runs_by_the_order_that_both_give(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial_length, "RESULTS", tmp_path)
-    runs = [("", "1,2", 0.8), ("", "1,3", 0.7), ("", "2,3", 0.5), ("", "1,2", 0.6), ("search", "2,3", 0.9)]
-    lines = [f'{strategy},"{layers}",0,{accuracy}' for strategy, layers, accuracy in runs]
-    (tmp_path / "sets.csv").write_text("\n".join(["strategy,layers,seed,eval_accuracy", *lines]))
-    full_runs = trial_length.read_full_runs("sets", "eval_accuracy")
-    assert full_runs == {(1, 2): pytest.approx(0.7), (1, 3): 0.7, (2, 3): 0.5}
+def test_trials_are_compared_with_full_runs_by_the_order_that_both_give():
+    runs = [("", "1,2", "0.8"), ("", "1,3", "0.7"), ("", "2,3", "0.5"), ("", "1,2", "0.6"), ("search", "2,3", "0.9")]
+    rows = [{"strategy": strategy, "layers": layers, "eval_accuracy": score} for strategy, layers, score in runs]
+    assert trial_length.mean_scores(rows) == {(1, 2): pytest.approx(0.7), (1, 3): 0.7, (2, 3): 0.5}
     full_runs = {(1, 2): 0.8, (1, 3): 0.7, (2, 3): 0.5}
     losses = {5: {"1,2": 3.0, "1,3": 2.0, "2,3": 1.0}, 90: {"1,2": 0.1, "1,3": 0.2, "2,3": 0.3}}
     rows = [{"steps": s, "layers": layers, "loss": loss} for s in losses for layers, loss in losses[s].items()]

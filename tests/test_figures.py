@@ -1,5 +1,7 @@
 """Tests of `figures`: what is drawn, that series are told apart without colour, and that no text is cut off."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from comparison_results_by_hand import make_results
@@ -116,6 +118,20 @@ def test_runs_that_end_before_their_first_log_have_every_figure_but_the_learning
         run.history[:] = [{"epoch": 3.0, "train_loss": 0.3, "train_loss_ce": 0.3}]
     captions = draw_figures(tmp_path, results, score_groups(results), {"odd": MATRICES})
     assert len(captions) == len(NAMES) - 1 and "learning_curves" not in captions
+
+
+def test_with_many_classes_every_figure_is_drawn_but_the_confusions(tmp_path):
+    results = make_results({("distill", "odd"): 0.8})
+    more = 21 - len(results.label_names)  # classes that no model knows of
+    padding = ((0, 0), (0, more))
+    results = replace(
+        results,
+        runs=[replace(run, logits=np.pad(run.logits, padding, constant_values=-9)) for run in results.runs],
+        label_names=[*results.label_names, *(f"class {i}" for i in range(more))],
+        teacher_logits=np.pad(results.teacher_logits, padding, constant_values=-9),
+    )
+    captions = draw_figures(tmp_path, results, score_groups(results), {"odd": MATRICES})
+    assert len(captions) == len(NAMES) - 1 and "confusions" not in captions
 
 
 def test_all_figures_are_written_twice_alike_as_png_and_svg(tmp_path, results, scores):
