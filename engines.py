@@ -42,6 +42,10 @@ def fill_in_engine_config(args: TrainingArguments) -> None:
         args.hf_deepspeed_config = deepspeed_integration.HfTrainerDeepSpeedConfig(args.deepspeed)
         args.hf_deepspeed_config.trainer_config_process(args)
         args.deepspeed_plugin = DeepSpeedPlugin(hf_ds_config=args.hf_deepspeed_config)
+    elif args.deepspeed_plugin is not None:  # by `accelerate launch`, which hands it over in the environment
+        args.deepspeed_plugin = DeepSpeedPlugin()
+        args.deepspeed_plugin.set_mixed_precision(args.mixed_precision)
+        args.deepspeed_plugin.set_deepspeed_weakref()
 
 
 def release_engine() -> None:

@@ -244,6 +244,7 @@ def test_mnli_gives_the_same_on_two_processes_with_the_same_global_batch(
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 DEEPSPEED = ["-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", "29631"]
+ACCELERATE = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--num_processes", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -297,8 +298,9 @@ def test_teacher_and_student_trained_with_deepspeed_are_those_of_one_process(
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("configured_by", ["script", "launcher"])
 def test_teacher_and_student_have_schedules_of_their_own_from_the_same_deepspeed_configuration(
-    from_encoder, tmp_path, monkeypatch
+    from_encoder, tmp_path, monkeypatch, configured_by
 ):
     """What is "auto" in it is filled in with a training's own learning rate and steps, not with those of the first."""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
@@ -307,8 +309,12 @@ def test_teacher_and_student_have_schedules_of_their_own_from_the_same_deepspeed
     config = json.loads((SCRIPT.parent / "ds_config.json").read_text()) | {"scheduler": scheduler}
     (tmp_path / "config.json").write_text(json.dumps(config))
     folder = tmp_path / "student"
-    arguments = [*from_encoder, "--output_dir", folder, "--deepspeed", tmp_path / "config.json", "--logging_steps", 1]
-    process = run_script(*arguments, "--per_device_train_batch_size", 4, launcher=TORCHRUN)
+    arguments, launcher = [*from_encoder, "--output_dir", folder, "--logging_steps", 1], TORCHRUN
+    if configured_by == "script":
+        arguments += ["--deepspeed", tmp_path / "config.json"]
+    else:
+        launcher = [*ACCELERATE, "--use_deepspeed", "--deepspeed_config_file", tmp_path / "config.json"]
+    process = run_script(*arguments, "--per_device_train_batch_size", 4, launcher=launcher)
     assert process.returncode == 0, process.stderr[-6000:]
     rates = [float(rate) for rate in re.findall(r"'learning_rate': '?([-0-9.e]+)", process.stdout)]
     assert len(rates) == 15 + 10, "three epochs of the teacher's, two of the student's"
