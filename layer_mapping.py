@@ -82,9 +82,10 @@ class StudentArguments:
         default=None,
         metadata={
             "help": "Shrink gradually: comma-separated depths, decreasing, the last of them the student's, for "
-            "example 5,4,3. Each student is built by --layer_strategy from the one before and trained as long as the "
-            "settings say, all with the outputs of the same teacher. Those before the last are kept in "
-            "OUTPUT_DIR/stages/DEPTH. Unset: one step."
+            "example 5,4,3. Each student is built from the one before and trained as long as the settings say, all "
+            "with the outputs of the same teacher. The last one keeps the layers of --layer_strategy, those before it "
+            "some others too; by evidence each stage chooses anew. They are kept in OUTPUT_DIR/stages/DEPTH. Unset: "
+            "one step."
         },
     )
     student_name_or_path: str | None = field(
@@ -137,17 +138,43 @@ class StudentArguments:
                 "'uniform', or leave --stages out."
             )
 
-    @property
-    def per_stage(self) -> "tuple[StudentArguments, ...]":
-        """The arguments of every stage, the last of which makes the student; without `stages` there is one."""
+    def per_stage(self, num_teacher_layers: int) -> "tuple[StudentArguments, ...]":
+        """The arguments of every stage, the last of which makes the student; without `stages` there is one.
+
+        Strategies by evidence choose among the layers of the stage before. Of the others `layers` are those of
+        `shrinking_layers`, numbered in the stage before.
+
+        Raises:
+            ValueError: the strategy or the depths do not fit a teacher of so many layers.
+        """
         if self.stages is None:
             return (self,)
-        return tuple(replace(self, stages=None, num_student_layers=depth) for depth in parse_layers(self.stages))
+        depths = parse_layers(self.stages)
+        if depths[0] >= num_teacher_layers:
+            raise ValueError(
+                f"--stages are depths below the teacher's, {num_teacher_layers}, got {self.stages}. Start with fewer "
+                "layers."
+            )
+        stages = tuple(replace(self, stages=None, num_student_layers=depth) for depth in depths)
+        if self.needs_evidence:
+            return stages
+        of_student = select_layers(self.layer_strategy, num_teacher_layers, depths[-1])
+        of_stages = shrinking_layers(of_student, num_teacher_layers, depths)
+        before = [range(1, num_teacher_layers + 1), *of_stages]
+        return tuple(
+            replace(stage, layers=_join([kept.index(layer) + 1 for layer in layers]))
+            for stage, kept, layers in zip(stages, before, of_stages)
+        )
 
     @property
     def needs_evidence(self) -> bool:
         """Whether it takes data to choose the layers."""
         return self.layers is None and self.layer_strategy in EVIDENCE_STRATEGIES
+
+    @property
+    def strategy_name(self) -> str:
+        """What chooses the layers, for the record of a run; "explicit" where they are listed."""
+        return self.layer_strategy if self.layers is None else "explicit"
 
     @property
     def short_name(self) -> str:
@@ -226,6 +253,28 @@ def spread_evenly(num_teacher_layers: int, num_student_layers: int) -> tuple[int
     """
     n, k = num_teacher_layers, num_student_layers
     return tuple(max((2 * i * n + k) // (2 * k), 1) for i in range(1, k + 1))
+
+
+def shrinking_layers(
+    layers: Sequence[int], num_teacher_layers: int, depths: Sequence[int]
+) -> tuple[tuple[int, ...], ...]:
+    """Which teacher layers students have on the way to one of the given layers.
+
+    Each has those and, spread evenly over what the one before has beside them, as many others as its depth asks for.
+
+    Args:
+        layers: of the last student, 1-based and in increasing order.
+        depths: of all students, decreasing; the last is the number of `layers`.
+
+    Returns:
+        1-based layers of the teacher for each depth, in increasing order.
+    """
+    others = [layer for layer in range(1, num_teacher_layers + 1) if layer not in layers]
+    sets = []
+    for depth in depths:
+        others = [others[position - 1] for position in spread_evenly(len(others), depth - len(layers))]
+        sets.append(tuple(sorted((*layers, *others))))
+    return tuple(sets)
 
 
 def student_depth(num_teacher_layers: int, num_student_layers: int | None) -> int:

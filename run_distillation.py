@@ -18,7 +18,7 @@ Your own data, and a file of arguments that the command line may override:
 Layers chosen by a tournament of short runs, a gradual shrinking, and a student that is no part of the teacher:
 
     python run_distillation.py --task_name sst2 --layer_strategy search --search_budget 0.5
-    python run_distillation.py --task_name sst2 --layer_strategy uniform --stages 9,6
+    python run_distillation.py --task_name sst2 --layer_strategy odd --stages 9,6
     python run_distillation.py --task_name sst2 --student_name_or_path google/bert_uncased_L-4_H-256_A-4
 """
 

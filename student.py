@@ -39,11 +39,13 @@ class Source:
 
     Attributes:
         layers: teacher layers (1-based) that its own were copied from, straight or through stages.
+        strategy: what chooses the student's, as records name it.
         stages: what the records of the stages so far say about their students.
     """
 
     model: PreTrainedModel
     layers: Layers
+    strategy: str
     stages: tuple[dict, ...] = ()
 
 
@@ -63,14 +65,8 @@ def check_student(
         student = _load_pretrained(student_args.student_name_or_path, training_args, inputs)
         check_losses(student, teacher, teacher_args, training_args, inputs)
         return
-    first = student_args.per_stage[0].num_student_layers
-    if student_args.stages is not None and first >= num_layers(teacher):
-        raise ValueError(
-            f"--stages are depths below the teacher's, {num_layers(teacher)}, got {student_args.stages}. Start with "
-            "fewer layers."
-        )
     source = teacher
-    for stage_args in student_args.per_stage:
+    for stage_args in student_args.per_stage(num_layers(teacher)):
         if stage_args.needs_evidence and stage_args.layer_strategy == "search":
             plan_search(source, stage_args, training_args, len(inputs.tokenized["train"]))
         source = stand_in(source, stage_args)
@@ -115,8 +111,9 @@ def start_student(
         origin = {"layer_strategy": "pretrained", "layers": (), "pretrained": pretrained}
         logger.info(f"The student starts from the weights of {name}, not from layers of the teacher")
     else:
-        source = Source(teacher_model, tuple(range(1, num_layers(teacher_model) + 1)))
-        *before, last = student_args.per_stage
+        every_layer = tuple(range(1, num_layers(teacher_model) + 1))
+        source = Source(teacher_model, every_layer, student_args.strategy_name)
+        *before, last = student_args.per_stage(num_layers(teacher_model))
         for stage_args in before:
             source = _finish_stage(source, stage_args, teacher, training_args, inputs, record)
         student, origin = _copy_layers(source, last, teacher, training_args, inputs, record, prepare)
@@ -135,7 +132,7 @@ def _copy_layers(
     prepare: Prepare,
 ) -> tuple[PreTrainedModel, dict]:
     """A student of layers of the source, with what `start_student` returns beside it."""
-    origin = {"layer_strategy": "explicit" if student_args.layers else student_args.layer_strategy}
+    origin = {"layer_strategy": source.strategy}
     if student_args.needs_evidence:
         chosen, origin["layer_choice"] = choose_layers(
             source.model, student_args, teacher, training_args, inputs, record, prepare
@@ -181,7 +178,7 @@ def _finish_stage(
     # As others will load it: engines cast, shard or wrap the model that they train.
     model, _ = load_classifier(args.output_dir, inputs.data.labels, TeacherArguments())
     stage = {name: value for name, value in finished["student"].items() if name != "stages"}
-    return Source(model.to(args.device), tuple(stage["layers"]), (*source.stages, stage))
+    return Source(model.to(args.device), tuple(stage["layers"]), source.strategy, (*source.stages, stage))
 
 
 def _finished_record(record: dict, args: DistillationTrainingArguments) -> dict | None:

@@ -33,6 +33,7 @@ from layer_mapping import (
     build_student,
     describe_mapping,
     num_layers,
+    parse_layers,
     required_layers,
     select_layers,
     spread_evenly,
@@ -550,12 +551,37 @@ def test_the_name_for_folders_says_what_the_student_starts_from(arguments, name)
     assert StudentArguments(**arguments).short_name == name
 
 
-def test_every_stage_is_built_by_the_strategy_to_its_own_depth():
-    student_args = StudentArguments(layer_strategy="top", stages="5,3", search_budget=2)
-    assert student_args.per_stage == tuple(
-        StudentArguments(layer_strategy="top", num_student_layers=depth, search_budget=2) for depth in (5, 3)
+@pytest.mark.parametrize(
+    ("strategy", "depth", "stages", "expected"),
+    [
+        ("odd", 6, "5,4,3", [(1, 3, 4, 5, 6), (1, 3, 5, 6), (1, 3, 5)]),
+        ("even", 6, "4,3", [(2, 4, 5, 6), (2, 4, 6)]),
+        ("top", 6, "5,3", [(1, 2, 3, 5, 6), (1, 2, 3)]),
+        ("uniform", 12, "9,6", [(2, 3, 4, 6, 7, 8, 10, 11, 12), (2, 4, 6, 8, 10, 12)]),
+        ("uniform", 4, "1", [(4,)]),
+    ],
+)
+def test_stages_end_with_the_layers_of_the_strategy_and_have_more_on_the_way(strategy, depth, stages, expected):
+    kept = tuple(range(1, depth + 1))
+    for stage_args, layers in zip(
+        StudentArguments(layer_strategy=strategy, stages=stages).per_stage(depth), expected, strict=True
+    ):
+        kept = tuple(kept[position - 1] for position in parse_layers(stage_args.layers))
+        assert kept == layers
+    assert kept == select_layers(strategy, depth, len(kept))
+
+
+def test_by_evidence_every_stage_chooses_anew_and_without_stages_there_is_one():
+    student_args = StudentArguments(layer_strategy="search", stages="5,3", search_budget=2)
+    assert student_args.per_stage(6) == tuple(
+        StudentArguments(layer_strategy="search", num_student_layers=depth, search_budget=2) for depth in (5, 3)
     )
-    assert StudentArguments().per_stage == (StudentArguments(),)
+    assert StudentArguments().per_stage(6) == (StudentArguments(),)
+
+
+def test_the_first_stage_is_shallower_than_the_teacher():
+    with pytest.raises(ValueError, match="depths below the teacher's, 4, got 4,2. Start with fewer"):
+        StudentArguments(stages="4,2").per_stage(4)
 
 
 def test_description_pairs_the_layers_and_says_the_direction():

@@ -71,9 +71,10 @@ def test_a_stage_is_a_complete_run(shrunk):
 def test_the_record_has_layers_of_the_teacher_and_of_the_stage_before(shrunk):
     folder, _ = shrunk
     of_stage, of_run = (read_record(path)["student"] for path in (folder / "stages" / "3", folder))
-    assert of_stage["layers"] == [1, 3, 4] and "stages" not in of_stage
-    assert of_run["layers_of_stage_before"] == [2, 3]
-    assert of_run["layers"] == [3, 4]
+    assert of_stage["layers"] == [2, 3, 4] and "stages" not in of_stage
+    assert of_run["layers_of_stage_before"] == [1, 3]
+    assert of_run["layers"] == [2, 4]
+    assert of_stage["layer_strategy"] == "uniform"
     assert of_run["layer_strategy"] == "uniform"
     assert of_run["stages"] == [of_stage]
 
@@ -105,9 +106,9 @@ def test_the_report_is_one_with_a_row_a_stage(shrunk):
     folder, _ = shrunk
     rows = results_table(read_record(folder)).splitlines()[2:]
     titles = [[cell.strip() for cell in row.split("|")][1:3] for row in rows]
-    assert titles == [["teacher", "1,2,3,4"], ["stage of 3", "1,3,4"], ["student", "3,4"]]
+    assert titles == [["teacher", "1,2,3,4"], ["stage of 3", "2,3,4"], ["student", "2,4"]]
     card = (folder / "README.md").read_text()
-    assert "Teacher layers that it started from: 3,4, through students of 3 layers;" in card
+    assert "Teacher layers that it started from: 2,4, through students of 3 layers;" in card
 
 
 @pytest.mark.parametrize("broken_off", ["3", "2"])
@@ -151,7 +152,7 @@ def test_a_stage_is_finished_only_if_it_was_built_from_the_same_weights_and_is_n
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        (["--stages", "3,2"], "'even' takes every second layer, .* N = 4 and K = 3. Use 'uniform'"),
+        (["--stages", "3,1"], "'even' takes every second layer, .* N = 4 and K = 1. Use 'uniform'"),
         (["--stages", "4,2", "--layer_strategy", "top"], "--stages are depths below the teacher's, 4, got 4,2. Start"),
     ],
 )
