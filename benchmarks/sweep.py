@@ -27,7 +27,8 @@ from bootstrap import accuracy, difference, macro_f1  # noqa: E402
 from layer_mapping import STRATEGIES  # noqa: E402
 from reporting import markdown_table  # noqa: E402
 
-# What a recipe changes of the argument file.
+# What a recipe changes of the argument file and of what all have in common; None leaves an argument out. SWEEP is the
+# folder of the sweep.
 RECIPES = {
     "default": {},
     "finetune": {"ce_weight": 1, "kl_weight": 0},
@@ -47,8 +48,10 @@ RECIPES = {
     "cooling": {"temperature": 8, "linear_to": '{"temperature": 1}'},
     "stages": {"stages": "5,4,3"},
     "kl_alone": {"ce_weight": 0, "kl_weight": 1},
-    # On SST-2 with the teacher of fewer sentences: what it says of all of them, without their labels.
-    "more_text": {"ce_weight": 0, "kl_weight": 1, "max_train_samples": 67349},
+    # On SST-2, with the other recipes' teacher: what it says of all sentences, whose labels are left out.
+    "more_text": {"ce_weight": 0, "kl_weight": 1, "max_train_samples": 67349, "teacher_name_or_path": "SWEEP/teacher"},
+    # Layers of the encoder as it was before the teacher was fine-tuned; docs/ANALYSIS.md says how to cut it.
+    "pretrained": {"layer_strategy": None, "student_name_or_path": "SWEEP/encoder"},
     "twice_as_long": {"num_train_epochs": 4},
     "hidden_twice_as_long": {"hidden_weight": 1, "num_train_epochs": 4},
 }
@@ -71,8 +74,11 @@ def main():
     for recipe, seed, strategy in itertools.product(args.recipes, args.seeds, args.strategies):
         settings = {"teacher_output_dir": sweep / "teacher", "layer_strategy": strategy, "seed": seed}
         settings |= RECIPES[recipe]
-        if "max_train_samples" in settings:  # the teacher is that of the other recipes, not one of these examples
-            settings["teacher_name_or_path"] = sweep / "teacher"
+        settings = {
+            name: value.replace("SWEEP", str(sweep)) if isinstance(value, str) else value
+            for name, value in settings.items()
+            if value is not None
+        }
         finished_record(sweep / f"{strategy}-{recipe}-{seed}", settings, arguments)
     files = sorted(sweep.glob("*-*-*/distillation.json"), key=lambda file: position_in_table(file.parent.name))
     records = {file.parent.name: json.loads(file.read_text()) for file in files}
