@@ -48,6 +48,7 @@ RECIPES = {
     "cooling": {"temperature": 8, "linear_to": '{"temperature": 1}'},
     "stages": {"stages": "5,4,3"},
     "kl_alone": {"ce_weight": 0, "kl_weight": 1},
+    "hidden_kl_alone": {"ce_weight": 0, "kl_weight": 1, "hidden_weight": 1},
     # On SST-2, with the other recipes' teacher: what it says of all sentences, whose labels are left out.
     "more_text": {"ce_weight": 0, "kl_weight": 1, "max_train_samples": 67349, "teacher_name_or_path": "SWEEP/teacher"},
     # Layers of the encoder as it was before the teacher was fine-tuned; docs/ANALYSIS.md says how to cut it.
