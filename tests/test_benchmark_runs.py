@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import small_validation
 import trial_length
+from more_pairs import more_pairs
 from runs import finished_record
 from sweep import differences, summary
 
@@ -81,6 +83,22 @@ def test_trials_are_compared_with_full_runs_by_the_order_that_both_give():
     short, long = trial_length.correlations(rows, full_runs, 100, "eval_accuracy").splitlines()[2:]
     assert [cell.strip() for cell in short.split("|")[1:4]] == ["5 of 100", "-1.00", "2 3 (3), 1 3 (2), 1 2 (1)"]
     assert [cell.strip() for cell in long.split("|")[1:4]] == ["90 of 100", "1.00", "1 2 (1), 1 3 (2), 2 3 (3)"]
+
+
+def test_more_pairs_are_of_similar_second_sentences_and_none_is_the_validation_splits():
+    def split(*pairs):
+        return Dataset.from_dict(dict(zip(("premise", "hypothesis"), zip(*pairs))))
+
+    splits = {
+        "train": split(("The cat sat on the mat.", "A cat sat."), ("The cat slept.", "The cat was on the mat.")),
+        "test": split(("Rain fell in Rome.", "It rained in Rome."), ("The cat slept.", "A dog barked.")),
+        "validation": split(("Rain fell in Rome.", "A cat sat.")),
+    }
+    pairs = more_pairs(splits, ("premise", "hypothesis"), 1)
+    given = [(row["premise"], row["hypothesis"]) for name in ("train", "test") for row in splits[name]]
+    assert pairs[:4] == given
+    # No other second sentence shares a word with Rome's: the first of them makes the pair that is held back.
+    assert pairs[4:] == [("The cat sat on the mat.", "The cat was on the mat."), ("The cat slept.", "A cat sat.")]
 
 
 def test_a_small_validation_set_can_rank_the_worse_student_first(tmp_path, capsys, monkeypatch):
