@@ -32,11 +32,11 @@ def whole_weights() -> Iterator[None]:
             deepspeed_integration.set_hf_deepspeed_config(config)
 
 
-def fill_in_engine_config(args: TrainingArguments) -> None:
-    """Fills in what is "auto" in DeepSpeed's configuration, for arguments that were copied and then changed.
+def renew_engine_config(args: TrainingArguments) -> None:
+    """Gives arguments that were copied and then changed a configuration of DeepSpeed's of their own.
 
-    `TrainingArguments` does so as it is made, and the trainer with the number of its steps. Copies would share what is
-    filled in: the learning rate of the first and the steps of whichever is trained first.
+    `TrainingArguments` and the trainer fill in what is "auto" in it. Copies would share that: the learning rate of the
+    first and the steps of whichever is trained first.
     """
     if args.deepspeed:
         args.hf_deepspeed_config = deepspeed_integration.HfTrainerDeepSpeedConfig(args.deepspeed)

@@ -38,7 +38,7 @@ from transformers import PreTrainedModel, PrinterCallback, set_seed
 
 from distill_losses import kl_divergence_loss
 from distill_trainer import LAYER_LOSSES, DistillationTrainer, DistillationTrainingArguments
-from engines import fill_in_engine_config, release_engine
+from engines import release_engine, renew_engine_config
 from layer_mapping import (
     StudentArguments,
     build_student,
@@ -375,7 +375,7 @@ def trial_arguments(
     args.only_train()
     args.report_to, args.disable_tqdm = [], True
     args.leave_out(*LAYER_LOSSES)
-    fill_in_engine_config(args)
+    renew_engine_config(args)
     return args
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from distill_trainer import DistillationTrainingArguments
-from engines import fill_in_engine_config, release_engine
+from engines import release_engine, renew_engine_config
 from layer_mapping import StudentArguments, describe_mapping, num_layers, student_from_arguments
 from layer_search import Layers, choose_layers, plan_search
 from reporting import format_layers
@@ -161,7 +161,7 @@ def _finish_stage(
     args = copy.copy(training_args)
     depth = stage_args.num_student_layers
     args.output_dir, args.resume_from_checkpoint = str(Path(args.output_dir) / "stages" / str(depth)), None
-    fill_in_engine_config(args)
+    renew_engine_config(args)
     record = record | {"name": f"{record['name']}/stages/{depth}", "built_from": fingerprint_model(source.model)}
     finished = _finished_record(record, args)
     if finished is None:

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
-from engines import fill_in_engine_config, release_engine, whole_weights
+from engines import release_engine, renew_engine_config, whole_weights
 from run_folder import check_writable, replacing, write_json
 from teacher_cache import MODEL_INPUTS, fingerprint_dataset, fingerprint_model
 from text_classification import LabelMap, hub_answers
@@ -341,7 +341,7 @@ def fine_tune(
     args.learn_from_labels_alone()
     args.only_train()
     args.push_to_hub = False
-    fill_in_engine_config(args)
+    renew_engine_config(args)
     trainer = DistillationTrainer(
         model=teacher, args=args, train_dataset=tokenized["train"], processing_class=tokenizer
     )

@@ -12,6 +12,7 @@ on to `run_distillation.py`.
 import argparse
 import itertools
 import sys
+from operator import itemgetter
 from pathlib import Path
 from statistics import mean
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from results import write_results  # noqa: E402
-from runs import finished_record, scaled_spread  # noqa: E402
+from runs import finished_record, grouped, scaled_spread  # noqa: E402
 
 from layer_mapping import EVIDENCE_STRATEGIES, select_layers  # noqa: E402
 from reporting import format_layers, markdown_table  # noqa: E402
@@ -60,10 +61,8 @@ def row_of(strategy: str, seed: int, record: dict, metric: str) -> dict:
 
 def ranked(rows: list[dict]) -> dict[str, list[float]]:
     """The scores of every set of layers, the best set first; rows may come from the csv file too."""
-    scores = {}
-    for row in rows:
-        if not row["strategy"]:
-            scores.setdefault(row["layers"], []).append(float(row[metric_of(row)]))
+    runs = grouped((row for row in rows if not row["strategy"]), key=itemgetter("layers"))
+    scores = {layers: [float(row[metric_of(row)]) for row in members] for layers, members in runs.items()}
     return dict(sorted(scores.items(), key=lambda entry: -mean(entry[1])))
 
 

@@ -47,10 +47,11 @@ def more_pairs(splits: DatasetDict, columns: tuple[str, str], num_neighbours: in
     given = [pair for split in ("train", "test") for pair in _pairs(splits[split], columns)]
     firsts, seconds = zip(*given)
     vectorizer = TfidfVectorizer(sublinear_tf=True).fit(firsts + seconds)
-    similarities = (vectorizer.transform(firsts) @ vectorizer.transform(seconds).T).toarray()
+    first_vectors, second_vectors = vectorizer.transform(firsts), vectorizer.transform(seconds)
     pairs = dict.fromkeys(given)
-    for first, own, similarity in zip(firsts, seconds, similarities):
-        by_similarity = dict.fromkeys(seconds[row] for row in np.argsort(-similarity, kind="stable"))
+    for row, (first, own) in enumerate(given):
+        similarity = (second_vectors @ first_vectors[row].T).toarray()[:, 0]
+        by_similarity = dict.fromkeys(seconds[other] for other in np.argsort(-similarity, kind="stable"))
         others = [second for second in by_similarity if second != own]
         pairs |= dict.fromkeys((first, second) for second in others[:num_neighbours])
     for pair in _pairs(splits["validation"], columns):

@@ -5,7 +5,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,14 @@ def read_predictions(file: Path) -> tuple[list[str | None], list[str]]:
     with open(file, newline="") as stream:
         rows = list(csv.DictReader(stream))
     return [row.get("label") for row in rows], [row["prediction"] for row in rows]
+
+
+def grouped(items: Iterable, key: Callable[..., Hashable]) -> dict[Hashable, list]:
+    """The items by their keys, in the order of first appearance."""
+    groups = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def scaled_spread(values: Sequence[float], factor: float) -> str:

@@ -15,20 +15,21 @@ import argparse
 import itertools
 import json
 import sys
+from operator import itemgetter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from results import write_results  # noqa: E402
-from runs import bootstrap_runs, finished_record, scaled_spread  # noqa: E402
+from runs import bootstrap_runs, finished_record, grouped, scaled_spread  # noqa: E402
 
 from bootstrap import accuracy, difference, macro_f1  # noqa: E402
 from layer_mapping import STRATEGIES  # noqa: E402
 from reporting import markdown_table  # noqa: E402
 
-# What a recipe changes of the argument file and of what all have in common; None leaves an argument out. SWEEP is the
-# folder of the sweep.
+# What a recipe changes of the argument file, and of what `settings_of` gives all runs, where None leaves something out.
+# SWEEP is the folder of the sweep.
 RECIPES = {
     "default": {},
     "finetune": {"ce_weight": 1, "kl_weight": 0},
@@ -73,13 +74,7 @@ def main():
     sweep = ROOT / "outputs" / args.name
     arguments = [*([args.arguments] if args.arguments else []), *passed_on]
     for recipe, seed, strategy in itertools.product(args.recipes, args.seeds, args.strategies):
-        settings = {"teacher_output_dir": sweep / "teacher", "layer_strategy": strategy, "seed": seed}
-        settings |= RECIPES[recipe]
-        settings = {
-            name: value.replace("SWEEP", str(sweep)) if isinstance(value, str) else value
-            for name, value in settings.items()
-            if value is not None
-        }
+        settings = settings_of(sweep, strategy, recipe, seed)
         finished_record(sweep / f"{strategy}-{recipe}-{seed}", settings, arguments)
     files = sorted(sweep.glob("*-*-*/distillation.json"), key=lambda file: position_in_table(file.parent.name))
     records = {file.parent.name: json.loads(file.read_text()) for file in files}
@@ -89,6 +84,16 @@ def main():
     if args.against:
         margins = differences([file.parent for file in files], args.against, args.metric)
     write_results(args.name, [teacher, *rows], summary([teacher, *rows], margins))
+
+
+def settings_of(sweep: Path, strategy: str, recipe: str, seed: int) -> dict[str, object]:
+    """What tells a run from the others of a sweep."""
+    settings = {"teacher_output_dir": sweep / "teacher", "layer_strategy": strategy, "seed": seed} | RECIPES[recipe]
+    return {
+        name: value.replace("SWEEP", str(sweep)) if isinstance(value, str) else value
+        for name, value in settings.items()
+        if value is not None
+    }
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -124,8 +129,8 @@ def row_of(strategy: str, recipe: str, seed: str, model: dict) -> dict:
 def differences(folders: list[Path], reference: str, metric: str) -> dict[tuple[str, str], dict[str, str]]:
     """A cell of the table for each strategy and recipe: how far it is ahead of the reference, in points."""
     name, function = METRICS[metric]
-    groups = itertools.groupby(folders, key=lambda folder: tuple(folder.name.split("-")[:2]))
-    scores = {group: bootstrap_runs(function, list(members)) for group, members in groups}
+    groups = grouped(folders, key=lambda folder: tuple(folder.name.split("-")[:2]))
+    scores = {group: bootstrap_runs(function, members) for group, members in groups.items()}
     title = f"{name} against {reference} (points)"
     cells = {}
     for group in scores.keys() - {tuple(reference.split("-"))}:
@@ -137,9 +142,7 @@ def differences(folders: list[Path], reference: str, metric: str) -> dict[tuple[
 def summary(rows: list[dict], margins: dict[tuple[str, str], dict[str, str]]) -> str:
     """A row for every recipe and strategy: means and standard deviations over seeds, and the `differences`."""
     no_margin = {title: "" for cells in margins.values() for title in cells}
-    groups = {}
-    for row in rows:
-        groups.setdefault((row["strategy"], row["recipe"]), []).append(row)
+    groups = grouped(rows, key=itemgetter("strategy", "recipe"))
     return markdown_table(
         [
             {

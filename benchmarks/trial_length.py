@@ -28,7 +28,7 @@ from results import RESULTS, write_results  # noqa: E402
 
 from command_line import parse_arguments, set_up_logging  # noqa: E402
 from distill_trainer import DistillationTrainingArguments  # noqa: E402
-from layer_mapping import build_student, parse_layers  # noqa: E402
+from layer_mapping import StudentArguments, build_student, parse_layers  # noqa: E402
 from layer_search import held_out_size, run_trial, split_held_out, trial_arguments  # noqa: E402
 from reporting import format_layers, markdown_table  # noqa: E402
 from run_distillation import DEFAULT_ARGUMENTS  # noqa: E402
@@ -43,8 +43,8 @@ def main():
     with open(RESULTS / f"{options.layer_sets}.csv", newline="") as file:
         rows_of_runs = list(csv.DictReader(file))
     full_runs, metric = mean_scores(rows_of_runs), metric_of(rows_of_runs[0])
-    (teacher_args, data_args, training_args), sources = parse_arguments(
-        (TeacherArguments, DataArguments, DistillationTrainingArguments),
+    (teacher_args, _, data_args, training_args), sources = parse_arguments(
+        (TeacherArguments, StudentArguments, DataArguments, DistillationTrainingArguments),
         [*passed_on, f"--teacher_name_or_path={ROOT / 'outputs' / options.layer_sets / 'teacher'}"],
         DEFAULT_ARGUMENTS,
     )

@@ -13,7 +13,7 @@ import small_validation
 import trial_length
 from more_pairs import more_pairs
 from runs import finished_record
-from sweep import differences, summary
+from sweep import differences, settings_of, summary
 
 RIGHT = ["yes", "no"] * 50
 
@@ -51,6 +51,13 @@ def test_differences_are_of_the_test_split_where_its_labels_are_known(tmp_path):
     write_run(folders[1], RIGHT[1:] + RIGHT[:1], split="test")
     (cell,) = differences(folders, "odd-default", "accuracy").values()
     assert list(cell.values()) == ["-100.0 [-100.0, -100.0]"]
+
+
+def test_a_recipe_replaces_what_all_runs_have_and_leaves_out_what_it_sets_to_none(tmp_path):
+    common = {"teacher_output_dir": tmp_path / "teacher", "seed": 1}
+    assert settings_of(tmp_path, "odd", "default", 1) == {**common, "layer_strategy": "odd"}
+    encoder = str(tmp_path / "encoder")
+    assert settings_of(tmp_path, "odd", "pretrained", 1) == {**common, "student_name_or_path": encoder}
 
 
 def test_the_reference_itself_has_an_empty_cell(tmp_path):

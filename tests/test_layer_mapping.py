@@ -579,11 +579,6 @@ def test_by_evidence_every_stage_chooses_anew_and_without_stages_there_is_one():
     assert StudentArguments().per_stage(6) == (StudentArguments(),)
 
 
-def test_the_first_stage_is_shallower_than_the_teacher():
-    with pytest.raises(ValueError, match="depths below the teacher's, 4, got 4,2. Start with fewer"):
-        StudentArguments(stages="4,2").per_stage(4)
-
-
 def test_description_pairs_the_layers_and_says_the_direction():
     assert describe_mapping((2, 4, 6), 6) == (
         "Student layer <- teacher layer, from the embeddings to the head: 1 <- 2, 2 <- 4, 3 <- 6 (3 of 6 layers)"

@@ -97,6 +97,16 @@ def test_layers_go_through_the_stages_as_the_record_says(arguments, teacher, tmp
         assert torch.equal(trained[QUERY.format(position)], of_teacher[QUERY.format(layer - 1)])
 
 
+def test_by_evidence_each_stage_chooses_of_the_layers_of_the_one_before(arguments, tmp_path):
+    folder = tmp_path / "student"
+    run_here(*arguments, "--layer_strategy", "cka", "--stages", "3,2", "--max_steps", 1, "--output_dir", folder)
+    of_run = read_record(folder)["student"]
+    (of_stage,) = of_run["stages"]
+    assert of_stage["layer_strategy"] == of_run["layer_strategy"] == "cka"
+    assert [len(student["layer_choice"]["cka"]) for student in (of_stage, of_run)] == [4, 3]
+    assert set(of_run["layers"]) < set(of_stage["layers"])
+
+
 def test_all_stages_learn_from_the_same_stored_outputs(shrunk):
     folder, _ = shrunk
     assert [path.parent for path in folder.rglob("*.arrow")] == list((folder / "teacher" / "outputs").iterdir())
