@@ -28,7 +28,7 @@ from bootstrap import accuracy, difference, macro_f1  # noqa: E402
 from layer_mapping import STRATEGIES  # noqa: E402
 from reporting import markdown_table  # noqa: E402
 
-# What a recipe changes of the argument file, and of what `settings_of` gives all runs, where None leaves something out.
+# What a recipe changes of the argument file, and of what `settings_of` gives all runs; None leaves an argument out.
 # SWEEP is the folder of the sweep.
 RECIPES = {
     "default": {},
