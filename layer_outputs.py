@@ -42,7 +42,8 @@ class LayerOutputs:
 
     Attributes:
         logits: as the model gives them.
-        hidden_states: `(batch, length, width)`.
+        hidden_states: `(batch, length, width)`, as the model gives them: of a pre-norm architecture such as ModernBERT
+            those of the last layer come after the final normalisation.
         attentions: probabilities, `(batch, heads, length, length)`.
         relations: "query", "key" and "value", `(batch, length, width)` each.
     """
