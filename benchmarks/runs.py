@@ -78,6 +78,7 @@ def grouped(items: Iterable, key: Callable[..., Hashable]) -> dict[Hashable, lis
     return groups
 
 
-def scaled_spread(values: Sequence[float], factor: float) -> str:
-    """Mean and standard deviation; with the factor 100 in percent."""
-    return spread([factor * value for value in values], 1 if factor == 100 else 3)
+def scaled_spread(values: Sequence[float | None], factor: float) -> str:
+    """Mean and standard deviation, `-` where a value is missing; with the factor 100 in percent."""
+    scaled = [None if value is None else factor * value for value in values]
+    return spread(scaled, 1 if factor == 100 else 3)

@@ -149,7 +149,7 @@ def summary(rows: list[dict], margins: dict[tuple[str, str], dict[str, str]]) ->
                 "Student layers": f"{strategy} ({'; '.join(dict.fromkeys(row['layers'] for row in members))})",
                 "Recipe": recipe,
                 **{
-                    title: scaled_spread([row[key] for row in members], factor)
+                    title: scaled_spread([row.get(key) for row in members], factor)
                     for title, key, factor in COLUMNS
                     if key in rows[0]
                 },

@@ -70,6 +70,13 @@ def test_the_reference_itself_has_an_empty_cell(tmp_path):
     assert reference.split("|")[4].strip() == "" and other.split("|")[4].strip() == "+0.1 [0.0, 0.2]"
 
 
+def test_students_of_texts_without_labels_have_no_training_loss_in_the_table():
+    labelled = {"strategy": "odd", "recipe": "default", "layers": "1 3", "train_loss_ce": 0.2, "eval_accuracy": 0.9}
+    unlabelled = {"strategy": "odd", "recipe": "more_text", "layers": "1 3", "eval_accuracy": 0.9}
+    *_, row = summary([labelled, unlabelled], {}).splitlines()
+    assert [cell.strip() for cell in row.split("|")[1:5]] == ["odd (1 3)", "more_text", "-", "90.0"]
+
+
 def test_a_finished_run_is_used_for_the_command_that_made_it_and_for_no_other(tmp_path):
     folder = tmp_path / "odd-default-0"
     folder.mkdir()
