@@ -69,6 +69,12 @@ class LayerLosses:
             of_student["hidden_states"], of_teacher["hidden_states"] = own_layers, its_layers
             width = stored_width if teacher is None else teacher.config.hidden_size
             if width not in (None, config.hidden_size):
+                if args.n_gpu > 1:  # `DataParallel` copies the student, but not what belongs to the loss
+                    raise ValueError(
+                        "`hidden_weight` for a student of another width than its teacher works with one GPU a "
+                        f"process, but this process would use {args.n_gpu}. Start it with `accelerate launch` or "
+                        "`torchrun`, which run a process for each, or show it one GPU with CUDA_VISIBLE_DEVICES."
+                    )
                 self.projection = nn.Linear(config.hidden_size, width, bias=False)
         if args.uses("attention"):
             of_student["attentions"], of_teacher["attentions"] = own_layers, its_layers

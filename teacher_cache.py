@@ -265,9 +265,16 @@ def _hidden_states(
                 for index, row, own in zip(indices, rows, is_token, strict=True):
                     states[layer][index] = row[own]
         offsets = np.cumsum([0, *map(len, states[layers[0]])], dtype=np.int32)
+        values = {layer: np.concatenate(rows).ravel() for layer, rows in states.items()}
+        for layer in layers:
+            if not np.isfinite(values[layer]).all():
+                raise ValueError(
+                    f"The teacher's hidden states of layer {layer} are not finite, or larger than float16 can hold, "
+                    "which they are stored in. Have the teacher run in every step: --hidden_state_cache_gb 0."
+                )
         yield [
-            pa.ListArray.from_arrays(offsets, pa.FixedSizeListArray.from_arrays(np.concatenate(rows).ravel(), width))
-            for rows in states.values()
+            pa.ListArray.from_arrays(offsets, pa.FixedSizeListArray.from_arrays(values[layer], width))
+            for layer in layers
         ]
 
 

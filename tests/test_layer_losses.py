@@ -9,7 +9,7 @@ from tiny_models import TINY_CLASSIFIERS
 from train_worker import arguments, bert, pad, random_examples, step_logs, token_classifier, token_examples, weights
 
 from distill_losses import hidden_state_loss, relation_loss
-from distill_trainer import DistillationTrainer
+from distill_trainer import DistillationTrainer, DistillationTrainingArguments
 from layer_mapping import build_student
 from layer_outputs import KINDS, LayerOutputReader, LayerOutputs, WantedOutputs
 from teacher_cache import HiddenStatesCollator, add_teacher_hidden_states, add_teacher_logits
@@ -205,6 +205,13 @@ def test_a_projection_is_trained_with_a_narrow_student_and_is_no_part_of_it(tmp_
     assert not torch.equal(trainer._layer_losses.projection.weight, before)
     assert student.state_dict().keys() == names
     assert load_file(tmp_path / "model.safetensors").keys() == names
+
+
+def test_a_projection_is_refused_with_several_gpus_a_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(DistillationTrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match="another width .* one GPU a process, but this process would use 2"):
+        build_trainer(tmp_path, bert(2, hidden_size=16), bert(3), (1, 3), hidden_weight=1.0)
+    build_trainer(tmp_path, bert(2), bert(3), (1, 3), hidden_weight=1.0)
 
 
 def test_a_killed_run_with_a_projection_goes_on_bit_for_bit(tmp_path):

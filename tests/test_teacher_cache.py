@@ -311,6 +311,17 @@ def test_hidden_states_are_float16_in_a_file_of_the_announced_size_and_read_agai
     assert calls and len(finished(cache_dir)) == 3
 
 
+def test_hidden_states_that_float16_cannot_hold_are_refused_and_not_kept(cache_dir, examples):
+    teacher = bert(2)
+    with torch.no_grad():
+        teacher.bert.encoder.layer[1].output.LayerNorm.bias[0] = 1e5
+    with pytest.raises(
+        ValueError, match="hidden states of layer 2 .* larger than float16 .* --hidden_state_cache_gb 0"
+    ):
+        add_teacher_hidden_states(examples, teacher, [2], cache_dir, pad, 10**6)
+    assert not finished(cache_dir)
+
+
 def test_choices_of_layers_that_overlap_share_what_is_stored(cache_dir, examples):
     teacher = bert(3)
     of_first = add_teacher_hidden_states(examples, teacher, [1, 2], cache_dir, pad, 10**6)
