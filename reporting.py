@@ -119,7 +119,10 @@ def write_model_card(output_dir: str | Path, record: dict) -> None:
         ],
     )
     settings = {"seed": record["seed"], **record["training"], **record["loss"]}
-    settings = "\n".join(f"- `{setting}`: {value:g}" for setting, value in settings.items())
+    settings = "\n".join(
+        f"- `{setting}`: {value}" if isinstance(value, str) else f"- `{setting}`: {value:g}"
+        for setting, value in settings.items()
+    )
     versions = ", ".join(f"{library} {version}" for library, version in record["libraries"].items())
     text = f"""---
 {metadata.to_yaml()}

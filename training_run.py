@@ -66,6 +66,7 @@ from text_classification import (
 logger = logging.getLogger(__name__)
 
 LOSS_SETTINGS = ("ce_weight", "kl_weight", "cosine_weight", "temperature")
+LAYER_LOSS_SETTINGS = {"hidden": "hidden_tokens", "attention": "attention_divergence", "relation": "relation_heads"}
 # Settings that decide what a run does, shown with their source even where they are at their default.
 ALWAYS_SHOWN = (
     *("teacher_name_or_path", "teacher_cache", "layer_strategy", "layers", "output_dir", "seed", "bf16"),
@@ -466,9 +467,15 @@ def _finish_run(
     return record
 
 
-def _loss_settings(args: DistillationTrainingArguments) -> dict[str, float]:
-    """The weights and the temperature that the losses of a run have, and those at its end where they change."""
+def _loss_settings(args: DistillationTrainingArguments) -> dict[str, float | str]:
+    """The weights and the temperature that the losses of a run have, and those at its end where they change.
+
+    Of losses on layers that are used, also how they compare.
+    """
     names = [*LOSS_SETTINGS, *(name for name in WEIGHTS if name not in LOSS_SETTINGS and getattr(args, name))]
+    names += [
+        name for loss, name in LAYER_LOSS_SETTINGS.items() if args.uses(loss) and getattr(args, name) is not None
+    ]
     at_end = {f"{name} at the end": value for name, value in (args.linear_to or {}).items()}
     return {name: getattr(args, name) for name in names} | at_end
 
