@@ -473,11 +473,10 @@ def _loss_settings(args: DistillationTrainingArguments) -> dict[str, float | str
     Of losses on layers that are used, also how they compare.
     """
     names = [*LOSS_SETTINGS, *(name for name in WEIGHTS if name not in LOSS_SETTINGS and getattr(args, name))]
-    names += [
-        name for loss, name in LAYER_LOSS_SETTINGS.items() if args.uses(loss) and getattr(args, name) is not None
-    ]
+    names += [name for loss, name in LAYER_LOSS_SETTINGS.items() if args.uses(loss)]
     at_end = {f"{name} at the end": value for name, value in (args.linear_to or {}).items()}
-    return {name: getattr(args, name) for name in names} | at_end
+    settings = {name: getattr(args, name) for name in names} | at_end
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _training_settings(args: DistillationTrainingArguments) -> dict[str, float]:

@@ -5,7 +5,7 @@
 Writes `train.csv`, the pairs of the task's training and test splits and, for each of their first sentences, the
 `--neighbours` second sentences of other pairs that share most words with it (cosine of TF-IDF vectors), and
 `validation.csv`, the validation split with its labels, none of whose pairs is in `train.csv`. Labels of the other
-splits are not read: the teacher's answers take their place (`run_distillation.py --ce_weight 0 --kl_weight 1`).
+splits are left out: the teacher's answers take their place (`run_distillation.py --ce_weight 0 --kl_weight 1`).
 """
 
 import argparse
@@ -33,12 +33,10 @@ def main():
     data = load_data(DataArguments(task_name=args.task_name), seed=0)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     pairs = more_pairs(data.splits, data.text_columns, args.neighbours)
-    _write(args.output_dir / "train.csv", dict(zip(data.text_columns, zip(*pairs))))
+    Dataset.from_dict(dict(zip(data.text_columns, zip(*pairs)))).to_csv(args.output_dir / "train.csv")
     validation = data.splits["validation"]
     names = validation.features["label"].int2str(validation["label"][:])
-    _write(
-        args.output_dir / "validation.csv", validation.select_columns(list(data.text_columns))[:] | {"label": names}
-    )
+    validation.remove_columns("label").add_column("label", names).to_csv(args.output_dir / "validation.csv")
     print(f"{len(pairs):,} pairs without labels and {len(validation):,} with labels in {args.output_dir}")
 
 
@@ -57,10 +55,6 @@ def more_pairs(splits: DatasetDict, columns: tuple[str, str], num_neighbours: in
     for pair in _pairs(splits["validation"], columns):
         pairs.pop(pair, None)
     return list(pairs)
-
-
-def _write(file: Path, columns: dict[str, list]) -> None:
-    Dataset.from_dict(columns).to_csv(file)
 
 
 def _pairs(split: Dataset, columns: tuple[str, str]) -> list[tuple[str, str]]:

@@ -480,12 +480,8 @@ def test_every_loss_and_schedule_is_in_the_record_and_on_the_card(make_teacher, 
     loss = read_record(tmp_path / "run")["loss"]
     assert loss == {
         **{"ce_weight": 0.5, "kl_weight": 0.5, "cosine_weight": 0.0, "temperature": 2.0},
-        **{
-            "attention_weight": 0.5,
-            "relation_weight": 0.25,
-            "attention_divergence": "kl",
-            "temperature at the end": 1,
-        },
+        **{"attention_weight": 0.5, "relation_weight": 0.25, "attention_divergence": "kl"},
+        "temperature at the end": 1,
     }
     card = (tmp_path / "run" / "README.md").read_text()
     assert "- `relation_weight`: 0.25" in card and "- `temperature at the end`: 1" in card
