@@ -14,6 +14,7 @@ import argparse
 import sys
 import tempfile
 import time
+from operator import itemgetter
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from results import write_results  # noqa: E402
+from runs import grouped  # noqa: E402
 from training_setup import (  # noqa: E402
     PRECISIONS,
     Setup,
@@ -96,9 +98,7 @@ def sweep(method: str, bf16: bool, seed: int, setup: Setup) -> dict:
 
 def summary(rows: list[dict]) -> str:
     """Speed as the ratio to the notebook's loop with the same seed; quality as the mean over strategies and seeds."""
-    sweeps = {}
-    for row in rows:
-        sweeps.setdefault((row["method"], row["precision"]), []).append(row)
+    sweeps = grouped(rows, key=itemgetter("method", "precision"))
     notebook = sweeps["notebook", "float32"]
     macro_f1 = {
         key: [mean(row[f"macro_f1_{strategy}"] for strategy in STRATEGIES) for row in group]

@@ -42,6 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from results import RESULTS, write_results  # noqa: E402
+from runs import grouped  # noqa: E402
 from training_setup import (  # noqa: E402
     BATCH_SIZE,
     LEARNING_RATE,
@@ -350,10 +351,7 @@ def cost_of_cache(setup: Setup, bf16: bool, rounds: int) -> dict:
 
 
 def by_variant(rows: list[dict]) -> dict[str, list[dict]]:
-    groups = {}
-    for row in rows:
-        groups.setdefault(f"{row['method']} {row['precision']}", []).append(row)
-    return groups
+    return grouped(rows, key=lambda row: f"{row['method']} {row['precision']}")
 
 
 def speed_table(rows: list[dict]) -> str:
