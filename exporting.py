@@ -11,6 +11,7 @@ output for all others is computed for nothing, and left out here.
 
 import inspect
 import logging
+import platform
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,10 @@ TOKENWISE_OPERATORS = ("Add", "Sub", "Mul", "Div", "Erf", "Gelu", "Tanh", "Layer
 BATCH_SIZE = 8  # on a processor the quickest per example; larger batches outgrow its caches
 # In int8 the activations of a batch have one scale, so that an answer would depend on the texts beside it.
 INT8_BATCH_SIZE = 1
+# How weights are stored for each kind of processor. x86 processors without VNNI ("avx2", and AVX-512 without VNNI) add
+# two products of unsigned activations and signed weights in 16 bits, which saturates silently. Unsigned weights take
+# other instructions there, which do not; with VNNI they are slower than signed ones.
+WEIGHT_TYPES = {"vnni": QuantType.QInt8, "arm": QuantType.QInt8, "avx2": QuantType.QUInt8}
 
 
 class _Logits(nn.Module):
@@ -158,11 +163,22 @@ def _is_tokenwise(node: onnx.NodeProto, ranks: Mapping[str, int], constants: Map
     return axis in (-1, 2) and all(rank <= 1 for rank in weights)
 
 
-def quantize(source: str | Path, target: str | Path, in_float32: Sequence[str] = ()) -> None:
-    """Writes a float32 graph anew with int8 weights, one scale an output channel; activations become int8 as it runs.
+def this_processor() -> str:
+    """The kind of the processor that this process runs on, one of `WEIGHT_TYPES`."""
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return "arm"
+    capabilities = torch.cpu.get_capabilities()
+    return "vnni" if capabilities.get("avx512_vnni") or capabilities.get("avx_vnni") else "avx2"
+
+
+def quantize(
+    source: str | Path, target: str | Path, in_float32: Sequence[str] = (), processor: str | None = None
+) -> None:
+    """Writes a float32 graph with 8-bit weights, one scale an output channel; activations become 8-bit as it runs.
 
     Args:
         in_float32: names of operators that stay as they are.
+        processor: the kind that will run the graph, one of `WEIGHT_TYPES`; `None` for the one at hand.
     """
     graph = onnx.load(source)
     # The quantiser transposes weights but not their noted shapes, and then finds that the two differ:
@@ -173,13 +189,18 @@ def quantize(source: str | Path, target: str | Path, in_float32: Sequence[str] =
         target,
         op_types_to_quantize=list(QUANTIZED_OPERATORS),
         per_channel=True,
-        weight_type=QuantType.QInt8,
+        weight_type=WEIGHT_TYPES[processor or this_processor()],
         nodes_to_exclude=list(in_float32),
     )
 
 
 def quantize_accurately(
-    source: str | Path, target: str | Path, sample: Dataset, collator: Callable, is_accurate: Callable[[], bool]
+    source: str | Path,
+    target: str | Path,
+    sample: Dataset,
+    collator: Callable,
+    is_accurate: Callable[[], bool],
+    processor: str | None = None,
 ) -> list[str] | None:
     """Quantises as many operators as accuracy allows.
 
@@ -189,11 +210,12 @@ def quantize_accurately(
     Args:
         sample: some tokenised examples.
         is_accurate: judges the graph in `target`.
+        processor: as for `quantize`.
 
     Returns:
         Names of the operators left in float32; `None` if even the last attempt is not accurate enough.
     """
-    quantize(source, target)
+    quantize(source, target, processor=processor)
     if is_accurate():
         return []
     names = _quantizable(source)
@@ -201,13 +223,13 @@ def quantize_accurately(
     reference = compute_onnx_logits(source, sample, collator)
     disturbance = {}
     for name in names:
-        quantize(source, target, in_float32=[other for other in names if other != name])
+        quantize(source, target, in_float32=[other for other in names if other != name], processor=processor)
         logits = compute_onnx_logits(target, sample, collator, INT8_BATCH_SIZE)
         disturbance[name] = np.abs(logits - reference).mean()
     worst_first = sorted(names, key=disturbance.__getitem__, reverse=True)
     count = 1
     while count <= len(names) // 2:
-        quantize(source, target, in_float32=worst_first[:count])
+        quantize(source, target, in_float32=worst_first[:count], processor=processor)
         if is_accurate():
             return worst_first[:count]
         count *= 2

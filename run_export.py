@@ -27,7 +27,15 @@ import numpy as np
 from transformers import DataCollatorWithPadding, EvalPrediction
 
 from command_line import explain_settings, parse_arguments, run
-from exporting import BATCH_SIZE, INT8_BATCH_SIZE, compute_onnx_logits, export_float32, quantize_accurately
+from exporting import (
+    BATCH_SIZE,
+    INT8_BATCH_SIZE,
+    WEIGHT_TYPES,
+    compute_onnx_logits,
+    export_float32,
+    quantize_accurately,
+    this_processor,
+)
 from run_folder import library_versions, read_record
 from teacher import TeacherArguments, load_classifier, load_tokenizer, resolve_checkpoint
 from teacher_cache import compute_logits
@@ -59,7 +67,23 @@ class ExportArguments:
         },
     )
 
+    int8_processor: str | None = field(
+        default=None,
+        metadata={
+            "help": "Processor that will run the int8 model: 'vnni' (x86 with VNNI), 'arm', or 'avx2' (x86 without "
+            "VNNI, where signed weights would saturate). Unset: the kind that the export runs on.",
+            "choices": list(WEIGHT_TYPES),
+        },
+    )
+
     def __post_init__(self):
+        if self.int8_processor is None:
+            self.int8_processor = this_processor()
+        if self.int8_processor not in WEIGHT_TYPES:
+            raise ValueError(
+                f"--int8_processor must be one of {', '.join(WEIGHT_TYPES)}, found {self.int8_processor!r}. Leave it "
+                "out for the processor that the export runs on."
+            )
         if (Path(self.model_name_or_path) / "adapter_config.json").is_file():
             raise ValueError(
                 f"--model_name_or_path must be a whole model, but {self.model_name_or_path} holds a LoRA adapter. "
@@ -142,12 +166,14 @@ def main():
         return found[-1] >= MIN_INT8_SHARE * required[metric]
 
     sample = validation.select(range(min(SAMPLE_SIZE, len(validation))))
-    in_float32 = quantize_accurately(float32_file, int8_file, sample, collator, is_accurate)
+    processor = export_args.int8_processor
+    in_float32 = quantize_accurately(float32_file, int8_file, sample, collator, is_accurate, processor)
     if in_float32 is None:
         raise ValueError(
             f"int8 must keep {MIN_INT8_SHARE:.0%} of the validation {metric} {required[metric]:.4f}, but has "
             f"{found[0]:.4f}, and {found[-1]:.4f} with the worst half of the operators in float32. {float32_file} is "
-            f"good, but {METRICS_FILE} is not written."
+            f"good, but {METRICS_FILE} is not written. The int8 model is for --int8_processor {processor} and was "
+            f"checked on {this_processor()}."
         )
 
     # Report
@@ -163,6 +189,8 @@ def main():
         "parameters": model.num_parameters(),
         "max_logit_difference": difference,
         "in_float32": in_float32,
+        "int8_processor": processor,
+        "int8_checked_on": this_processor(),
         "libraries": library_versions(),
     }
     for kind, file in (("float32", float32_file), ("int8", int8_file)):

@@ -18,7 +18,14 @@ from tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 import run_export
-from exporting import INT8_BATCH_SIZE, compute_onnx_logits, export_float32, quantize, quantize_accurately
+from exporting import (
+    INT8_BATCH_SIZE,
+    compute_onnx_logits,
+    export_float32,
+    quantize,
+    quantize_accurately,
+    this_processor,
+)
 from run_export import ExportArguments, find_record, main, resolve_data
 from run_folder import write_record
 from teacher import PACKAGED_TEACHER, resolve_checkpoint
@@ -75,6 +82,43 @@ def test_every_architecture_answers_as_in_pytorch_for_any_batch_and_length(archi
         np.testing.assert_allclose(float32.run(["logits"], arrays)[0], expected, atol=1e-4, rtol=0)
         # Weights drawn this wide are hard to quantise: a scale in the wrong place would be off by far more.
         np.testing.assert_allclose(int8.run(["logits"], arrays)[0], expected, atol=0.35 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("processor, stored_as", [("avx2", np.uint8), ("vnni", np.int8), ("arm", np.int8)])
+def test_weights_are_stored_so_that_their_products_do_not_saturate_on_the_processor(processor, stored_as, tmp_path):
+    # Where VNNI is at hand nothing saturates, so that the answers cannot show what the graph does.
+    model = TINY_CLASSIFIERS["bert"](2, 3)
+    float32, int8 = tmp_path / "model.onnx", tmp_path / "model_int8.onnx"
+    export_float32(model, float32)
+    quantize(float32, int8, processor=processor)
+    graph = onnx.load(int8).graph
+    multiplied = {name for node in graph.node if node.op_type == "MatMulInteger" for name in node.input}
+    weights = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in multiplied]
+    assert {matrix.dtype.type for matrix in weights if matrix.ndim == 2} == {stored_as}
+    if processor in ("avx2", this_processor()):  # unsigned weights are right everywhere
+        batch = batch_for(model, ("input_ids", "attention_mask", "token_type_ids"), 3, 31)
+        with torch.no_grad():
+            expected = model(**batch).logits.numpy()
+        session = onnxruntime.InferenceSession(int8, providers=["CPUExecutionProvider"])
+        answer = session.run(["logits"], {name: tensor.numpy() for name, tensor in batch.items()})[0]
+        np.testing.assert_allclose(answer, expected, atol=0.35 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "machine, capabilities, kind",
+    [
+        ("x86_64", {"avx2": True}, "avx2"),
+        ("AMD64", {"avx2": True, "avx512_f": True, "avx512_vnni": False}, "avx2"),
+        ("x86_64", {"avx2": True, "avx_vnni": True}, "vnni"),
+        ("x86_64", {"avx512_vnni": True}, "vnni"),
+        ("aarch64", {}, "arm"),
+        ("arm64", {}, "arm"),
+    ],
+)
+def test_the_kind_of_the_processor(machine, capabilities, kind, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert this_processor() == kind
 
 
 def products_after_choosing_a_token(file):
@@ -186,11 +230,21 @@ def test_the_metrics_tell_what_was_measured(export, checkpoint):
     assert metrics["max_length"] == 24
     assert metrics["layers"] == 2
     assert 0 < metrics["max_logit_difference"] <= 1e-4
+    assert metrics["int8_processor"] == metrics["int8_checked_on"] == this_processor()
     for kind, file in (("float32", "model.onnx"), ("int8", "model_int8.onnx")):
         assert metrics[kind]["megabytes"] == (export / file).stat().st_size / 1e6
         assert metrics[kind].keys() == {"megabytes", "validation", "test"}
     assert metrics["float32"]["validation"]["accuracy"] == 1  # the labels are its own answers
     assert metrics["int8"]["validation"]["accuracy"] >= 0.99
+
+
+def test_an_export_for_another_processor_says_for_which_and_where_it_was_checked(checkpoint, tmp_path, monkeypatch):
+    run_main(monkeypatch, checkpoint, f"--output_dir={tmp_path / 'onnx'}", "--int8_processor=avx2")
+    metrics = json.loads((tmp_path / "onnx" / "metrics.json").read_text())
+    assert metrics["int8_processor"] == "avx2"
+    assert metrics["int8_checked_on"] == this_processor()
+    initializers = onnx.load(tmp_path / "onnx" / "model_int8.onnx").graph.initializer
+    assert onnx.TensorProto.INT8 not in {tensor.data_type for tensor in initializers}  # signed
 
 
 def test_int8_is_scored_as_it_is_served_a_text_at_a_time(checkpoint, tmp_path, monkeypatch):
