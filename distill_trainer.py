@@ -14,49 +14,32 @@ baselines. Beyond logits, the student's layers can be compared with the teacher'
 """
 
 import ctypes
-import inspect
 import json
-import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import torch
-from datasets import Dataset
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import has_length, unwrap_peft_model
 
-from distill_losses import SINGLE_LABEL, cosine_loss, infer_problem_type, kl_divergence_loss, task_loss
-from engines import choose_fsdp_units, shard_for_inference
-from layer_losses import LayerLosses
-from layer_outputs import LayerOutputs
+from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.batches import EpochShuffleSampler, lengths_of
+from layer_distillation.engines import choose_fsdp_units, shard_for_inference
+from layer_distillation.layer_losses import LayerLosses
+from layer_distillation.layer_outputs import LayerOutputs
+from layer_distillation.losses import cosine_loss, kl_divergence_loss, task_loss
+from layer_distillation.model_outputs import forward_columns
+from layer_distillation.problem_types import SINGLE_LABEL, infer_problem_type
+from layer_distillation.teacher_outputs import TEACHER_HIDDEN_STATES, TEACHER_LOGITS, check_finite, stored_width
 
-LAYER_LOSSES = ("hidden", "attention", "relation")
-LOSSES = ("ce", "kl", "cosine", *LAYER_LOSSES)
-WEIGHTS = tuple(f"{name}_weight" for name in LOSSES)
-# Values of arguments that only a command line checks by itself.
-CHOICES = {"hidden_tokens": ["all", "first"], "attention_divergence": ["kl", "mse"]}
-TEACHER_LOGITS = "teacher_logits"
-TEACHER_HIDDEN_STATES = "teacher_hidden_states_{layer}"
 IGNORED_LABEL = -100
 # Name that the student's projection (see `layer_losses.py`) has in it while it is trained.
 PROJECTION = "distillation_projection"
 PROJECTION_FILE = f"{PROJECTION}.pt"
-
-
-def bf16_in_hardware(use_cpu: bool = False) -> bool:
-    """Whether the training device multiplies bfloat16 natively; emulation is slower than float32."""
-    if torch.cuda.is_available() and not use_cpu:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def keep_freed_memory() -> None:
@@ -72,293 +55,6 @@ def keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_max = -1, -4  # as in malloc.h
         mallopt(m_mmap_max, 0)
         mallopt(m_trim_threshold, -1)
-
-
-@dataclass
-class DistillationTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the weights of the loss
-
-        ce_weight * CE(labels) + kl_weight * T^2 * KL(teacher || student, T) + cosine_weight * (1 - cos(logits))
-        + hidden_weight * hidden states + attention_weight * attention + relation_weight * relations
-
-    and with defaults that suit the distillation of encoders. The formulas are in `distill_losses.py`.
-    """
-
-    ce_weight: float = field(
-        default=0.5, metadata={"help": "Weight of the hard-label loss (cross-entropy or its form for the task); >= 0."}
-    )
-    kl_weight: float = field(
-        default=0.5,
-        metadata={
-            "help": "Weight of T^2 * KL(teacher || student) of the softened predictions (multi-label: one Bernoulli "
-            "distribution per label; regression: squared error to the teacher); >= 0."
-        },
-    )
-    cosine_weight: float = field(
-        default=0.0, metadata={"help": "Weight of 1 - cosine(student_logits, teacher_logits); >= 0."}
-    )
-    hidden_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight of the squared distance between the directions of the student's and the teacher's hidden "
-            "states, a mean over the student's layers; >= 0."
-        },
-    )
-    hidden_tokens: str = field(
-        default="all",
-        metadata={
-            "help": "Tokens whose hidden states are compared: 'all' (TinyBERT) or the 'first' (Patient-KD).",
-            "choices": CHOICES["hidden_tokens"],
-        },
-    )
-    attention_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight of the difference between the student's and the teacher's attention probabilities, a mean "
-            "over the student's layers; >= 0. Both need the same number of heads. The student's attention has no "
-            "dropout then."
-        },
-    )
-    attention_divergence: str = field(
-        default="kl",
-        metadata={
-            "help": "How attention probabilities differ: 'kl' (MiniLM) or 'mse' (TinyBERT).",
-            "choices": CHOICES["attention_divergence"],
-        },
-    )
-    relation_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight of the difference between the relations among queries, among keys and among values in the "
-            "last layers of student and teacher (MiniLMv2); >= 0. Widths and numbers of heads may differ."
-        },
-    )
-    relation_heads: int | None = field(
-        default=None,
-        metadata={
-            "help": "Parts into which queries, keys and values are split for `relation_weight`, a divisor of both "
-            "widths. Unset: the teacher's number of attention heads."
-        },
-    )
-    temperature: float = field(
-        default=2.0, metadata={"help": "T > 0, which softens both predictions before KL; 1 leaves them as they are."}
-    )
-    linear_to: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "Weights of the loss or the temperature at the last step of the training, as JSON: they change "
-            'linearly with the steps, for example \'{"kl_weight": 0, "ce_weight": 1, "temperature": 1}\'. Unset: '
-            "all stay what they are."
-        },
-    )
-    teacher_dtype: str | None = field(
-        default=None,
-        metadata={
-            "help": "Precision of the weights of a teacher that runs in every step: 'bfloat16' halves their memory. "
-            "Unset: as it was loaded. Stored teacher outputs do not depend on it.",
-            "choices": ["float32", "bfloat16", "float16"],
-        },
-    )
-    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the student; > 0."})
-    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training data; > 0."})
-    per_device_train_batch_size: int = field(
-        default=32, metadata={"help": "Training examples of one forward pass on each device."}
-    )
-    per_device_eval_batch_size: int = field(
-        default=64, metadata={"help": "Examples of one forward pass without gradients on each device."}
-    )
-    warmup_steps: float = field(
-        default=0.06,
-        metadata={"help": "Optimizer steps of linear warm-up; below 1, as a share of all steps."},
-    )
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay; >= 0."})
-    save_total_limit: int | None = field(
-        default=2,
-        metadata={
-            "help": "Checkpoints to keep, the newest ones: with 2 or more, one is complete while another is written."
-        },
-    )
-    bf16: bool | None = field(
-        default=None,
-        metadata={
-            "nargs": "?",
-            "const": True,
-            "help": "Compute in bfloat16 with float32 weights. Unset: where the processor or GPU has it in hardware "
-            "and fp16 is off. Turn it off with `--bf16 false`.",
-        },
-    )
-    train_sampling_strategy: str = field(
-        default="group_by_length",
-        metadata={
-            "help": "Order of the training examples: 'group_by_length' (random, but a batch holds texts of similar "
-            "length, so less padding), 'random' or 'sequential'.",
-            "choices": ["random", "sequential", "group_by_length"],
-        },
-    )
-    logging_nan_inf_filter: bool = field(
-        default=False,
-        metadata={
-            "help": "Leave NaN and infinite losses out of the logged loss. Off: the check waits for the device at "
-            "every step, and a diverged run should look diverged."
-        },
-    )
-
-    def __post_init__(self):
-        self.linear_to = _read_linear_to(self.linear_to)
-        for name in WEIGHTS:
-            for weight in self._first_and_last(name):
-                if not (math.isfinite(weight) and weight >= 0):
-                    raise ValueError(
-                        f"`{name}` must be a finite number >= 0, found {weight}. Use 0 to leave a loss out."
-                    )
-        for values in zip(*map(self._first_and_last, WEIGHTS), strict=True):
-            if not any(values):
-                raise ValueError(
-                    f"{', '.join(f'`{name}`' for name in WEIGHTS)} are all 0, so there is no loss to train on. Give "
-                    "at least one of them a positive weight."
-                )
-        for temperature in self._first_and_last("temperature"):
-            if not (math.isfinite(temperature) and temperature > 0):
-                raise ValueError(
-                    f"`temperature` must be a finite number > 0, found {temperature}. Use 1 to leave the predictions "
-                    "unsoftened."
-                )
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, found {getattr(self, name)!r}.")
-        if self.relation_heads is not None and self.relation_heads < 1:
-            raise ValueError(f"`relation_heads` must be at least 1, found {self.relation_heads}.")
-        if self.train_sampling_strategy == "batch_rebalance":
-            raise ValueError(
-                "`train_sampling_strategy='batch_rebalance'` gives every process batches of another size, so the loss "
-                "would depend on the number of processes. Use 'group_by_length', which saves padding too."
-            )
-        if not torch.accelerator.is_available():
-            # Without it `TrainingArguments` refuses bfloat16 on a machine that has nothing but its processor.
-            self.use_cpu = True
-        if self.bf16 is None:
-            launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-            hardware_decides = launched_with == "no" and not self.fp16
-            self.bf16 = launched_with == "bf16" or (hardware_decides and bf16_in_hardware(self.use_cpu))
-        super().__post_init__()
-        if self.uses("relation") and self.torch_compile:  # other options of the compiler switch it on
-            raise ValueError(
-                "`relation_weight` reads queries, keys and values while the layers run, which `torch_compile` does "
-                "not let it. Turn that off, or set the weight to 0."
-            )
-        if self.uses("relation") and self.n_gpu > 1:
-            raise ValueError(
-                f"`relation_weight` works with one GPU a process, but this process would use {self.n_gpu}. Start it "
-                "with `accelerate launch` or `torchrun`, which run a process for each, or show it one GPU with "
-                "CUDA_VISIBLE_DEVICES."
-            )
-        # Known only now, as the option has an alias.
-        is_reentrant = (self.activation_checkpointing_kwargs or {}).get("use_reentrant", False)
-        if self.activation_checkpointing and is_reentrant and self.uses("attention", "relation"):
-            raise ValueError(
-                "`attention_weight` and `relation_weight` compare what is computed inside of the layers, which has no "
-                "gradient under reentrant activation checkpointing. Leave `use_reentrant` out of "
-                "`activation_checkpointing_kwargs`, or set both weights to 0."
-            )
-
-    def at_progress(self, name: str, progress: float) -> float:
-        """The value of a weight or the temperature when this share of the training is over, from 0 to 1."""
-        first, last = self._first_and_last(name)
-        return first + (last - first) * progress
-
-    def uses(self, *names: str) -> bool:
-        """Whether one of these losses (of `LOSSES`) has a positive weight at some time."""
-        return any(max(self._first_and_last(f"{name}_weight")) > 0 for name in names)
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether a loss with a positive weight compares the student with a teacher."""
-        return self.uses("kl", "cosine", "hidden", "attention", "relation")
-
-    def leave_out(self, *names: str) -> None:
-        """Gives these losses (of `LOSSES`) no weight at any time."""
-        for name in names:
-            setattr(self, f"{name}_weight", 0.0)
-        left_out = {f"{name}_weight" for name in names}
-        self.linear_to = {name: value for name, value in (self.linear_to or {}).items() if name not in left_out}
-
-    def learn_from_labels_alone(self) -> None:
-        """Makes the loss that of plain fine-tuning."""
-        self.leave_out(*LOSSES)
-        self.ce_weight = 1.0
-
-    def only_train(self) -> None:
-        """Lets the training evaluate and save nothing by itself."""
-        self.eval_strategy = self.save_strategy = "no"
-        self.eval_on_start = self.load_best_model_at_end = False
-
-    def _first_and_last(self, name: str) -> tuple[float, float]:
-        first = getattr(self, name)
-        return first, (self.linear_to or {}).get(name, first)
-
-    def check_number_of_labels(self, num_labels: int) -> None:
-        """Raises a `ValueError` if the losses cannot work on that many outputs."""
-        if num_labels == 1 and self.uses("cosine"):
-            raise ValueError(
-                "`cosine_weight` is positive, but the model has a single output and the cosine of two numbers is +-1. "
-                "Set `cosine_weight` to 0 for regression."
-            )
-
-
-def _read_linear_to(values: dict | str | None) -> dict[str, float] | None:
-    if isinstance(values, str):
-        try:
-            values = json.loads(values)
-        except json.JSONDecodeError:
-            raise ValueError(f"`linear_to` must be JSON such as '{{\"kl_weight\": 0}}', found {values!r}.") from None
-    known = (*WEIGHTS, "temperature")
-    if values is not None and not (
-        isinstance(values, dict)
-        and values.keys() <= set(known)
-        and all(isinstance(value, int | float) for value in values.values())
-    ):
-        raise ValueError(f"`linear_to` must give numbers for some of {', '.join(known)}, found {values!r}.")
-    return values
-
-
-class EpochShuffleSampler(Sampler):
-    """Shuffles differently in every epoch, the same way on every process and after every resume.
-
-    The order depends on `(seed, epoch)` alone. `LengthGroupedSampler` draws from the global random state instead,
-    which dropout advances by different amounts on processes whose batches differ in length: on CPU they would
-    disagree about the order from the second epoch on, and share examples.
-
-    Args:
-        num_examples: length of the data set.
-        seed: of the shuffle.
-        epoch: returns the current epoch, counted from 0.
-        lengths: in tokens, one an example, to group examples of similar length; `None` for a plain shuffle.
-        batch_size: examples of one optimizer step over all processes: the group whose lengths should be similar.
-    """
-
-    def __init__(
-        self,
-        num_examples: int,
-        seed: int,
-        epoch: Callable[[], int],
-        lengths: list[int] | None = None,
-        batch_size: int = 1,
-    ):
-        self.num_examples = num_examples
-        self.seed = seed
-        self.epoch = epoch
-        self.lengths = lengths
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return self.num_examples
-
-    def __iter__(self) -> Iterator[int]:
-        # A large odd stride keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart.
-        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch())
-        if self.lengths is None:
-            return iter(torch.randperm(self.num_examples, generator=generator).tolist())
-        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
 class DistillationTrainer(Trainer):
@@ -415,11 +111,11 @@ class DistillationTrainer(Trainer):
         if self.is_fsdp_enabled:
             choose_fsdp_units(unwrap_peft_model(self.model), self.accelerator)
         if self.args.uses("kl", "cosine"):
-            _check_finite(self.train_dataset)
+            check_finite(self.train_dataset)
         self._student_columns = forward_columns(self.model)
         self._teacher_columns = set() if teacher_model is None else forward_columns(teacher_model)
-        stored_width = _stored_width(self.train_dataset, teacher_layers)
-        self._layer_losses = LayerLosses(self.args, self.model, teacher_model, teacher_layers, stored_width)
+        width = stored_width(self.train_dataset, teacher_layers)
+        self._layer_losses = LayerLosses(self.args, self.model, teacher_model, teacher_layers, width)
         self.teacher_model = None if teacher_model is None else self._prepare_teacher(teacher_model)
         stored_layers = [TEACHER_HIDDEN_STATES.format(layer=layer) for layer in self._layer_losses.teacher_layers]
         self._stored_columns = [*([TEACHER_LOGITS] if self.args.uses("kl", "cosine") else []), *stored_layers]
@@ -706,7 +402,7 @@ class DistillationTrainer(Trainer):
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
             # Trainer's own count: accelerate's `set_epoch` does not reach the sampler of a resumed data loader.
             epoch=lambda: int(self.state.epoch or 0),
-            lengths=_lengths(dataset) if strategy == "group_by_length" else None,
+            lengths=lengths_of(dataset) if strategy == "group_by_length" else None,
             batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
         )
 
@@ -733,39 +429,3 @@ def _counted(logits: torch.Tensor, labels: torch.Tensor | None, num_real: int) -
     counted = labels != IGNORED_LABEL
     counted[num_real:] = False
     return counted
-
-
-def _stored_width(dataset, teacher_layers: Sequence[int] | None) -> int | None:
-    """The width of the teacher's hidden states in the data set, if they are stored there."""
-    column = TEACHER_HIDDEN_STATES.format(layer=teacher_layers[0]) if teacher_layers else None
-    names = getattr(dataset, "column_names", None) or []
-    return len(dataset[0][column][0]) if column in names else None
-
-
-def _check_finite(dataset) -> None:
-    """Raises a `ValueError` if a `teacher_logits` column holds NaN or infinity, which would ruin the student at once.
-
-    Once, before the training: a look at every batch would wait for the device in every step.
-    """
-    if not isinstance(dataset, Dataset) or TEACHER_LOGITS not in dataset.column_names:
-        return
-    num_bad = 0
-    for table in dataset.select_columns(TEACHER_LOGITS).with_format("arrow").iter(batch_size=10_000):
-        values = table[TEACHER_LOGITS].combine_chunks()
-        values = values.flatten() if pa.types.is_nested(values.type) else values
-        num_bad += np.count_nonzero(~np.isfinite(values.to_numpy(zero_copy_only=False)))
-    if num_bad:
-        raise ValueError(
-            f"{num_bad:,} numbers of the `teacher_logits` column are missing, NaN or infinite, and the loss would be "
-            "too. Compute them again, with a teacher in float32 whose own predictions are sound."
-        )
-
-
-def _lengths(dataset) -> list[int]:
-    is_table = isinstance(dataset, Dataset)  # gives a column without decoding the others
-    return [len(ids) for ids in (dataset["input_ids"] if is_table else (row["input_ids"] for row in dataset))]
-
-
-def forward_columns(model: nn.Module) -> set[str]:
-    """Names of the inputs of `model.forward`, labels left out: the losses are computed here, once."""
-    return set(inspect.signature(unwrap_peft_model(model).forward).parameters) - {"labels", "kwargs"}

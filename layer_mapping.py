@@ -14,21 +14,19 @@ Layers are numbered from 1, nearest the embeddings, to N, nearest the head, in e
 """
 
 import copy
-import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-# These look at what the teacher makes of the training data: `layer_search.choose_layers`.
+from layer_distillation.encoder_layers import find_layer_list, num_layers
+
+# These look at what the teacher makes of the training data: `training.layer_search.choose_layers`.
 EVIDENCE_STRATEGIES = ("search", "cka", "block_influence")
 SYNONYMS = {"first": "top", "last": "bottom"}
 STRATEGIES = ("top", "first", "bottom", "last", "odd", "even", "uniform", "random", *EVIDENCE_STRATEGIES)
-
 # Config entries that hold one value a layer. Going by length alone would also cut lists that describe something else,
 # such as the two entries of DeBERTa's `pos_att_type` when the teacher has two layers.
 PER_LAYER_CONFIG_ENTRIES = (
@@ -39,149 +37,8 @@ PER_LAYER_CONFIG_ENTRIES = (
     "attn_layers",
     "attention_window",
 )
-
 # Attributes by which a layer only knows its own number. `seed` is BigBird's, used in training only.
 LAYER_NUMBER_ATTRIBUTES = ("layer_idx", "layer_id", "seed")
-
-
-@dataclass
-class StudentArguments:
-    """What the student starts from: layers of the teacher, or a checkpoint of its own."""
-
-    layer_strategy: str | None = field(
-        default=None,
-        metadata={
-            "help": "Teacher layers to copy, layer 1 being nearest the input: top (or first) = 1..K, bottom (or last) "
-            "= the last K, odd = 1,3,5,..., even = 2,4,6,... (both need K = N/2), uniform = K layers spread evenly "
-            "over 1..N, random = none: every student weight is fresh. By evidence from the training data: search = "
-            "the winner of a tournament of short runs (see --search_budget), cka and block_influence = the K layers "
-            "that change most what passes through them. Ignored when --layers is given. Unset: even."
-        },
-    )
-    layers: str | None = field(
-        default=None,
-        metadata={
-            "help": "Comma-separated teacher layers, numbered from 1 (nearest the input), in the order the student "
-            "stacks them, for example 1,3,5. No duplicates. Wins over --layer_strategy and --num_student_layers."
-        },
-    )
-    num_student_layers: int | None = field(
-        default=None,
-        metadata={
-            "help": "Depth K of the student, from 1 to the teacher's depth N. Half of N, rounded down, when unset."
-        },
-    )
-    search_budget: float = field(
-        default=0.5,
-        metadata={
-            "help": "What --layer_strategy search may cost, in units of the run that follows it; > 0. The teacher's "
-            "outputs are stored for it, also with --no_teacher_cache."
-        },
-    )
-    stages: str | None = field(
-        default=None,
-        metadata={
-            "help": "Shrink gradually: comma-separated depths, decreasing, the last of them the student's, for "
-            "example 5,4,3. Each student is built from the one before and trained as long as the settings say, all "
-            "with the outputs of the same teacher. The last one keeps the layers of --layer_strategy, those before it "
-            "some others too; by evidence each stage chooses anew. They are kept in OUTPUT_DIR/stages/DEPTH. Unset: "
-            "one step."
-        },
-    )
-    student_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Local folder or Hub name of a pretrained student of any depth, width and architecture with the "
-            "teacher's vocabulary, instead of layers of the teacher."
-        },
-    )
-
-    def __post_init__(self):
-        if self.student_name_or_path is not None:
-            for name in ("layer_strategy", "layers", "num_student_layers", "stages"):
-                if getattr(self, name) is not None:
-                    raise ValueError(
-                        f"--student_name_or_path brings layers of its own, so it cannot go with --{name}, found "
-                        f"{getattr(self, name)}. Leave one of the two out."
-                    )
-            return
-        if self.layer_strategy is None:
-            self.layer_strategy = "even"
-        _check_strategy(self.layer_strategy)
-        if self.num_student_layers is not None and self.num_student_layers < 1:
-            raise ValueError(f"A student needs at least 1 layer, got --num_student_layers {self.num_student_layers}.")
-        if self.layers is not None:
-            _check_layers(parse_layers(self.layers))
-        if not (math.isfinite(self.search_budget) and self.search_budget > 0):
-            raise ValueError(
-                f"--search_budget is a number > 0 in units of one full run, got {self.search_budget}; try 0.5."
-            )
-        if self.stages is not None:
-            self._check_stages()
-
-    def _check_stages(self):
-        depths = parse_layers(self.stages)
-        if not depths or depths[-1] < 1 or any(later >= earlier for earlier, later in zip(depths, depths[1:])):
-            raise ValueError(
-                "Stages are depths of at least 1, each smaller than the one before, such as 5,4,3, got "
-                f"--stages {self.stages}."
-            )
-        for name in ("layers", "num_student_layers"):
-            if getattr(self, name) is not None:
-                raise ValueError(
-                    f"--stages {self.stages} says how deep every student is, so it cannot go with --{name}, got "
-                    f"{getattr(self, name)}. Leave one of the two out."
-                )
-        if self.layer_strategy == "random":
-            raise ValueError(
-                "--stages builds each student from the one before, but --layer_strategy random copies nothing. Use "
-                "'uniform', or leave --stages out."
-            )
-
-    def per_stage(self, num_teacher_layers: int) -> "tuple[StudentArguments, ...]":
-        """The arguments of every stage, the last of which makes the student; without `stages` there is one.
-
-        Strategies by evidence choose among the layers of the stage before. Of the others `layers` are those of
-        `shrinking_layers`, numbered in the stage before.
-
-        Raises:
-            ValueError: the strategy or the depths do not fit a teacher of so many layers.
-        """
-        if self.stages is None:
-            return (self,)
-        depths = parse_layers(self.stages)
-        if depths[0] >= num_teacher_layers:
-            raise ValueError(
-                f"--stages are depths below the teacher's, {num_teacher_layers}, got {self.stages}. Start with fewer "
-                "layers."
-            )
-        stages = tuple(replace(self, stages=None, num_student_layers=depth) for depth in depths)
-        if self.needs_evidence:
-            return stages
-        of_student = select_layers(self.layer_strategy, num_teacher_layers, depths[-1])
-        of_stages = shrinking_layers(of_student, num_teacher_layers, depths)
-        before = [range(1, num_teacher_layers + 1), *of_stages]
-        return tuple(
-            replace(stage, layers=_join([kept.index(layer) + 1 for layer in layers]))
-            for stage, kept, layers in zip(stages, before, of_stages)
-        )
-
-    @property
-    def needs_evidence(self) -> bool:
-        """Whether it takes data to choose the layers."""
-        return self.layers is None and self.layer_strategy in EVIDENCE_STRATEGIES
-
-    @property
-    def strategy_name(self) -> str:
-        """What chooses the layers, for the record of a run; "explicit" where they are listed."""
-        return self.layer_strategy if self.layers is None else "explicit"
-
-    @property
-    def short_name(self) -> str:
-        """A name for folders: the list of layers, the strategy, or the student's own."""
-        if self.student_name_or_path is not None:
-            return Path(self.student_name_or_path).name
-        return "-".join(filter(None, (self.layers or self.layer_strategy, self.stages)))
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -216,12 +73,12 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
     Raises:
         ValueError: the strategy is unknown or needs data, K is not in 1..N, or `odd`/`even` do not have K = N/2.
     """
-    _check_strategy(strategy)
+    check_strategy(strategy)
     depth = student_depth(num_teacher_layers, num_student_layers)
     if strategy in EVIDENCE_STRATEGIES:
         raise ValueError(
             f"'{strategy}' chooses layers by what the teacher makes of the training data, and here is only its depth. "
-            f"Run run_distillation.py --layer_strategy {strategy}, or call `layer_search.choose_layers`; without data "
+            f"Run run_distillation.py --layer_strategy {strategy}, or call `training.layer_search.choose_layers`; without data "
             "use 'uniform'."
         )
     if strategy in ("odd", "even") and 2 * depth != num_teacher_layers:
@@ -292,38 +149,6 @@ def student_depth(num_teacher_layers: int, num_student_layers: int | None) -> in
     return depth
 
 
-def num_layers(model: PreTrainedModel) -> int:
-    """Returns the depth N of an encoder; raises as `find_layer_list`."""
-    return len(model.get_submodule(find_layer_list(model)))
-
-
-def find_layer_list(model: PreTrainedModel) -> str:
-    """Returns the name of the one `ModuleList` that holds the layers, such as `bert.encoder.layer`.
-
-    Raises:
-        ValueError: the model does not hold its N layers in exactly one `ModuleList`, or has an encoder and a decoder.
-    """
-    model_name = type(model).__name__
-    if model.config.is_encoder_decoder:
-        raise ValueError(f"{model_name} has an encoder and a decoder: choose an encoder-only teacher, such as BERT.")
-
-    depth = getattr(model.config, "num_hidden_layers", None)
-    names = [
-        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
-    ]
-    if not names:
-        raise ValueError(
-            f"The layers must be one ModuleList of length config.num_hidden_layers = {depth}, and {model_name} has "
-            "none: its layers are shared, as in ALBERT, or arranged otherwise. Choose a teacher such as BERT."
-        )
-    if len(names) > 1:
-        raise ValueError(
-            f"The layers must be one ModuleList of length config.num_hidden_layers = {depth}, and {model_name} has "
-            f"several: {', '.join(names)}. Choose a teacher such as BERT."
-        )
-    return names[0]
-
-
 def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
     """Builds a student out of the teacher's own layers.
 
@@ -346,7 +171,7 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
             of ModernBERT, for example, has no `attn_norm` and every other has one, so its layer 1 has to stay first.
     """
     layer_list_name = find_layer_list(teacher)
-    _check_layers(layers, num_layers(teacher))
+    check_layers(layers, num_layers(teacher))
     indices = [layer - 1 for layer in layers]  # the only change from 1-based to 0-based
 
     student = _blueprint(teacher, _config_of_layers(teacher.config, indices))
@@ -398,26 +223,6 @@ def build_random_student(teacher: PreTrainedModel, num_student_layers: int | Non
     return type(teacher)(config).to(teacher.device, teacher.dtype).eval()
 
 
-def student_from_arguments(
-    teacher: PreTrainedModel, student_args: StudentArguments
-) -> tuple[PreTrainedModel, tuple[int, ...]]:
-    """Builds the student that the arguments ask for.
-
-    Returns:
-        The student and the 1-based teacher layers it was copied from, `()` for the strategy `random`.
-
-    Raises:
-        ValueError: the arguments do not fit this teacher (see `select_layers` and `build_student`).
-    """
-    if student_args.layers is not None:
-        layers = parse_layers(student_args.layers)
-    else:
-        layers = select_layers(student_args.layer_strategy, num_layers(teacher), student_args.num_student_layers)
-        if not layers:
-            return build_random_student(teacher, student_args.num_student_layers), layers
-    return build_student(teacher, layers), layers
-
-
 def describe_mapping(layers: Sequence[int], num_teacher_layers: int) -> str:
     """Returns one line for the log: which teacher layer (1-based) each student layer is copied from."""
     if not layers:
@@ -460,12 +265,12 @@ def gathered(model: PreTrainedModel) -> AbstractContextManager:
     return deepspeed.zero.GatheredParameters(sharded)
 
 
-def _check_strategy(strategy: str) -> None:
+def check_strategy(strategy: str) -> None:
     if strategy not in STRATEGIES:
         raise ValueError(f"The layer strategy is one of {', '.join(STRATEGIES)}, got {strategy!r}.")
 
 
-def _check_layers(layers: Sequence[int], num_teacher_layers: int | None = None) -> None:
+def check_layers(layers: Sequence[int], num_teacher_layers: int | None = None) -> None:
     """Checks a list of layers, without its upper bound as long as the teacher's depth is unknown (None)."""
     if not layers:
         raise ValueError("The list of layers is empty: name at least one layer, such as 1,3,5.")
@@ -474,14 +279,16 @@ def _check_layers(layers: Sequence[int], num_teacher_layers: int | None = None) 
     if outside:
         raise ValueError(
             f"Layers are 1..{last} (1-based: layer 1 is nearest the embeddings, layer {last} nearest the head), got "
-            f"{_join(outside)} in {_join(layers)}."
+            f"{join_layers(outside)} in {join_layers(layers)}."
         )
     duplicates = sorted({layer for layer in layers if layers.count(layer) > 1})
     if duplicates:
-        raise ValueError(f"Each layer can be copied once, got {_join(duplicates)} more than once in {_join(layers)}.")
+        raise ValueError(
+            f"Each layer can be copied once, got {join_layers(duplicates)} more than once in {join_layers(layers)}."
+        )
 
 
-def _join(layers: Sequence[int]) -> str:
+def join_layers(layers: Sequence[int]) -> str:
     return ",".join(str(layer) for layer in layers)
 
 

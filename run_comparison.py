@@ -18,32 +18,30 @@ import logging
 import sys
 from pathlib import Path
 
-from command_line import command_line, explain_settings, parse_arguments, run, set_up_logging
-from comparison import (
-    ComparisonArguments,
-    Grid,
-    check_grid,
-    plan_cells,
-    prepare_cell,
-    run_grid,
-    state_of,
-)
-from comparison_plan import describe_plan, estimate_seconds
-from comparison_report import build_report
-from comparison_results import compare_layers, read_results, score_groups, write_results
-from distill_trainer import DistillationTrainingArguments
-from document import to_markdown, write_document
-from figures import draw_figures
-from lora import LoraArguments
-from run_folder import UNFINISHED_RECORD_FILE, check_output_dir, read_record, write_record
-from teacher import TeacherArguments, check_teacher_output_dir, load_classifier, resolve_checkpoint
-from teacher_cache import fingerprint_model
-from text_classification import DataArguments
-from training_run import ALWAYS_SHOWN, load_inputs, new_record, prepare_teacher, resolve_defaults
+from comparison.arguments import ComparisonArguments, plan_cells
+from comparison.document import to_markdown, write_document
+from comparison.figures import draw_figures
+from comparison.grid import Grid, check_grid, prepare_cell, run_grid, state_of
+from comparison.report import build_report
+from comparison.results import compare_layers, read_results, score_groups, write_results
+from comparison.time_estimate import describe_plan, estimate_seconds
+from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.fingerprints import fingerprint_model
+from layer_distillation.pretrained import resolve_checkpoint
+from layer_distillation.record import UNFINISHED_RECORD_FILE, read_record, write_record
+from lora_adapters.arguments import LoraArguments
+from text_data.arguments import DataArguments
+from training.arguments import TeacherArguments, resolve_defaults
+from training.checkpoints import load_classifier
+from training.command_line import command_line, explain_settings, parse_arguments, run, set_up_logging
+from training.inputs import load_inputs
+from training.output_folder import check_output_dir
+from training.run import ALWAYS_SHOWN, new_record
+from training.teacher import check_teacher_output_dir, prepare_teacher
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_ARGUMENTS = Path(__file__).parent / "examples" / "compare_toxic_comments.json"
+DEFAULT_ARGUMENTS = Path(__file__).parent / "defaults" / "run_comparison.json"
 
 
 def main():

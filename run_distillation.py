@@ -26,30 +26,22 @@ import logging
 import sys
 from pathlib import Path
 
-from command_line import explain_settings, parse_arguments, run, set_up_logging
-from distill_trainer import DistillationTrainingArguments
-from layer_mapping import StudentArguments
-from reporting import results_table
-from run_folder import check_output_dir
-from student import check_student, start_student
-from teacher import TeacherArguments, check_teacher_output_dir, load_classifier, resolve_checkpoint
-from text_classification import DataArguments
-from training_run import (
-    ALWAYS_SHOWN,
-    begin_run,
-    build_trainer,
-    check_training_labels,
-    load_inputs,
-    prepare_teacher,
-    push_student,
-    resolve_defaults,
-    score,
-    train_and_finish,
-)
+from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.pretrained import resolve_checkpoint
+from text_data.arguments import DataArguments
+from training.arguments import StudentArguments, TeacherArguments, resolve_defaults
+from training.checkpoints import load_classifier
+from training.command_line import explain_settings, parse_arguments, run, set_up_logging
+from training.inputs import check_training_labels, load_inputs
+from training.output_folder import check_output_dir
+from training.run import ALWAYS_SHOWN, begin_run, build_trainer, push_student, score, train_and_finish
+from training.student import check_student, start_student
+from training.tables import results_table
+from training.teacher import check_teacher_output_dir, prepare_teacher
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_ARGUMENTS = Path(__file__).parent / "examples" / "toxic_comments.json"
+DEFAULT_ARGUMENTS = Path(__file__).parent / "defaults" / "run_distillation.json"
 
 
 def main():

@@ -26,24 +26,23 @@ from pathlib import Path
 import numpy as np
 from transformers import DataCollatorWithPadding, EvalPrediction
 
-from command_line import explain_settings, parse_arguments, run
-from exporting import (
-    BATCH_SIZE,
-    INT8_BATCH_SIZE,
-    WEIGHT_TYPES,
-    compute_onnx_logits,
-    export_float32,
-    quantize_accurately,
-    this_processor,
-)
-from run_folder import library_versions, read_record
-from teacher import TeacherArguments, load_classifier, load_tokenizer, resolve_checkpoint
-from teacher_cache import compute_logits
-from text_classification import DataArguments, build_compute_metrics, load_data, tokenize
+from export.float32 import export_float32
+from export.int8 import WEIGHT_TYPES, quantize_accurately, this_processor
+from export.parity import BATCH_SIZE, INT8_BATCH_SIZE, compute_onnx_logits
+from layer_distillation.model_outputs import compute_logits
+from layer_distillation.pretrained import resolve_checkpoint
+from layer_distillation.record import library_versions, read_record
+from text_data.arguments import DataArguments
+from text_data.loading import load_data
+from text_data.metrics import build_compute_metrics
+from text_data.tokenizing import tokenize
+from training.arguments import TeacherArguments
+from training.checkpoints import load_classifier, load_tokenizer
+from training.command_line import explain_settings, parse_arguments, run
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_ARGUMENTS = Path(__file__).parent / "examples" / "export.json"
+DEFAULT_ARGUMENTS = Path(__file__).parent / "defaults" / "run_export.json"
 FLOAT32_FILE, INT8_FILE, METRICS_FILE = "model.onnx", "model_int8.onnx", "metrics.json"
 MAX_LOGIT_DIFFERENCE = 1e-4
 MIN_INT8_SHARE = 0.99
@@ -202,7 +201,7 @@ def main():
 def set_up_logging() -> None:
     """Information from the project's own modules; exporter and quantiser describe every operator at that level."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, level=logging.ERROR)
-    for name in (__name__, "exporting", "teacher", "text_classification"):
+    for name in (__name__, "export", "layer_distillation", "text_data", "training"):
         logging.getLogger(name).setLevel(logging.INFO)
 
 

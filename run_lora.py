@@ -11,7 +11,7 @@ Data, teacher and layers are chosen as in `run_distillation.py`; on one process 
 
 With distillation on top, and with a plain checkpoint beside the adapter:
 
-    python run_lora.py examples/toxic_comments_lora.json --ce_weight 0.5 --kl_weight 0.5 --merge_adapter
+    python run_lora.py defaults/run_lora.json --ce_weight 0.5 --kl_weight 0.5 --merge_adapter
 """
 
 import logging
@@ -19,40 +19,25 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from command_line import explain_settings, parse_arguments, run, set_up_logging
-from layer_mapping import StudentArguments
-from lora import (
-    LoraArguments,
-    LoraTrainingArguments,
-    add_lora,
-    check_layers_are_copied,
-    count_parameters,
-    finish_adapter,
-    load_adapter,
-    save_merged,
-    target_modules,
-)
-from reporting import results_table
-from run_folder import check_output_dir
-from student import check_student, start_student
-from teacher import TeacherArguments, check_teacher_output_dir, load_classifier, resolve_checkpoint
-from text_classification import DataArguments
-from training_run import (
-    ALWAYS_SHOWN,
-    begin_run,
-    build_trainer,
-    check_training_labels,
-    load_inputs,
-    prepare_teacher,
-    push_student,
-    resolve_defaults,
-    score,
-    train_and_finish,
-)
+from layer_distillation.pretrained import resolve_checkpoint
+from lora_adapters.adapters import add_lora, count_parameters, target_modules
+from lora_adapters.arguments import LoraArguments, LoraTrainingArguments
+from lora_adapters.loading import load_adapter
+from text_data.arguments import DataArguments
+from training.arguments import StudentArguments, TeacherArguments, resolve_defaults
+from training.checkpoints import load_classifier
+from training.command_line import explain_settings, parse_arguments, run, set_up_logging
+from training.inputs import check_training_labels, load_inputs
+from training.lora import check_layers_are_copied, finish_adapter, save_merged
+from training.output_folder import check_output_dir
+from training.run import ALWAYS_SHOWN, begin_run, build_trainer, push_student, score, train_and_finish
+from training.student import check_student, start_student
+from training.tables import results_table
+from training.teacher import check_teacher_output_dir, prepare_teacher
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_ARGUMENTS = Path(__file__).parent / "examples" / "toxic_comments_lora.json"
+DEFAULT_ARGUMENTS = Path(__file__).parent / "defaults" / "run_lora.json"
 
 
 def main():

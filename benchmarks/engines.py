@@ -1,6 +1,6 @@
 """Measure how far every engine is from one process, and what memory it takes, and write the table.
 
-    python benchmarks/engines.py
+    python -m benchmarks.engines
 
 Ten optimizer steps of a tiny model with the global batch of 16, for distillation, LoRA and fine-tuning; peak memory
 for a model of BERT-base's size. Processors only, two processes. Writes `docs/results/engines.csv` in a few minutes.
@@ -8,16 +8,15 @@ for a model of BERT-base's size. Processors only, two processes. Writes `docs/re
 
 import csv
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "workers"), str(ROOT / "tests"), str(ROOT)]
 
-from engine_runs import ENGINES, measure_memory, results, save_teachers, train_under, trained_weights  # noqa: E402
-from engine_worker import METHODS  # noqa: E402
+from tests.engine_runs import ENGINES, measure_memory, results, save_teachers, train_under, trained_weights
+from tests.workers.engine_worker import METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def main():

@@ -1,6 +1,6 @@
 """How the app stands up to many users at once, to hostile bodies, and to long use: 2 cores, loopback only.
 
-    python benchmarks/load_app.py --model_dir outputs/toxic_comments-even --data_file ../shared/data/davidson/test.csv
+    python -m benchmarks.load_app --model_dir outputs/toxic_comments-even --data_file ../shared/data/davidson/test.csv
 
 starts `python -m app` with the int8 model and then measures, one after the other,
 
@@ -33,10 +33,9 @@ from pathlib import Path
 import numpy as np
 import uvloop
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from app.models import Model, load_model
 
-from app.models import Model, load_model  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 HOST = "127.0.0.1"
 TEXTS_A_REQUEST = (1, 4)

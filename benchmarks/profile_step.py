@@ -1,8 +1,8 @@
 """Where the time of a training step goes, and how far it is from what the processor or GPU could do at most.
 
-    python benchmarks/profile_step.py                                       # the embedded data set
-    python benchmarks/profile_step.py --train_file train.csv --test_file test.csv --examples 2048
-    python benchmarks/profile_step.py --teacher random-bert-base            # where there is a GPU
+    python -m benchmarks.profile_step                                       # the embedded data set
+    python -m benchmarks.profile_step --train_file train.csv --test_file test.csv --examples 2048
+    python -m benchmarks.profile_step --teacher random-bert-base            # where there is a GPU
 
 Plain fine-tuning and distillation from stored outputs, over the same batches, an epoch each in turns. On a GPU the
 clock waits for the device at every part, which makes the step a little slower than it is. The limit: the
@@ -12,7 +12,6 @@ bytes that AdamW has to move at the rate of a large addition in place, both meas
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,11 +23,8 @@ from statistics import mean, median
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, TrainerCallback, set_seed
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from results import write_results  # noqa: E402
-from training_setup import (  # noqa: E402
+from benchmarks.results import write_results
+from benchmarks.training_setup import (
     PLAIN_FINE_TUNING,
     PRECISIONS,
     CountingCollator,
@@ -42,9 +38,11 @@ from training_setup import (  # noqa: E402
     training_arguments,
     with_stored_outputs,
 )
+from distill_trainer import DistillationTrainer
+from layer_distillation.arguments import bf16_in_hardware
+from training.tables import markdown_table
 
-from distill_trainer import DistillationTrainer, bf16_in_hardware  # noqa: E402
-from reporting import markdown_table  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 PARTS = ("data", "forward and loss", "backward", "gradient clipping", "AdamW", "rest")
 

@@ -7,7 +7,6 @@ for it, not in what they are after.
 
 import argparse
 import multiprocessing
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -29,15 +28,20 @@ from transformers import (
     set_seed,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from distill_trainer import DistillationTrainer
+from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.encoder_layers import num_layers
+from layer_distillation.model_outputs import compute_logits
+from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
+from layer_distillation.teacher_outputs import add_teacher_hidden_states, add_teacher_logits
+from layer_mapping import build_student, select_layers
+from text_data.arguments import DataArguments
+from training.arguments import TeacherArguments
+from training.checkpoints import load_classifier
+from training.inputs import load_inputs
+from training.teacher import fine_tune
 
-from distill_trainer import DistillationTrainer, DistillationTrainingArguments  # noqa: E402
-from layer_mapping import build_student, num_layers, select_layers  # noqa: E402
-from teacher import PACKAGED_TEACHER, TeacherArguments, fine_tune, load_classifier, resolve_checkpoint  # noqa: E402
-from teacher_cache import add_teacher_hidden_states, add_teacher_logits, compute_logits  # noqa: E402
-from text_classification import DataArguments  # noqa: E402
-from training_run import load_inputs  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 RANDOM_BERT_BASE = "random-bert-base"
 BATCH_SIZE, LEARNING_RATE, TEMPERATURE = 32, 1e-4, 2.0

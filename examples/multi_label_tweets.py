@@ -17,6 +17,7 @@ from pathlib import Path
 from datasets import Dataset, load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
+
 FOLDER = ROOT / "outputs" / "multi_label_tweets"
 VOTES = {"hate_speech": "hate_speech_count", "offensive_language": "offensive_language_count"}
 

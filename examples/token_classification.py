@@ -9,7 +9,6 @@ split: the F1 of "none" is left out of the mean. Takes about three minutes on tw
 """
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,13 @@ from datasets import Dataset
 from sklearn.metrics import f1_score
 from transformers import AutoModelForTokenClassification, AutoTokenizer, DataCollatorForTokenClassification, set_seed
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from distill_trainer import DistillationTrainer, DistillationTrainingArguments
+from layer_distillation.encoder_layers import num_layers
+from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
+from layer_mapping import build_student, select_layers
+from training.tables import markdown_table
 
-from distill_trainer import DistillationTrainer, DistillationTrainingArguments  # noqa: E402
-from layer_mapping import build_student, num_layers, select_layers  # noqa: E402
-from reporting import markdown_table  # noqa: E402
-from teacher import PACKAGED_TEACHER, resolve_checkpoint  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 MARKS = ("none", "comma", "end of sentence")
 MARK_OF = {",": 1, ".": 2, "?": 2, "!": 2}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from comparison import Cell
-from comparison_results import TEACHER, Results, Run
+from comparison.arguments import Cell
+from comparison.results import TEACHER, Results, Run
 
 LABELS = ("neither", "offensive_language", "hate_speech")
 LAYERS = {"top": [1, 2, 3], "bottom": [4, 5, 6], "odd": [1, 3, 5], "even": [2, 4, 6], "random": []}

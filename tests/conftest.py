@@ -6,10 +6,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import datasets
 import pytest
 import torch
-from script_runs import MNLI, sentences, write_csv
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from teacher import PACKAGED_TEACHER, resolve_checkpoint
+from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
+from tests.script_runs import MNLI, sentences, write_csv
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -95,7 +95,7 @@ def files(tmp_path_factory):
 def served_model(tmp_path_factory):
     """The folder `small` with a checkpoint and its export, that know a little about toxic comments."""
     # Not every test run needs what it imports.
-    from served_model import make_served_model
+    from tests.served_model import make_served_model
 
     folder = tmp_path_factory.mktemp("served") / "small"
     folder.mkdir()
@@ -106,7 +106,7 @@ def served_model(tmp_path_factory):
 @pytest.fixture(scope="session")
 def app(served_model, tmp_path_factory):
     """The app with two models, `small` and its copy `other`, as a process whose connections are watched."""
-    from running_app import WATCHED_APP, running_app
+    from tests.running_app import WATCHED_APP, running_app
 
     other = tmp_path_factory.mktemp("served") / "other"
     shutil.copytree(served_model / "onnx", other)

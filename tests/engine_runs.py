@@ -8,8 +8,9 @@ from pathlib import Path
 
 import yaml
 from safetensors.torch import load_file
-from tiny_models import TINY_CLASSIFIERS
-from train_worker import bert
+
+from tests.tiny_models import TINY_CLASSIFIERS
+from tests.workers.train_worker import bert
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = ROOT / "tests" / "workers"
@@ -57,7 +58,7 @@ def _run(engine, worker, arguments, folder, **environment):
         **os.environ,
         "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "PYTHONPATH": str(ROOT),
         **environment,
     }
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from exporting import export_float32, quantize
-from teacher import PACKAGED_TEACHER, resolve_checkpoint
+from export.float32 import export_float32
+from export.int8 import quantize
+from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = {0: "not_toxic", 1: "toxic"}

@@ -10,10 +10,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from served_model import MAX_LENGTH
 
 from app.explain import MAX_WORDS, explain
 from app.models import BACKENDS, Answer, load_model
+from tests.served_model import MAX_LENGTH
 
 TEXTS = [
     "I hate you",

@@ -16,10 +16,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import httpx
 import pytest
-from running_app import ROOT, running_app
 
 from app.__main__ import available_cores, main
 from app.service import MAX_TEXTS
+from tests.running_app import ROOT, running_app
 
 SECRET = "xylophone-secret"
 APP = ROOT / "app"

@@ -2,18 +2,14 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 from datasets import Dataset
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-
-import small_validation
-import trial_length
-from more_pairs import more_pairs
-from runs import finished_record
-from sweep import differences, settings_of, summary
+from experiments import small_validation, trial_length
+from experiments.more_pairs import more_pairs
+from experiments.runs import finished_record
+from experiments.sweep import differences, settings_of, summary
 
 RIGHT = ["yes", "no"] * 50
 

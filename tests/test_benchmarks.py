@@ -1,23 +1,16 @@
 """Tests of the benchmarks of training: that what they compare can be compared, and that they count right."""
 
 import argparse
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from script_runs import sentences, write_csv
 from torch.utils.flop_counter import FlopCounterMode
-from workers.train_worker import bert, pad, random_examples
 
-# At the end: `benchmarks/engines.py` must not stand in for the module of that name.
-sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-
-from bench_scaling import run, scaling_table
-from bench_sweep import STRATEGIES, summary, sweep
-from bench_training import VARIANTS, Turn, Variant, comparison_table, cost_of_cache, steps_a_turn, train
-from profile_step import PARTS, profile_epoch, step_flop
-from training_setup import (
+from benchmarks.profile_step import PARTS, profile_epoch, step_flop
+from benchmarks.scaling import run, scaling_table
+from benchmarks.sweep_speed import STRATEGIES, summary, sweep
+from benchmarks.training_setup import (
     CountingCollator,
     Setup,
     add_setup_arguments,
@@ -28,6 +21,9 @@ from training_setup import (
     score,
     train_like_the_notebook,
 )
+from benchmarks.training_speed import VARIANTS, Turn, Variant, comparison_table, cost_of_cache, steps_a_turn, train
+from tests.script_runs import sentences, write_csv
+from tests.workers.train_worker import bert, pad, random_examples
 
 pytestmark = pytest.mark.usefixtures("script_caches")
 

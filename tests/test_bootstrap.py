@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import accuracy_score, f1_score
 
-from bootstrap import accuracy, bootstrap, difference, macro_f1, score
+from comparison.bootstrap import accuracy, bootstrap, difference, macro_f1, score
 
 
 def random_predictions(num_seeds, num_examples, num_labels=3, seed=0):

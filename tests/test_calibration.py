@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from calibration import expected_calibration_error, reliability, softmax
+from comparison.calibration import expected_calibration_error, reliability, softmax
 
 
 def test_probabilities_are_those_of_the_definition_and_large_logits_do_not_overflow():

@@ -11,11 +11,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 from transformers import TrainingArguments
 
-import command_line
-import run_folder
-from command_line import explain_settings, given_settings, parse_arguments, run
-from distill_trainer import DistillationTrainingArguments
-from layer_mapping import StudentArguments
+from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.record import library_versions
+from training import command_line, output_folder
+from training.arguments import StudentArguments
+from training.command_line import explain_settings, given_settings, parse_arguments, run
 
 
 @dataclass
@@ -136,26 +136,26 @@ def test_checks_of_the_arguments_themselves_are_raised(parse):
 
 
 def test_every_argument_file_of_the_project_is_read(monkeypatch):
-    from comparison import ComparisonArguments
-    from distill_trainer import DistillationTrainingArguments
-    from layer_mapping import StudentArguments
-    from lora import LoraArguments, LoraTrainingArguments
+    from comparison.arguments import ComparisonArguments
+    from layer_distillation.arguments import DistillationTrainingArguments
+    from lora_adapters.arguments import LoraArguments, LoraTrainingArguments
     from run_export import ExportArguments
-    from teacher import TeacherArguments
-    from text_classification import DataArguments
+    from text_data.arguments import DataArguments
+    from training.arguments import StudentArguments, TeacherArguments
 
     shared = (TeacherArguments, DataArguments)
     comparison = (*shared, LoraArguments, ComparisonArguments, DistillationTrainingArguments)
     lora = (*shared, StudentArguments, LoraArguments, LoraTrainingArguments)
     distillation = (*shared, StudentArguments, DistillationTrainingArguments)
     monkeypatch.setattr(sys, "argv", ["a_script.py"])
-    files = sorted((Path(command_line.__file__).parent / "examples").glob("*.json"))
+    root = Path(command_line.__file__).parent.parent
+    files = sorted(file for folder in ("defaults", "examples") for file in (root / folder).glob("*.json"))
     files = [file for file in files if not file.name.startswith("ds_")]  # DeepSpeed's own format
     assert files
     for file in files:
-        types = lora if file.stem.endswith("_lora") else distillation
-        types = comparison if file.name.startswith("compare_") else types
-        types = (ExportArguments, DataArguments) if file.name == "export.json" else types
+        types = lora if file.stem == "run_lora" else distillation
+        types = comparison if file.stem == "run_comparison" or file.name.startswith("compare_") else types
+        types = (ExportArguments, DataArguments) if file.stem == "run_export" else types
         known = {name for cls in types for name in cls.__dataclass_fields__}
         assert json.loads(file.read_text()).keys() <= known, file
         parse_arguments(types, [str(file), *(["--bf16", "false"] if "bf16" in known else [])], file)
@@ -193,7 +193,7 @@ def test_given_settings_can_be_kept_as_json(parse, tmp_path):
 def test_an_error_from_a_check_of_ours_ends_in_one_line(tmp_path, capsys):
     (tmp_path / "stranger").touch()
     with pytest.raises(SystemExit) as error:
-        run(lambda: run_folder.check_output_dir(tmp_path))
+        run(lambda: output_folder.check_output_dir(tmp_path))
     assert error.value.code == 1
     output = capsys.readouterr()
     assert output.out == ""
@@ -205,7 +205,7 @@ def test_an_error_from_a_check_of_ours_ends_in_one_line(tmp_path, capsys):
     ("mistake", "message"),
     [
         (lambda: json.loads("{"), "Expecting property name"),  # raised by a library
-        (lambda: run_folder.library_versions(1), "positional argument"),  # no error of a user
+        (lambda: library_versions(1), "positional argument"),  # no error of a user
         (lambda: command_line._read(None, set()), "is_file"),
     ],
 )
@@ -215,10 +215,10 @@ def test_errors_of_libraries_and_mistakes_in_the_code_keep_their_traceback(mista
 
 
 def test_a_value_error_that_the_code_did_not_raise_on_purpose_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(run_folder, "_checkpoints", lambda folder: [Path("checkpoint-x")])
-    monkeypatch.setattr(run_folder, "_read", lambda file: {"settings": {}, "data": {}})
-    with pytest.raises(ValueError, match="invalid literal for int"):  # innermost frame: `int(...)` in run_folder.py
-        run(lambda: run_folder.checkpoint_to_resume("", {"settings": {}, "data": {}}))
+    monkeypatch.setattr(output_folder, "_checkpoints", lambda folder: [Path("checkpoint-x")])
+    monkeypatch.setattr(output_folder, "read_json", lambda file: {"settings": {}, "data": {}})
+    with pytest.raises(ValueError, match="invalid literal for int"):  # innermost frame: `int(...)` in output_folder.py
+        run(lambda: output_folder.checkpoint_to_resume("", {"settings": {}, "data": {}}))
 
 
 def test_help_shows_every_default(capsys):

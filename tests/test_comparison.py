@@ -5,13 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from command_line import parse_arguments
-from comparison import DECIDED_BY_GRID, METHODS, Cell, ComparisonArguments, Grid, plan_cells, prepare_cell
-from distill_trainer import DistillationTrainingArguments
-from lora import LoraArguments
-from teacher import TeacherArguments
-from text_classification import DataArguments
-from training_run import num_steps
+from comparison.arguments import METHODS, Cell, ComparisonArguments, plan_cells
+from comparison.grid import DECIDED_BY_GRID, Grid, prepare_cell
+from layer_distillation.arguments import DistillationTrainingArguments
+from lora_adapters.arguments import LoraArguments
+from text_data.arguments import DataArguments
+from training.arguments import TeacherArguments
+from training.command_line import parse_arguments
+from training.run import num_steps
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from comparison_results_by_hand import make_results
 
-from bootstrap import Interval
-from comparison_report import (
+from comparison.bootstrap import Interval
+from comparison.document import Bullets, Code, Figure, Heading, Table, Text, to_html, to_markdown, write_document
+from comparison.report import (
     build_report,
     layer_statements,
     layer_table,
@@ -15,8 +15,8 @@ from comparison_report import (
     statement,
     teacher_table,
 )
-from comparison_results import TEACHER, score_groups
-from document import Bullets, Code, Figure, Heading, Table, Text, to_html, to_markdown, write_document
+from comparison.results import TEACHER, score_groups
+from tests.comparison_results_by_hand import make_results
 
 ACCURACIES = {
     ("distill", "odd"): 0.9,

@@ -12,10 +12,18 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from transformers import Trainer, TrainingArguments
-from workers import train_worker
-from workers.train_worker import (
+
+from distill_trainer import DistillationTrainer
+from layer_distillation.arguments import DistillationTrainingArguments, bf16_in_hardware
+from layer_distillation.batches import EpochShuffleSampler
+from layer_distillation.fingerprints import fingerprint_model
+from layer_distillation.losses import kl_divergence_loss, task_loss
+from layer_distillation.problem_types import MULTI_LABEL, REGRESSION
+from layer_distillation.teacher_outputs import add_teacher_logits
+from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
+from tests.workers import train_worker
+from tests.workers.train_worker import (
     LOSS_WEIGHTS,
     NUM_LABELS,
     SCENARIOS,
@@ -28,15 +36,6 @@ from workers.train_worker import (
     step_logs,
     weights,
 )
-
-from distill_losses import MULTI_LABEL, REGRESSION, kl_divergence_loss, task_loss
-from distill_trainer import (
-    DistillationTrainer,
-    DistillationTrainingArguments,
-    EpochShuffleSampler,
-    bf16_in_hardware,
-)
-from teacher_cache import add_teacher_logits, fingerprint_model
 
 ROOT = Path(__file__).parents[1]
 CE_ONLY = {"ce_weight": 1.0, "kl_weight": 0.0}
@@ -691,7 +690,7 @@ def two_processes(tmp_path_factory):
     command = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
     subprocess.run(
         [sys.executable, *command, train_worker.__file__, str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         check=True,
         timeout=300,
     )

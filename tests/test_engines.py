@@ -6,12 +6,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from engine_runs import ENGINES, measure_memory, results, save_teachers, train_under, trained_weights
-from engine_worker import METHODS
-from train_worker import pad, random_examples
 from transformers import AutoModelForSequenceClassification
 
 from layer_mapping import build_random_student, build_student
+from tests.engine_runs import ENGINES, measure_memory, results, save_teachers, train_under, trained_weights
+from tests.workers.engine_worker import METHODS
+from tests.workers.train_worker import pad, random_examples
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from transformers import DataCollatorWithPadding, TrainingArguments
 
-from distill_trainer import DistillationTrainer, DistillationTrainingArguments
-from evaluation import describe_model, evaluate_splits, measure_latency, predict_splits
-from text_classification import LabelMap, build_compute_metrics
+from distill_trainer import DistillationTrainer
+from layer_distillation.arguments import DistillationTrainingArguments
+from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
+from text_data.labels import LabelMap
+from text_data.metrics import build_compute_metrics
+from training.evaluation import describe_model, evaluate_splits, measure_latency, predict_splits
 
 SINGLE = LabelMap("single_label_classification", ("bad", "good", "so, so"))
 MULTI = LabelMap("multi_label_classification", ("angry", "sad", "vulgar"))
@@ -191,7 +193,7 @@ def test_latency_is_measured_in_milliseconds_in_eval_mode_on_unpadded_examples()
 
 def test_latency_leaves_out_the_warm_up_and_works_on_few_examples(monkeypatch):
     clock = iter([0.0, 9.0] * 5 + [0.0, 0.002] * 4)  # the first five take 9 s each
-    monkeypatch.setattr("evaluation.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("training.evaluation.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     model = TINY_CLASSIFIERS["bert"](1, 3)
     assert measure_latency([model], split()) == [pytest.approx(2.0)]
     clock = iter([0.0, 0.003])

@@ -52,7 +52,7 @@ def test_none_is_in_the_sample_data_or_nearly_so(sentences):
 @pytest.mark.slow
 def test_the_quickstarts_student_gets_at_least_85_percent_right_in_int8(sentences, tmp_path):
     for script, arguments in (
-        ("run_distillation.py", ["examples/toxic_comments.json", f"--output_dir={tmp_path}"]),
+        ("run_distillation.py", ["defaults/run_distillation.json", f"--output_dir={tmp_path}"]),
         ("run_export.py", [f"--model_name_or_path={tmp_path}"]),
     ):
         subprocess.run([sys.executable, script, *arguments], cwd=ROOT, check=True)

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from comparison_results_by_hand import make_results
 from matplotlib import pyplot
 
-import figures
-from bootstrap import score
-from comparison import METHODS
-from comparison_results import score_groups
-from distill_trainer import LOSSES
-from figures import HATCHES, LOSS_TITLES, STRATEGY_STYLES, confusion_shares, draw_figures, mean_curve
+from comparison import figures
+from comparison.arguments import METHODS
+from comparison.bootstrap import score
+from comparison.figures import HATCHES, LOSS_TITLES, STRATEGY_STYLES, confusion_shares, draw_figures, mean_curve
+from comparison.results import score_groups
+from layer_distillation.arguments import LOSSES
 from layer_mapping import STRATEGIES, SYNONYMS
+from tests.comparison_results_by_hand import make_results
 
 ACCURACIES = {(method, strategy): 0.8 for method in METHODS for strategy in ("odd", "even")}
 ACCURACIES |= {("distill", "random"): 0.6, ("finetune", "random"): 0.55}

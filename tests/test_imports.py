@@ -1,8 +1,9 @@
-"""Who imports whom: the table of the design, and the modules that `pip install .` gives to other projects."""
+"""Who imports whom: the floors of the house, and what `pip install .` gives to other projects."""
 
 import ast
-import importlib
+import graphlib
 import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -10,133 +11,114 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = {path.stem: path for path in sorted(ROOT.glob("*.py"))}
-SCRIPTS = {name for name in SOURCES if name.startswith("run_") and name != "run_folder"}
-MAY_IMPORT = {
-    "distill_losses": set(),
-    "layer_mapping": set(),
-    "text_classification": set(),
-    "teacher_cache": set(),
-    "command_line": set(),
-    "run_folder": set(),
-    "reporting": set(),
-    "bootstrap": set(),
-    "calibration": set(),
-    "layer_similarity": {"teacher_cache"},
-    "document": {"reporting"},
-    "engines": set(),
-    "layer_outputs": {"layer_mapping"},
-    "layer_losses": {"distill_losses", "layer_mapping", "layer_outputs"},
-    "distill_trainer": {"distill_losses", "engines", "layer_losses", "layer_outputs"},
-    "exporting": {"teacher_cache"},
-    "teacher": {"distill_trainer", "engines", "run_folder", "teacher_cache", "text_classification"},
-    "evaluation": {"distill_losses", "distill_trainer", "teacher_cache", "text_classification"},
-    "lora": {
-        *("distill_trainer", "layer_mapping", "run_folder", "teacher", "teacher_cache", "text_classification"),
-    },
-    "training_run": {
-        *("command_line", "distill_trainer", "evaluation", "layer_losses", "layer_mapping", "reporting"),
-        *("run_folder", "teacher", "teacher_cache", "text_classification"),
-    },
-    "layer_search": {
-        *("distill_losses", "distill_trainer", "engines", "layer_mapping", "layer_similarity", "reporting"),
-        *("run_folder", "teacher_cache", "training_run"),
-    },
-    "student": {
-        *("distill_trainer", "engines", "layer_mapping", "layer_search", "reporting", "run_folder", "teacher"),
-        *("teacher_cache", "training_run"),
-    },
-    "comparison": {
-        *("distill_trainer", "evaluation", "layer_mapping", "lora", "run_folder", "student", "teacher"),
-        *("text_classification", "training_run"),
-    },
-    "comparison_plan": {
-        *("comparison", "distill_trainer", "layer_mapping", "lora", "reporting", "run_folder", "student"),
-        "training_run",
-    },
-    "comparison_results": {
-        *(
-            "bootstrap",
-            "calibration",
-            "comparison",
-            "evaluation",
-            "layer_mapping",
-            "layer_similarity",
-            "lora",
-            "run_folder",
-        ),
-        *("teacher", "teacher_cache", "training_run"),
-    },
-    "comparison_report": {"bootstrap", "comparison_results", "document", "reporting"},
-    "figures": {"bootstrap", "calibration", "comparison_report", "comparison_results"},
-    # A script imports everything but scripts.
-    **dict.fromkeys(SCRIPTS, SOURCES.keys() - SCRIPTS),
+COMMANDS = {"run_distillation", "run_lora", "run_comparison", "run_export"}
+PACKAGES = {
+    *("layer_distillation", "lora_adapters", "text_data", "training", "comparison", "export"),
+    *("app", "benchmarks", "experiments", "tests"),
 }
-# In a flat layout a module of this name would be imported instead of the package.
+# What each imports of the others, no more and no less. A package stands for all of its modules.
+IMPORTS = {
+    "layer_distillation": set(),
+    "layer_mapping": {"layer_distillation"},
+    "distill_trainer": {"layer_distillation"},
+    "lora_adapters": {"layer_distillation", "layer_mapping"},
+    "text_data": {"layer_distillation"},
+    "export": {"layer_distillation"},
+    "app": set(),
+    "training": {"distill_trainer", "layer_distillation", "layer_mapping", "lora_adapters", "text_data"},
+    "comparison": {
+        *("distill_trainer", "layer_distillation", "layer_mapping", "lora_adapters", "text_data", "training"),
+    },
+    "run_distillation": {"layer_distillation", "text_data", "training"},
+    "run_lora": {"layer_distillation", "lora_adapters", "text_data", "training"},
+    "run_comparison": {"comparison", "layer_distillation", "lora_adapters", "text_data", "training"},
+    "run_export": {"export", "layer_distillation", "text_data", "training"},
+}
+# A module of this name would be imported instead of the package.
 TAKEN = {"datasets", "evaluate", "onnx", "peft", "tokenizers"}
-INSTALLED = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["py-modules"]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# DeepSpeed is imported only where a run uses it.
-DEPENDENCIES = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["deepspeed"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+INSTALLED = {*PYPROJECT["tool"]["setuptools"]["py-modules"], *PYPROJECT["tool"]["setuptools"]["packages"]}
+# Imported only where a run uses them.
+OPTIONAL = ("deepspeed", "lora")
 
 
-def imported(path):
-    """Top-level names of everything a file imports, anywhere in it."""
-    names = set()
+def files_of(name):
+    return sorted((ROOT / name).rglob("*.py")) if (ROOT / name).is_dir() else [ROOT / f"{name}.py"]
+
+
+def imported_modules(path):
+    """Dotted names of everything that a file imports, anywhere in it."""
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name} has a relative import, which a flat layout cannot have"
-            names.add(node.module.split(".")[0])
-    return names
+            assert node.level == 0, f"{path} has a relative import"
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return modules
 
 
-def test_every_module_has_its_place_in_the_table():
-    assert SOURCES.keys() - MAY_IMPORT.keys() == set()
+def imported(name):
+    """Top-level names of everything that a module or package imports."""
+    return {module.split(".")[0] for path in files_of(name) for module in imported_modules(path)} - {name}
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_a_module_imports_only_what_the_table_allows(name):
-    own = imported(SOURCES[name]) & (SOURCES.keys() | {"tests", "benchmarks", "app", "tiny_models"})
-    assert own <= MAY_IMPORT[name], f"{name} may import {sorted(MAY_IMPORT[name]) or 'nothing of the project'}"
+def test_the_root_holds_the_commands_and_the_two_public_modules():
+    assert {path.stem for path in ROOT.glob("*.py")} == COMMANDS | {"distill_trainer", "layer_mapping"}
 
 
-def test_the_app_imports_nothing_outside_itself():
-    for path in (ROOT / "app").rglob("*.py"):
-        assert not imported(path) & (SOURCES.keys() | {"tests", "benchmarks"}), path
+@pytest.mark.parametrize("name", IMPORTS)
+def test_a_package_imports_what_the_table_says_and_nothing_else_of_the_project(name):
+    assert imported(name) & (IMPORTS.keys() | PACKAGES) == IMPORTS[name]
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES - {"tests"}))
+def test_the_modules_of_a_package_do_not_import_each_other_in_a_circle(package):
+    names = {f"{package}.{path.stem}": path for path in files_of(package)}
+    tuple(graphlib.TopologicalSorter({n: imported_modules(p) & names.keys() for n, p in names.items()}).static_order())
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_a_packages_docstring_lists_its_modules(package):
+    docstring = ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text()))
+    for path in (ROOT / package).glob("*.py"):
+        if not path.stem.startswith(("__", "test_", "conftest")):
+            assert f"\n{path.stem} " in docstring or f"\n    {path.stem} " in docstring, path.stem
+
+
+def test_no_module_is_longer_than_450_lines():
+    sources = [path for name in IMPORTS for path in files_of(name)]
+    assert {path.name: n for path in sources if (n := len(path.read_text().splitlines())) > 450} == {}
 
 
 def test_no_module_takes_the_name_of_a_package():
-    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and any(path.glob("*.py"))}
-    assert not (SOURCES.keys() | folders) & TAKEN
+    assert not {path.stem for name in IMPORTS for path in files_of(name)} & TAKEN
 
 
-def test_the_installed_modules_are_the_reusable_ones():
-    assert sorted(INSTALLED) == [
-        *("distill_losses", "distill_trainer", "engines", "layer_losses", "layer_mapping", "layer_outputs"),
-        "teacher_cache",
-    ]
+def test_what_is_installed_is_what_the_trainer_and_the_mapping_need():
+    assert {"distill_trainer", "layer_mapping", "layer_distillation", "lora_adapters"} == INSTALLED
 
 
-def test_the_installed_modules_import_without_the_rest_of_the_project(tmp_path, monkeypatch):
+def test_what_is_installed_imports_without_the_rest_of_the_project(tmp_path):
     for name in INSTALLED:
-        shutil.copy(SOURCES[name], tmp_path)
-    for name in SOURCES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    elsewhere = [path for path in sys.path if Path(path).resolve() not in (ROOT, ROOT / "tests")]
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *elsewhere])
-    try:
-        for name in INSTALLED:
-            assert importlib.import_module(name).__file__ == str(tmp_path / f"{name}.py")
-        assert not SOURCES.keys() & sys.modules.keys() - set(INSTALLED)
-    finally:
-        for name in INSTALLED:  # before `monkeypatch` puts the project's own back
-            sys.modules.pop(name, None)
+        for path in files_of(name):
+            target = tmp_path / path.relative_to(ROOT)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(path, target)
+    modules = sorted(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for name in INSTALLED for path in files_of(name)
+    )
+    code = f"import importlib; [importlib.import_module(name) for name in {modules}]"
+    subprocess.run(
+        [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"],
+        cwd=tmp_path,
+        check=True,
+    )
 
 
-@pytest.mark.parametrize("name", INSTALLED)
-def test_an_installed_module_needs_only_the_declared_dependencies(name):
-    declared = {requirement.split(">")[0].split("=")[0].strip() for requirement in DEPENDENCIES}
-    third_party = imported(SOURCES[name]) - set(sys.stdlib_module_names) - SOURCES.keys()
-    assert third_party <= declared
+@pytest.mark.parametrize("name", sorted(INSTALLED))
+def test_what_is_installed_needs_only_the_declared_dependencies(name):
+    project = PYPROJECT["project"]
+    requirements = project["dependencies"] + [r for extra in OPTIONAL for r in project["optional-dependencies"][extra]]
+    declared = {requirement.split(">")[0].split("=")[0].replace("-", "_") for requirement in requirements}
+    assert imported(name) - set(sys.stdlib_module_names) - IMPORTS.keys() <= declared

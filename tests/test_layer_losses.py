@@ -5,14 +5,24 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from tiny_models import TINY_CLASSIFIERS
-from train_worker import arguments, bert, pad, random_examples, step_logs, token_classifier, token_examples, weights
 
-from distill_losses import hidden_state_loss, relation_loss
-from distill_trainer import DistillationTrainer, DistillationTrainingArguments
+from distill_trainer import DistillationTrainer
+from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.layer_outputs import KINDS, LayerOutputReader, LayerOutputs, WantedOutputs
+from layer_distillation.losses import hidden_state_loss, relation_loss
+from layer_distillation.teacher_outputs import HiddenStatesCollator, add_teacher_hidden_states, add_teacher_logits
 from layer_mapping import build_student
-from layer_outputs import KINDS, LayerOutputReader, LayerOutputs, WantedOutputs
-from teacher_cache import HiddenStatesCollator, add_teacher_hidden_states, add_teacher_logits
+from tests.tiny_models import TINY_CLASSIFIERS
+from tests.workers.train_worker import (
+    arguments,
+    bert,
+    pad,
+    random_examples,
+    step_logs,
+    token_classifier,
+    token_examples,
+    weights,
+)
 
 WEIGHTS = {"hidden_weight": 0.4, "attention_weight": 0.5, "relation_weight": 0.3}
 REENTRANT = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}

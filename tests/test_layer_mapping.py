@@ -5,7 +5,6 @@ from copy import deepcopy
 import pytest
 import torch
 from accelerate import init_empty_weights
-from tiny_models import TINY_CLASSIFIERS
 from torch import nn
 from transformers import (
     AlbertConfig,
@@ -25,20 +24,21 @@ from transformers import (
     XLMForSequenceClassification,
 )
 
+from layer_distillation.encoder_layers import num_layers
 from layer_mapping import (
     EVIDENCE_STRATEGIES,
     STRATEGIES,
-    StudentArguments,
     build_random_student,
     build_student,
     describe_mapping,
-    num_layers,
     parse_layers,
     required_layers,
     select_layers,
     spread_evenly,
-    student_from_arguments,
 )
+from tests.tiny_models import TINY_CLASSIFIERS
+from training.arguments import StudentArguments
+from training.student import student_from_arguments
 
 NUM_LAYERS = 6
 NUM_LABELS = 3

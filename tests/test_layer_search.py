@@ -13,31 +13,29 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from script_runs import run_here, run_main, run_script, sentences, weights
-from tiny_models import TINY_CLASSIFIERS
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-import layer_search
 import run_lora
-from distill_trainer import DistillationTrainer, DistillationTrainingArguments
-from layer_mapping import StudentArguments
-from layer_search import (
+from distill_trainer import DistillationTrainer
+from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.record import read_record
+from tests.script_runs import run_here, run_main, run_script, sentences, weights
+from tests.tiny_models import TINY_CLASSIFIERS
+from training import layer_search
+from training.arguments import StudentArguments
+from training.layer_search import SEARCH_FILE, most_changing_layers, split_held_out, trial_arguments
+from training.layer_similarity import layer_changes
+from training.search_plan import (
     ENOUGH_STEPS,
     HELD_OUT_SHARE,
     MAX_CANDIDATES,
     MAX_HELD_OUT,
     MIN_STEPS,
-    SEARCH_FILE,
     candidate_sets,
-    most_changing_layers,
     named_sets,
     plan_rungs,
     plan_search,
-    split_held_out,
-    trial_arguments,
 )
-from layer_similarity import layer_changes
-from run_folder import read_record
 
 pytestmark = pytest.mark.usefixtures("script_caches")
 

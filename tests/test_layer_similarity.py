@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tiny_models import TINY_CLASSIFIERS
 from torch.nn.utils.rnn import pad_sequence
 
 from layer_mapping import build_student
-from layer_similarity import cka_matrix, layer_changes, layer_features, linear_cka
+from tests.tiny_models import TINY_CLASSIFIERS
+from training.layer_similarity import cka_matrix, layer_changes, layer_features, linear_cka
 
 ROWS = [{"input_ids": list(range(5, 5 + length)), "attention_mask": [1] * length} for length in (3, 12, 7, 20, 5)]
 

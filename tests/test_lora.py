@@ -6,26 +6,19 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import AutoPeftModel, PeftModel
-from tiny_models import TINY_CLASSIFIERS
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BatchEncoding
 
 from distill_trainer import DistillationTrainer
-from layer_mapping import StudentArguments, build_student
-from lora import (
-    INITIALISATIONS,
-    LoraArguments,
-    LoraTrainingArguments,
-    add_lora,
-    check_layers_are_copied,
-    count_parameters,
-    finish_adapter,
-    head_modules,
-    load_adapter,
-    target_modules,
-)
-from run_folder import write_record
-from teacher_cache import fingerprint_model
+from layer_distillation.fingerprints import fingerprint_model
+from layer_distillation.record import write_record
+from layer_mapping import build_student
+from lora_adapters.adapters import add_lora, count_parameters, head_modules, target_modules
+from lora_adapters.arguments import INITIALISATIONS, LoraArguments, LoraTrainingArguments
+from lora_adapters.loading import load_adapter
+from tests.tiny_models import TINY_CLASSIFIERS
+from training.arguments import StudentArguments
+from training.lora import check_layers_are_copied, finish_adapter
 
 # Linear layers within one encoder layer, as the model's code names them.
 BERT_LINEAR = {f"attention.self.{name}" for name in ("query", "key", "value")} | {

@@ -12,9 +12,10 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-from script_runs import ALWAYS, SCRIPT, metrics, results, run_here, run_script, tree, weights
 
-from run_folder import COMPLETE_MARK, UNFINISHED_RECORD_FILE, read_record
+from layer_distillation.record import UNFINISHED_RECORD_FILE, read_record
+from tests.script_runs import ALWAYS, SCRIPT, metrics, results, run_here, run_script, tree, weights
+from training.output_folder import COMPLETE_MARK
 
 pytestmark = pytest.mark.usefixtures("script_caches")
 KILLED_RUN = Path(__file__).parent / "workers" / "killed_run.py"

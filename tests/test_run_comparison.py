@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from script_runs import results, run_main, sentences, tree, weights, write_json_lines
 from transformers import AutoModelForSequenceClassification
 
-import comparison
 import run_comparison
 import run_distillation
 import run_lora
-import training_run
-from lora import load_adapter
-from run_folder import UNFINISHED_RECORD_FILE, read_record
+from comparison import grid as comparison_grid
+from layer_distillation.record import UNFINISHED_RECORD_FILE, read_record
+from lora_adapters.loading import load_adapter
+from tests.script_runs import results, run_main, sentences, tree, weights, write_json_lines
+from training import run as training_run
 
 pytestmark = pytest.mark.usefixtures("script_caches")
 
@@ -52,9 +52,9 @@ def copied(finished, tmp_path):
 def cells_run(monkeypatch):
     """Names of the cells that are run, as they are; no figures, which take most of the time."""
     monkeypatch.setattr(run_comparison, "draw_figures", lambda *_: {})
-    names, run_cell = [], comparison.run_cell
+    names, run_cell = [], comparison_grid.run_cell
     monkeypatch.setattr(
-        comparison, "run_cell", lambda run, *others: (names.append(run.cell.name), run_cell(run, *others))
+        comparison_grid, "run_cell", lambda run, *others: (names.append(run.cell.name), run_cell(run, *others))
     )
     return names
 

@@ -13,9 +13,14 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from glue_cache import write_glue_cache
 from safetensors.torch import load_file
-from script_runs import (
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
+from transformers import pipeline as make_pipeline
+
+from layer_distillation.fingerprints import fingerprint_model
+from layer_distillation.record import read_record
+from tests.glue_cache import write_glue_cache
+from tests.script_runs import (
     MNLI,
     SCRIPT,
     metrics,
@@ -29,14 +34,10 @@ from script_runs import (
     write_csv,
     write_json_lines,
 )
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
-from transformers import pipeline as make_pipeline
-
-import command_line
-import training_run
-from reporting import results_table
-from run_folder import read_record
-from teacher_cache import fingerprint_model
+from training import command_line
+from training import run as training_run
+from training import teacher as training_teacher
+from training.tables import results_table
 
 pytestmark = pytest.mark.usefixtures("script_caches")
 needs_mnli = pytest.mark.skipif(not MNLI.is_dir(), reason=f"HF_HOME holds no MNLI: {MNLI} does not exist")
@@ -508,7 +509,7 @@ def test_an_existing_student_is_evaluated_without_its_teacher_and_left_alone(fin
     shutil.copytree(finished[0], folder)
     before = {name: (folder / name).read_bytes() for name in ("model.safetensors", "distillation.json", "README.md")}
     expected = metrics(folder)
-    monkeypatch.setattr(training_run, "fine_tune", lambda *args: pytest.fail("the teacher is not needed"))
+    monkeypatch.setattr(training_teacher, "fine_tune", lambda *args: pytest.fail("the teacher is not needed"))
     (folder / "predictions_test.csv").unlink()
     # As with the argument file of the run: losses that need a teacher do not matter any more.
     losses = ["--hidden_weight", 1, "--relation_weight", 1]

@@ -14,23 +14,18 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 import run_export
-from exporting import (
-    INT8_BATCH_SIZE,
-    compute_onnx_logits,
-    export_float32,
-    quantize,
-    quantize_accurately,
-    this_processor,
-)
+from export.float32 import export_float32
+from export.int8 import quantize, quantize_accurately, this_processor
+from export.parity import INT8_BATCH_SIZE, compute_onnx_logits
+from layer_distillation.model_outputs import compute_logits
+from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
+from layer_distillation.record import write_record
 from run_export import ExportArguments, find_record, main, resolve_data
-from run_folder import write_record
-from teacher import PACKAGED_TEACHER, resolve_checkpoint
-from teacher_cache import compute_logits
-from text_classification import DataArguments
+from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
+from text_data.arguments import DataArguments
 
 WORDS = (
     "you",

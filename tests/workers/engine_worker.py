@@ -18,12 +18,12 @@ from accelerate.utils import DistributedType
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
-from train_worker import LOSS_WEIGHTS, arguments, bert, pad, random_examples, step_logs
 from transformers import AutoModelForSequenceClassification
 
 from distill_trainer import DistillationTrainer
-from engines import whole_weights
+from layer_distillation.engines import whole_weights
 from layer_mapping import build_random_student, build_student, gathered
+from tests.workers.train_worker import LOSS_WEIGHTS, arguments, bert, pad, random_examples, step_logs
 
 GLOBAL_BATCH = 16
 METHODS = ("distillation", "layers", "lora", "fine-tuning")

@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 import run_distillation
-import training_run
+from training import run as training_run
 
 
 def kill():

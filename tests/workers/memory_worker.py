@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
-from train_worker import arguments, pad, random_examples
 from transformers import BertConfig, BertForSequenceClassification
 
 from distill_trainer import DistillationTrainer
-from engines import whole_weights
+from layer_distillation.engines import whole_weights
 from layer_mapping import build_student, select_layers
+from tests.workers.train_worker import arguments, pad, random_examples
 
 
 def peak_megabytes():

@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from transformers import AutoModelForTokenClassification
 
-from distill_trainer import IGNORED_LABEL, DistillationTrainer, DistillationTrainingArguments
-from teacher_cache import TEACHER_LOGITS, add_teacher_logits, compute_logits
+from distill_trainer import IGNORED_LABEL, DistillationTrainer
+from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.model_outputs import compute_logits
+from layer_distillation.teacher_outputs import TEACHER_LOGITS, add_teacher_logits
+from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 
 NUM_LABELS = 3
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -1,0 +1,452 @@
+"""Speed, memory and quality of distillation side by side: the notebook's loop, TextBrewer, plain fine-tuning, ours.
+
+    python -m benchmarks.training_speed                                     # the embedded data set
+    python -m benchmarks.training_speed --train_file train.csv --test_file test.csv \\
+        --examples 2048 --test_examples 1000
+    python -m benchmarks.training_speed --teacher random-bert-base --torch_compile     # where there is a GPU
+    python -m benchmarks.training_speed --name layer_losses_speed \\
+        --variants cached-bfloat16 hidden_cached-bfloat16 hidden-bfloat16 attention-bfloat16 relation-bfloat16
+
+Each variant trains in a process of its own. They take turns, some steps each, in an order that is reversed every
+round, so that a change in the machine's speed meets all alike; while one trains the others wait. The first round warms
+up and is not counted. A turn has as many steps as the sampler has batches in one of its groups, which go from long
+texts to short ones: every turn is then the same part of an epoch. The fewer examples, the smaller the groups and the
+more padding is left in ours. Writes `docs/results/NAME.csv`, `.md` and `.svg`.
+
+Plain fine-tuning is `DistillationTrainer` with `kl_weight=0`: the same batches in the same order, no teacher.
+TextBrewer (its GeneralDistiller as published, with the same loss) is fetched with pip into a temporary folder;
+`--variants` can leave it out. All variants together take about 12 GB of memory.
+"""
+
+import argparse
+import itertools
+import math
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback, set_seed
+
+from benchmarks.results import RESULTS, write_results
+from benchmarks.training_setup import (
+    BATCH_SIZE,
+    LEARNING_RATE,
+    PLAIN_FINE_TUNING,
+    PRECISIONS,
+    TEMPERATURE,
+    CountingCollator,
+    Setup,
+    add_setup_arguments,
+    describe_machine,
+    device,
+    median_and_range,
+    our_trainer,
+    peak_memory_mb,
+    prepare,
+    random_batches,
+    score,
+    student_of,
+    synchronize,
+    train_like_the_notebook,
+    training_arguments,
+    with_stored_hidden_states,
+    with_stored_outputs,
+)
+from experiments.runs import grouped
+from layer_distillation.arguments import bf16_in_hardware
+from layer_distillation.encoder_layers import num_layers
+from layer_distillation.teacher_outputs import HiddenStatesCollator
+from layer_mapping import select_layers
+from training.tables import markdown_table
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# TextBrewer imports a writer of TensorBoard files; what else these depend on is there.
+TEXTBREWER = ("textbrewer==0.2.1.post1", "tensorboardX", "protobuf")
+SEED = 0
+
+
+class Variant(NamedTuple):
+    method: str
+    bf16: bool
+
+    def __str__(self) -> str:
+        return f"{self.method} {PRECISIONS[self.bf16]}"
+
+
+# What the losses on layers add to the default; all but the first with the teacher in every step.
+LAYER_LOSSES = {
+    "hidden_cached": {"hidden_weight": 1.0},
+    "hidden": {"hidden_weight": 1.0},
+    "attention": {"attention_weight": 1.0},
+    "relation": {"relation_weight": 1.0},
+}
+VARIANTS = (
+    *(Variant(method, False) for method in ("notebook", "textbrewer", "finetune", "no_cache", "cached")),
+    *(Variant(method, True) for method in ("finetune", "no_cache", "cached")),
+)
+LAYER_VARIANTS = tuple(Variant(method, True) for method in LAYER_LOSSES)
+TITLES = {
+    "notebook": "The notebook's loop",
+    "textbrewer": "TextBrewer",
+    "finetune": "Plain fine-tuning",
+    "no_cache": "Ours, teacher in every step",
+    "cached": "Ours, stored outputs",
+    "hidden_cached": "With hidden states, stored",
+    "hidden": "With hidden states, teacher in every step",
+    "attention": "With attention, teacher in every step",
+    "relation": "With relations, teacher in every step",
+}
+# Title, the variants to compare, what is compared, and what was asked for.
+COMPARISONS = (
+    ("Cached epoch / plain fine-tuning", "cached float32", "finetune float32", "turn_seconds", "<= 1.03"),
+    ("Cached epoch / plain fine-tuning, bfloat16", "cached bfloat16", "finetune bfloat16", "turn_seconds", "<= 1.03"),
+    ("Memory, cached / fine-tuning", "cached float32", "finetune float32", "peak_mb", "<= 1.05"),
+    ("Memory, cached / fine-tuning, bfloat16", "cached bfloat16", "finetune bfloat16", "peak_mb", "<= 1.05"),
+    ("Notebook's loop / cached", "notebook float32", "cached float32", "turn_seconds", ""),
+    ("Notebook's loop / cached, bfloat16", "notebook float32", "cached bfloat16", "turn_seconds", ""),
+    ("TextBrewer / cached", "textbrewer float32", "cached float32", "turn_seconds", ">= 2"),
+    ("TextBrewer / cached, bfloat16", "textbrewer float32", "cached bfloat16", "turn_seconds", ">= 2"),
+    ("Stored hidden states / cached, bfloat16", "hidden_cached bfloat16", "cached bfloat16", "turn_seconds", "<= 1.3"),
+    ("Hidden states / cached, bfloat16", "hidden bfloat16", "cached bfloat16", "turn_seconds", ""),
+    ("Attention / cached, bfloat16", "attention bfloat16", "cached bfloat16", "turn_seconds", ""),
+    ("Relations / cached, bfloat16", "relation bfloat16", "cached bfloat16", "turn_seconds", ""),
+)
+
+
+def main():
+    args = parse_arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        if any(variant.method == "textbrewer" for variant in args.variants):
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+            subprocess.run([*command, str(folder / "textbrewer"), *TEXTBREWER], check=True)
+        setup = prepare(args, folder)
+        cache_rows = [cost_of_cache(setup, bf16, args.rounds) for bf16 in sorted({v.bf16 for v in args.variants})]
+        rows = take_turns(setup, args.variants, args.rounds, args.torch_compile)
+        num_examples = len(setup.splits["train"])
+    draw(rows, RESULTS / f"{args.name}.svg")
+    data = Path(args.train_file).name if args.train_file else "the embedded data set"
+    rounds = f"{args.rounds} rounds of {steps_a_turn(num_examples)} steps"
+    heading = f"{num_examples:,} examples of {data}, {rounds}; median [smallest - largest]. {describe_machine()}"
+    report = [heading, speed_table(rows), comparison_table(rows), cache_table(cache_rows)]
+    write_results(args.name, rows, "\n\n".join(report))
+
+
+# ---- taking turns ----
+
+
+class Turn:
+    """The clock of a variant, which runs while it is its turn."""
+
+    def __init__(self, connection: Connection):
+        self.connection = connection
+
+    def start(self) -> None:
+        self.connection.send("ready")
+        self.connection.recv()
+        synchronize()
+        self.started = time.perf_counter()
+
+    def stop(self) -> None:
+        synchronize()
+        self.connection.send(time.perf_counter() - self.started)
+
+
+class StepsInTurn(TrainerCallback):
+    def __init__(self, turn: Turn, num_steps: int):
+        self.turn = turn
+        self.num_steps = num_steps
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.turn.start()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.num_steps == 0:
+            self.turn.stop()
+            if state.global_step < state.max_steps:
+                self.turn.start()
+
+
+class BatchesInTurn:
+    """The batches of `num_turns` turns, for loops that offer no other place for the clock."""
+
+    def __init__(self, loader: DataLoader, turn: Turn, num_steps: int, num_turns: int):
+        self.loader = loader
+        self.turn = turn
+        self.num_steps = num_steps
+        self.num_turns = num_turns
+
+    def __len__(self) -> int:
+        return self.num_steps * self.num_turns
+
+    def __iter__(self) -> Iterator[dict]:
+        batches = itertools.chain.from_iterable(itertools.repeat(self.loader))
+        for _ in range(self.num_turns):
+            self.turn.start()
+            yield from itertools.islice(batches, self.num_steps)
+            self.turn.stop()
+
+
+def steps_a_turn(num_examples: int) -> int:
+    """Batches in one group of `get_length_grouped_indices`, within which it sorts by length."""
+    return max(min(num_examples // (4 * BATCH_SIZE), 50), 1)
+
+
+def take_turns(setup: Setup, variants: list[Variant], rounds: int, torch_compile: bool) -> list[dict]:
+    """Trains all variants for a round that is not counted and `rounds` that are; a row for each variant and round."""
+    context = multiprocessing.get_context("spawn")
+    connections, seconds, results = {}, {variant: [] for variant in variants}, {}
+    for variant in variants:
+        connections[variant], theirs = context.Pipe()
+        arguments = (variant, setup, rounds + 1, torch_compile, theirs)
+        context.Process(target=train_in_turn, args=arguments, daemon=True).start()
+        theirs.close()  # so that the end of the process ends the waiting for it
+        connections[variant].recv()
+    for index in range(rounds + 1):
+        for variant in variants if index % 2 else reversed(variants):
+            connections[variant].send("go")
+            seconds[variant].append(connections[variant].recv())
+            results[variant] = connections[variant].recv()
+        print(f"round {index}:", ", ".join(f"{v} {times[-1]:.1f} s" for v, times in seconds.items()), flush=True)
+    train_dataset = setup.splits["train"]
+    turns_an_epoch = math.ceil(len(train_dataset) / BATCH_SIZE) / steps_a_turn(len(train_dataset))
+    tokens_an_epoch = sum(len(ids) for ids in train_dataset["input_ids"])
+    return [
+        {
+            "method": variant.method,
+            "precision": PRECISIONS[variant.bf16],
+            "round": index,
+            "turn_seconds": round(seconds[variant][index], 4),
+            "epoch_seconds": round(seconds[variant][index] * turns_an_epoch, 3),
+            "tokens_per_second": round(tokens_an_epoch / turns_an_epoch / seconds[variant][index], 1),
+            **results[variant],
+        }
+        for variant in variants
+        for index in range(1, rounds + 1)
+    ]
+
+
+def train_in_turn(variant: Variant, setup: Setup, num_turns: int, torch_compile: bool, connection: Connection) -> None:
+    """What a variant's process does: trains for a turn each time that it is told to, and in the end sends results."""
+    collator = CountingCollator(setup.collator)
+    student = train(variant, setup, num_turns, collator, Turn(connection), torch_compile)
+    results = {"padding_share": collator.padding_share, "peak_mb": peak_memory_mb(), **score(student, setup)}
+    connection.send({name: round(value, 4) for name, value in results.items()})
+
+
+def train(
+    variant: Variant, setup: Setup, num_turns: int, collator: Callable, turn: Turn, torch_compile: bool = False
+) -> torch.nn.Module:
+    """The student of the teacher's even layers, trained the variant's way."""
+    teacher, train_dataset = setup.load_teacher(), setup.splits["train"]
+    num_steps = steps_a_turn(len(train_dataset))
+    set_seed(SEED)
+    student = student_of(teacher)
+    if variant.method in ("notebook", "textbrewer"):
+        loader = random_batches(train_dataset, collator, SEED)
+        batches = BatchesInTurn(loader, turn, num_steps, num_turns)
+        loop = train_like_the_notebook if variant.method == "notebook" else train_with_textbrewer
+        sys.path.append(str(setup.folder / "textbrewer"))
+        loop(student, teacher, batches, num_epochs=1)
+        return student
+    layers = select_layers("even", num_layers(teacher))
+    if variant.method.endswith("cached"):
+        train_dataset = with_stored_outputs(setup, teacher, cache_dir(setup, variant.bf16), variant.bf16)
+    if variant.method == "hidden_cached":
+        train_dataset = with_stored_hidden_states(setup, train_dataset, teacher, layers, variant.bf16)
+        collator = HiddenStatesCollator(collator)
+    if variant.method in ("finetune", "cached", "hidden_cached"):
+        teacher = None
+    trainer = our_trainer(
+        setup,
+        student,
+        train_dataset,
+        collator,
+        teacher,
+        callbacks=[StepsInTurn(turn, num_steps)],
+        bf16=variant.bf16,
+        max_steps=num_steps * num_turns,
+        seed=SEED,
+        torch_compile=torch_compile,
+        teacher_layers=layers if variant.method in LAYER_LOSSES else None,
+        **(PLAIN_FINE_TUNING if variant.method == "finetune" else LAYER_LOSSES.get(variant.method, {})),
+    )
+    trainer.train()
+    return student
+
+
+def train_with_textbrewer(student, teacher, batches: BatchesInTurn, num_epochs: int) -> None:
+    from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
+
+    def adapt(batch, outputs):
+        return {"logits": outputs.logits, "losses": outputs.loss}
+
+    distiller = GeneralDistiller(
+        # No checkpoints: the others write none either.
+        TrainingConfig(device=str(device()), log_dir=None, output_dir=tempfile.gettempdir(), ckpt_frequency=0),
+        # Its loss is the cross-entropy with the teacher, which lacks the factor T^2 but has the gradient of KL.
+        DistillationConfig(temperature=TEMPERATURE, hard_label_weight=0.5, kd_loss_weight=0.5 * TEMPERATURE**2),
+        *(teacher, student, adapt, adapt),
+    )
+    with distiller:
+        distiller.train(torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE), batches, num_epochs=num_epochs)
+
+
+# ---- the cache ----
+
+
+def cache_dir(setup: Setup, bf16: bool) -> Path:
+    return setup.folder / f"cache-{PRECISIONS[bf16]}"
+
+
+def cost_of_cache(setup: Setup, bf16: bool, rounds: int) -> dict:
+    """Seconds of building the cache and of nothing but the teacher's forward pass over the same batches, in turns.
+
+    The batches of the bare pass lie padded in memory; building the cache pads them, fingerprints teacher and data, and
+    writes the outputs to disk. The last cache built stays for the variants that read it.
+    """
+    teacher, collator, train_dataset = setup.load_teacher(), setup.collator, setup.splits["train"]
+    by_length = sorted(range(len(train_dataset)), key=lambda i: -len(train_dataset[i]["input_ids"]))
+    size = training_arguments(setup.folder).per_device_eval_batch_size
+    inputs = train_dataset.remove_columns("labels")
+    batches = [
+        collator(inputs.select(by_length[start : start + size]).to_list()).to(device())
+        for start in range(0, len(by_length), size)
+    ]
+    bare, built = [], []
+    for index in range(rounds + 1):
+        started = time.perf_counter()
+        with torch.inference_mode(), torch.autocast(device().type, dtype=torch.bfloat16, enabled=bf16):
+            for batch in batches:
+                teacher(**batch)
+        synchronize()
+        between = time.perf_counter()
+        folder = cache_dir(setup, bf16) if index == rounds else setup.folder / f"cache-{PRECISIONS[bf16]}-{index}"
+        with_stored_outputs(setup, teacher, folder, bf16)
+        built.append(time.perf_counter() - between)
+        bare.append(between - started)
+    return {
+        "precision": PRECISIONS[bf16],
+        "bare": bare[1:],
+        "built": built[1:],
+        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        "num_examples": len(train_dataset),
+    }
+
+
+# ---- tables and chart ----
+
+
+def by_variant(rows: list[dict]) -> dict[str, list[dict]]:
+    return grouped(rows, key=lambda row: f"{row['method']} {row['precision']}")
+
+
+def speed_table(rows: list[dict]) -> str:
+    return markdown_table(
+        [
+            {
+                "Variant": TITLES[group[0]["method"]],
+                "Precision": group[0]["precision"],
+                "Seconds an epoch": median_and_range([row["epoch_seconds"] for row in group]),
+                "Real tokens/s": f"{median(row['tokens_per_second'] for row in group):,.0f}",
+                "Padding (%)": f"{100 * group[0]['padding_share']:.1f}",
+                "Peak memory (MB)": f"{group[0]['peak_mb']:,.0f}",
+                "Accuracy (%)": f"{100 * group[0]['accuracy']:.1f}",
+                "Macro-F1 (%)": f"{100 * group[0]['macro_f1']:.1f}",
+            }
+            for group in by_variant(rows).values()
+        ]
+    )
+
+
+def comparison_table(rows: list[dict]) -> str:
+    """Ratios within each round, so that what slows a whole round down cancels out."""
+    groups = by_variant(rows)
+    return markdown_table(
+        [
+            {
+                "Ratio": title,
+                "Measured": median_and_range(
+                    [a[key] / b[key] for a, b in zip(groups[one], groups[other], strict=True)], 3
+                ),
+                "Asked for": wanted,
+            }
+            for title, one, other, key, wanted in COMPARISONS
+            if one in groups and other in groups
+        ]
+    )
+
+
+def cache_table(rows: list[dict]) -> str:
+    return markdown_table(
+        [
+            {
+                "Precision": row["precision"],
+                "Teacher's bare forward pass (s)": median_and_range(row["bare"]),
+                "Building the cache (s)": median_and_range(row["built"]),
+                "Ratio (asked for <= 1.1)": median_and_range(
+                    [a / b for a, b in zip(row["built"], row["bare"], strict=True)], 3
+                ),
+                "Bytes on disk": f"{row['bytes']:,}",
+                "Bytes an example": f"{row['bytes'] / row['num_examples']:.1f}",
+            }
+            for row in rows
+        ]
+    )
+
+
+def draw(rows: list[dict], file: Path) -> None:
+    """Seconds an epoch: the bar is the median, the marks are the rounds."""
+    groups = list(by_variant(rows).values())[::-1]
+    colors = {"float32": "#0072B2", "bfloat16": "#E69F00"}
+    figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(groups)), layout="constrained")
+    axes = figure.subplots()
+    labels = [f"{TITLES[group[0]['method']]}, {group[0]['precision']}" for group in groups]
+    medians = [median(row["epoch_seconds"] for row in group) for group in groups]
+    axes.barh(labels, medians, color=[colors[group[0]["precision"]] for group in groups], height=0.7)
+    for label, middle, group in zip(labels, medians, groups, strict=True):
+        seconds = [row["epoch_seconds"] for row in group]
+        axes.plot(seconds, [label] * len(seconds), "|", color="black", markersize=9)
+        axes.annotate(
+            f"{middle:.1f} s", (max(seconds), label), (6, 0), textcoords="offset points", verticalalignment="center"
+        )
+    axes.set_xlabel("seconds an epoch, median and all rounds")
+    axes.set_xlim(0, 1.15 * max(row["epoch_seconds"] for row in rows))
+    axes.spines[["top", "right"]].set_visible(False)
+    with matplotlib.rc_context({"svg.hashsalt": "training_speed"}):  # the same figures give the same file
+        figure.savefig(file, metadata={"Date": None})
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_setup_arguments(parser)
+    names = {str(variant).replace(" ", "-"): variant for variant in (*VARIANTS, *LAYER_VARIANTS)}
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=names,
+        default=[name for name in names if names[name] in VARIANTS and (bf16_in_hardware() or not names[name].bf16)],
+        help="default: all without losses on layers, those in bfloat16 only where the hardware has it",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each variant that count, after a first one")
+    parser.add_argument("--torch_compile", action="store_true", help="compile our student and that of fine-tuning")
+    parser.add_argument("--name", default="training_speed", help="of the result files")
+    args = parser.parse_args()
+    args.variants = [names[name] for name in args.variants]
+    return args
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What is compared: strategies, methods and seeds, and the cells of the grid that they make."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from layer_mapping import STRATEGIES, SYNONYMS
+from lora_adapters.arguments import LEARNING_RATE
+from training.arguments import StudentArguments
+
+METHODS = ("distill", "finetune", "lora", "lora_distill")
+LORA_METHODS = ("lora", "lora_distill")
+
+
+@dataclass
+class ComparisonArguments:
+    """What is compared. Lists are separated by spaces or commas."""
+
+    strategies: list[str] = field(
+        default_factory=lambda: ["top", "bottom", "odd", "even", "random"],
+        metadata={"help": "Layer strategies, as for run_distillation.py; the first method is run with each of them."},
+    )
+    methods: list[str] = field(
+        default_factory=lambda: list(METHODS),
+        metadata={
+            "help": "How students are trained: 'distill' (with the weights of the loss that are given), 'finetune' "
+            "(the labels alone), 'lora' (adapters, the labels alone), 'lora_distill' (adapters, distilled)."
+        },
+    )
+    method_strategies: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Strategies with which the methods after the first are run. Unset: all; LoRA never with 'random', "
+            "whose fresh weights it would leave as they are."
+        },
+    )
+    seeds: list[str] = field(
+        default_factory=lambda: ["0", "1", "2"],
+        metadata={"help": "Seeds of the students' training. The data are split by --seed, alike for all."},
+    )
+    num_student_layers: int | None = field(
+        default=None, metadata={"help": "Depth of the students. Unset: half of the teacher's, rounded down."}
+    )
+    search_budget: float = field(
+        default=0.5,
+        metadata={"help": "What the strategy 'search' may cost, in units of the run that follows it; > 0."},
+    )
+    lora_learning_rate: float = field(
+        default=LEARNING_RATE, metadata={"help": "Peak learning rate of the LoRA methods; > 0."}
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Print the runs and an estimate of their time; train and write nothing."}
+    )
+
+    def __post_init__(self):
+        self.strategies = _strategies("strategies", self.strategies)
+        self.methods = _one_of("methods", self.methods, METHODS)
+        self.method_strategies = _strategies("method_strategies", self.method_strategies or self.strategies)
+        self.seeds = _split(self.seeds)
+        if not self.seeds or not all(seed.isdecimal() for seed in self.seeds):
+            raise ValueError(f"`seeds` must be whole numbers >= 0, found {' '.join(self.seeds)!r}, such as 0 1 2.")
+        if self.lora_learning_rate <= 0:
+            raise ValueError(
+                f"`lora_learning_rate` must be > 0, found {self.lora_learning_rate}; try {LEARNING_RATE}."
+            )
+        if not plan_cells(self):
+            raise ValueError(
+                "LoRA leaves fresh weights as they are, so it is never run with the strategy 'random', but nothing "
+                "else is asked for. Add a strategy or the method 'distill'."
+            )
+
+    def student(self, strategy: str) -> StudentArguments:
+        """The arguments of the students of a strategy."""
+        return StudentArguments(strategy, num_student_layers=self.num_student_layers, search_budget=self.search_budget)
+
+
+def _split(words: Sequence[str]) -> list[str]:
+    """Argument files join lists by commas, command lines by spaces; repetitions are left out."""
+    return list(dict.fromkeys(name for word in words for name in word.split(",") if name))
+
+
+def _one_of(name: str, words: Sequence[str], known: Sequence[str]) -> list[str]:
+    values = _split(words)
+    if not values or not set(values) <= set(known):
+        raise ValueError(f"`{name}` must be some of {', '.join(known)}, found {' '.join(values) or 'none'}.")
+    return values
+
+
+def _strategies(name: str, words: Sequence[str]) -> list[str]:
+    """Each once: a student is not compared with itself under another name."""
+    return list(dict.fromkeys(SYNONYMS.get(strategy, strategy) for strategy in _one_of(name, words, STRATEGIES)))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid."""
+
+    method: str
+    strategy: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.strategy}-{self.seed}"
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """What the runs of all seeds have in common."""
+        return self.method, self.strategy
+
+
+def plan_cells(args: ComparisonArguments) -> list[Cell]:
+    """All cells, seed by seed, so that an unfinished grid can be compared already."""
+    first, *others = args.methods
+    groups = [(first, strategy) for strategy in args.strategies]
+    groups += itertools.product(others, args.method_strategies)
+    return [
+        Cell(method, strategy, int(seed))
+        for seed in args.seeds
+        for method, strategy in groups
+        if not (method in LORA_METHODS and strategy == "random")
+    ]

@@ -1,0 +1,112 @@
+"""After how many steps trials of a layer search tell which layers make the best student.
+
+    python -m experiments.trial_length --name sst2_5000_trial_length --steps 32 96 --layer_sets sst2_5000_layer_sets \\
+        examples/sst2.json --max_train_samples 5000 --seed 0
+
+Every set of layers that `layer_sets.py` has trained in full, with its results in `docs/results/LAYER_SETS.csv`, is
+trained for so many steps, as `search` does in its trials. Spearman's correlation is between the order of the trials,
+by their divergence from the teacher on training examples held back, and that of the full runs, by their mean scores.
+The losses of all trials go to `docs/results/NAME.csv`, the correlations to `NAME.md`. Arguments that are not this
+program's own are those of `run_distillation.py`.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+from statistics import mean
+
+from scipy.stats import spearmanr
+from tqdm.auto import tqdm
+from transformers import set_seed
+
+from benchmarks.results import RESULTS, write_results
+from experiments.layer_sets import metric_of, ranked
+from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.pretrained import resolve_checkpoint
+from layer_distillation.teacher_outputs import add_teacher_logits
+from layer_mapping import build_student, parse_layers
+from run_distillation import DEFAULT_ARGUMENTS
+from text_data.arguments import DataArguments
+from training.arguments import StudentArguments, TeacherArguments, resolve_defaults
+from training.checkpoints import load_classifier
+from training.command_line import parse_arguments, set_up_logging
+from training.inputs import load_inputs
+from training.layer_search import run_trial, split_held_out, trial_arguments
+from training.run import num_steps, storing
+from training.search_plan import held_out_size
+from training.tables import format_layers, markdown_table
+from training.teacher import prepare_teacher
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main():
+    options, passed_on = read_options()
+    with open(RESULTS / f"{options.layer_sets}.csv", newline="") as file:
+        rows_of_runs = list(csv.DictReader(file))
+    full_runs, metric = mean_scores(rows_of_runs), metric_of(rows_of_runs[0])
+    (teacher_args, _, data_args, training_args), sources = parse_arguments(
+        (TeacherArguments, StudentArguments, DataArguments, DistillationTrainingArguments),
+        [*passed_on, f"--teacher_name_or_path={ROOT / 'outputs' / options.layer_sets / 'teacher'}"],
+        DEFAULT_ARGUMENTS,
+    )
+    resolve_defaults(teacher_args, data_args, training_args, sources, "trials")
+    set_up_logging(training_args)
+
+    # What a search trains and scores on
+    path = resolve_checkpoint(teacher_args.teacher_name_or_path)
+    inputs = load_inputs(path, teacher_args, data_args, training_args)
+    model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
+    teacher = prepare_teacher(path, model, is_trained, teacher_args, training_args, inputs)
+    source = teacher.load(training_args.device)
+    dataset = add_teacher_logits(inputs.tokenized["train"], source, **storing(teacher, training_args, inputs))
+    num_held_out, full_run = held_out_size(training_args, len(dataset)), num_steps(training_args, len(dataset))
+    training, held_out = split_held_out(dataset, num_held_out, training_args.seed)
+
+    rows = []
+    for steps in options.steps:
+        trial_args = trial_arguments(training_args, steps, full_run)
+        for layers in tqdm(full_runs, desc=f"{steps} steps"):
+            set_seed(training_args.seed)
+            trial = run_trial(build_student(source, layers), trial_args, training, held_out, inputs)
+            rows.append({"steps": steps, "layers": format_layers(layers), "loss": trial["loss"]})
+    write_results(options.name, rows, correlations(rows, full_runs, full_run, metric))
+
+
+def read_options() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--name", required=True, help="name of the result files")
+    parser.add_argument("--layer_sets", required=True, help="--name of the full runs by layer_sets.py")
+    parser.add_argument("--steps", nargs="+", type=int, required=True, help="lengths of the trials")
+    return parser.parse_known_args()
+
+
+def mean_scores(rows: list[dict]) -> dict[tuple[int, ...], float]:
+    """The mean score over seeds of every set of layers in a table of full runs, the best set first."""
+    return {parse_layers(layers): mean(scores) for layers, scores in ranked(rows).items()}
+
+
+def correlations(rows: list[dict], full_runs: dict[tuple[int, ...], float], full_run: int, metric: str) -> str:
+    """A row for each length of the trials; ranks are those of the full runs, from 1."""
+    ranks = {format_layers(layers): rank for rank, layers in enumerate(full_runs, start=1)}
+    table = []
+    for steps in dict.fromkeys(row["steps"] for row in rows):
+        losses = {row["layers"]: row["loss"] for row in rows if row["steps"] == steps}
+        correlation = spearmanr([losses[layers] for layers in ranks], [-score for score in full_runs.values()])
+        leaders = sorted(losses, key=losses.get)[:4]
+        table.append(
+            {
+                "Steps": f"{steps} of {full_run}",
+                f"Spearman's correlation with {metric}": f"{correlation.statistic:.2f}",
+                "The trials' first four, with their ranks after full runs": ", ".join(
+                    f"{layers.replace(',', ' ')} ({ranks[layers]})" for layers in leaders
+                ),
+            }
+        )
+    return markdown_table(table)
+
+
+if __name__ == "__main__":
+    main()

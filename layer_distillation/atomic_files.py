@@ -1,0 +1,101 @@
+"""Files and folders that appear whole or not at all, whatever interrupts the process that writes them."""
+
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+
+logger = logging.getLogger(__name__)
+
+# Folder of files that are not in their places yet.
+HALF_WRITTEN = ".unfinished-files-"
+
+
+def check_writable(argument: str, folder: str | Path) -> None:
+    """Raises a `ValueError` if the folder that an argument names, or the one it would be created in, is read-only."""
+    existing = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"--{argument} {folder} is to be written to, but {existing} is read-only. Choose another.")
+
+
+def write_json(file: Path, content: dict) -> None:
+    """Replaces an older file in one step, so that a crash leaves either the old or the new."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    half_written = file.with_name(f".{file.name}")
+    half_written.write_text(to_json(content) + "\n")
+    half_written.replace(file)
+
+
+def to_json(record: dict) -> str:
+    return json.dumps(record, indent=2, default=str)  # arguments may be of any type
+
+
+@contextmanager
+def replacing(folder: str | Path, state: PartialState) -> Iterator[str]:
+    """Gives a new folder to write to; its files take their places in `folder` when the block ends without an error.
+
+    A full disk or a crash while they are written so leaves what was in `folder` before as it was. All processes enter
+    the block; the main one creates the folder and moves the files.
+    """
+    # Two runs may make the same teacher at once.
+    (name,) = broadcast_object_list([f"{HALF_WRITTEN}{uuid.uuid4().hex}"])
+    unfinished = Path(folder) / name
+    if state.is_main_process:
+        unfinished.mkdir(parents=True)
+    state.wait_for_everyone()
+    try:
+        yield str(unfinished)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            for file in unfinished.iterdir():
+                file.replace(Path(folder) / file.name)
+    finally:
+        if state.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def appearing_when_finished(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which gets its name when everything in it is written."""
+    unfinished = folder.parent / f".unfinished-{uuid.uuid4().hex}"
+    lock = FileLock(f"{unfinished}.lock")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder.parent)
+        lock.acquire()
+        unfinished.mkdir()
+    except OSError as error:
+        raise ValueError(
+            f"Teacher outputs cannot be kept in {folder.parent}: {error}. Choose another folder (--teacher_cache_dir)."
+        ) from error
+    try:
+        yield unfinished
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            # Renaming onto a folder fails when another run was quicker; its outputs are the same.
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _remove_abandoned(cache_dir: Path) -> None:
+    """Removes what killed builds have left, which may be large. The lock of a build ends with its process."""
+    for file in cache_dir.glob(".unfinished-*.lock"):
+        try:
+            with FileLock(file, blocking=False):
+                shutil.rmtree(file.with_suffix(""), ignore_errors=True)
+                file.unlink(missing_ok=True)
+        except Timeout:
+            logger.debug(f"{file} belongs to a build that is under way.")

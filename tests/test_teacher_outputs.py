@@ -1,0 +1,385 @@
+"""Tests of `teacher_cache`: the right logits beside every example, never those of another teacher or other data."""
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+
+from layer_distillation.fingerprints import fingerprint_dataset, fingerprint_model
+from layer_distillation.model_outputs import compute_logits
+from layer_distillation.teacher_outputs import (
+    TEACHER_LOGITS,
+    HiddenStatesCollator,
+    add_teacher_hidden_states,
+    add_teacher_logits,
+)
+from tests.workers.train_worker import bert, pad, random_examples
+
+NUM_EXAMPLES = 23
+# Importing the libraries anew takes longer than all of these tests.
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def cache_dir(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return random_examples(NUM_EXAMPLES)
+
+
+@pytest.fixture(scope="module")
+def expected(examples):
+    """Logits of a plain forward pass of each example alone."""
+    teacher = bert(2)
+    with torch.no_grad():
+        rows = [teacher(**pad([row])).logits[0] for row in examples.remove_columns("labels")]
+    return torch.stack(rows).numpy()
+
+
+def count_calls(model):
+    calls = []
+    model.register_forward_hook(lambda *args: calls.append(1))
+    return calls
+
+
+def cached(dataset):
+    return np.array(dataset[TEACHER_LOGITS], dtype=np.float32)
+
+
+def add_states_of_layer_1(dataset, teacher, cache_dir, collator):
+    return add_teacher_hidden_states(dataset, teacher, [1], cache_dir, collator, max_bytes=10**6)
+
+
+def finished(cache_dir):
+    return [path for path in cache_dir.iterdir() if not path.name.startswith(".")] if cache_dir.exists() else []
+
+
+# ---- the logits ----
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_logits_are_those_of_a_plain_forward_pass_of_each_example(examples, expected, batch_size):
+    logits = compute_logits(bert(2), examples, pad, batch_size)
+    assert logits.dtype == np.float32
+    assert logits == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_every_other_column_and_the_order_are_kept(cache_dir, examples, expected):
+    with_logits = add_teacher_logits(examples, bert(2), cache_dir, pad, batch_size=4)
+    assert with_logits.column_names == [*examples.column_names, TEACHER_LOGITS]
+    assert with_logits.remove_columns(TEACHER_LOGITS)[:] == examples[:]
+    assert cached(with_logits) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_logits_follow_their_example_when_the_result_is_rearranged(cache_dir, examples, expected):
+    numbered = examples.add_column("number", list(range(NUM_EXAMPLES)))
+    with_logits = add_teacher_logits(numbered, bert(2), cache_dir, pad)
+    for rearranged in (with_logits.shuffle(seed=1), with_logits.select([5, 3, 22]), with_logits.sort("labels")):
+        assert cached(rearranged) == pytest.approx(expected[rearranged["number"]], rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "indices", [range(3, 11), [22, 0, 7, 7], list(reversed(range(NUM_EXAMPLES)))], ids=["range", "some", "reversed"]
+)
+def test_a_selection_gets_the_logits_of_its_own_examples(cache_dir, examples, expected, indices):
+    with_logits = add_teacher_logits(examples.select(indices), bert(2), cache_dir, pad)
+    assert cached(with_logits) == pytest.approx(expected[list(indices)], rel=1e-5, abs=1e-5)
+    assert with_logits["input_ids"][:] == [examples[int(index)]["input_ids"] for index in indices]
+
+
+def test_teacher_with_dropout_is_run_in_evaluation_mode(cache_dir, examples, expected):
+    with_logits = add_teacher_logits(examples, bert(2, dropout=True).train(), cache_dir, pad)
+    assert cached(with_logits) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+# ---- the cache ----
+
+
+def test_second_call_reads_the_cache_and_does_not_run_the_teacher(cache_dir, examples):
+    teacher = bert(2)
+    calls = count_calls(teacher)
+    first = add_teacher_logits(examples, teacher, cache_dir, pad, batch_size=10)
+    assert len(calls) == 3
+    second = add_teacher_logits(examples, teacher, cache_dir, pad)
+    assert len(calls) == 3
+    assert second[:] == first[:]
+    assert len(finished(cache_dir)) == 1
+
+
+def test_cache_is_memory_mapped_from_its_folder(cache_dir, examples):
+    with_logits = add_teacher_logits(examples, bert(2), cache_dir, pad)
+    (folder,) = finished(cache_dir)
+    assert {Path(file["filename"]).parent for file in with_logits.cache_files} == {folder}
+
+
+def test_a_data_set_of_24783_examples_takes_less_than_a_megabyte(cache_dir):
+    tokens = np.random.default_rng(0).integers(5, 128, (24_783, 1)).tolist()
+    large = Dataset.from_dict({"input_ids": tokens, "attention_mask": [[1]] * len(tokens)})
+    with_logits = add_teacher_logits(large, bert(1), cache_dir, pad, batch_size=1024)
+    size = sum(path.stat().st_size for path in cache_dir.rglob("*") if path.is_file())
+    assert 24_783 * 3 * 4 <= size < 1_000_000
+    assert with_logits.features[TEACHER_LOGITS] == List(Value("float32"), length=3)
+
+
+@pytest.mark.parametrize("what", ["weights", "order", "token", "token type", "length", "precision"])
+def test_a_change_that_matters_leads_to_a_cache_of_its_own(cache_dir, examples, what):
+    add_teacher_logits(examples, bert(2), cache_dir, pad)
+    teacher, changed, bf16 = bert(2), examples, what == "precision"
+    if what == "weights":
+        with torch.no_grad():
+            teacher.classifier.weight[0, 0] += 1e-6
+    elif what == "order":
+        changed = examples.select([1, 0, *range(2, NUM_EXAMPLES)])
+    elif what == "length":
+        # The same tokens one after the other, with the border between two examples moved.
+        rows = [dict(row) for row in examples]
+        for name in ("input_ids", "attention_mask", "token_type_ids"):
+            rows[1][name] = rows[0][name][-1:] + rows[1][name]
+            rows[0][name] = rows[0][name][:-1]
+        changed = Dataset.from_list(rows)
+    elif what != "precision":
+        name = {"token": "input_ids", "token type": "token_type_ids"}[what]
+        rows = [dict(row) for row in examples]
+        rows[20][name] = [1 - rows[20][name][0] if what == "token type" else 99, *rows[20][name][1:]]
+        changed = Dataset.from_list(rows)
+    calls = count_calls(teacher)
+    add_teacher_logits(changed, teacher, cache_dir, pad, bf16=bf16)
+    assert calls and len(finished(cache_dir)) == 2
+
+
+def test_labels_other_columns_and_the_storage_of_the_data_do_not_matter(cache_dir, examples, tmp_path):
+    teacher = bert(2)
+    add_teacher_logits(examples, teacher, cache_dir, pad)
+    calls = count_calls(teacher)
+    relabelled = examples.remove_columns("labels").add_column("labels", [0] * NUM_EXAMPLES).add_column("x", ["a"] * 23)
+    in_parts = concatenate_datasets([examples.select(range(10)), examples.select(range(10, 23))])
+    backwards_twice = examples.select(range(22, -1, -1)).select(range(22, -1, -1))
+    examples.save_to_disk(str(tmp_path / "on disk"))
+    for same in (relabelled, in_parts, backwards_twice, Dataset.load_from_disk(str(tmp_path / "on disk"))):
+        add_teacher_logits(same, teacher, cache_dir, pad)
+    assert not calls
+
+
+def test_fingerprint_of_a_data_set_with_examples_of_fixed_length_is_that_of_its_values():
+    def fingerprint(last):
+        features = Features({"input_ids": List(Value("int64"), length=2)})
+        return fingerprint_dataset(Dataset.from_dict({"input_ids": [[1, 2], [3, last]]}, features=features))
+
+    assert fingerprint(4) == fingerprint(4)
+    assert fingerprint(4) != fingerprint(5)
+
+
+def test_fingerprint_of_a_model_is_that_of_its_weights_and_their_type():
+    assert fingerprint_model(bert(2)) == fingerprint_model(bert(2).train())
+    assert fingerprint_model(bert(2)) != fingerprint_model(bert(1))
+    assert fingerprint_model(bert(2)) != fingerprint_model(bert(2).bfloat16())
+
+
+# ---- interruptions and company ----
+
+
+def test_an_error_during_the_build_leaves_nothing_and_the_next_call_starts_anew(cache_dir, examples, expected):
+    teacher = bert(2)
+
+    def fail_at_the_second_batch(*args):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    calls = count_calls(teacher)
+    hook = teacher.register_forward_hook(fail_at_the_second_batch)
+    with pytest.raises(KeyboardInterrupt):
+        add_teacher_logits(examples, teacher, cache_dir, pad, batch_size=4)
+    assert not finished(cache_dir)
+    hook.remove()
+    with_logits = add_teacher_logits(examples, teacher, cache_dir, pad, batch_size=4)
+    assert cached(with_logits) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def build_and_be_killed(cache_dir):
+    torch.set_num_threads(1)
+    Path.rename = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+    add_teacher_logits(random_examples(NUM_EXAMPLES), bert(2), cache_dir, pad)
+
+
+def test_a_process_killed_while_it_writes_leaves_nothing_that_looks_finished(cache_dir, examples, expected):
+    run = FORK.Process(target=build_and_be_killed, args=(cache_dir,))
+    run.start()
+    run.join(60)
+    assert run.exitcode == -signal.SIGKILL
+    assert list(cache_dir.glob(".unfinished-*/*.arrow")) and not finished(cache_dir)
+    with_logits = add_teacher_logits(examples, bert(2), cache_dir, pad)
+    assert cached(with_logits) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert list(cache_dir.iterdir()) == finished(cache_dir), "what the killed process has left is still there"
+
+
+def build_with_another(cache_dir, barrier, queue):
+    torch.set_num_threads(1)
+    teacher = bert(2)
+
+    def wait_for_the_other(*args):
+        barrier.wait(60)
+
+    # Both have looked for the cache by the time that either runs its teacher.
+    teacher.register_forward_pre_hook(wait_for_the_other)
+    queue.put(cached(add_teacher_logits(random_examples(NUM_EXAMPLES), teacher, cache_dir, pad)))
+
+
+def test_two_runs_that_build_the_same_cache_at_once_both_get_it(cache_dir, expected):
+    barrier, queue = FORK.Barrier(2), FORK.Queue()
+    runs = [FORK.Process(target=build_with_another, args=(cache_dir, barrier, queue)) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for logits in (queue.get(timeout=60), queue.get(timeout=60)):
+        assert logits == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    for run in runs:
+        run.join(60)
+        assert run.exitcode == 0
+    assert len(list(cache_dir.iterdir())) == 1
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(cache_dir, examples, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Dataset, "save_to_disk", fail)
+    with pytest.raises(OSError, match="No space left"):
+        add_teacher_logits(examples, bert(2), cache_dir, pad)
+    assert not list(cache_dir.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_teacher_runs(cache_dir, examples):
+    teacher = bert(2)
+    calls = count_calls(teacher)
+    cache_dir.write_text("a file, which not even root can write into as a folder")
+    with pytest.raises(ValueError, match=f"cannot be kept in {cache_dir}: .*File exists.* Choose another folder"):
+        add_teacher_logits(examples, teacher, cache_dir, pad)
+    assert not calls
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [truncate, Path.unlink], ids=["half a file", "no file"])
+@pytest.mark.parametrize("add", [add_teacher_logits, add_states_of_layer_1], ids=["logits", "hidden states"])
+def test_a_damaged_cache_is_refused_with_what_to_do(cache_dir, examples, add, damage):
+    add(examples, bert(2), cache_dir, pad)
+    (file,) = cache_dir.glob("*/*.arrow")
+    damage(file)
+    with pytest.raises(ValueError, match=f"in {file.parent} are damaged .* Remove that folder"):
+        add(examples, bert(2), cache_dir, pad)
+
+
+# ---- hidden states ----
+
+
+@pytest.mark.parametrize("batch_size", [1, 64], ids=["two parts", "one part"])
+def test_hidden_states_are_those_of_a_plain_forward_pass_of_each_example(cache_dir, examples, batch_size):
+    teacher = bert(3)
+    with_states = add_teacher_hidden_states(examples, teacher, (3, 1), cache_dir, pad, 10**6, batch_size)
+    assert with_states.column_names == [*examples.column_names, "teacher_hidden_states_1", "teacher_hidden_states_3"]
+    for example, row in zip(examples.remove_columns("labels"), with_states, strict=True):
+        with torch.no_grad():
+            states = teacher(**pad([example]), output_hidden_states=True).hidden_states
+        for layer in (1, 3):
+            stored = np.array(row[f"teacher_hidden_states_{layer}"])
+            assert stored == pytest.approx(states[layer][0].numpy(), rel=1e-3, abs=2e-3)
+
+
+def test_hidden_states_are_float16_in_a_file_of_the_announced_size_and_read_again(cache_dir, examples):
+    teacher = bert(2)
+    num_bytes = sum(len(ids) for ids in examples["input_ids"]) * 32 * 2
+    add_teacher_logits(examples, teacher, cache_dir, pad)
+    first = add_teacher_hidden_states(examples, teacher, [2], cache_dir, pad, max_bytes=num_bytes)
+    assert first.features["teacher_hidden_states_2"] == List(List(Value("float16"), length=32))
+    (file,) = cache_dir.glob("*/hidden_states.arrow")
+    assert num_bytes <= file.stat().st_size < num_bytes + 2000
+    calls = count_calls(teacher)
+    again = add_teacher_hidden_states(examples, teacher, [2], cache_dir, pad, num_bytes)
+    assert again.with_format(None)[:] == first.with_format(None)[:]
+    assert not calls
+    add_teacher_hidden_states(examples, teacher, [1], cache_dir, pad, num_bytes)
+    assert calls and len(finished(cache_dir)) == 3
+
+
+def test_hidden_states_that_float16_cannot_hold_are_refused_and_not_kept(cache_dir, examples):
+    teacher = bert(2)
+    with torch.no_grad():
+        teacher.bert.encoder.layer[1].output.LayerNorm.bias[0] = 1e5
+    with pytest.raises(
+        ValueError, match="hidden states of layer 2 .* larger than float16 .* --hidden_state_cache_gb 0"
+    ):
+        add_teacher_hidden_states(examples, teacher, [2], cache_dir, pad, 10**6)
+    assert not finished(cache_dir)
+
+
+def test_choices_of_layers_that_overlap_share_what_is_stored(cache_dir, examples):
+    teacher = bert(3)
+    of_first = add_teacher_hidden_states(examples, teacher, [1, 2], cache_dir, pad, 10**6)
+    calls = count_calls(teacher)
+    for layers in ([2], [2, 1]):
+        again = add_teacher_hidden_states(examples, teacher, layers, cache_dir, pad, 10**6)
+        assert np.array_equal(again[3]["teacher_hidden_states_2"], of_first[3]["teacher_hidden_states_2"])
+    assert not calls
+    add_teacher_hidden_states(examples, teacher, [2, 3], cache_dir, pad, 10**6)
+    assert calls and len(finished(cache_dir)) == 3
+
+
+def pad_on_the_left(examples):
+    """As `pad`, turned around before and after."""
+    batch = pad([{name: row[name][::-1] for name in ("input_ids", "attention_mask")} for row in examples])
+    return {name: values.flip(1) for name, values in batch.items()}
+
+
+@pytest.mark.parametrize("collator", [pad, pad_on_the_left])
+def test_stored_hidden_states_stand_beside_their_tokens_on_whichever_side_padding_is(cache_dir, examples, collator):
+    teacher = bert(2)
+    torch.nn.init.zeros_(teacher.bert.embeddings.position_embeddings.weight)  # positions count from the padding on
+    examples = examples.select_columns(["input_ids", "attention_mask"])
+    stored = add_teacher_hidden_states(examples, teacher, [2], cache_dir, collator, 10**6)
+    batch = HiddenStatesCollator(collator)([stored[index] for index in range(NUM_EXAMPLES)])
+    states = batch.pop("teacher_hidden_states_2").float()
+    with torch.no_grad():
+        expected = teacher(**batch, output_hidden_states=True).hidden_states[2]
+    is_token = batch["attention_mask"].bool()
+    assert not is_token.all()
+    torch.testing.assert_close(states[is_token], expected[is_token], rtol=1e-3, atol=2e-3)
+    assert not states[~is_token].any()
+
+
+def test_hidden_states_that_take_more_than_is_allowed_are_refused_before_the_teacher_runs(cache_dir, examples):
+    teacher = bert(2)
+    calls = count_calls(teacher)
+    num_bytes = sum(len(ids) for ids in examples["input_ids"]) * 32 * 2 * 2
+    with pytest.raises(ValueError, match=f"2 layers for 23 examples take {num_bytes:,} bytes"):
+        add_teacher_hidden_states(examples, teacher, [1, 2], cache_dir, pad, max_bytes=num_bytes - 1)
+    assert not calls and not finished(cache_dir)
+
+
+@pytest.mark.parametrize("layers", [[], [0], [3], [1, 1]], ids=str)
+def test_layers_that_the_teacher_lacks_are_refused(cache_dir, examples, layers):
+    with pytest.raises(ValueError, match="different numbers from 1 to 2"):
+        add_teacher_hidden_states(examples, bert(2), layers, cache_dir, pad, max_bytes=10**6)
+
+
+def test_an_error_while_hidden_states_are_written_leaves_nothing(cache_dir, examples):
+    teacher = bert(2)
+
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    hook = teacher.register_forward_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        add_teacher_hidden_states(examples, teacher, [1], cache_dir, pad, max_bytes=10**6)
+    assert not list(cache_dir.iterdir())
+    hook.remove()
+    add_teacher_hidden_states(examples, teacher, [1], cache_dir, pad, max_bytes=10**6)
+    assert len(finished(cache_dir)) == 1

@@ -1,0 +1,8 @@
+"""Programs that the tests start as processes of their own.
+
+train_worker   trains and logs every step
+engine_worker  trains under an engine
+memory_worker  measures peak memory
+killed_run     a run that kills itself
+watched_app    the app, noting its connections
+"""

@@ -1,0 +1,18 @@
+"""One run, from its arguments to a finished folder.
+
+arguments         teacher and student
+command_line      parsing, settings, errors in one line
+inputs            the data in every form that the steps need
+checkpoints       classifiers and tokenizers for the labels at hand
+teacher           fine-tuning the teacher, scoring it
+student           what a student starts from; stages
+layer_search      choosing layers by evidence
+search_plan       what a search tries, and what it costs
+layer_similarity  how alike layers are
+lora              what a LoRA run does beyond the trainer
+run               building the trainer, training, scoring, finishing
+output_folder     other people's folders, interrupted runs
+evaluation        scores, predictions, latency
+tables            tables of results
+model_card        README.md of a student
+"""

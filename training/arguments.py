@@ -1,0 +1,255 @@
+"""The arguments of a run that name the teacher and the student, and the defaults that depend on others."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.pretrained import PACKAGED_TEACHER
+from layer_mapping import (
+    EVIDENCE_STRATEGIES,
+    check_layers,
+    check_strategy,
+    join_layers,
+    parse_layers,
+    select_layers,
+    shrinking_layers,
+)
+from text_data.arguments import DataArguments
+
+HUB_TEACHER = "google-bert/bert-base-uncased"
+
+
+@dataclass
+class TeacherArguments:
+    """Which teacher, and how it is fine-tuned where its head is not trained for the task."""
+
+    teacher_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Local folder or Hub name of a fine-tuned classifier, used as it is, or of a pretrained encoder, "
+            f"fine-tuned first. '{PACKAGED_TEACHER}' is the encoder of the PyPI package of that name. Unset: "
+            f"{HUB_TEACHER}, or the packaged encoder when no data set is given either."
+        },
+    )
+    teacher_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a teacher on the Hub. Unset: its main branch."}
+    )
+    tokenizer_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Local folder or Hub name of the tokenizer, with the teacher's vocabulary. Unset: the teacher's."
+        },
+    )
+    ignore_mismatched_sizes: bool = field(
+        default=False,
+        metadata={
+            "help": "Fine-tune a teacher that was trained for other labels; a head of another size is replaced by a "
+            "new one."
+        },
+    )
+    teacher_num_train_epochs: float = field(
+        default=3.0, metadata={"help": "Epochs of the teacher's fine-tuning; > 0. Unused if its head is trained."}
+    )
+    teacher_learning_rate: float = field(
+        default=5e-5, metadata={"help": "Peak learning rate of the teacher's fine-tuning; > 0."}
+    )
+    teacher_seed: int = field(
+        default=42,
+        metadata={
+            "help": "Seed of the teacher's fine-tuning, apart from `seed`, so that runs with other seeds share it."
+        },
+    )
+    teacher_output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Where a fine-tuned teacher is kept and looked for. Unset: OUTPUT_DIR/teacher."},
+    )
+    teacher_cache: bool = field(
+        default=True,
+        metadata={"help": "Run the teacher once and train from its stored outputs; off: run it in every step."},
+    )
+    teacher_cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the stored outputs. Unset: `outputs` in `teacher_output_dir`."}
+    )
+    hidden_state_cache_gb: float = field(
+        default=0.0,
+        metadata={
+            "help": "Gigabytes that stored hidden states may take, for `hidden_weight`; the log says how many they "
+            "need. 0: they are not stored, and the teacher runs in every step."
+        },
+    )
+
+    def __post_init__(self):
+        if self.teacher_num_train_epochs <= 0:
+            raise ValueError(
+                f"`teacher_num_train_epochs` must be > 0, found {self.teacher_num_train_epochs}. A teacher that needs "
+                "no fine-tuning is recognised by its trained head."
+            )
+        if self.teacher_learning_rate <= 0:
+            raise ValueError(f"`teacher_learning_rate` must be > 0, found {self.teacher_learning_rate}; try 5e-5.")
+        if self.hidden_state_cache_gb < 0:
+            raise ValueError(
+                f"`hidden_state_cache_gb` must be >= 0, found {self.hidden_state_cache_gb}. 0 stores no hidden states."
+            )
+
+
+@dataclass
+class StudentArguments:
+    """What the student starts from: layers of the teacher, or a checkpoint of its own."""
+
+    layer_strategy: str | None = field(
+        default=None,
+        metadata={
+            "help": "Teacher layers to copy, layer 1 being nearest the input: top (or first) = 1..K, bottom (or last) "
+            "= the last K, odd = 1,3,5,..., even = 2,4,6,... (both need K = N/2), uniform = K layers spread evenly "
+            "over 1..N, random = none: every student weight is fresh. By evidence from the training data: search = "
+            "the winner of a tournament of short runs (see --search_budget), cka and block_influence = the K layers "
+            "that change most what passes through them. Ignored when --layers is given. Unset: even."
+        },
+    )
+    layers: str | None = field(
+        default=None,
+        metadata={
+            "help": "Comma-separated teacher layers, numbered from 1 (nearest the input), in the order the student "
+            "stacks them, for example 1,3,5. No duplicates. Wins over --layer_strategy and --num_student_layers."
+        },
+    )
+    num_student_layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Depth K of the student, from 1 to the teacher's depth N. Half of N, rounded down, when unset."
+        },
+    )
+    search_budget: float = field(
+        default=0.5,
+        metadata={
+            "help": "What --layer_strategy search may cost, in units of the run that follows it; > 0. The teacher's "
+            "outputs are stored for it, also with --no_teacher_cache."
+        },
+    )
+    stages: str | None = field(
+        default=None,
+        metadata={
+            "help": "Shrink gradually: comma-separated depths, decreasing, the last of them the student's, for "
+            "example 5,4,3. Each student is built from the one before and trained as long as the settings say, all "
+            "with the outputs of the same teacher. The last one keeps the layers of --layer_strategy, those before it "
+            "some others too; by evidence each stage chooses anew. They are kept in OUTPUT_DIR/stages/DEPTH. Unset: "
+            "one step."
+        },
+    )
+    student_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Local folder or Hub name of a pretrained student of any depth, width and architecture with the "
+            "teacher's vocabulary, instead of layers of the teacher."
+        },
+    )
+
+    def __post_init__(self):
+        if self.student_name_or_path is not None:
+            for name in ("layer_strategy", "layers", "num_student_layers", "stages"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"--student_name_or_path brings layers of its own, so it cannot go with --{name}, found "
+                        f"{getattr(self, name)}. Leave one of the two out."
+                    )
+            return
+        if self.layer_strategy is None:
+            self.layer_strategy = "even"
+        check_strategy(self.layer_strategy)
+        if self.num_student_layers is not None and self.num_student_layers < 1:
+            raise ValueError(f"A student needs at least 1 layer, got --num_student_layers {self.num_student_layers}.")
+        if self.layers is not None:
+            check_layers(parse_layers(self.layers))
+        if not (math.isfinite(self.search_budget) and self.search_budget > 0):
+            raise ValueError(
+                f"--search_budget is a number > 0 in units of one full run, got {self.search_budget}; try 0.5."
+            )
+        if self.stages is not None:
+            self._check_stages()
+
+    def _check_stages(self):
+        depths = parse_layers(self.stages)
+        if not depths or depths[-1] < 1 or any(later >= earlier for earlier, later in zip(depths, depths[1:])):
+            raise ValueError(
+                "Stages are depths of at least 1, each smaller than the one before, such as 5,4,3, got "
+                f"--stages {self.stages}."
+            )
+        for name in ("layers", "num_student_layers"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"--stages {self.stages} says how deep every student is, so it cannot go with --{name}, got "
+                    f"{getattr(self, name)}. Leave one of the two out."
+                )
+        if self.layer_strategy == "random":
+            raise ValueError(
+                "--stages builds each student from the one before, but --layer_strategy random copies nothing. Use "
+                "'uniform', or leave --stages out."
+            )
+
+    def per_stage(self, num_teacher_layers: int) -> "tuple[StudentArguments, ...]":
+        """The arguments of every stage, the last of which makes the student; without `stages` there is one.
+
+        Strategies by evidence choose among the layers of the stage before. Of the others `layers` are those of
+        `shrinking_layers`, numbered in the stage before.
+
+        Raises:
+            ValueError: the strategy or the depths do not fit a teacher of so many layers.
+        """
+        if self.stages is None:
+            return (self,)
+        depths = parse_layers(self.stages)
+        if depths[0] >= num_teacher_layers:
+            raise ValueError(
+                f"--stages are depths below the teacher's, {num_teacher_layers}, got {self.stages}. Start with fewer "
+                "layers."
+            )
+        stages = tuple(replace(self, stages=None, num_student_layers=depth) for depth in depths)
+        if self.needs_evidence:
+            return stages
+        of_student = select_layers(self.layer_strategy, num_teacher_layers, depths[-1])
+        of_stages = shrinking_layers(of_student, num_teacher_layers, depths)
+        before = [range(1, num_teacher_layers + 1), *of_stages]
+        return tuple(
+            replace(stage, layers=join_layers([kept.index(layer) + 1 for layer in layers]))
+            for stage, kept, layers in zip(stages, before, of_stages)
+        )
+
+    @property
+    def needs_evidence(self) -> bool:
+        """Whether it takes data to choose the layers."""
+        return self.layers is None and self.layer_strategy in EVIDENCE_STRATEGIES
+
+    @property
+    def strategy_name(self) -> str:
+        """What chooses the layers, for the record of a run; "explicit" where they are listed."""
+        return self.layer_strategy if self.layers is None else "explicit"
+
+    @property
+    def short_name(self) -> str:
+        """A name for folders: the list of layers, the strategy, or the student's own."""
+        if self.student_name_or_path is not None:
+            return Path(self.student_name_or_path).name
+        return "-".join(filter(None, (self.layers or self.layer_strategy, self.stages)))
+
+
+def resolve_defaults(
+    teacher_args: TeacherArguments,
+    data_args: DataArguments,
+    training_args: DistillationTrainingArguments,
+    sources: Mapping[str, str],
+    run_name: str,
+) -> None:
+    """Fills in the arguments whose default depends on others; `run_name` is the end of the output folder's name."""
+    if teacher_args.teacher_name_or_path is None:
+        teacher_args.teacher_name_or_path = HUB_TEACHER if data_args.is_given else PACKAGED_TEACHER
+    if "output_dir" not in sources:
+        training_args.output_dir = f"outputs/{data_args.short_name}-{run_name}"
+    if teacher_args.teacher_output_dir is None:
+        teacher_args.teacher_output_dir = str(Path(training_args.output_dir) / "teacher")
+    if teacher_args.teacher_cache_dir is None:
+        teacher_args.teacher_cache_dir = str(Path(teacher_args.teacher_output_dir) / "outputs")
+    # Not by their values: `--eval_strategy` sets `do_eval` too.
+    if not sources.keys() & {"do_train", "do_eval", "do_predict"}:
+        training_args.do_train = training_args.do_eval = training_args.do_predict = True

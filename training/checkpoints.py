@@ -1,0 +1,141 @@
+"""Classifiers and tokenizers for the labels and texts at hand."""
+
+import logging
+
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from layer_distillation.pretrained import from_pretrained
+from text_data.labels import LabelMap
+from training.arguments import TeacherArguments
+
+logger = logging.getLogger(__name__)
+
+
+def load_tokenizer(path: str, teacher_args: TeacherArguments) -> PreTrainedTokenizerBase:
+    """The teacher's tokenizer, or the one of `--tokenizer_name` if it has the same vocabulary.
+
+    Raises:
+        ValueError: there is no tokenizer, or its vocabulary is not the teacher's.
+    """
+    name = teacher_args.tokenizer_name or path
+    revision = None if teacher_args.tokenizer_name else teacher_args.teacher_revision
+    tokenizer = from_pretrained(AutoTokenizer, name, revision)
+    config = from_pretrained(AutoConfig, path, teacher_args.teacher_revision)
+    if teacher_args.tokenizer_name:
+        own = from_pretrained(AutoTokenizer, path, teacher_args.teacher_revision)
+        if own.get_vocab() != tokenizer.get_vocab():
+            raise ValueError(
+                f"The vocabulary of --tokenizer_name {name} ({len(tokenizer)} tokens) is not that of the teacher "
+                f"{path} ({len(own)} tokens): the teacher would read other words than the text has. Leave "
+                "--tokenizer_name out."
+            )
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # What `transformers` makes of a checkpoint without tokenizer files: every word would be unknown.
+        raise ValueError(
+            f"There is no tokenizer in {name}, or it has no words. Save the teacher's tokenizer beside it with "
+            "`tokenizer.save_pretrained`, or name one with --tokenizer_name."
+        )
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"The tokenizer {name} has {len(tokenizer)} tokens but the model {path} has embeddings for "
+            f"{config.vocab_size} only. Give the tokenizer that it was trained with as --tokenizer_name."
+        )
+    return tokenizer
+
+
+def load_classifier(path: str, labels: LabelMap, teacher_args: TeacherArguments) -> tuple[PreTrainedModel, bool]:
+    """Loads a checkpoint as a classifier for these labels.
+
+    Returns:
+        The model in float32 (an fp16 checkpoint would load as fp16) and whether its head came from the checkpoint.
+
+    Raises:
+        ValueError: the checkpoint cannot be read, lacks weights of the encoder, or its head is trained for other
+            labels or another order of them.
+    """
+    model, names = load_for_labels(path, labels, teacher_args.teacher_seed, teacher_args.teacher_revision)
+    if names is None:
+        return model, False
+    return model, _is_trained_for(labels, names, path, teacher_args.ignore_mismatched_sizes)
+
+
+def load_for_labels(
+    path: str, labels: LabelMap, seed: int, revision: str | None = None
+) -> tuple[PreTrainedModel, list[str] | None]:
+    """Loads a checkpoint with an output for each label, whatever labels it was trained for.
+
+    Returns:
+        The model in float32, and the names of the labels that its head was trained for, `None` if its head is new.
+        What is new is drawn with the seed, also a head of another size.
+
+    Raises:
+        ValueError: the checkpoint cannot be read or lacks weights of the encoder.
+    """
+    set_seed(seed)
+    config = from_pretrained(AutoConfig, path, revision)
+    names = [config.id2label[i] for i in sorted(config.id2label)]
+    for name, value in (
+        ("num_labels", labels.num_labels),
+        ("id2label", labels.id2label),
+        ("label2id", labels.label2id),
+    ):
+        setattr(config, name, value)
+    config.problem_type = labels.problem_type
+    model, loading_info = from_pretrained(
+        AutoModelForSequenceClassification,
+        path,
+        revision,
+        config=config,
+        dtype="float32",
+        ignore_mismatched_sizes=True,  # looked at by `load_classifier`, with a message that says more
+        output_loading_info=True,
+    )
+    replaced = [key[0] if isinstance(key, tuple) else key for key in loading_info["mismatched_keys"]]
+    new_weights = [*loading_info["missing_keys"], *replaced]
+    encoder_weights = [
+        key for key in new_weights if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key
+    ]
+    if encoder_weights:
+        raise ValueError(
+            f"The checkpoint {path} lacks {len(encoder_weights)} weights of the encoder, for example "
+            f"{encoder_weights[0]}. It is incomplete or of another architecture: fetch it again, or name another."
+        )
+    return model, None if loading_info["missing_keys"] else names
+
+
+def _is_trained_for(labels: LabelMap, names: list[str], path: str, ignore_mismatch: bool) -> bool:
+    """Whether a head with these label names is trained for the labels; raises if not, unless that may be ignored."""
+    if names == list(labels.names):
+        return True
+    # Checkpoints on the Hub often differ from the data in case alone: NEGATIVE, negative.
+    spelling = {name.casefold(): name for name in labels.names}
+    folded = [name.casefold() for name in names]
+    if folded == list(spelling):
+        return True
+    if names == [f"LABEL_{i}" for i in range(labels.num_labels)]:
+        logger.warning(
+            f"The teacher {path} does not name its labels. They are taken to be {', '.join(labels.names)}, in this "
+            "order; its accuracy below shows whether that is so."
+        )
+        return True
+    if ignore_mismatch:
+        return False
+    if sorted(folded) == sorted(spelling):
+        order = ",".join(spelling[name] for name in folded)
+        raise ValueError(
+            f"The teacher {path} has its labels in the order {order}, the data in the order "
+            f"{','.join(labels.names)}. Run again with --label_order {order}."
+        )
+    may_be_the_same = "If they mean the same, write them so in the data. " if len(names) == labels.num_labels else ""
+    raise ValueError(
+        f"The head of the teacher {path} is trained for the labels {','.join(names)}, but the data has "
+        f"{','.join(labels.names)}. {may_be_the_same}Name a teacher for these labels or a pretrained encoder, or "
+        "fine-tune this one for them with --ignore_mismatched_sizes."
+    )

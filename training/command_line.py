@@ -1,0 +1,156 @@
+"""Command lines as in the `transformers` examples, with a file of arguments that the command line may override.
+
+    python run_distillation.py examples/case_study.json --seed 1
+
+The file is a JSON object of argument names and values. Without any argument a script runs its default file.
+"""
+
+import errno
+import json
+import logging
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+
+# Arguments whose values go into no log, record or model card.
+SECRETS = ("hub_token",)
+# Arguments that do not change what a run makes.
+WITHOUT_EFFECT = ("resume_from_checkpoint",)
+
+
+def parse_arguments(
+    dataclass_types: Sequence[type], argv: Sequence[str], default_file: Path
+) -> tuple[tuple, dict[str, str]]:
+    """Parses the arguments into the dataclasses.
+
+    Returns:
+        The instances, and for every argument that is not at its default where its value came from: "command line" or
+        the name of the file.
+
+    Raises:
+        ValueError: an argument is unknown, or the file is missing or no JSON object.
+        SystemExit: with a usage message, for a value of the wrong type on the command line.
+    """
+    # DeepSpeed's launcher puts it first; the environment says the same.
+    argv = [word for word in argv if not word.startswith("--local_rank")] or [str(default_file)]
+    sources, words = {}, []
+    if argv[0].endswith(".json"):
+        file = Path(argv.pop(0))
+        values = _read(file, known={field.name for cls in dataclass_types for field in fields(cls) if field.init})
+        sources = dict.fromkeys(values, file.name)
+        # As words of a command line, so that both are checked and converted alike; the later word wins.
+        words = [f"--{name}={_word(value)}" for name, value in values.items() if value is not None]
+    sources |= dict.fromkeys(_names_in(argv, dataclass_types), "command line")
+    return HfArgumentParser(dataclass_types).parse_args_into_dataclasses(args=[*words, *argv]), sources
+
+
+def _word(value) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _names_in(argv: Sequence[str], dataclass_types: Sequence[type]) -> list[str]:
+    """Full names of the arguments given, be they abbreviated, written with hyphens or as `--no_NAME`."""
+    not_given = object()
+    parser = HfArgumentParser(dataclass_types, add_help=False)
+    parser.set_defaults(**{field.name: not_given for cls in dataclass_types for field in fields(cls)})
+    values, unknown = parser.parse_known_args(argv)
+    if unknown := [word for word in unknown if word not in ("-h", "--help")]:
+        raise ValueError(f"Unknown arguments: {' '.join(unknown)}. See --help.")
+    return [name for name, value in vars(values).items() if value is not not_given]
+
+
+def _read(file: Path, known: set[str]) -> dict:
+    if not file.is_file():
+        raise ValueError(f"There is no argument file {file}. Those that come with the project are in examples/.")
+    try:
+        values = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"The argument file {file} is not JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"The argument file {file} must hold one JSON object of argument names and values.")
+    if unknown := sorted(values.keys() - known):
+        raise ValueError(f"The argument file {file} has unknown arguments: {', '.join(unknown)}. See --help.")
+    return values
+
+
+def given_settings(arguments: Sequence, sources: dict[str, str]) -> dict:
+    """Name and value of every argument that was given, in a form that JSON can hold; tokens are left out."""
+    values = {field.name: getattr(instance, field.name) for instance in arguments for field in fields(instance)}
+    return {name: _plain(values[name]) for name in sorted(sources) if name not in SECRETS + WITHOUT_EFFECT}
+
+
+def explain_settings(arguments: Sequence, sources: dict[str, str], always: Sequence[str]) -> str:
+    """A line for every setting that was given, and for those named in `always`, with where it came from."""
+    lines = ["Settings:"]
+    for instance in arguments:
+        for field in fields(instance):
+            if field.name in sources or field.name in always:
+                value = "(secret)" if field.name in SECRETS else _plain(getattr(instance, field.name))
+                lines.append(f"  {field.name:<28} {value!s:<36} {sources.get(field.name, 'default')}")
+    return "\n".join(lines)
+
+
+def command_line(training_args: TrainingArguments) -> str:
+    """The command of this process, as it could be typed again once its tokens are filled in."""
+    command = shlex.join(["python", *(word for word in sys.argv if not word.startswith("--local_rank"))])
+    for name in SECRETS:
+        command = command.replace(getattr(training_args, name) or name.upper(), name.upper())
+    return command
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a script's `main`; an error that a check of the project raises ends it in one line, without a traceback.
+
+    So does a full disk. Any other error keeps its traceback: one from a library, or from a mistake in the code.
+    """
+    try:
+        main()
+    except Exception as error:
+        if _disk_is_full(error):
+            message = (
+                f"the disk is full ({error}). Free some space, or choose an --output_dir on another disk. Results of "
+                "earlier runs are as they were, and the same command continues from the last complete checkpoint."
+            )
+        elif isinstance(error, (ValueError, FileNotFoundError)) and _raised_by_a_check(error):
+            message = str(error)
+        else:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)
+    # A thread of a process group that is still running at exit now and then ends the process with an error.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _disk_is_full(error: Exception) -> bool:
+    # What safetensors says, and where `torch.save` fails to write.
+    signs = ("No space left on device", "inline_container.cc")
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(sign in str(error) for sign in signs)
+
+
+def _raised_by_a_check(error: Exception) -> bool:
+    """Whether the error comes from a `raise` in one of the project's own files."""
+    origin = traceback.extract_tb(error.__traceback__)[-1]
+    is_ours = Path(origin.filename).resolve().is_relative_to(Path(__file__).resolve().parent.parent)
+    return is_ours and origin.line.startswith("raise")
+
+
+def set_up_logging(training_args: TrainingArguments) -> None:
+    """Information from the main process, errors only from the others; libraries at `--log_level`."""
+    level = logging.INFO if training_args.process_index == 0 else logging.ERROR
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, level=level)
+    for library in ("transformers", "datasets", "accelerate", "httpx", "DeepSpeed"):
+        logging.getLogger(library).setLevel(training_args.get_process_log_level())
+
+
+def _plain(value):
+    return value.value if isinstance(value, Enum) else value

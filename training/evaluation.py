@@ -1,0 +1,145 @@
+"""Score a classifier: metrics of each split, predictions on disk, parameters, size and latency."""
+
+import csv
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
+
+from layer_distillation.losses import task_loss
+from layer_distillation.model_outputs import compute_logits, forward_columns
+from text_data.labels import LabelMap
+
+
+def evaluate_model(
+    model: PreTrainedModel,
+    tokenized: DatasetDict,
+    splits: Sequence[str],
+    prefix: str,
+    args: TrainingArguments,
+    collator: Callable,
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]],
+) -> dict[str, float]:
+    """What `evaluate_splits` returns, for a model that no `Trainer` has in hand."""
+    metrics = {}
+    for split, suffix in _suffixes(splits).items():
+        if "labels" in tokenized[split].column_names:
+            logits = compute_logits(model, tokenized[split], collator, args.per_device_eval_batch_size, args.bf16)
+            label_ids = np.array(tokenized[split]["labels"])
+            loss = task_loss(torch.from_numpy(logits), torch.from_numpy(label_ids), model.config.problem_type)
+            scores = {"loss": loss.mean().item(), **compute_metrics(EvalPrediction(logits, label_ids))}
+            metrics.update({f"{prefix}_{name}{suffix}": value for name, value in scores.items()})
+    return metrics
+
+
+def evaluate_splits(trainer: Trainer, tokenized: DatasetDict, splits: Sequence[str], prefix: str) -> dict[str, float]:
+    """Metrics of the labelled ones among the splits, named `{prefix}_{metric}`.
+
+    The metrics of further splits get a suffix: `_mm` for MNLI's mismatched set, as in `run_glue.py`, otherwise what
+    follows "validation" or "test" in the split's name.
+    """
+    metrics = {}
+    for split, suffix in _suffixes(splits).items():
+        if "labels" in tokenized[split].column_names:
+            scores = trainer.evaluate(tokenized[split], metric_key_prefix=prefix)
+            metrics.update({f"{name}{suffix}": value for name, value in scores.items()})
+    return metrics
+
+
+def _suffixes(splits: Sequence[str]) -> dict[str, str]:
+    """What the metrics of each split end in, so that several can be told apart: nothing for the first."""
+    names = {split: split.split("_", maxsplit=1)[-1] for split in splits[1:]}
+    others = {split: "_mm" if name == "mismatched" else f"_{name}" for split, name in names.items()}
+    return dict.fromkeys(splits[:1], "") | others
+
+
+def predict_splits(
+    trainer: Trainer, tokenized: DatasetDict, splits: Sequence[str], labels: LabelMap, output_dir: str | Path
+) -> dict[str, float]:
+    """Writes `predictions_{split}.csv` for each split; returns the metrics of the labelled ones, `predict_{metric}`.
+
+    Columns: `index` (row of the split, from 0), `label` where it is known, `prediction`, and a logit for each label.
+    """
+    metrics = {}
+    for split, suffix in _suffixes(splits).items():
+        output = trainer.predict(tokenized[split], metric_key_prefix="predict")
+        if trainer.is_world_process_zero():
+            file = Path(output_dir) / f"predictions_{split}.csv"
+            _write_predictions(file, np.asarray(output.predictions), output.label_ids, labels)
+        if output.label_ids is not None:
+            metrics.update({f"{name}{suffix}": value for name, value in output.metrics.items()})
+    return metrics
+
+
+def _write_predictions(file: Path, logits: np.ndarray, label_ids: np.ndarray | None, labels: LabelMap) -> None:
+    logits = logits.reshape(-1, labels.num_labels)
+    columns = {"index": range(len(logits))}
+    if label_ids is not None:
+        columns["label"] = _label_names(label_ids, labels)
+    columns["prediction"] = _label_names(_decide(logits, labels), labels)
+    columns |= {f"logit_{name}": logits[:, i] for i, name in enumerate(labels.names)}
+    with open(file, "w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def _decide(logits: np.ndarray, labels: LabelMap) -> np.ndarray:
+    if labels.problem_type == "single_label_classification":
+        return logits.argmax(axis=-1)
+    return logits > 0 if labels.problem_type == "multi_label_classification" else logits[:, 0]
+
+
+def _label_names(values: np.ndarray, labels: LabelMap) -> list:
+    if labels.problem_type == "single_label_classification":
+        return [labels.names[i] for i in values]
+    if labels.problem_type == "multi_label_classification":
+        return [";".join(name for name, is_set in zip(labels.names, row, strict=True) if is_set) for row in values]
+    return np.asarray(values).ravel().tolist()
+
+
+def describe_model(model: PreTrainedModel, latency_ms: float) -> dict[str, float]:
+    """Layers, weights, their size when saved (MB of 10^6 bytes) and the given milliseconds an example."""
+    num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return {
+        "num_layers": model.config.num_hidden_layers,
+        "parameters": model.num_parameters(),
+        "megabytes": num_bytes / 1e6,
+        "latency_ms": latency_ms,
+    }
+
+
+def measure_latency(models: Sequence[PreTrainedModel], dataset: Dataset, num_examples: int = 50) -> list[float]:
+    """Median milliseconds of a forward pass on one example, for each model.
+
+    The models take turns on every example, so that a change in the machine's speed meets all of them alike. The first
+    five examples are a warm-up.
+
+    Args:
+        models: on the device to measure.
+        dataset: tokenised; its first `num_examples` are used, unpadded.
+    """
+    seconds: list[list[float]] = [[] for _ in models]
+    dataset = dataset.select(range(min(num_examples + 5, len(dataset))))
+    for example in dataset:
+        for model, times in zip(models, seconds, strict=True):
+            model.eval()
+            columns = forward_columns(model) & example.keys()
+            inputs = {name: torch.tensor([example[name]], device=model.device) for name in columns}
+            _synchronize(model.device)
+            start = time.perf_counter()
+            with torch.inference_mode():
+                model(**inputs)
+            _synchronize(model.device)
+            times.append(time.perf_counter() - start)
+    return [1000 * median(times[5:] or times) for times in seconds]
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -1,0 +1,281 @@
+"""Choose the layers that a student copies by evidence from the training data.
+
+    python run_distillation.py --layer_strategy search --search_budget 0.5 ...
+    torchrun --nproc_per_node 2 run_distillation.py --layer_strategy search ...
+    python run_distillation.py --layer_strategy block_influence ...
+
+`search` is successive halving (Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter
+Optimization", https://arxiv.org/abs/1502.07943) over sets of layers. In every rung each set that is left makes a
+student, which is trained from scratch as a short run of its own, with its own warm-up and decay; the better half goes
+on, to rungs of longer runs. The score is the divergence from the teacher on training examples that no trial trains on:
+the validation split stays untouched for comparing what comes out.
+
+Never score students that are not trained, or hardly: of all 20 students of three layers of a 6-layer SST-2 teacher,
+the one of layers 4, 5 and 6 is nearest to the teacher before training and the worst after it, and for some tens of
+steps those lead that keep layer 6, whose outputs the head knows (`docs/ANALYSIS.md`). So few candidates have long
+trials rather than many short ones.
+
+`cka` and `block_influence` keep the layers that change most what passes through them, by the measures of
+`training.layer_similarity.layer_changes`. They cost one pass of the teacher over some examples: cheap baselines for the search.
+"""
+
+import copy
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PrinterCallback, set_seed
+
+from distill_trainer import DistillationTrainer
+from layer_distillation.arguments import LAYER_LOSSES, DistillationTrainingArguments
+from layer_distillation.atomic_files import write_json
+from layer_distillation.encoder_layers import num_layers
+from layer_distillation.engines import release_engine, renew_engine_config
+from layer_distillation.fingerprints import fingerprint_model
+from layer_distillation.losses import kl_divergence_loss
+from layer_distillation.teacher_outputs import TEACHER_LOGITS, add_teacher_logits
+from layer_mapping import build_student, required_layers, student_depth
+from training.arguments import StudentArguments
+from training.inputs import Inputs
+from training.layer_similarity import layer_changes
+from training.run import storing
+from training.search_plan import ENOUGH_STEPS, Layers, SearchPlan, plan_search
+from training.tables import format_layers, markdown_table
+from training.teacher import Teacher
+
+logger = logging.getLogger(__name__)
+
+SEARCH_FILE = "layer_search.json"
+# Examples that the teacher's layers are compared on.
+NUM_EXAMPLES = 1000
+Trials = dict[tuple[int, Layers], dict[str, float]]  # by rung, from 1, and layers: `loss` and `seconds`
+
+
+def choose_layers(
+    source: PreTrainedModel,
+    student_args: StudentArguments,
+    teacher: Teacher,
+    training_args: DistillationTrainingArguments,
+    inputs: Inputs,
+    record: dict,
+    prepare: Callable[[PreTrainedModel], PreTrainedModel] = lambda student: student,
+) -> tuple[Layers, dict]:
+    """Chooses the layers for one of the `EVIDENCE_STRATEGIES`, the same ones on every process.
+
+    Args:
+        source: the model to choose from, on the training device: the teacher, or a student of it.
+        teacher: gives the outputs that trials learn from and are scored by.
+        training_args: of the run that follows; a search writes `layer_search.json` to its output folder, and goes on
+            from what it finds there.
+        record: of that run, as `begin_run` returns it.
+        prepare: what is done to a student before it is trained, such as `add_lora`.
+
+    Returns:
+        1-based layers of the source, and what the choice rests on, for the record of the run.
+
+    Raises:
+        ValueError: as `plan_search`.
+    """
+    if student_args.layer_strategy == "search":
+        return _search(source, student_args, teacher, training_args, inputs, record, prepare)
+    return _most_changing(source, student_args, training_args, inputs)
+
+
+def _most_changing(
+    source: PreTrainedModel,
+    student_args: StudentArguments,
+    training_args: DistillationTrainingArguments,
+    inputs: Inputs,
+) -> tuple[Layers, dict]:
+    depth = student_depth(num_layers(source), student_args.num_student_layers)
+    examples = inputs.tokenized["train"].shuffle(seed=training_args.seed, keep_in_memory=True)
+    examples = examples.select(range(min(NUM_EXAMPLES, len(examples))), keep_in_memory=True)
+    changes = layer_changes(source, examples, inputs.collator, training_args.per_device_eval_batch_size)
+    (changes,) = broadcast_object_list([changes])  # other devices round otherwise
+    layers = most_changing_layers(changes[student_args.layer_strategy], depth, required_layers(source))
+    by_layer = ", ".join(f"{k}: {value:.3f}" for k, value in enumerate(changes[student_args.layer_strategy], start=1))
+    logger.info(f"How much each layer changes what passes through it, by {student_args.layer_strategy}: {by_layer}")
+    return layers, {"examples": len(examples), **{name: values.tolist() for name, values in changes.items()}}
+
+
+def most_changing_layers(changes: Sequence[float], depth: int, required: Layers = ()) -> Layers:
+    """The required layers and those with the highest values, `depth` in all, in increasing order.
+
+    Args:
+        changes: of layers 1..N; of equal ones the lower layer is kept.
+    """
+    by_change = sorted(range(1, len(changes) + 1), key=lambda layer: (layer not in required, -changes[layer - 1]))
+    return tuple(sorted(by_change[:depth]))
+
+
+def _search(
+    source: PreTrainedModel,
+    student_args: StudentArguments,
+    teacher: Teacher,
+    training_args: DistillationTrainingArguments,
+    inputs: Inputs,
+    record: dict,
+    prepare: Callable[[PreTrainedModel], PreTrainedModel],
+) -> tuple[Layers, dict]:
+    teacher_model, how = teacher.load(training_args.device), storing(teacher, training_args, inputs)
+    dataset = add_teacher_logits(inputs.tokenized["train"], teacher_model, **how)
+    del teacher_model
+    plan = plan_search(source, student_args, training_args, len(dataset))
+    training, held_out = split_held_out(dataset, plan.num_held_out, training_args.seed)
+    file = Path(training_args.output_dir) / SEARCH_FILE
+    made_from = {"layers_of": fingerprint_model(source), "settings": record["settings"], "data": record["data"]}
+    trials = _kept_trials(file, plan, made_from)
+    shortest = min((steps for _, steps in plan.rungs), default=ENOUGH_STEPS)
+    if shortest < ENOUGH_STEPS:
+        logger.warning(
+            f"The first trials of the layer search have {shortest} steps each, which may say little about whole runs: "
+            f"{ENOUGH_STEPS} or more are better. Raise --search_budget, or name a strategy such as 'uniform'."
+        )
+
+    is_main = training_args.process_index == 0
+    bar = tqdm(total=plan.num_trials, desc="Layer search", disable=training_args.disable_tqdm or not is_main)
+    remaining = list(plan.candidates)
+    for rung, (_, steps) in enumerate(plan.rungs, start=1):
+        for layers in remaining:
+            if (rung, layers) not in trials:
+                set_seed(training_args.seed)
+                student = prepare(build_student(source, layers))
+                args = trial_arguments(training_args, steps, plan.full_run)
+                trials[rung, layers] = run_trial(student, args, training, held_out, inputs)
+                if is_main:
+                    _write(file, plan, made_from, trials)
+            bar.update()
+        ranking = sorted((trials[rung, layers]["loss"], layers) for layers in remaining)
+        remaining = [layers for _, layers in ranking[: len(remaining) // 2]]
+    bar.close()
+
+    (chosen,) = remaining
+    if is_main:
+        _write(file, plan, made_from, trials, chosen)
+    seconds = sum(trial["seconds"] for trial in trials.values())
+    logger.info(
+        f"Layer search: {plan.num_trials} trials of {len(plan.candidates)} sets of layers, {plan.cost:.2f} of a run "
+        f"({seconds:.0f} s). Divergence from the teacher on {plan.num_held_out} training examples held back, after "
+        f"each rung's steps; {format_layers(chosen)} is chosen.\n{tournament_table(plan, trials)}"
+    )
+    return chosen, {
+        "candidates": len(plan.candidates),
+        "trials": plan.num_trials,
+        "training_steps": plan.training_steps,
+        "cost_in_runs": plan.cost,
+        "seconds": seconds,
+        "held_out_examples": plan.num_held_out,
+    }
+
+
+def split_held_out(dataset: Dataset, num_held_out: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Examples to train on, and others to score on, drawn with the seed; each in the order of the data set."""
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    held_out, training = np.split(order, [num_held_out])
+    return tuple(dataset.select(np.sort(part), keep_in_memory=True) for part in (training, held_out))
+
+
+def trial_arguments(
+    training_args: DistillationTrainingArguments, steps: int, full_run: int
+) -> DistillationTrainingArguments:
+    """Those of a run of so many steps, with a warm-up in proportion, that evaluates, saves and reports nothing.
+
+    Students are compared in their predictions alone, not in their layers: each would look at other layers.
+    """
+    args = copy.copy(training_args)
+    args.max_steps = steps
+    if args.warmup_steps >= 1:  # else it is a share already
+        args.warmup_steps = math.ceil(args.warmup_steps * steps / full_run)
+    args.only_train()
+    args.report_to, args.disable_tqdm = [], True
+    args.leave_out(*LAYER_LOSSES)
+    renew_engine_config(args)
+    return args
+
+
+def run_trial(
+    student: PreTrainedModel,
+    args: DistillationTrainingArguments,
+    training: Dataset,
+    held_out: Dataset,
+    inputs: Inputs,
+) -> dict[str, float]:
+    """Trains a student; returns its `loss` on the examples held back, infinite if it diverged, and the `seconds`."""
+    start = time.perf_counter()
+    trainer = DistillationTrainer(
+        model=student,
+        args=args,
+        train_dataset=training,
+        data_collator=inputs.collator,
+        processing_class=inputs.tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    teacher_logits = torch.tensor(np.array(held_out[TEACHER_LOGITS]))
+    student_logits = torch.from_numpy(trainer.predict(held_out).predictions).view_as(teacher_logits)
+    release_engine()
+    losses = kl_divergence_loss(student_logits, teacher_logits, args.temperature, inputs.data.labels.problem_type)
+    loss = losses.mean().item()
+    trial = {"loss": loss if math.isfinite(loss) else math.inf, "seconds": time.perf_counter() - start}
+    (trial,) = broadcast_object_list([trial])  # one answer: processes that choose otherwise would wait for each other
+    return trial
+
+
+def tournament_table(plan: SearchPlan, trials: Trials) -> str:
+    """A row for every candidate, the winner first, with its loss in each rung that it came to."""
+    columns = [f"Rung {rung}: {steps} steps" for rung, (_, steps) in enumerate(plan.rungs, start=1)]
+    losses = {
+        layers: [trials[rung, layers]["loss"] for rung in range(1, len(columns) + 1) if (rung, layers) in trials]
+        for layers in plan.candidates
+    }
+    ranking = sorted(losses, key=lambda layers: (-len(losses[layers]), losses[layers][-1:], layers))
+    return markdown_table(
+        [
+            {
+                "Layers": format_layers(layers),
+                **{column: f"{loss:.4f}" for column, loss in zip(columns, losses[layers])},
+            }
+            for layers in ranking
+        ]
+    )
+
+
+def _write(
+    file: Path,
+    plan: SearchPlan,
+    made_from: dict,
+    trials: Trials,
+    chosen: Layers | None = None,
+) -> None:
+    rows = [
+        {"rung": rung, "layers": layers, "steps": plan.rungs[rung - 1][1], **trial}
+        for (rung, layers), trial in trials.items()
+    ]
+    write_json(file, {"chosen": chosen, "plan": asdict(plan), "trials": rows, "made_from": made_from})
+
+
+def _kept_trials(file: Path, plan: SearchPlan, made_from: dict) -> Trials:
+    """The finished trials in the file, none if they are of another search; the main process decides for all."""
+    kept = json.loads(file.read_text()) if file.is_file() else None
+    (kept,) = broadcast_object_list([kept])
+    if kept is None:
+        return {}
+    same = json.loads(json.dumps({"plan": asdict(plan), "made_from": made_from}, default=str))
+    if any(kept[part] != same[part] for part in same):
+        logger.warning(f"{file} is of a search with another teacher or plan: it is made anew.")
+        return {}
+    trials = {
+        (trial["rung"], tuple(trial["layers"])): {name: trial[name] for name in ("loss", "seconds")}
+        for trial in kept["trials"]
+    }
+    logger.info(f"{len(trials)} finished trials of the layer search are read from {file}.")
+    return trials

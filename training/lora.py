@@ -1,0 +1,62 @@
+"""What `run_lora.py` does beyond the trainer: which students can have adapters, and completing the folder of one."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from accelerate import PartialState
+from peft import PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from layer_distillation.atomic_files import replacing
+from lora_adapters.adapters import count_parameters
+from lora_adapters.arguments import LoraArguments
+from lora_adapters.loading import attach_adapter
+from training.arguments import StudentArguments
+
+
+def check_layers_are_copied(student_args: StudentArguments) -> None:
+    """Raises a `ValueError` for a student whose frozen weights could not be copied from the teacher again."""
+    if student_args.layer_strategy == "random" and student_args.layers is None:
+        raise ValueError(
+            "LoRA leaves the weights of the student's layers as they are, so they must come from the teacher, but "
+            "--layer_strategy random copies none. Choose another strategy, or train with run_distillation.py."
+        )
+    for name in ("stages", "student_name_or_path"):
+        if getattr(student_args, name) is not None:
+            raise ValueError(
+                "An adapter is saved without the weights under it, which are those of the teacher's layers, but "
+                f"--{name} {getattr(student_args, name)} starts from others. Leave it out, or train with "
+                "run_distillation.py."
+            )
+
+
+def finish_adapter(
+    folder: str | Path, student: PreTrainedModel, trained: PeftModel, lora_args: LoraArguments
+) -> tuple[PreTrainedModel, dict]:
+    """Completes the folder in which the trainer has saved an adapter, and loads the adapter as others will.
+
+    Args:
+        student: the one that the adapter was trained on, built again; changed in place.
+        trained: the model that was trained.
+
+    Returns:
+        The student with the saved adapter merged into its weights, and what the run's record says about the adapter:
+        settings, parameters, and size on disk (MB of 10^6 bytes).
+    """
+    trained.get_base_model().config.save_pretrained(folder)  # for the labels; PEFT saves its own config alone
+    trainable, total = count_parameters(trained)
+    description = {
+        **{name: value for name, value in asdict(lora_args).items() if name != "merge_adapter"},
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "megabytes": (Path(folder) / SAFETENSORS_WEIGHTS_NAME).stat().st_size / 1e6,
+    }
+    return attach_adapter(student, folder).merge_and_unload(), description
+
+
+def save_merged(folder: Path, merged: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Writes a student with a merged adapter as a plain checkpoint, with its tokenizer."""
+    with replacing(folder, PartialState()) as unfinished:
+        merged.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)

@@ -1,0 +1,122 @@
+"""The model card of a run."""
+
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from training.tables import METRICS, evaluated_on, format_layers, results_table
+
+# How a student was trained, in words and in the Hub's tags, by the `method` of its record.
+METHODS = {
+    "distill": ("distilled", ["distillation"]),
+    "finetune": ("fine-tuned on the labels alone", []),
+    "lora": ("trained with LoRA", ["lora"]),
+    "lora_distill": ("trained with LoRA and distillation", ["lora", "distillation"]),
+}
+
+
+def write_model_card(output_dir: str | Path, record: dict) -> None:
+    """Writes `README.md`: the metadata that the Hub reads, the results, and where the student comes from.
+
+    Args:
+        output_dir: folder of the student.
+        record: of a finished run, as in `distillation.json`.
+    """
+    name = record["name"]
+    student, data, results = record["student"], record["data"], record["student"]["results"]
+    prefix, split = evaluated_on(record)
+    _, tags = METHODS[record["method"]]
+    metadata = ModelCardData(
+        model_name=name,
+        base_model=student.get("pretrained", record["teacher"])["hub_name"],
+        library_name="peft" if "adapter" in student else "transformers",
+        pipeline_tag="text-classification",
+        tags=["text-classification", *tags],
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                dataset_type=data["source"].split()[0],
+                dataset_name=data["source"],
+                dataset_split=split.lower(),
+                metric_type=metric,
+                metric_value=results[f"{prefix}_{metric}"],
+            )
+            for metric in METRICS
+            if f"{prefix}_{metric}" in results
+        ],
+    )
+    settings = {"seed": record["seed"], **record["training"], **record["loss"]}
+    settings = "\n".join(
+        f"- `{setting}`: {value}" if isinstance(value, str) else f"- `{setting}`: {value:g}"
+        for setting, value in settings.items()
+    )
+    versions = ", ".join(f"{library} {version}" for library, version in record["libraries"].items())
+    text = f"""---
+{metadata.to_yaml()}
+---
+
+# {name}
+
+{_origin(record)} It predicts
+{", ".join(f"`{label}`" for label in data["labels"])}.
+
+{_usage(name, student)}
+
+## Results
+
+{results_table(record)}
+
+Losses are those of the labels alone, without the distillation terms. The time is the median of single examples on the
+machine that trained the model.
+
+## Training
+
+{settings}
+
+```bash
+{record["command"]}
+```
+
+{versions}
+"""
+    (Path(output_dir) / "README.md").write_text(text)
+
+
+def _origin(record: dict) -> str:
+    """Where the student comes from, as Markdown."""
+    student, teacher, source = record["student"], record["teacher"]["name"], record["data"]["source"]
+    method, _ = METHODS[record["method"]]
+    if "pretrained" in student:
+        return f"""A text classifier of {student["num_layers"]} layers, started from
+`{student["pretrained"]["name"]}` and {method} on {source}.
+Its teacher is `{teacher}`, none of whose layers it has."""
+    depths = ", ".join(str(stage["num_layers"]) for stage in student.get("stages", []))
+    stages = f", through students of {depths} layers" if depths else ""
+    return f"""A text classifier of {student["num_layers"]} layers, built from `{teacher}` and
+{method} on {source}.
+Teacher layers that it started from: {format_layers(student["layers"])}{stages}; layer 1 is nearest the input."""
+
+
+def _usage(name: str, student: dict) -> str:
+    """How to load the student, as Markdown."""
+    if "adapter" not in student:
+        return f"""```python
+from transformers import pipeline
+
+classifier = pipeline("text-classification", model="{name}")
+```"""
+    size, trained = student["adapter"]["megabytes"], student["trainable_parameters"]
+    fetch, load = "", f'load_adapter("{name}")'
+    if "/" in name:  # on the Hub, where the teacher is not beside it
+        fetch = "from huggingface_hub import snapshot_download\n"
+        load = f'load_adapter(snapshot_download("{name}"), teacher_name_or_path="...")'
+    return f"""The folder holds an adapter of {size:.1f} MB with {trained:,} trained parameters. It belongs on layers
+of its teacher, so it is loaded with the project that made it:
+
+```python
+{fetch}from transformers import pipeline
+from lora_adapters.loading import load_adapter
+
+model = {load}.merge_and_unload()
+classifier = pipeline("text-classification", model=model, tokenizer="{name}")
+```"""

@@ -1,0 +1,133 @@
+"""The output folder of a run: refuse strangers' folders, tell finished runs from interrupted ones, keep the record.
+
+`distillation.json` is the record of a finished run, with its results. A run that is not finished has a record of its
+own beside it, so that what an earlier run has left stays as it is until the new one ends. A folder without either,
+unless empty, is not ours and left alone.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from layer_distillation.atomic_files import HALF_WRITTEN, check_writable, replacing, to_json, write_json
+from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE, read_json, read_record
+
+logger = logging.getLogger(__name__)
+
+COMPLETE_MARK = "complete"
+# Trainer adds to `all_results.json`, so that metrics of an earlier run would stay in it.
+RESULT_FILES = ("*_results.json", "predictions_*.csv")
+
+
+def check_output_dir(output_dir: str | Path, must_hold_run: bool = False) -> None:
+    """Raises a `ValueError` if the folder has content that no run of ours has put there, or no run where it must."""
+    folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output_dir {folder} is a file. Choose a folder.")
+    is_ours = any((folder / name).is_file() for name in (RECORD_FILE, UNFINISHED_RECORD_FILE))
+    if folder.is_dir() and any(folder.iterdir()) and not is_ours:
+        raise ValueError(
+            f"--output_dir {folder} is not empty and not a run of this project (it has no {RECORD_FILE}). Nothing in "
+            "it was touched: choose another folder, or empty this one."
+        )
+    check_writable("output_dir", folder)
+    if must_hold_run and read_record(folder) is None:
+        raise ValueError(
+            f"--output_dir {folder} holds no student to evaluate. Name the folder of a run, or add --do_train."
+        )
+
+
+def earlier_records(output_dir: str | Path, record: dict) -> tuple[dict | None, dict | None]:
+    """The records of the finished and of the unfinished run in the folder, `None` where there is none.
+
+    Raises:
+        ValueError: one of them has other settings or data than the given record of a run that is to begin.
+    """
+    finished, unfinished = read_record(output_dir), read_json(Path(output_dir) / UNFINISHED_RECORD_FILE)
+    expected = json.loads(to_json(record))
+    for earlier in filter(None, (finished, unfinished)):
+        changed = [name for name in ("settings", "data") if earlier[name] != expected[name]]
+        if changed:
+            raise ValueError(
+                f"--output_dir {output_dir} holds a run with other {' and '.join(changed)}, which this one would "
+                "replace. Choose another --output_dir, or remove that folder."
+            )
+    return finished, unfinished
+
+
+def checkpoint_to_resume(output_dir: str | Path, record: dict) -> str | None:
+    """The newest complete checkpoint of an interrupted run with the same settings and data, `None` if there is none.
+
+    A checkpoint without the mark of `CheckpointMarker` is half-written and passed over.
+    """
+    _, unfinished = earlier_records(output_dir, record)
+    if unfinished is None:
+        return None
+    for checkpoint in sorted(_checkpoints(output_dir), key=_step, reverse=True):
+        if (checkpoint / COMPLETE_MARK).is_file():
+            logger.info(f"An interrupted run is continued from {checkpoint}.")
+            return str(checkpoint)
+        logger.warning(f"{checkpoint} is half-written and passed over.")
+    return None
+
+
+class CheckpointMarker(TrainerCallback):
+    """Marks a checkpoint as complete once every process has written its part of it."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        args.distributed_state.wait_for_everyone()
+        if state.is_world_process_zero:
+            Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", COMPLETE_MARK).touch()
+
+
+def open_run_folder(output_dir: str | Path, record: dict, keep_checkpoints: bool) -> None:
+    """Writes the record of a run that begins. Checkpoints of another run go, and what a killed one half wrote."""
+    if not keep_checkpoints:
+        for checkpoint in remove_checkpoints(output_dir):
+            logger.info(f"{checkpoint} is of an earlier run and removed.")
+    for half_written in Path(output_dir).glob(f"{HALF_WRITTEN}*"):
+        shutil.rmtree(half_written)
+    write_json(Path(output_dir) / UNFINISHED_RECORD_FILE, record)
+
+
+def remove_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Removes the checkpoints in the folder of a run, and returns which."""
+    checkpoints = _checkpoints(output_dir)
+    for checkpoint in checkpoints:
+        (checkpoint / COMPLETE_MARK).unlink(missing_ok=True)  # first, or half of it could be taken for the whole
+        shutil.rmtree(checkpoint)
+    return checkpoints
+
+
+@contextmanager
+def closing_run_folder(args: TrainingArguments) -> Iterator[None]:
+    """In this block `args.output_dir` is a new folder, whose files replace those of an earlier run when it ends.
+
+    The record of the unfinished run goes then, and with it results of the earlier one that have no successor.
+    """
+    output_dir = Path(args.output_dir)
+    with replacing(output_dir, args.distributed_state) as unfinished:
+        args.output_dir = unfinished
+        try:
+            yield
+        finally:
+            args.output_dir = str(output_dir)
+        if args.process_index == 0:
+            for file in (path for pattern in RESULT_FILES for path in output_dir.glob(pattern)):
+                file.unlink()
+    if args.process_index == 0:
+        (output_dir / UNFINISHED_RECORD_FILE).unlink()
+
+
+def _checkpoints(output_dir: str | Path) -> list[Path]:
+    return [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[-1].isdigit()]
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[-1])

@@ -1,0 +1,181 @@
+"""What a search for layers is going to try, and what it costs."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.encoder_layers import num_layers
+from layer_mapping import required_layers, select_layers, student_depth
+from training.arguments import StudentArguments
+from training.run import num_steps
+
+# All sets of layers are candidates while they are no more than this and the budget gives each of them `ENOUGH_STEPS`.
+MAX_CANDIDATES = 64
+# Training steps after which trials begin to tell what comes out in the end; `benchmarks/trial_length.py` measures it.
+ENOUGH_STEPS = 100
+# Training steps of the shortest trial: with fewer it would be scored as good as untrained.
+MIN_STEPS = 5
+# Training examples that trials are scored on. More would take from the budget what the training needs.
+HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 500
+# The backward pass costs twice the forward pass, so training on an example costs three times as much as scoring it.
+SCORES_A_TRAINING = 3
+Layers = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a search is going to do.
+
+    Attributes:
+        candidates: sets of layers, 1-based.
+        rungs: number of candidates and training steps of each, a pair for every rung.
+        num_held_out: training examples that are scored on and not trained on.
+        scoring: what scoring one student costs, in training steps.
+        full_run: training steps of the run that follows.
+    """
+
+    candidates: tuple[Layers, ...]
+    rungs: tuple[tuple[int, int], ...]
+    num_held_out: int
+    scoring: float
+    full_run: int
+
+    @property
+    def num_trials(self) -> int:
+        return sum(size for size, _ in self.rungs)
+
+    @property
+    def training_steps(self) -> int:
+        """Of all trials together."""
+        return sum(size * steps for size, steps in self.rungs)
+
+    @property
+    def cost(self) -> float:
+        """Training and scoring in units of the run that follows."""
+        return (self.training_steps + self.num_trials * self.scoring) / self.full_run
+
+
+def plan_search(
+    source: PreTrainedModel,
+    student_args: StudentArguments,
+    training_args: DistillationTrainingArguments,
+    num_examples: int,
+) -> SearchPlan:
+    """Plans a search for layers of a model on so many training examples.
+
+    Raises:
+        ValueError: the budget is too small for the named strategies, there are too few examples to hold any back, or
+            the run compares nothing but layers.
+    """
+    if not training_args.uses("ce", "kl", "cosine"):
+        raise ValueError(
+            "The trials of a layer search learn from labels and from the teacher's predictions, but the weights of "
+            "these losses are 0. Give --kl_weight a positive value, or name a strategy such as 'uniform'."
+        )
+    depth, required = student_depth(num_layers(source), student_args.num_student_layers), required_layers(source)
+    num_held_out = held_out_size(training_args, num_examples)
+    full_run = num_steps(training_args, num_examples)
+    examples_a_step = examples_a_pass(training_args) * training_args.gradient_accumulation_steps
+    scoring = num_held_out / examples_a_step / SCORES_A_TRAINING
+    budget = student_args.search_budget * full_run
+
+    named = named_sets(num_layers(source), depth, required)
+    # Two at least where there are two: to search is to compare.
+    fewest = min(max(len(named), 2), math.comb(num_layers(source) - len(required), depth - len(required)))
+    if any(steps < MIN_STEPS for _, steps in plan_rungs(fewest, budget, scoring)):
+        sizes = _halve(fewest)
+        least = (len(sizes) * fewest * MIN_STEPS + sum(sizes) * scoring) / full_run
+        raise ValueError(
+            f"--search_budget {student_args.search_budget} of a run of {full_run} steps is too small to try even "
+            f"{fewest} sets of {depth} layers for {MIN_STEPS} steps each. Give at least "
+            f"{math.floor(100 * least + 1) / 100}, or name a strategy such as 'uniform'."
+        )
+    number = max(fewest, _most_candidates(budget, scoring))
+    candidates = candidate_sets(num_layers(source), depth, required, number, training_args.seed)
+    rungs = plan_rungs(len(candidates), budget, scoring)
+    return SearchPlan(tuple(candidates), tuple(rungs), num_held_out, scoring, full_run)
+
+
+def held_out_size(training_args: DistillationTrainingArguments, num_examples: int) -> int:
+    """How many of the training examples trials are scored on instead of trained on: a batch at least.
+
+    Raises:
+        ValueError: that would leave none to train on.
+    """
+    num_held_out = max(examples_a_pass(training_args), min(int(HELD_OUT_SHARE * num_examples), MAX_HELD_OUT))
+    if num_held_out >= num_examples:
+        raise ValueError(
+            f"The layer search scores on a batch of training examples, {num_held_out}, and trains on the others, but "
+            f"there are {num_examples}. Lower --per_device_train_batch_size, or name a strategy such as 'uniform'."
+        )
+    return num_held_out
+
+
+def examples_a_pass(training_args: DistillationTrainingArguments) -> int:
+    """Examples of one forward and backward pass on all devices of all processes."""
+    return training_args.train_batch_size * training_args.world_size
+
+
+def plan_rungs(num_candidates: int, budget: float, scoring: float) -> list[tuple[int, int]]:
+    """The number of candidates and the training steps of each, for every rung of a tournament.
+
+    What is left of the budget after the scoring of every trial is trained with, alike in every rung.
+
+    Args:
+        budget: of the whole tournament, in training steps.
+        scoring: what scoring one student costs, in training steps.
+    """
+    sizes = _halve(num_candidates)
+    training = budget - sum(sizes) * scoring
+    return [(size, math.floor(training / len(sizes) / size)) for size in sizes]
+
+
+def _halve(number: int) -> list[int]:
+    """How many are left in each rung, until one is: `11` gives `[11, 5, 2]`."""
+    sizes = []
+    while number > 1:
+        sizes.append(number)
+        number //= 2
+    return sizes
+
+
+def _most_candidates(budget: float, scoring: float) -> int:
+    """With how many candidates every trial still has `ENOUGH_STEPS`; one needs no trial."""
+    enough = [
+        all(steps >= ENOUGH_STEPS for _, steps in plan_rungs(number, budget, scoring))
+        for number in range(1, MAX_CANDIDATES + 1)
+    ]
+    return max(number for number, is_enough in enumerate(enough, start=1) if is_enough)
+
+
+def candidate_sets(num_teacher_layers: int, depth: int, required: Layers, number: int, seed: int) -> list[Layers]:
+    """All sets of `depth` layers with the required ones, or if they are more than `number`, a sample of so many.
+
+    A sample holds what the named strategies choose, and beside it a random choice stratified by mean depth: sets drawn
+    at random are put in the order of their layers' mean, this order is cut into equal parts, and one set is drawn from
+    each. It may be smaller than asked for where few sets exist.
+    """
+    free = [layer for layer in range(1, num_teacher_layers + 1) if layer not in required]
+    num_free = depth - len(required)
+    if math.comb(len(free), num_free) <= number:
+        return [tuple(sorted((*required, *layers))) for layers in itertools.combinations(free, num_free)]
+    named = named_sets(num_teacher_layers, depth, required)
+    number -= len(named)
+    draws = np.random.default_rng(seed)
+    drawn = {
+        tuple(sorted((*required, *draws.choice(free, num_free, replace=False).tolist()))) for _ in range(100 * number)
+    }
+    pool = sorted(drawn - set(named), key=lambda layers: (sum(layers), layers))
+    strata = [pool[i * len(pool) // number : (i + 1) * len(pool) // number] for i in range(number)]
+    return named + [stratum[draws.integers(len(stratum))] for stratum in strata if stratum]
+
+
+def named_sets(num_teacher_layers: int, depth: int, required: Layers = ()) -> list[Layers]:
+    """What the strategies that go by position choose, each set once, as far as they keep the required layers."""
+    strategies = ["top", "bottom", "uniform", *(["odd", "even"] if 2 * depth == num_teacher_layers else [])]
+    sets = dict.fromkeys(select_layers(strategy, num_teacher_layers, depth) for strategy in strategies)
+    return [layers for layers in sets if set(required) <= set(layers)]

@@ -1,0 +1,78 @@
+"""Tables of results as people read them."""
+
+from collections.abc import Sequence
+from statistics import mean, stdev
+
+# Columns of the results table for each metric, in order; a run shows those that its task has.
+METRICS = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "matthews_correlation": "Matthews",
+    "pearson": "Pearson",
+    "spearmanr": "Spearman",
+}
+
+
+def results_table(record: dict) -> str:
+    """Teacher, students of stages if there are any, and student, as a Markdown table that reads well in a terminal.
+
+    Args:
+        record: of a finished run, as in `distillation.json`.
+    """
+    prefix, split = evaluated_on(record)
+    teacher, student = record["teacher"], record["student"]
+    stages = [(f"stage of {stage['num_layers']}", stage) for stage in student.get("stages", [])]
+    rows = []
+    for name, model in [("teacher", teacher), *stages, ("student", student)]:
+        results = model["results"]
+        row = {
+            "Model": name,
+            "Layers": "none (pretrained)" if "pretrained" in model else format_layers(model["layers"]),
+            "Parameters": f"{model['parameters']:,}",
+            "Size (MB)": f"{model['megabytes']:.1f}",
+            "Training loss": _number(results.get("train_loss_ce")),
+            "Validation loss": _number(results.get("eval_loss")),
+        }
+        for metric, title in METRICS.items():
+            if f"{prefix}_{metric}" in results:
+                row[f"{split} {title}"] = _number(results[f"{prefix}_{metric}"])
+            if f"{prefix}_{metric}_mm" in results:
+                row[f"Mismatched {title}"] = _number(results[f"{prefix}_{metric}_mm"])
+        row["ms an example"] = f"{model['latency_ms']:.2f}"
+        rows.append(row)
+    return markdown_table(rows)
+
+
+def evaluated_on(record: dict) -> tuple[str, str]:
+    """Prefix of the metrics to report and name of their split: test where its labels are known, else validation."""
+    has_test = "predict_loss" in record["student"]["results"]
+    return ("predict", "Test") if has_test else ("eval", "Validation")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def markdown_table(rows: Sequence[dict[str, str]]) -> str:
+    """A padded Markdown table with the columns of all rows, `-` where a row lacks one."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [columns, *([row.get(column, "-") for column in columns] for row in rows)]
+    lines = [[cell.replace("|", r"\|") for cell in line] for line in lines]  # names of labels may hold one
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def spread(values: Sequence[float | None], digits: int) -> str:
+    """Mean ± standard deviation; the mean alone of one value, `-` where one is missing."""
+    if None in values:
+        return "-"
+    text = f"{mean(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ± {stdev(values):.{digits}f}"
+
+
+def format_layers(layers: Sequence[int]) -> str:
+    """`(2, 4, 6)` as `2,4,6`; no layers as `none (random)`."""
+    return ",".join(map(str, layers)) or "none (random)"
