@@ -29,6 +29,7 @@ from transformers.trainer_utils import has_length, unwrap_peft_model
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.batches import EpochShuffleSampler, lengths_of
 from layer_distillation.engines import choose_fsdp_units, shard_for_inference
+from layer_distillation.errors import UserError
 from layer_distillation.layer_losses import LayerLosses
 from layer_distillation.layer_outputs import LayerOutputs
 from layer_distillation.losses import cosine_loss, kl_divergence_loss, task_loss
@@ -84,7 +85,7 @@ class DistillationTrainer(Trainer):
     student and is no part of it when it is saved.
 
     Raises:
-        ValueError: the teacher's labels or vocabulary are not the student's, a loss on layers lacks what it compares,
+        UserError: the teacher's labels or vocabulary are not the student's, a loss on layers lacks what it compares,
             `compute_loss_func` is given, or the `teacher_logits` column holds NaN or infinity.
     """
 
@@ -98,7 +99,7 @@ class DistillationTrainer(Trainer):
         **kwargs,
     ):
         if kwargs.get("compute_loss_func") is not None:
-            raise ValueError(
+            raise UserError(
                 "`compute_loss_func` would replace the distillation loss. Subclass `DistillationTrainer` and override "
                 "`compute_loss` to add a loss of your own."
             )
@@ -126,17 +127,17 @@ class DistillationTrainer(Trainer):
     def _prepare_teacher(self, teacher_model: PreTrainedModel) -> PreTrainedModel:
         student_config, teacher_config = unwrap_peft_model(self.model).config, teacher_model.config
         if teacher_config.num_labels != student_config.num_labels:
-            raise ValueError(
+            raise UserError(
                 f"The teacher has {teacher_config.num_labels} labels and the student {student_config.num_labels}. "
                 "Build the student from this teacher, or load it with the teacher's `num_labels` and `id2label`."
             )
         if teacher_config.id2label != student_config.id2label:
-            raise ValueError(
+            raise UserError(
                 f"The teacher's labels are {teacher_config.id2label} and the student's {student_config.id2label}. "
                 "Logits are compared by position: give both the same names in the same order."
             )
         if teacher_config.vocab_size != student_config.vocab_size:
-            raise ValueError(
+            raise UserError(
                 f"The teacher's vocabulary has {teacher_config.vocab_size} tokens and the student's "
                 f"{student_config.vocab_size}, but both read the same `input_ids`. Choose a student with the "
                 "teacher's tokenizer."
@@ -218,11 +219,11 @@ class DistillationTrainer(Trainer):
         if labels is not None:
             losses["ce"] = task_loss(student_logits, labels[counted], problem_type, args.label_smoothing_factor)
         elif args.uses("ce"):
-            raise ValueError("`ce_weight` is positive, but the batch has no `labels`. Set it to 0 to train without.")
+            raise UserError("`ce_weight` is positive, but the batch has no `labels`. Set it to 0 to train without.")
         if args.uses("kl", "cosine"):
             if teacher.logits.shape != all_student_logits.shape:
                 # Broadcasting would take (batch,) and (batch, 1) for a table of all pairs of examples.
-                raise ValueError(
+                raise UserError(
                     f"`teacher_logits` have the shape {tuple(teacher.logits.shape)}, the student's logits "
                     f"{tuple(all_student_logits.shape)}. Store a list of `num_labels` numbers for every example."
                 )
@@ -246,7 +247,7 @@ class DistillationTrainer(Trainer):
             }
             return LayerOutputs(stored.get(TEACHER_LOGITS), hidden_states)
         if self.teacher_model is None:
-            raise ValueError(
+            raise UserError(
                 "The loss compares the student with a teacher, but there is no `teacher_model`, and the training data "
                 f"lack {', '.join(f'`{name}`' for name in self._stored_columns if name not in stored)}. Pass one of "
                 "them, or set the weights of all losses but `ce_weight` to 0 for plain fine-tuning."
@@ -423,7 +424,7 @@ def _counted(logits: torch.Tensor, labels: torch.Tensor | None, num_real: int) -
     if logits.dim() == 2:
         return slice(num_real)
     if labels is None:
-        raise ValueError(
+        raise UserError(
             "A model with a prediction for every token needs `labels`: -100 marks those that do not count."
         )
     counted = labels != IGNORED_LABEL

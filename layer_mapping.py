@@ -22,6 +22,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from layer_distillation.encoder_layers import find_layer_list, num_layers
+from layer_distillation.errors import UserError
 
 # These look at what the teacher makes of the training data: `training.layer_search.choose_layers`.
 EVIDENCE_STRATEGIES = ("search", "cka", "block_influence")
@@ -45,13 +46,13 @@ def parse_layers(text: str) -> tuple[int, ...]:
     """Reads a comma-separated list of layer numbers: `"1,3,5"` gives `(1, 3, 5)`.
 
     Raises:
-        ValueError: an entry is not a whole number.
+        UserError: an entry is not a whole number.
     """
     entries = text.split(",") if text.strip() else []
     try:
         return tuple(int(entry) for entry in entries)
     except ValueError:
-        raise ValueError(
+        raise UserError(
             f"Layers and depths are whole numbers separated by commas, such as 1,3,5. Got {text!r}."
         ) from None
 
@@ -71,18 +72,18 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
         1-based layer numbers in student order; `()` for `random`, where no layer is copied.
 
     Raises:
-        ValueError: the strategy is unknown or needs data, K is not in 1..N, or `odd`/`even` do not have K = N/2.
+        UserError: the strategy is unknown or needs data, K is not in 1..N, or `odd`/`even` do not have K = N/2.
     """
     check_strategy(strategy)
     depth = student_depth(num_teacher_layers, num_student_layers)
     if strategy in EVIDENCE_STRATEGIES:
-        raise ValueError(
+        raise UserError(
             f"'{strategy}' chooses layers by what the teacher makes of the training data, and here is only its depth. "
-            f"Run run_distillation.py --layer_strategy {strategy}, or call `training.layer_search.choose_layers`; without data "
-            "use 'uniform'."
+            f"Run run_distillation.py --layer_strategy {strategy}, or without data use "
+            "'uniform'."
         )
     if strategy in ("odd", "even") and 2 * depth != num_teacher_layers:
-        raise ValueError(
+        raise UserError(
             f"'{strategy}' takes every second layer, so it needs an even teacher depth N and K = N/2 student layers, "
             f"got N = {num_teacher_layers} and K = {depth}. Use 'uniform', which spreads any K layers over 1..N."
         )
@@ -138,11 +139,11 @@ def student_depth(num_teacher_layers: int, num_student_layers: int | None) -> in
     """Returns the student's depth K: half of the teacher's depth N, rounded down, when None.
 
     Raises:
-        ValueError: K is not in 1..N.
+        UserError: K is not in 1..N.
     """
     depth = num_teacher_layers // 2 if num_student_layers is None else num_student_layers
     if not 1 <= depth <= num_teacher_layers:
-        raise ValueError(
+        raise UserError(
             f"A student has between 1 and {num_teacher_layers} layers, the depth of its teacher, got {depth}: set "
             "--num_student_layers accordingly."
         )
@@ -166,7 +167,7 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
         The student on the teacher's device, in `eval()` mode, with every parameter trainable as in a new model.
 
     Raises:
-        ValueError: the list is empty, has duplicates or layers outside 1..N; the model does not hold its layers in one
+        UserError: the list is empty, has duplicates or layers outside 1..N; the model does not hold its layers in one
             `ModuleList` (see `num_layers`); or a layer would not compute the same at its new position. The first layer
             of ModernBERT, for example, has no `attn_norm` and every other has one, so its layer 1 has to stay first.
     """
@@ -196,7 +197,7 @@ def required_layers(teacher: PreTrainedModel) -> tuple[int, ...]:
     student = _blueprint(teacher, _config_of_layers(teacher.config, indices))
     try:
         _check_layers_fit(_blueprint(teacher, copy.deepcopy(teacher.config)), student, indices)
-    except ValueError:
+    except UserError:
         return (1,)
     return ()
 
@@ -214,7 +215,7 @@ def build_random_student(teacher: PreTrainedModel, num_student_layers: int | Non
         The student on the teacher's device, in `eval()` mode.
 
     Raises:
-        ValueError: K is not in 1..N, or the model does not hold its layers in one `ModuleList` (see `num_layers`).
+        UserError: K is not in 1..N, or the model does not hold its layers in one `ModuleList` (see `num_layers`).
     """
     depth = student_depth(num_layers(teacher), num_student_layers)
     config = _config_of_layers(teacher.config, range(depth))
@@ -267,23 +268,23 @@ def gathered(model: PreTrainedModel) -> AbstractContextManager:
 
 def check_strategy(strategy: str) -> None:
     if strategy not in STRATEGIES:
-        raise ValueError(f"The layer strategy is one of {', '.join(STRATEGIES)}, got {strategy!r}.")
+        raise UserError(f"The layer strategy is one of {', '.join(STRATEGIES)}, got {strategy!r}.")
 
 
 def check_layers(layers: Sequence[int], num_teacher_layers: int | None = None) -> None:
     """Checks a list of layers, without its upper bound as long as the teacher's depth is unknown (None)."""
     if not layers:
-        raise ValueError("The list of layers is empty: name at least one layer, such as 1,3,5.")
+        raise UserError("The list of layers is empty: name at least one layer, such as 1,3,5.")
     last = num_teacher_layers or "N"
     outside = [layer for layer in layers if layer < 1 or (num_teacher_layers and layer > num_teacher_layers)]
     if outside:
-        raise ValueError(
+        raise UserError(
             f"Layers are 1..{last} (1-based: layer 1 is nearest the embeddings, layer {last} nearest the head), got "
             f"{join_layers(outside)} in {join_layers(layers)}."
         )
     duplicates = sorted({layer for layer in layers if layers.count(layer) > 1})
     if duplicates:
-        raise ValueError(
+        raise UserError(
             f"Each layer can be copied once, got {join_layers(duplicates)} more than once in {join_layers(layers)}."
         )
 
@@ -321,7 +322,7 @@ def _check_layers_fit(teacher: PreTrainedModel, student: PreTrainedModel, indice
         differences = _structure(teacher_layers[index]).items() ^ _structure(student_layers[position]).items()
         if differences:
             names = ", ".join(sorted({name for name, _ in differences}))
-            raise ValueError(
+            raise UserError(
                 f"The teacher's layer {index + 1} cannot be the student's layer {position + 1}: "
                 f"{type(teacher).__name__} builds the two differently ({names}). Keep the teacher's layer 1 first: "
                 "use the strategy 'top' or 'odd', or a list that starts with 1, such as --layers 1,3,5."

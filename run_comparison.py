@@ -26,6 +26,7 @@ from comparison.report import build_report
 from comparison.results import compare_layers, read_results, score_groups, write_results
 from comparison.time_estimate import describe_plan, estimate_seconds
 from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.pretrained import resolve_checkpoint
 from layer_distillation.record import UNFINISHED_RECORD_FILE, read_record, write_record
@@ -57,7 +58,7 @@ def main():
     check_output_dir(training_args.output_dir)
     is_run = (Path(training_args.output_dir) / UNFINISHED_RECORD_FILE).is_file()
     if is_run or "student" in (read_record(training_args.output_dir) or {}):
-        raise ValueError(
+        raise UserError(
             f"--output_dir {training_args.output_dir} holds the student of a run, whose record a comparison would "
             "replace. Choose another folder."
         )

@@ -29,6 +29,7 @@ from transformers import DataCollatorWithPadding, EvalPrediction
 from export.float32 import export_float32
 from export.int8 import WEIGHT_TYPES, quantize_accurately, this_processor
 from export.parity import BATCH_SIZE, INT8_BATCH_SIZE, compute_onnx_logits
+from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import compute_logits
 from layer_distillation.pretrained import resolve_checkpoint
 from layer_distillation.record import library_versions, read_record
@@ -79,12 +80,12 @@ class ExportArguments:
         if self.int8_processor is None:
             self.int8_processor = this_processor()
         if self.int8_processor not in WEIGHT_TYPES:
-            raise ValueError(
+            raise UserError(
                 f"--int8_processor must be one of {', '.join(WEIGHT_TYPES)}, found {self.int8_processor!r}. Leave it "
                 "out for the processor that the export runs on."
             )
         if (Path(self.model_name_or_path) / "adapter_config.json").is_file():
-            raise ValueError(
+            raise UserError(
                 f"--model_name_or_path must be a whole model, but {self.model_name_or_path} holds a LoRA adapter. "
                 "Merge it first, with `--merge_adapter` when it is trained, and name the folder `merged`."
             )
@@ -94,9 +95,9 @@ class ExportArguments:
             self.output_dir = str((model if model.is_dir() else Path("outputs") / model.name) / "onnx")
         folder = Path(self.output_dir)
         if folder.exists() and not folder.is_dir():
-            raise ValueError(f"--output_dir {folder} is a file. Choose a folder.")
+            raise UserError(f"--output_dir {folder} is a file. Choose a folder.")
         if folder.is_dir() and any(folder.iterdir()) and not (folder / FLOAT32_FILE).is_file():
-            raise ValueError(
+            raise UserError(
                 f"--output_dir {folder} is not empty and not an export (it has no {FLOAT32_FILE}). Nothing in it was "
                 "touched: choose another folder, or empty this one."
             )
@@ -119,7 +120,7 @@ def main():
     collator = DataCollatorWithPadding(tokenizer)
     model, is_trained = load_classifier(path, data.labels, TeacherArguments())
     if not is_trained:
-        raise ValueError(f"The head of {path} is not trained: its answers would be guesses. Fine-tune it first.")
+        raise UserError(f"The head of {path} is not trained: its answers would be guesses. Fine-tune it first.")
     validation = tokenized[data.validation_splits[0]]
     expected = compute_logits(model, validation, collator, BATCH_SIZE)
 
@@ -144,7 +145,7 @@ def main():
     difference = np.abs(compute_onnx_logits(float32_file, validation, collator) - expected).max().item()
     logger.info(f"float32: logits within {difference:.1e} of PyTorch's on {len(validation)} validation examples")
     if not difference <= MAX_LOGIT_DIFFERENCE:
-        raise ValueError(
+        raise UserError(
             f"The float32 export must answer as PyTorch does, within {MAX_LOGIT_DIFFERENCE:g}, but its logits on the "
             f"validation split are off by up to {difference:g}. It is left in {folder}, without {METRICS_FILE}."
         )
@@ -153,7 +154,7 @@ def main():
     required, found = metrics(float32_file, data.validation_splits[0]), []
     metric = "pearson" if data.labels.problem_type == "regression" else "accuracy"
     if metric not in required:
-        raise ValueError(
+        raise UserError(
             f"int8 is compared with float32 by the {metric} correlation on the validation split, which has none: all "
             f"its {len(validation)} scores, or all predictions for them, are the same. Give a split that differs."
         )
@@ -168,7 +169,7 @@ def main():
     processor = export_args.int8_processor
     in_float32 = quantize_accurately(float32_file, int8_file, sample, collator, is_accurate, processor)
     if in_float32 is None:
-        raise ValueError(
+        raise UserError(
             f"int8 must keep {MIN_INT8_SHARE:.0%} of the validation {metric} {required[metric]:.4f}, but has "
             f"{found[0]:.4f}, and {found[-1]:.4f} with the worst half of the operators in float32. {float32_file} is "
             f"good, but {METRICS_FILE} is not written. The int8 model is for --int8_processor {processor} and was "
@@ -216,12 +217,12 @@ def resolve_data(data_args: DataArguments, sources: Mapping[str, str], record: d
     """The data that were named, otherwise those of the record; what is given beside them (a length, say) is kept.
 
     Raises:
-        ValueError: there is neither.
+        UserError: there is neither.
     """
     if data_args.is_given:
         return data_args
     if not record:
-        raise ValueError(
+        raise UserError(
             "An export is checked on data with the labels of the model, but none are named and no record of a run "
             "lies beside the model. Name them: --validation_file and --train_file, --task_name or --dataset_name."
         )

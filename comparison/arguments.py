@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from layer_distillation.errors import UserError
 from layer_mapping import STRATEGIES, SYNONYMS
 from lora_adapters.arguments import LEARNING_RATE
 from training.arguments import StudentArguments
@@ -58,13 +59,11 @@ class ComparisonArguments:
         self.method_strategies = _strategies("method_strategies", self.method_strategies or self.strategies)
         self.seeds = _split(self.seeds)
         if not self.seeds or not all(seed.isdecimal() for seed in self.seeds):
-            raise ValueError(f"`seeds` must be whole numbers >= 0, found {' '.join(self.seeds)!r}, such as 0 1 2.")
+            raise UserError(f"`seeds` must be whole numbers >= 0, found {' '.join(self.seeds)!r}, such as 0 1 2.")
         if self.lora_learning_rate <= 0:
-            raise ValueError(
-                f"`lora_learning_rate` must be > 0, found {self.lora_learning_rate}; try {LEARNING_RATE}."
-            )
+            raise UserError(f"`lora_learning_rate` must be > 0, found {self.lora_learning_rate}; try {LEARNING_RATE}.")
         if not plan_cells(self):
-            raise ValueError(
+            raise UserError(
                 "LoRA leaves fresh weights as they are, so it is never run with the strategy 'random', but nothing "
                 "else is asked for. Add a strategy or the method 'distill'."
             )
@@ -82,7 +81,7 @@ def _split(words: Sequence[str]) -> list[str]:
 def _one_of(name: str, words: Sequence[str], known: Sequence[str]) -> list[str]:
     values = _split(words)
     if not values or not set(values) <= set(known):
-        raise ValueError(f"`{name}` must be some of {', '.join(known)}, found {' '.join(values) or 'none'}.")
+        raise UserError(f"`{name}` must be some of {', '.join(known)}, found {' '.join(values) or 'none'}.")
     return values
 
 

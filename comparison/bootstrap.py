@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student_t
 
+from layer_distillation.errors import UserError
+
 CONFIDENCE = 0.95
 
 
@@ -118,10 +120,10 @@ def difference(first: Scores, second: Scores) -> Interval:
     """The first system's mean score minus the second's, with its interval.
 
     Raises:
-        ValueError: the two were not scored on the same resampled examples.
+        UserError: the two were not scored on the same resampled examples.
     """
     if len(first.resampled) != len(second.resampled):
-        raise ValueError(
+        raise UserError(
             f"Differences are of paired samples, but found {len(first.resampled)} of the first and "
             f"{len(second.resampled)} of the second system. Use the same number of resamples."
         )

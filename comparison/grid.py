@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from comparison.arguments import LORA_METHODS, Cell, ComparisonArguments
 from layer_distillation.arguments import WEIGHTS, DistillationTrainingArguments
+from layer_distillation.errors import UserError
 from lora_adapters.adapters import add_lora, target_modules
 from lora_adapters.arguments import LoraArguments
 from text_data.arguments import DataArguments
@@ -111,14 +112,14 @@ def state_of(run: CellRun, grid: Grid, teacher_fingerprint: str | None = None) -
         teacher_fingerprint: of the teacher that the grid's students are built from, once it is known.
 
     Raises:
-        ValueError: its folder holds a run with other settings, other data or another teacher.
+        UserError: its folder holds a run with other settings, other data or another teacher.
     """
     record = new_record(run.arguments, run.sources, grid.inputs, run.training_args)
     finished, unfinished = earlier_records(run.folder, record)
     if unfinished is not None or finished is None:
         return "new" if unfinished is None else "interrupted"
     if teacher_fingerprint not in (None, finished["teacher"]["fingerprint"]):
-        raise ValueError(
+        raise UserError(
             f"{run.folder} holds a student of another teacher than the one in use now. Choose another --output_dir, "
             "or remove that folder."
         )
@@ -126,20 +127,20 @@ def state_of(run: CellRun, grid: Grid, teacher_fingerprint: str | None = None) -
 
 
 def check_grid(grid: Grid, teacher: PreTrainedModel) -> None:
-    """Raises a `ValueError` for what no cell of the grid could do."""
+    """Raises a `UserError` for what no cell of the grid could do."""
     labels, args = grid.inputs.data.labels, grid.training_args
     if labels.problem_type != "single_label_classification":
-        raise ValueError(
+        raise UserError(
             f"Comparisons are of classifiers with one label an example, but found {labels.problem_type}. Train such "
             "students one by one with run_distillation.py."
         )
     if args.world_size > 1 or args.push_to_hub:
-        raise ValueError(
+        raise UserError(
             "A comparison runs in one process and uploads nothing. Start it without a launcher and without "
             "--push_to_hub; a single student can be trained on several GPUs and pushed with run_distillation.py."
         )
     if "labels" not in grid.inputs.tokenized["train"].column_names:
-        raise ValueError(
+        raise UserError(
             "A comparison trains with labels, but the training examples have none. Distil on texts without labels "
             "with run_distillation.py."
         )

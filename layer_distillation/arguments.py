@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from layer_distillation.errors import UserError
+
 LAYER_LOSSES = ("hidden", "attention", "relation")
 LOSSES = ("ce", "kl", "cosine", *LAYER_LOSSES)
 WEIGHTS = tuple(f"{name}_weight" for name in LOSSES)
@@ -157,28 +159,28 @@ class DistillationTrainingArguments(TrainingArguments):
         for name in WEIGHTS:
             for weight in self._first_and_last(name):
                 if not (math.isfinite(weight) and weight >= 0):
-                    raise ValueError(
+                    raise UserError(
                         f"`{name}` must be a finite number >= 0, found {weight}. Use 0 to leave a loss out."
                     )
         for values in zip(*map(self._first_and_last, WEIGHTS), strict=True):
             if not any(values):
-                raise ValueError(
+                raise UserError(
                     f"{', '.join(f'`{name}`' for name in WEIGHTS)} are all 0, so there is no loss to train on. Give "
                     "at least one of them a positive weight."
                 )
         for temperature in self._first_and_last("temperature"):
             if not (math.isfinite(temperature) and temperature > 0):
-                raise ValueError(
+                raise UserError(
                     f"`temperature` must be a finite number > 0, found {temperature}. Use 1 to leave the predictions "
                     "unsoftened."
                 )
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, found {getattr(self, name)!r}.")
+                raise UserError(f"`{name}` must be one of {', '.join(choices)}, found {getattr(self, name)!r}.")
         if self.relation_heads is not None and self.relation_heads < 1:
-            raise ValueError(f"`relation_heads` must be at least 1, found {self.relation_heads}.")
+            raise UserError(f"`relation_heads` must be at least 1, found {self.relation_heads}.")
         if self.train_sampling_strategy == "batch_rebalance":
-            raise ValueError(
+            raise UserError(
                 "`train_sampling_strategy='batch_rebalance'` gives every process batches of another size, so the loss "
                 "would depend on the number of processes. Use 'group_by_length', which saves padding too."
             )
@@ -191,12 +193,12 @@ class DistillationTrainingArguments(TrainingArguments):
             self.bf16 = launched_with == "bf16" or (hardware_decides and bf16_in_hardware(self.use_cpu))
         super().__post_init__()
         if self.uses("relation") and self.torch_compile:  # other options of the compiler switch it on
-            raise ValueError(
+            raise UserError(
                 "`relation_weight` reads queries, keys and values while the layers run, which `torch_compile` does "
                 "not let it. Turn that off, or set the weight to 0."
             )
         if self.uses("relation") and self.n_gpu > 1:
-            raise ValueError(
+            raise UserError(
                 f"`relation_weight` works with one GPU a process, but this process would use {self.n_gpu}. Start it "
                 "with `accelerate launch` or `torchrun`, which run a process for each, or show it one GPU with "
                 "CUDA_VISIBLE_DEVICES."
@@ -204,7 +206,7 @@ class DistillationTrainingArguments(TrainingArguments):
         # Known only now, as the option has an alias.
         is_reentrant = (self.activation_checkpointing_kwargs or {}).get("use_reentrant", False)
         if self.activation_checkpointing and is_reentrant and self.uses("attention", "relation"):
-            raise ValueError(
+            raise UserError(
                 "`attention_weight` and `relation_weight` compare what is computed inside of the layers, which has no "
                 "gradient under reentrant activation checkpointing. Leave `use_reentrant` out of "
                 "`activation_checkpointing_kwargs`, or set both weights to 0."
@@ -246,9 +248,9 @@ class DistillationTrainingArguments(TrainingArguments):
         return first, (self.linear_to or {}).get(name, first)
 
     def check_number_of_labels(self, num_labels: int) -> None:
-        """Raises a `ValueError` if the losses cannot work on that many outputs."""
+        """Raises a `UserError` if the losses cannot work on that many outputs."""
         if num_labels == 1 and self.uses("cosine"):
-            raise ValueError(
+            raise UserError(
                 "`cosine_weight` is positive, but the model has a single output and the cosine of two numbers is +-1. "
                 "Set `cosine_weight` to 0 for regression."
             )
@@ -259,12 +261,12 @@ def _read_linear_to(values: dict | str | None) -> dict[str, float] | None:
         try:
             values = json.loads(values)
         except json.JSONDecodeError:
-            raise ValueError(f"`linear_to` must be JSON such as '{{\"kl_weight\": 0}}', found {values!r}.") from None
+            raise UserError(f"`linear_to` must be JSON such as '{{\"kl_weight\": 0}}', found {values!r}.") from None
     known = (*WEIGHTS, "temperature")
     if values is not None and not (
         isinstance(values, dict)
         and values.keys() <= set(known)
         and all(isinstance(value, int | float) for value in values.values())
     ):
-        raise ValueError(f"`linear_to` must give numbers for some of {', '.join(known)}, found {values!r}.")
+        raise UserError(f"`linear_to` must give numbers for some of {', '.join(known)}, found {values!r}.")
     return values

@@ -13,6 +13,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
+from layer_distillation.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 # Folder of files that are not in their places yet.
@@ -20,10 +22,10 @@ HALF_WRITTEN = ".unfinished-files-"
 
 
 def check_writable(argument: str, folder: str | Path) -> None:
-    """Raises a `ValueError` if the folder that an argument names, or the one it would be created in, is read-only."""
+    """Raises a `UserError` if the folder that an argument names, or the one it would be created in, is read-only."""
     existing = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
     if not os.access(existing, os.W_OK):
-        raise ValueError(f"--{argument} {folder} is to be written to, but {existing} is read-only. Choose another.")
+        raise UserError(f"--{argument} {folder} is to be written to, but {existing} is read-only. Choose another.")
 
 
 def write_json(file: Path, content: dict) -> None:
@@ -73,7 +75,7 @@ def appearing_when_finished(folder: Path) -> Iterator[Path]:
         lock.acquire()
         unfinished.mkdir()
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"Teacher outputs cannot be kept in {folder.parent}: {error}. Choose another folder (--teacher_cache_dir)."
         ) from error
     try:

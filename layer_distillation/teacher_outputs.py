@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from layer_distillation.atomic_files import appearing_when_finished
+from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_outputs
 from layer_distillation.model_outputs import MODEL_INPUTS, compute_logits
 
@@ -58,7 +59,7 @@ def add_teacher_logits(
     only when it is complete.
 
     Raises:
-        ValueError: the folder cannot be written to, which shows before the teacher runs, or what it holds is damaged.
+        UserError: the folder cannot be written to, which shows before the teacher runs, or what it holds is damaged.
     """
     folder = Path(cache_dir) / fingerprint_outputs(dataset, teacher, bf16)
     # One answer for all processes, or those that see no cache (of a run that finishes just now, of another node) would
@@ -101,12 +102,12 @@ def add_teacher_hidden_states(
             `attention_mask`.
 
     Raises:
-        ValueError: the teacher lacks one of the layers, they would take more than `max_bytes`, or as for
+        UserError: the teacher lacks one of the layers, they would take more than `max_bytes`, or as for
             `add_teacher_logits`.
     """
     depth, width = teacher.config.num_hidden_layers, teacher.config.hidden_size
     if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(range(1, depth + 1)):
-        raise ValueError(f"`layers` must be different numbers from 1 to {depth}, the teacher's depth; found {layers}.")
+        raise UserError(f"`layers` must be different numbers from 1 to {depth}, the teacher's depth; found {layers}.")
     check_hidden_states_size(dataset, teacher, len(layers), max_bytes)
     fingerprint = fingerprint_outputs(dataset, teacher, bf16)
     folders = {layer: Path(cache_dir) / f"{fingerprint}-hidden-{layer}" for layer in sorted(layers)}
@@ -133,10 +134,10 @@ def hidden_states_size(dataset: Dataset, teacher: PreTrainedModel, num_layers: i
 
 
 def check_hidden_states_size(dataset: Dataset, teacher: PreTrainedModel, num_layers: int, max_bytes: int) -> None:
-    """Raises a `ValueError` if the hidden states of so many layers would take more than is allowed."""
+    """Raises a `UserError` if the hidden states of so many layers would take more than is allowed."""
     num_bytes = hidden_states_size(dataset, teacher, num_layers)
     if num_bytes > max_bytes:
-        raise ValueError(
+        raise UserError(
             f"The hidden states of {num_layers} layers for {len(dataset):,} examples take {num_bytes:,} bytes, but "
             f"{max_bytes:,} are allowed. Raise `max_bytes` (--hidden_state_cache_gb) if there is room, or choose "
             "fewer layers or examples."
@@ -202,7 +203,7 @@ def _hidden_states(
         values = {layer: np.concatenate(rows).ravel() for layer, rows in states.items()}
         for layer in layers:
             if not np.isfinite(values[layer]).all():
-                raise ValueError(
+                raise UserError(
                     f"The teacher's hidden states of layer {layer} are not finite, or larger than float16 can hold, "
                     "which they are stored in. Have the teacher run in every step: --hidden_state_cache_gb 0."
                 )
@@ -217,7 +218,7 @@ def _with_columns_of(folder: Path, dataset: Dataset, read: Callable[[], Dataset]
     try:
         stored = read()
     except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(
+        raise UserError(
             f"The teacher outputs in {folder} are damaged ({error}). Remove that folder, and they are computed again."
         ) from error
     return concatenate_datasets([dataset, stored], axis=1)
@@ -231,7 +232,7 @@ def stored_width(dataset, teacher_layers: Sequence[int] | None) -> int | None:
 
 
 def check_finite(dataset) -> None:
-    """Raises a `ValueError` if a `teacher_logits` column holds NaN or infinity, which would ruin the student at once.
+    """Raises a `UserError` if a `teacher_logits` column holds NaN or infinity, which would ruin the student at once.
 
     Once, before the training: a look at every batch would wait for the device in every step.
     """
@@ -243,7 +244,7 @@ def check_finite(dataset) -> None:
         values = values.flatten() if pa.types.is_nested(values.type) else values
         num_bad += np.count_nonzero(~np.isfinite(values.to_numpy(zero_copy_only=False)))
     if num_bad:
-        raise ValueError(
+        raise UserError(
             f"{num_bad:,} numbers of the `teacher_logits` column are missing, NaN or infinite, and the loss would be "
             "too. Compute them again, with a teacher in float32 whose own predictions are sound."
         )

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from layer_distillation.encoder_layers import find_layer_list
+from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import MODEL_INPUTS
 from lora_adapters.arguments import LoraArguments
 
@@ -42,7 +43,7 @@ def add_lora(
         The model to train: the adapters' random weights are drawn with torch's global seed.
 
     Raises:
-        ValueError: `lora_target_modules` names no linear layer of the encoder.
+        UserError: `lora_target_modules` names no linear layer of the encoder.
     """
     initialisation = lora_args.init_lora_weights
     config = LoraConfig(
@@ -77,7 +78,7 @@ def target_modules(model: PreTrainedModel, names: str | None = None) -> list[str
     Pooler and head come after the encoder's layers and are none of them.
 
     Raises:
-        ValueError: a name fits no linear layer.
+        UserError: a name fits no linear layer.
     """
     prefix = find_layer_list(model)
     layers = model.get_submodule(prefix).named_modules(prefix=prefix)
@@ -88,7 +89,7 @@ def target_modules(model: PreTrainedModel, names: str | None = None) -> list[str
     for ending in endings:
         if not any(f".{name}".endswith(f".{ending}") for name in linear):
             within_layer = dict.fromkeys(name.removeprefix(f"{prefix}.").split(".", 1)[1] for name in linear)
-            raise ValueError(
+            raise UserError(
                 f"`lora_target_modules` names linear layers of the encoder, which has {', '.join(within_layer)}, but "
                 f"found {ending!r}. Choose among them, or leave it out for all."
             )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.errors import UserError
 
 # LoRA needs a larger learning rate than full fine-tuning: 4e-4 was chosen on the embedded data (docs/LOG.md).
 LEARNING_RATE = 4e-4
@@ -45,13 +46,13 @@ class LoraArguments:
 
     def __post_init__(self):
         if self.lora_r < 1:
-            raise ValueError(f"`lora_r` must be at least 1, found {self.lora_r}. 8, 16 and 32 are usual.")
+            raise UserError(f"`lora_r` must be at least 1, found {self.lora_r}. 8, 16 and 32 are usual.")
         if not self.lora_alpha > 0:
-            raise ValueError(f"`lora_alpha` must be > 0, found {self.lora_alpha}. Twice `lora_r` is usual.")
+            raise UserError(f"`lora_alpha` must be > 0, found {self.lora_alpha}. Twice `lora_r` is usual.")
         if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"`lora_dropout` must be in [0, 1), found {self.lora_dropout}. Use 0 for none.")
+            raise UserError(f"`lora_dropout` must be in [0, 1), found {self.lora_dropout}. Use 0 for none.")
         if self.init_lora_weights not in INITIALISATIONS:
-            raise ValueError(
+            raise UserError(
                 f"`init_lora_weights` must be one of {', '.join(INITIALISATIONS)}, found {self.init_lora_weights!r}. "
                 "Others change the student's own weights in a way that a saved adapter could not repeat."
             )

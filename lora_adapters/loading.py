@@ -5,6 +5,7 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
+from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.pretrained import from_pretrained, resolve_checkpoint
 from layer_distillation.record import read_record
@@ -22,11 +23,11 @@ def load_adapter(folder: str | Path, teacher_name_or_path: str | None = None) ->
         The model in float32, on the CPU and in `eval()` mode; `merge_and_unload()` makes a plain classifier of it.
 
     Raises:
-        ValueError: the folder holds no finished LoRA run, or the teacher is not to be found or another one.
+        UserError: the folder holds no finished LoRA run, or the teacher is not to be found or another one.
     """
     record = read_record(folder)
     if record is None or "adapter" not in record.get("student", {}):
-        raise ValueError(f"{folder} holds no adapter of a finished run of run_lora.py. Name the folder of such a run.")
+        raise UserError(f"{folder} holds no adapter of a finished run of run_lora.py. Name the folder of such a run.")
     if teacher_name_or_path is None:
         teacher_name_or_path = _teacher_of(folder, record)
     path, revision = resolve_checkpoint(teacher_name_or_path), record["settings"].get("teacher_revision")
@@ -38,7 +39,7 @@ def load_adapter(folder: str | Path, teacher_name_or_path: str | None = None) ->
     teacher = from_pretrained(AutoModelForSequenceClassification, path, revision, config=config, dtype="float32")
     fingerprint = fingerprint_model(teacher)
     if fingerprint != record["teacher"]["fingerprint"]:
-        raise ValueError(
+        raise UserError(
             f"The adapter in {folder} was trained on layers of another teacher (fingerprint "
             f"{record['teacher']['fingerprint'][:12]}...) than {teacher_name_or_path} ({fingerprint[:12]}...). Pass "
             "the folder of the right one as teacher_name_or_path."
@@ -55,7 +56,7 @@ def _teacher_of(folder: str | Path, record: dict) -> str:
         return record["teacher"]["name"]
     teacher = Path(folder) / record["teacher_folder"]
     if not teacher.is_dir():
-        raise ValueError(
+        raise UserError(
             f"The adapter in {folder} belongs to the teacher in {teacher}, which does not exist. Pass the folder "
             "where it is now as teacher_name_or_path."
         )

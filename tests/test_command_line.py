@@ -12,7 +12,6 @@ import pytest
 from transformers import TrainingArguments
 
 from layer_distillation.arguments import DistillationTrainingArguments
-from layer_distillation.record import library_versions
 from training import command_line, output_folder
 from training.arguments import StudentArguments
 from training.command_line import explain_settings, given_settings, parse_arguments, run
@@ -201,24 +200,18 @@ def test_an_error_from_a_check_of_ours_ends_in_one_line(tmp_path, capsys):
     assert output.err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("mistake", "message"),
-    [
-        (lambda: json.loads("{"), "Expecting property name"),  # raised by a library
-        (lambda: library_versions(1), "positional argument"),  # no error of a user
-        (lambda: command_line._read(None, set()), "is_file"),
-    ],
-)
-def test_errors_of_libraries_and_mistakes_in_the_code_keep_their_traceback(mistake, message):
-    with pytest.raises((ValueError, TypeError, AttributeError), match=message):
+def a_library_refuses():
+    json.loads("{")
+
+
+def the_code_is_wrong():
+    raise ValueError("not meant for a user")
+
+
+@pytest.mark.parametrize("mistake", [a_library_refuses, the_code_is_wrong])
+def test_errors_of_libraries_and_mistakes_in_the_code_keep_their_traceback(mistake):
+    with pytest.raises(ValueError):
         run(mistake)
-
-
-def test_a_value_error_that_the_code_did_not_raise_on_purpose_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(output_folder, "_checkpoints", lambda folder: [Path("checkpoint-x")])
-    monkeypatch.setattr(output_folder, "read_json", lambda file: {"settings": {}, "data": {}})
-    with pytest.raises(ValueError, match="invalid literal for int"):  # innermost frame: `int(...)` in output_folder.py
-        run(lambda: output_folder.checkpoint_to_resume("", {"settings": {}, "data": {}}))
 
 
 def test_help_shows_every_default(capsys):

@@ -17,6 +17,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn import metrics as sklearn_metrics
 from transformers import AutoTokenizer, DataCollatorWithPadding, EvalPrediction, HfArgumentParser
 
+from layer_distillation.errors import UserError
 from tests.glue_cache import GLUE_TASKS, write_glue_cache
 from text_data.arguments import EMBEDDED_DATA, DataArguments
 from text_data.labels import LabelMap
@@ -122,7 +123,7 @@ def test_short_name_and_is_given_tell_the_source(write):
 
 def test_files_must_exist_with_a_known_extension_and_content(write):
     train = write("train.csv", SENTIMENT)
-    with pytest.raises(FileNotFoundError, match="there is no file 'missing.csv'. Check the path"):
+    with pytest.raises(UserError, match="there is no file 'missing.csv'. Check the path"):
         DataArguments(train_file="missing.csv")
     with pytest.raises(ValueError, match=r"must end in .csv, .tsv, .json, .jsonl, .parquet, but found '.*train.txt'"):
         DataArguments(train_file=write("train.txt", SENTIMENT))
@@ -554,20 +555,21 @@ def test_data_set_out_of_reach_is_refused_with_its_name_and_how_to_get_it(task_n
     message = (
         rf"(?s)data set nyu-mll/glue {task_name} must .*load_dataset\('nyu-mll/glue', '{task_name}'\).*train_file"
     )
-    with pytest.raises(FileNotFoundError, match=message):
+    with pytest.raises(UserError, match=message):
         load_data(DataArguments(task_name=task_name), seed=0)
 
 
 def test_unreachable_hub_fails_within_seconds_without_offline_mode(tmp_path):
     script = """
 import time
+from layer_distillation.errors import UserError
 from text_data.arguments import DataArguments
 from text_data.loading import load_data
 
 start = time.perf_counter()
 try:
     load_data(DataArguments(task_name="rte"), seed=0)
-except FileNotFoundError as error:
+except UserError as error:
     print(time.perf_counter() - start, "http://127.0.0.1:9 cannot be used" in str(error))
 """
     environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
@@ -647,6 +649,7 @@ def test_second_process_reads_the_cache_and_a_read_only_home_stays_untouched(tmp
     path = write("train.csv", SENTIMENT)
     script = f"""
 from transformers import AutoTokenizer
+from layer_distillation.errors import UserError
 from text_data.arguments import DataArguments
 from text_data.loading import load_data
 from text_data.metrics import build_compute_metrics

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from layer_distillation.errors import UserError
+
 GLUE = "nyu-mll/glue"
 GLUE_TEXT_COLUMNS = {
     "cola": ("sentence",),
@@ -28,8 +30,8 @@ class DataArguments:
     """Which data to use and how to read them. One source at most: a GLUE task, a data set, or files.
 
     Raises:
-        ValueError: an argument breaks its rule, or contradicts another one.
-        FileNotFoundError: a file does not exist.
+        UserError: an argument breaks its rule, or contradicts another one.
+        UserError: a file does not exist.
     """
 
     task_name: str | None = field(
@@ -109,50 +111,50 @@ class DataArguments:
         if self.task_name is not None:
             self.task_name = self.task_name.lower()
         if self.task_name is not None and self.task_name not in GLUE_TEXT_COLUMNS:
-            raise ValueError(
+            raise UserError(
                 f"task_name must be one of {', '.join(GLUE_TEXT_COLUMNS)}, not {self.task_name!r}. "
                 "For other data use dataset_name or train_file."
             )
         sources = {"task_name": self.task_name, "dataset_name": self.dataset_name, "files": self.files}
         given = [name for name, value in sources.items() if value]
         if len(given) > 1:
-            raise ValueError(f"The data come from one source, but found {' and '.join(given)}. Keep one of them.")
+            raise UserError(f"The data come from one source, but found {' and '.join(given)}. Keep one of them.")
         if self.dataset_config_name is not None and self.dataset_name is None:
-            raise ValueError(
+            raise UserError(
                 f"dataset_config_name belongs to a dataset_name, but found {self.dataset_config_name!r} alone. "
                 "Give dataset_name, or for a GLUE task only task_name."
             )
         if self.files and self.train_file is None:
-            raise ValueError(
+            raise UserError(
                 f"The labels come from the training data, but found only {' and '.join(self.files.values())}. "
                 "Give train_file too."
             )
         for path in self.files.values():
             _check_file(Path(path))
         if len(self.text_columns) > 2:
-            raise ValueError(
+            raise UserError(
                 f"text_column_name takes one column or two, but found {len(self.text_columns)}: "
                 f"{self.text_column_name!r}. Join the other columns in the data first."
             )
         if self.label_column_name is not None and self.label_column_name in self.text_columns:
-            raise ValueError(
+            raise UserError(
                 f"A column is either text or label, but found {self.label_column_name!r} as both. "
                 "Change text_column_name or label_column_name."
             )
         repeated = _repeated(self.ordered_label_names)
         if repeated:
-            raise ValueError(f"label_order must differ, but found {repeated} more than once. Remove the repetition.")
+            raise UserError(f"label_order must differ, but found {repeated} more than once. Remove the repetition.")
         if self.validation_split_percentage is not None and not 1 <= self.validation_split_percentage <= 99:
-            raise ValueError(
+            raise UserError(
                 f"validation_split_percentage must be from 1 to 99, not {self.validation_split_percentage}. "
                 "A common choice is 10."
             )
         for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}. Leave it out for the default.")
+                raise UserError(f"{name} must be at least 1, not {value}. Leave it out for the default.")
         if self.preprocessing_num_workers is not None and self.preprocessing_num_workers < 1:
-            raise ValueError(
+            raise UserError(
                 f"preprocessing_num_workers must be at least 1, not {self.preprocessing_num_workers}. "
                 "Leave it out to let the size of the data decide."
             )
@@ -194,11 +196,11 @@ def _repeated(names: Iterable[str]) -> list[str]:
 
 def _check_file(path: Path) -> None:
     if path.suffix.lower() not in FILE_EXTENSIONS:
-        raise ValueError(
+        raise UserError(
             f"A data file must end in {', '.join(FILE_EXTENSIONS)}, but found {str(path)!r}. "
             "Convert it, or rename it after its format."
         )
     if not path.is_file():
-        raise FileNotFoundError(f"A data file must exist, but there is no file {str(path)!r}. Check the path.")
+        raise UserError(f"A data file must exist, but there is no file {str(path)!r}. Check the path.")
     if path.stat().st_size == 0:
-        raise ValueError(f"A data file must hold rows, but {str(path)!r} is empty (0 bytes). Write it again.")
+        raise UserError(f"A data file must hold rows, but {str(path)!r} is empty (0 bytes). Write it again.")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from datasets import Dataset
 
+from layer_distillation.errors import UserError
 from text_data.arguments import GLUE_TEXT_COLUMNS, DataArguments
 from text_data.splits import RawSplit
 
@@ -37,7 +38,7 @@ def find_text_columns(data_args: DataArguments, train: Dataset) -> tuple[str, ..
     labels = {data_args.label_column_name, *WELL_KNOWN_LABEL_COLUMNS}
     candidates = tuple(column for column in train.column_names if column not in labels and _is_text(train, column))
     if len(candidates) not in (1, 2):
-        raise ValueError(
+        raise UserError(
             "The text must be in a column with a well-known name, or in the only one or two columns of strings, but "
             f"found {len(candidates)} of them among the columns {', '.join(train.column_names)}. "
             "Name it: text_column_name."
@@ -61,12 +62,12 @@ def dtype_of(feature: object) -> str:
 
 def check_text(split: RawSplit, column: str) -> None:
     if column not in split.data.column_names:
-        raise ValueError(
+        raise UserError(
             f"{split.where} must have the text column {column!r}, but found the columns "
             f"{', '.join(split.data.column_names)}. Name it: text_column_name."
         )
     if not is_string(split.data.features[column]):
-        raise ValueError(
+        raise UserError(
             f"Text must be strings, but column {column!r} of {split.where} holds {split.data.features[column]}. "
             "Choose another one: text_column_name."
         )
@@ -77,7 +78,7 @@ def check_none_missing(what: str, values: Sequence, where: str) -> None:
     missing = [row for row, value in enumerate(values, 1) if value is None]
     if missing:
         shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        raise ValueError(
+        raise UserError(
             f"Every row must have a {what}, but in {where} {len(missing)} of {len(values)} rows have none: "
             f"row {shown} (counted from 1, without a header). Fill in the {what} or remove the rows."
         )

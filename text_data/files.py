@@ -8,6 +8,8 @@ import pyarrow.csv
 import pyarrow.parquet
 from datasets import Dataset
 
+from layer_distillation.errors import UserError
+
 
 def read_file(path: Path) -> Dataset:
     readers = {
@@ -20,7 +22,7 @@ def read_file(path: Path) -> Dataset:
     try:
         return Dataset(readers[path.suffix.lower()](path))
     except (ValueError, KeyError, pa.ArrowException) as error:
-        raise ValueError(
+        raise UserError(
             f"A data file must be what its name says, but reading {str(path)!r} found: {error}. "
             "Text is UTF-8; every csv row has as many cells as the header, cells with commas, quotes or line breaks "
             'in "double quotes"; json is a list of objects, or one object per line.'
@@ -49,7 +51,7 @@ def _read_json(path: Path) -> pa.Table:
     else:
         rows = [_parse_json_line(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("a row that is no object")
+        raise UserError("a row that is no object")
     columns = dict.fromkeys(column for row in rows for column in row)
     return pa.table({column: [row.get(column) for row in rows] for column in columns})
 
@@ -58,7 +60,7 @@ def _parse_json_line(number: int, line: str) -> object:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"line {number}: {error}") from error
+        raise UserError(f"line {number}: {error}") from error
 
 
 def _read_parquet(path: Path) -> pa.Table:

@@ -10,6 +10,7 @@ from datasets import load_dataset
 from datasets.fingerprint import get_temporary_cache_files_directory
 from datasets.utils.py_utils import temporary_assignment
 
+from layer_distillation.errors import UserError
 from layer_distillation.pretrained import hub_answers
 from text_data.splits import RawSplit
 
@@ -26,12 +27,12 @@ def load_hub_data(name: str, config_name: str | None) -> tuple[str, dict[str, Ra
         except (OSError, ValueError) as error:
             if local or online:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-                raise ValueError(
+                raise UserError(
                     f"The data set {source} cannot be loaded: {reason}. Check dataset_name and dataset_config_name, "
                     "and for a private data set log in with `hf auth login`."
                 ) from error
             arguments = ", ".join(repr(argument) for argument in (name, config_name) if argument)
-            raise FileNotFoundError(
+            raise UserError(
                 f"The data set {source} must be in the cache or within reach, but it is not in {_datasets_cache()} "
                 f"and {datasets.config.HF_ENDPOINT} cannot be used from here (no answer, HF_HUB_OFFLINE set, or a "
                 "read-only cache). On a connected machine run "

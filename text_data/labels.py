@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from datasets import ClassLabel, LargeList, List, Value
 
+from layer_distillation.errors import UserError
 from text_data.arguments import DataArguments
 from text_data.columns import NUMBER, WELL_KNOWN_LABEL_COLUMNS, check_none_missing, dtype_of, is_string
 from text_data.splits import RawSplit, splits_for
@@ -56,7 +57,7 @@ def find_labels(data_args: DataArguments, raw: dict[str, RawSplit]) -> tuple[str
             labels = read_labels(raw[name], column)
             if labels is not None:
                 return column, labels, raw[name].where
-    raise ValueError(
+    raise UserError(
         f"The training data must have labels in a column {' or '.join(map(repr, candidates))}, but found none among "
         f"the columns {', '.join(raw['train'].data.column_names)}. Name it: label_column_name. Training data without "
         "labels need a validation split that has them."
@@ -96,7 +97,7 @@ def read_labels(split: RawSplit, column: str) -> RawLabels | None:
         return RawLabels([None if value is None or math.isnan(value) else value for value in values])
     if dtype.startswith(("int", "uint", "bool")):
         return RawLabels([None if value is None else str(value) for value in values])
-    raise ValueError(
+    raise UserError(
         f"Labels must be names, numbers, booleans or lists, but column {column!r} of {split.where} holds {feature}. "
         "Choose another one: label_column_name."
     )
@@ -111,7 +112,7 @@ def _read_label_lists(feature: object, rows: list[list], where: str) -> RawLabel
     lengths = {len(row) for row in rows if row is not None}
     numbers = {value for row in rows if row is not None for value in row}
     if len(lengths) > 1 or not numbers <= {0, 1}:
-        raise ValueError(
+        raise UserError(
             f"Lists of numbers must be 0/1 vectors of one length, but the labels of {where} have the lengths "
             f"{sorted(lengths)} and values such as {list(numbers)[:5]}. Use lists of label names."
         )
@@ -139,12 +140,12 @@ def build_label_map(labels: RawLabels, order: tuple[str, ...], where: str) -> La
     if labels.is_vector and len(order) == len(found):
         found = order
     if order and set(order) != set(found):
-        raise ValueError(
+        raise UserError(
             f"label_order must be the labels of the data, but {where} has {', '.join(found)} and label_order "
             f"{', '.join(order)}. Correct label_order, or leave it out."
         )
     if len(found) < 2:
-        raise ValueError(
+        raise UserError(
             f"Classification needs at least two labels, but {where} has only {', '.join(found) or 'none'}. "
             "Check label_column_name."
         )
@@ -171,7 +172,7 @@ def encode_labels(labels: RawLabels, label_map: LabelMap, where: str) -> list[in
     check_none_missing("label", labels.values, where)
     multi_label = label_map.problem_type == "multi_label_classification"
     if isinstance(labels.values[0], list) != multi_label:
-        raise ValueError(
+        raise UserError(
             f"All splits must have one kind of label, but {where} has {labels.values[0]!r} and the training data are "
             f"{label_map.problem_type}. Use lists in every split or in none."
         )
@@ -183,7 +184,7 @@ def encode_labels(labels: RawLabels, label_map: LabelMap, where: str) -> list[in
         values = [[label_map.names[int(position)] for position in value] for value in values]
     unseen = _names_in(values) - set(label_map.names)
     if unseen:
-        raise ValueError(
+        raise UserError(
             f"Labels must occur in the training data, which have {', '.join(label_map.names)}, but {where} has also "
             f"{', '.join(sorted(unseen))}. Correct these rows or add training examples."
         )
@@ -195,7 +196,7 @@ def encode_labels(labels: RawLabels, label_map: LabelMap, where: str) -> list[in
 def _check_scores(values: Sequence[str | float], where: str) -> None:
     no_numbers = [value for value in values if isinstance(value, str) and not NUMBER.fullmatch(value)]
     if no_numbers:
-        raise ValueError(
+        raise UserError(
             f"Labels must be numbers as in the training data, but {where} has {no_numbers[0]!r}. Correct these rows."
         )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
+from layer_distillation.errors import UserError
 from text_data.arguments import EMBEDDED_DATA, GLUE, DataArguments
 from text_data.columns import check_text, find_text_columns
 from text_data.files import read_file
@@ -68,9 +69,9 @@ def load_data(data_args: DataArguments, seed: int) -> TextClassificationData:
     `seed` matters only for `validation_split_percentage`: the same seed splits off the same examples.
 
     Raises:
-        ValueError: the data contradict `data_args`, or are empty, incomplete or unreadable. The message names the
+        UserError: the data contradict `data_args`, or are empty, incomplete or unreadable. The message names the
             file or split, the rows and the fix.
-        FileNotFoundError: the data set is neither cached nor within reach of the network.
+        UserError: the data set is neither cached nor within reach of the network.
     """
     source, raw = _load_raw(data_args)
     train = raw["train"].data
@@ -101,10 +102,10 @@ def _load_raw(data_args: DataArguments) -> tuple[str, dict[str, RawSplit]]:
         raw = {split: RawSplit(read_file(path), str(path)) for split, path in files.items()}
 
     if "train" not in raw:
-        raise ValueError(f"{source} must have a split named train, but found {', '.join(raw)}. Use train_file.")
+        raise UserError(f"{source} must have a split named train, but found {', '.join(raw)}. Use train_file.")
     for split in raw.values():
         if len(split.data) == 0:
-            raise ValueError(
+            raise UserError(
                 f"A split must hold rows, but {split.where} has none, only the columns "
                 f"{', '.join(split.data.column_names)}. Add rows, or leave it out."
             )
@@ -123,7 +124,7 @@ def _prepare(
     if labels is None:
         if is_test or name == "train":
             return texts
-        raise ValueError(
+        raise UserError(
             f"{split.where} must have labels in the column {label_column!r}, but found none; its columns are "
             f"{', '.join(split.data.column_names)}. Add them; only training and test data may come without labels."
         )

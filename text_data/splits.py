@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datasets import ClassLabel, Dataset, DatasetDict
 from sklearn.model_selection import train_test_split
 
+from layer_distillation.errors import UserError
 from text_data.arguments import DataArguments
 
 
@@ -28,19 +29,19 @@ def with_validation_split(splits: DatasetDict, source: str, percentage: int | No
     if validation and percentage is None:
         return splits
     if validation:
-        raise ValueError(
+        raise UserError(
             f"validation_split_percentage is for data without a validation split, but {source} has "
             f"{', '.join(validation)}. Leave validation_split_percentage out."
         )
     if percentage is None:
-        raise ValueError(
+        raise UserError(
             f"Training needs a validation split to choose by, but {source} has only {', '.join(splits)}. Give "
             "validation_file, or split some training data off: validation_split_percentage, for example 10."
         )
     train = splits["train"]
     num_left = len(train) - math.ceil(len(train) * percentage / 100)
     if num_left < 1:
-        raise ValueError(
+        raise UserError(
             f"validation_split_percentage must leave rows to train on, but {percentage} leaves {num_left} of "
             f"{len(train)}. Lower it, or add rows."
         )

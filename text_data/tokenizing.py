@@ -7,6 +7,7 @@ from datasets import DatasetDict
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
+from layer_distillation.errors import UserError
 from text_data.arguments import MULTIPROCESSING_MIN_ROWS, DataArguments
 from text_data.hub import writable_cache_dir
 from text_data.loading import TextClassificationData
@@ -27,12 +28,12 @@ def tokenize(
         (if known).
 
     Raises:
-        ValueError: `max_seq_length` leaves no room for text.
+        UserError: `max_seq_length` leaves no room for text.
     """
     max_length = min(data_args.max_seq_length, tokenizer.model_max_length)
     num_special_tokens = tokenizer.num_special_tokens_to_add(pair=len(data.text_columns) == 2)
     if max_length < num_special_tokens + len(data.text_columns):  # tokenizers would not truncate at all, silently
-        raise ValueError(
+        raise UserError(
             f"max_seq_length must leave room for text beside {num_special_tokens} special tokens, but found "
             f"{max_length}. Raise it to at least {num_special_tokens + len(data.text_columns)}."
         )

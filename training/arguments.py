@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.errors import UserError
 from layer_distillation.pretrained import PACKAGED_TEACHER
 from layer_mapping import (
     EVIDENCE_STRATEGIES,
@@ -82,14 +83,14 @@ class TeacherArguments:
 
     def __post_init__(self):
         if self.teacher_num_train_epochs <= 0:
-            raise ValueError(
+            raise UserError(
                 f"`teacher_num_train_epochs` must be > 0, found {self.teacher_num_train_epochs}. A teacher that needs "
                 "no fine-tuning is recognised by its trained head."
             )
         if self.teacher_learning_rate <= 0:
-            raise ValueError(f"`teacher_learning_rate` must be > 0, found {self.teacher_learning_rate}; try 5e-5.")
+            raise UserError(f"`teacher_learning_rate` must be > 0, found {self.teacher_learning_rate}; try 5e-5.")
         if self.hidden_state_cache_gb < 0:
-            raise ValueError(
+            raise UserError(
                 f"`hidden_state_cache_gb` must be >= 0, found {self.hidden_state_cache_gb}. 0 stores no hidden states."
             )
 
@@ -150,7 +151,7 @@ class StudentArguments:
         if self.student_name_or_path is not None:
             for name in ("layer_strategy", "layers", "num_student_layers", "stages"):
                 if getattr(self, name) is not None:
-                    raise ValueError(
+                    raise UserError(
                         f"--student_name_or_path brings layers of its own, so it cannot go with --{name}, found "
                         f"{getattr(self, name)}. Leave one of the two out."
                     )
@@ -159,11 +160,11 @@ class StudentArguments:
             self.layer_strategy = "even"
         check_strategy(self.layer_strategy)
         if self.num_student_layers is not None and self.num_student_layers < 1:
-            raise ValueError(f"A student needs at least 1 layer, got --num_student_layers {self.num_student_layers}.")
+            raise UserError(f"A student needs at least 1 layer, got --num_student_layers {self.num_student_layers}.")
         if self.layers is not None:
             check_layers(parse_layers(self.layers))
         if not (math.isfinite(self.search_budget) and self.search_budget > 0):
-            raise ValueError(
+            raise UserError(
                 f"--search_budget is a number > 0 in units of one full run, got {self.search_budget}; try 0.5."
             )
         if self.stages is not None:
@@ -172,18 +173,18 @@ class StudentArguments:
     def _check_stages(self):
         depths = parse_layers(self.stages)
         if not depths or depths[-1] < 1 or any(later >= earlier for earlier, later in zip(depths, depths[1:])):
-            raise ValueError(
+            raise UserError(
                 "Stages are depths of at least 1, each smaller than the one before, such as 5,4,3, got "
                 f"--stages {self.stages}."
             )
         for name in ("layers", "num_student_layers"):
             if getattr(self, name) is not None:
-                raise ValueError(
+                raise UserError(
                     f"--stages {self.stages} says how deep every student is, so it cannot go with --{name}, got "
                     f"{getattr(self, name)}. Leave one of the two out."
                 )
         if self.layer_strategy == "random":
-            raise ValueError(
+            raise UserError(
                 "--stages builds each student from the one before, but --layer_strategy random copies nothing. Use "
                 "'uniform', or leave --stages out."
             )
@@ -195,13 +196,13 @@ class StudentArguments:
         `shrinking_layers`, numbered in the stage before.
 
         Raises:
-            ValueError: the strategy or the depths do not fit a teacher of so many layers.
+            UserError: the strategy or the depths do not fit a teacher of so many layers.
         """
         if self.stages is None:
             return (self,)
         depths = parse_layers(self.stages)
         if depths[0] >= num_teacher_layers:
-            raise ValueError(
+            raise UserError(
                 f"--stages are depths below the teacher's, {num_teacher_layers}, got {self.stages}. Start with fewer "
                 "layers."
             )

@@ -11,6 +11,7 @@ from transformers import (
     set_seed,
 )
 
+from layer_distillation.errors import UserError
 from layer_distillation.pretrained import from_pretrained
 from text_data.labels import LabelMap
 from training.arguments import TeacherArguments
@@ -22,7 +23,7 @@ def load_tokenizer(path: str, teacher_args: TeacherArguments) -> PreTrainedToken
     """The teacher's tokenizer, or the one of `--tokenizer_name` if it has the same vocabulary.
 
     Raises:
-        ValueError: there is no tokenizer, or its vocabulary is not the teacher's.
+        UserError: there is no tokenizer, or its vocabulary is not the teacher's.
     """
     name = teacher_args.tokenizer_name or path
     revision = None if teacher_args.tokenizer_name else teacher_args.teacher_revision
@@ -31,19 +32,19 @@ def load_tokenizer(path: str, teacher_args: TeacherArguments) -> PreTrainedToken
     if teacher_args.tokenizer_name:
         own = from_pretrained(AutoTokenizer, path, teacher_args.teacher_revision)
         if own.get_vocab() != tokenizer.get_vocab():
-            raise ValueError(
+            raise UserError(
                 f"The vocabulary of --tokenizer_name {name} ({len(tokenizer)} tokens) is not that of the teacher "
                 f"{path} ({len(own)} tokens): the teacher would read other words than the text has. Leave "
                 "--tokenizer_name out."
             )
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         # What `transformers` makes of a checkpoint without tokenizer files: every word would be unknown.
-        raise ValueError(
+        raise UserError(
             f"There is no tokenizer in {name}, or it has no words. Save the teacher's tokenizer beside it with "
             "`tokenizer.save_pretrained`, or name one with --tokenizer_name."
         )
     if len(tokenizer) > config.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"The tokenizer {name} has {len(tokenizer)} tokens but the model {path} has embeddings for "
             f"{config.vocab_size} only. Give the tokenizer that it was trained with as --tokenizer_name."
         )
@@ -57,7 +58,7 @@ def load_classifier(path: str, labels: LabelMap, teacher_args: TeacherArguments)
         The model in float32 (an fp16 checkpoint would load as fp16) and whether its head came from the checkpoint.
 
     Raises:
-        ValueError: the checkpoint cannot be read, lacks weights of the encoder, or its head is trained for other
+        UserError: the checkpoint cannot be read, lacks weights of the encoder, or its head is trained for other
             labels or another order of them.
     """
     model, names = load_for_labels(path, labels, teacher_args.teacher_seed, teacher_args.teacher_revision)
@@ -76,7 +77,7 @@ def load_for_labels(
         What is new is drawn with the seed, also a head of another size.
 
     Raises:
-        ValueError: the checkpoint cannot be read or lacks weights of the encoder.
+        UserError: the checkpoint cannot be read or lacks weights of the encoder.
     """
     set_seed(seed)
     config = from_pretrained(AutoConfig, path, revision)
@@ -103,7 +104,7 @@ def load_for_labels(
         key for key in new_weights if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key
     ]
     if encoder_weights:
-        raise ValueError(
+        raise UserError(
             f"The checkpoint {path} lacks {len(encoder_weights)} weights of the encoder, for example "
             f"{encoder_weights[0]}. It is incomplete or of another architecture: fetch it again, or name another."
         )
@@ -129,12 +130,12 @@ def _is_trained_for(labels: LabelMap, names: list[str], path: str, ignore_mismat
         return False
     if sorted(folded) == sorted(spelling):
         order = ",".join(spelling[name] for name in folded)
-        raise ValueError(
+        raise UserError(
             f"The teacher {path} has its labels in the order {order}, the data in the order "
             f"{','.join(labels.names)}. Run again with --label_order {order}."
         )
     may_be_the_same = "If they mean the same, write them so in the data. " if len(names) == labels.num_labels else ""
-    raise ValueError(
+    raise UserError(
         f"The head of the teacher {path} is trained for the labels {','.join(names)}, but the data has "
         f"{','.join(labels.names)}. {may_be_the_same}Name a teacher for these labels or a pretrained encoder, or "
         "fine-tune this one for them with --ignore_mismatched_sizes."

@@ -10,7 +10,6 @@ import json
 import logging
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from enum import Enum
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+
+from layer_distillation.errors import UserError
 
 # Arguments whose values go into no log, record or model card.
 SECRETS = ("hub_token",)
@@ -35,7 +36,7 @@ def parse_arguments(
         the name of the file.
 
     Raises:
-        ValueError: an argument is unknown, or the file is missing or no JSON object.
+        UserError: an argument is unknown, or the file is missing or no JSON object.
         SystemExit: with a usage message, for a value of the wrong type on the command line.
     """
     # DeepSpeed's launcher puts it first; the environment says the same.
@@ -64,21 +65,21 @@ def _names_in(argv: Sequence[str], dataclass_types: Sequence[type]) -> list[str]
     parser.set_defaults(**{field.name: not_given for cls in dataclass_types for field in fields(cls)})
     values, unknown = parser.parse_known_args(argv)
     if unknown := [word for word in unknown if word not in ("-h", "--help")]:
-        raise ValueError(f"Unknown arguments: {' '.join(unknown)}. See --help.")
+        raise UserError(f"Unknown arguments: {' '.join(unknown)}. See --help.")
     return [name for name, value in vars(values).items() if value is not not_given]
 
 
 def _read(file: Path, known: set[str]) -> dict:
     if not file.is_file():
-        raise ValueError(f"There is no argument file {file}. Those that come with the project are in examples/.")
+        raise UserError(f"There is no argument file {file}. Those that come with the project are in examples/.")
     try:
         values = json.loads(file.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"The argument file {file} is not JSON: {error}.") from error
+        raise UserError(f"The argument file {file} is not JSON: {error}.") from error
     if not isinstance(values, dict):
-        raise ValueError(f"The argument file {file} must hold one JSON object of argument names and values.")
+        raise UserError(f"The argument file {file} must hold one JSON object of argument names and values.")
     if unknown := sorted(values.keys() - known):
-        raise ValueError(f"The argument file {file} has unknown arguments: {', '.join(unknown)}. See --help.")
+        raise UserError(f"The argument file {file} has unknown arguments: {', '.join(unknown)}. See --help.")
     return values
 
 
@@ -120,7 +121,7 @@ def run(main: Callable[[], None]) -> None:
                 f"the disk is full ({error}). Free some space, or choose an --output_dir on another disk. Results of "
                 "earlier runs are as they were, and the same command continues from the last complete checkpoint."
             )
-        elif isinstance(error, (ValueError, FileNotFoundError)) and _raised_by_a_check(error):
+        elif isinstance(error, UserError):
             message = str(error)
         else:
             raise
@@ -135,13 +136,6 @@ def _disk_is_full(error: Exception) -> bool:
     # What safetensors says, and where `torch.save` fails to write.
     signs = ("No space left on device", "inline_container.cc")
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(sign in str(error) for sign in signs)
-
-
-def _raised_by_a_check(error: Exception) -> bool:
-    """Whether the error comes from a `raise` in one of the project's own files."""
-    origin = traceback.extract_tb(error.__traceback__)[-1]
-    is_ours = Path(origin.filename).resolve().is_relative_to(Path(__file__).resolve().parent.parent)
-    return is_ours and origin.line.startswith("raise")
 
 
 def set_up_logging(training_args: TrainingArguments) -> None:

@@ -8,6 +8,7 @@ from datasets import DatasetDict
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
 
 from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_dataset
 from layer_distillation.model_outputs import MODEL_INPUTS
 from text_data.arguments import DataArguments
@@ -62,16 +63,16 @@ def load_inputs(
 def check_training_labels(
     inputs: Inputs, training_args: DistillationTrainingArguments, teacher_is_trained: bool
 ) -> None:
-    """Raises a `ValueError` if the training examples have no labels but student or teacher would learn from them."""
+    """Raises a `UserError` if the training examples have no labels but student or teacher would learn from them."""
     if "labels" in inputs.tokenized["train"].column_names:
         return
     if training_args.uses("ce"):
-        raise ValueError(
+        raise UserError(
             "The training examples have no labels, but --ce_weight is positive. Name their column "
             "(--label_column_name), or have the student learn from its teacher alone: --ce_weight 0 --kl_weight 1."
         )
     if not teacher_is_trained:
-        raise ValueError(
+        raise UserError(
             "The training examples have no labels, so that a teacher with a new head cannot be fine-tuned on them. "
             "Name one that is trained: --teacher_name_or_path."
         )

@@ -16,7 +16,8 @@ steps those lead that keep layer 6, whose outputs the head knows (`docs/ANALYSIS
 trials rather than many short ones.
 
 `cka` and `block_influence` keep the layers that change most what passes through them, by the measures of
-`training.layer_similarity.layer_changes`. They cost one pass of the teacher over some examples: cheap baselines for the search.
+`training.layer_similarity.layer_changes`. They cost one pass of the teacher over some examples: cheap baselines for
+the search.
 """
 
 import copy
@@ -83,7 +84,7 @@ def choose_layers(
         1-based layers of the source, and what the choice rests on, for the record of the run.
 
     Raises:
-        ValueError: as `plan_search`.
+        UserError: as `plan_search`.
     """
     if student_args.layer_strategy == "search":
         return _search(source, student_args, teacher, training_args, inputs, record, prepare)

@@ -9,6 +9,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layer_distillation.atomic_files import replacing
+from layer_distillation.errors import UserError
 from lora_adapters.adapters import count_parameters
 from lora_adapters.arguments import LoraArguments
 from lora_adapters.loading import attach_adapter
@@ -16,15 +17,15 @@ from training.arguments import StudentArguments
 
 
 def check_layers_are_copied(student_args: StudentArguments) -> None:
-    """Raises a `ValueError` for a student whose frozen weights could not be copied from the teacher again."""
+    """Raises a `UserError` for a student whose frozen weights could not be copied from the teacher again."""
     if student_args.layer_strategy == "random" and student_args.layers is None:
-        raise ValueError(
+        raise UserError(
             "LoRA leaves the weights of the student's layers as they are, so they must come from the teacher, but "
             "--layer_strategy random copies none. Choose another strategy, or train with run_distillation.py."
         )
     for name in ("stages", "student_name_or_path"):
         if getattr(student_args, name) is not None:
-            raise ValueError(
+            raise UserError(
                 "An adapter is saved without the weights under it, which are those of the teacher's layers, but "
                 f"--{name} {getattr(student_args, name)} starts from others. Leave it out, or train with "
                 "run_distillation.py."

@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from layer_distillation.atomic_files import HALF_WRITTEN, check_writable, replacing, to_json, write_json
+from layer_distillation.errors import UserError
 from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE, read_json, read_record
 
 logger = logging.getLogger(__name__)
@@ -26,19 +27,19 @@ RESULT_FILES = ("*_results.json", "predictions_*.csv")
 
 
 def check_output_dir(output_dir: str | Path, must_hold_run: bool = False) -> None:
-    """Raises a `ValueError` if the folder has content that no run of ours has put there, or no run where it must."""
+    """Raises a `UserError` if the folder has content that no run of ours has put there, or no run where it must."""
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output_dir {folder} is a file. Choose a folder.")
+        raise UserError(f"--output_dir {folder} is a file. Choose a folder.")
     is_ours = any((folder / name).is_file() for name in (RECORD_FILE, UNFINISHED_RECORD_FILE))
     if folder.is_dir() and any(folder.iterdir()) and not is_ours:
-        raise ValueError(
+        raise UserError(
             f"--output_dir {folder} is not empty and not a run of this project (it has no {RECORD_FILE}). Nothing in "
             "it was touched: choose another folder, or empty this one."
         )
     check_writable("output_dir", folder)
     if must_hold_run and read_record(folder) is None:
-        raise ValueError(
+        raise UserError(
             f"--output_dir {folder} holds no student to evaluate. Name the folder of a run, or add --do_train."
         )
 
@@ -47,14 +48,14 @@ def earlier_records(output_dir: str | Path, record: dict) -> tuple[dict | None, 
     """The records of the finished and of the unfinished run in the folder, `None` where there is none.
 
     Raises:
-        ValueError: one of them has other settings or data than the given record of a run that is to begin.
+        UserError: one of them has other settings or data than the given record of a run that is to begin.
     """
     finished, unfinished = read_record(output_dir), read_json(Path(output_dir) / UNFINISHED_RECORD_FILE)
     expected = json.loads(to_json(record))
     for earlier in filter(None, (finished, unfinished)):
         changed = [name for name in ("settings", "data") if earlier[name] != expected[name]]
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"--output_dir {output_dir} holds a run with other {' and '.join(changed)}, which this one would "
                 "replace. Choose another --output_dir, or remove that folder."
             )

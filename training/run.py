@@ -55,7 +55,7 @@ def begin_run(
         The record of the run so far, and the checkpoint to continue from if an earlier one was interrupted.
 
     Raises:
-        ValueError: the folder holds another run.
+        UserError: the folder holds another run.
     """
     record = new_record(arguments, sources, inputs, training_args)
     return record, open_run(record, training_args)
@@ -147,7 +147,7 @@ def check_losses(
     training_args: DistillationTrainingArguments,
     inputs: Inputs,
 ) -> None:
-    """Raises a `ValueError` for losses on layers that these models do not have or that are too large to be stored.
+    """Raises a `UserError` for losses on layers that these models do not have or that are too large to be stored.
 
     Args:
         student, teacher: of the architecture that they will have; their weights do not matter.
@@ -216,8 +216,8 @@ def train_and_finish(
     Args:
         checkpoint, record: as `begin_run` returns them.
         origin: where its first weights came from, as `training.student.start_student` returns it.
-        finish_adapter: where an adapter is trained, what `training.lora.finish_adapter` does with its folder and the student
-            without it.
+        finish_adapter: where an adapter is trained, what `training.lora.finish_adapter` does with its folder and
+            the student without it.
 
     Returns:
         The record of the run, complete on the main process, and there the student as others will load it.

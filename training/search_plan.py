@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.encoder_layers import num_layers
+from layer_distillation.errors import UserError
 from layer_mapping import required_layers, select_layers, student_depth
 from training.arguments import StudentArguments
 from training.run import num_steps
@@ -68,11 +69,11 @@ def plan_search(
     """Plans a search for layers of a model on so many training examples.
 
     Raises:
-        ValueError: the budget is too small for the named strategies, there are too few examples to hold any back, or
+        UserError: the budget is too small for the named strategies, there are too few examples to hold any back, or
             the run compares nothing but layers.
     """
     if not training_args.uses("ce", "kl", "cosine"):
-        raise ValueError(
+        raise UserError(
             "The trials of a layer search learn from labels and from the teacher's predictions, but the weights of "
             "these losses are 0. Give --kl_weight a positive value, or name a strategy such as 'uniform'."
         )
@@ -89,7 +90,7 @@ def plan_search(
     if any(steps < MIN_STEPS for _, steps in plan_rungs(fewest, budget, scoring)):
         sizes = _halve(fewest)
         least = (len(sizes) * fewest * MIN_STEPS + sum(sizes) * scoring) / full_run
-        raise ValueError(
+        raise UserError(
             f"--search_budget {student_args.search_budget} of a run of {full_run} steps is too small to try even "
             f"{fewest} sets of {depth} layers for {MIN_STEPS} steps each. Give at least "
             f"{math.floor(100 * least + 1) / 100}, or name a strategy such as 'uniform'."
@@ -104,11 +105,11 @@ def held_out_size(training_args: DistillationTrainingArguments, num_examples: in
     """How many of the training examples trials are scored on instead of trained on: a batch at least.
 
     Raises:
-        ValueError: that would leave none to train on.
+        UserError: that would leave none to train on.
     """
     num_held_out = max(examples_a_pass(training_args), min(int(HELD_OUT_SHARE * num_examples), MAX_HELD_OUT))
     if num_held_out >= num_examples:
-        raise ValueError(
+        raise UserError(
             f"The layer search scores on a batch of training examples, {num_held_out}, and trains on the others, but "
             f"there are {num_examples}. Lower --per_device_train_batch_size, or name a strategy such as 'uniform'."
         )

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, set_seed
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.engines import release_engine, renew_engine_config
+from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.pretrained import hub_name, resolve_checkpoint
 from layer_mapping import build_random_student, build_student, describe_mapping, parse_layers, select_layers
@@ -62,7 +63,7 @@ def check_student(
     training_args: DistillationTrainingArguments,
     inputs: Inputs,
 ) -> None:
-    """Raises a `ValueError` for a student that could not be built, chosen or compared with its teacher.
+    """Raises a `UserError` for a student that could not be built, chosen or compared with its teacher.
 
     Args:
         teacher: of the architecture that the teacher will have; its weights do not matter.
@@ -96,7 +97,7 @@ def student_from_arguments(
         The student and the 1-based teacher layers it was copied from, `()` for the strategy `random`.
 
     Raises:
-        ValueError: the arguments do not fit this teacher (see `select_layers` and `build_student`).
+        UserError: the arguments do not fit this teacher (see `select_layers` and `build_student`).
     """
     if student_args.layers is not None:
         layers = parse_layers(student_args.layers)
@@ -127,7 +128,7 @@ def start_student(
         `layer_choice` and the `stages` if there are any.
 
     Raises:
-        ValueError: as `check_student`.
+        UserError: as `check_student`.
     """
     teacher_model = teacher.load(training_args.device)
     if student_args.student_name_or_path is not None:
@@ -222,12 +223,12 @@ def _load_pretrained(name: str, training_args: DistillationTrainingArguments, in
     """Loads the checkpoint that is to be the student, with a head for the labels of the data.
 
     Raises:
-        ValueError: it cannot be read, has another vocabulary than the teacher, or is made for shorter texts.
+        UserError: it cannot be read, has another vocabulary than the teacher, or is made for shorter texts.
     """
     path = resolve_checkpoint(name)
     tokenizer = load_tokenizer(path, TeacherArguments())
     if tokenizer.get_vocab() != inputs.tokenizer.get_vocab():
-        raise ValueError(
+        raise UserError(
             f"The vocabulary of --student_name_or_path {name} ({len(tokenizer)} tokens) is not that of the teacher "
             f"({len(inputs.tokenizer)} tokens), but both read the same `input_ids`. Choose a student with the "
             "teacher's tokenizer."
@@ -236,7 +237,7 @@ def _load_pretrained(name: str, training_args: DistillationTrainingArguments, in
     limit = _max_length(student)
     longest = max(len(ids) for split in inputs.tokenized.values() for ids in split["input_ids"])
     if limit is not None and longest > limit:
-        raise ValueError(
+        raise UserError(
             f"--student_name_or_path {name} reads texts of up to {limit} tokens, but the longest one here has "
             f"{longest}. Cut them with --max_seq_length {limit}, or choose another student."
         )

@@ -23,6 +23,7 @@ from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.atomic_files import check_writable, replacing, write_json
 from layer_distillation.engines import release_engine, renew_engine_config
+from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_dataset, fingerprint_model
 from layer_distillation.model_outputs import MODEL_INPUTS
 from layer_distillation.pretrained import from_pretrained
@@ -38,10 +39,10 @@ RECIPE_FILE = "teacher.json"
 
 
 def check_teacher_output_dir(folder: str | Path) -> None:
-    """Raises a `ValueError` if the folder has a model that no run of ours has put there."""
+    """Raises a `UserError` if the folder has a model that no run of ours has put there."""
     folder = Path(folder)
     if (folder / "config.json").is_file() and not (folder / RECIPE_FILE).is_file():
-        raise ValueError(
+        raise UserError(
             f"--teacher_output_dir {folder} holds a model that this project has not made (it has no {RECIPE_FILE}), "
             "and a fine-tuned teacher would replace it. To use that model, name it with --teacher_name_or_path; for a "
             "new teacher choose another folder."
