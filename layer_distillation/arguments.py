@@ -1,13 +1,16 @@
 """The arguments of `DistillationTrainer`: weights of the losses, temperature, and defaults that suit encoders."""
 
+import copy
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Self
 
 import torch
 from transformers import TrainingArguments
 
+from layer_distillation.engines import renew_engine_config
 from layer_distillation.errors import UserError
 
 LAYER_LOSSES = ("hidden", "attention", "relation")
@@ -15,6 +18,13 @@ LOSSES = ("ce", "kl", "cosine", *LAYER_LOSSES)
 WEIGHTS = tuple(f"{name}_weight" for name in LOSSES)
 # Values of arguments that only a command line checks by itself.
 CHOICES = {"hidden_tokens": ["all", "first"], "attention_divergence": ["kl", "mse"]}
+# Changes for `derived`: a training that neither evaluates nor saves by itself.
+ONLY_TRAIN = {
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "eval_on_start": False,
+    "load_best_model_at_end": False,
+}
 
 
 def bf16_in_hardware(use_cpu: bool = False) -> bool:
@@ -225,6 +235,34 @@ class DistillationTrainingArguments(TrainingArguments):
     def needs_teacher(self) -> bool:
         """Whether a loss with a positive weight compares the student with a teacher."""
         return self.uses("kl", "cosine", "hidden", "attention", "relation")
+
+    def derived(self, **changes) -> Self:
+        """Returns a copy with these fields changed, for another training in the same process.
+
+            trial_args = args.without_losses("hidden").derived(output_dir="trial", max_steps=100, **ONLY_TRAIN)
+
+        The copy has its own configuration of DeepSpeed. `__post_init__` does not run again, so nothing is checked.
+
+        Raises:
+            TypeError: a name is no field of the arguments.
+        """
+        if unknown := changes.keys() - {field.name for field in fields(self)}:
+            raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(unknown))}.")
+        args = copy.copy(self)
+        for name, value in changes.items():
+            setattr(args, name, value)
+        renew_engine_config(args)
+        return args
+
+    def without_losses(self, *names: str) -> Self:
+        """Returns a copy in which these losses (of `LOSSES`) have weight 0 from the first step to the last."""
+        weights = {f"{name}_weight": 0.0 for name in names}
+        linear_to = {name: value for name, value in (self.linear_to or {}).items() if name not in weights}
+        return self.derived(**weights, linear_to=linear_to)
+
+    def for_labels_alone(self) -> Self:
+        """Returns a copy whose loss is that of plain fine-tuning: `ce_weight` 1, every other weight 0."""
+        return self.without_losses(*LOSSES).derived(ce_weight=1.0)
 
     def leave_out(self, *names: str) -> None:
         """Gives these losses (of `LOSSES`) no weight at any time."""

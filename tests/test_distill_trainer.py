@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
 from distill_trainer import DistillationTrainer
-from layer_distillation.arguments import DistillationTrainingArguments, bf16_in_hardware
+from layer_distillation.arguments import ONLY_TRAIN, DistillationTrainingArguments, bf16_in_hardware
 from layer_distillation.batches import EpochShuffleSampler
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.losses import kl_divergence_loss, task_loss
@@ -417,6 +417,19 @@ def test_bert_teacher_reads_the_token_types_that_its_distilbert_student_lacks(bu
 
 
 # ---- settings and inputs that cannot work ----
+
+
+def test_a_derived_copy_changes_what_is_asked_for_and_leaves_the_original_alone(tmp_path):
+    args = arguments(tmp_path, kl_weight=0.7, hidden_weight=0.2, linear_to={"kl_weight": 0, "temperature": 1})
+    trial = args.without_losses("kl", "hidden").derived(max_steps=5, **ONLY_TRAIN)
+    assert (trial.kl_weight, trial.hidden_weight, trial.linear_to) == (0, 0, {"temperature": 1})
+    assert (trial.max_steps, trial.save_strategy, trial.ce_weight) == (5, "no", args.ce_weight)
+    labels_alone = args.for_labels_alone()
+    assert labels_alone.ce_weight == 1 and not labels_alone.needs_teacher
+    assert (args.kl_weight, args.hidden_weight, args.max_steps) == (0.7, 0.2, -1)
+    assert args.linear_to == {"kl_weight": 0, "temperature": 1}
+    with pytest.raises(TypeError, match="epochs"):
+        args.derived(epochs=2)
 
 
 @pytest.mark.parametrize(
