@@ -1,7 +1,7 @@
 """The arguments of a run that name the teacher and the student, and the defaults that depend on others."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -239,18 +239,23 @@ def resolve_defaults(
     teacher_args: TeacherArguments,
     data_args: DataArguments,
     training_args: DistillationTrainingArguments,
-    sources: Mapping[str, str],
+    given: Collection[str],
     run_name: str,
 ) -> None:
-    """Fills in the arguments whose default depends on others; `run_name` is the end of the output folder's name."""
+    """Fills in the arguments whose default depends on others.
+
+    Args:
+        given: names of the arguments that were given.
+        run_name: the end of the output folder's name.
+    """
     if teacher_args.teacher_name_or_path is None:
         teacher_args.teacher_name_or_path = HUB_TEACHER if data_args.is_given else PACKAGED_TEACHER
-    if "output_dir" not in sources:
+    if "output_dir" not in given:
         training_args.output_dir = f"outputs/{data_args.short_name}-{run_name}"
     if teacher_args.teacher_output_dir is None:
         teacher_args.teacher_output_dir = str(Path(training_args.output_dir) / "teacher")
     if teacher_args.teacher_cache_dir is None:
         teacher_args.teacher_cache_dir = str(Path(teacher_args.teacher_output_dir) / "outputs")
     # Not by their values: `--eval_strategy` sets `do_eval` too.
-    if not sources.keys() & {"do_train", "do_eval", "do_predict"}:
+    if not {"do_train", "do_eval", "do_predict"} & set(given):
         training_args.do_train = training_args.do_eval = training_args.do_predict = True
