@@ -1,22 +1,22 @@
-"""Choose the layers that a student copies by evidence from the training data.
+"""Chooses the layers that a student copies by evidence from the training data.
 
     python run_distillation.py --layer_strategy search --search_budget 0.5 ...
     torchrun --nproc_per_node 2 run_distillation.py --layer_strategy search ...
     python run_distillation.py --layer_strategy block_influence ...
 
 `search` is successive halving (Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter
-Optimization", https://arxiv.org/abs/1502.07943) over sets of layers. In every rung each set that is left makes a
-student, which is trained from scratch as a short run of its own, with its own warm-up and decay; the better half goes
-on, to rungs of longer runs. The score is the divergence from the teacher on training examples that no trial trains on:
-the validation split stays untouched for comparing what comes out.
+Optimization", https://arxiv.org/abs/1502.07943) over sets of layers. In every rung each remaining set makes a
+student. Each student is trained from the teacher's layers in a short run with its own warm-up and decay. The better
+half goes to the next rung, whose runs are longer. The score is the divergence from the teacher on training examples
+that no trial trains on, so that the validation split stays untouched.
 
-Never score students that are not trained, or hardly: of all 20 students of three layers of a 6-layer SST-2 teacher,
-the one of layers 4, 5 and 6 is nearest to the teacher before training and the worst after it, and for some tens of
-steps those lead that keep layer 6, whose outputs the head knows (`docs/ANALYSIS.md`). So few candidates have long
-trials rather than many short ones.
+Scores of untrained or briefly trained students mislead. Of the 20 possible 3-layer students of a 6-layer SST-2
+teacher, layers 4, 5 and 6 score best before training and worst after it. For the first tens of steps, students that
+keep layer 6 lead, because the head was trained on its output (`docs/ANALYSIS.md`). So the search runs few long trials
+rather than many short ones.
 
-`cka` and `block_influence` keep the layers that change most what passes through them, by the measures of
-`training.layer_similarity.layer_changes`. They cost one pass of the teacher over some examples: cheap baselines for
+`cka` and `block_influence` keep the layers that change their input most, by the measures of
+`training.layer_similarity.layer_changes`. They cost one pass of the teacher over some examples and are baselines for
 the search.
 """
 
@@ -78,7 +78,7 @@ def choose_layers(source: PreTrainedModel, student_args: StudentArguments, run: 
     return choose(source, student_args, run)
 
 
-# ---- How much layers change what passes through them ----
+# ---- How much layers change their input ----
 
 
 def _most_changing(source: PreTrainedModel, student_args: StudentArguments, run: Run) -> tuple[Layers, dict]:
@@ -89,12 +89,12 @@ def _most_changing(source: PreTrainedModel, student_args: StudentArguments, run:
     (changes,) = broadcast_object_list([changes])  # other devices round otherwise
     layers = most_changing_layers(changes[student_args.layer_strategy], depth, required_layers(source))
     by_layer = ", ".join(f"{k}: {value:.3f}" for k, value in enumerate(changes[student_args.layer_strategy], start=1))
-    logger.info(f"How much each layer changes what passes through it, by {student_args.layer_strategy}: {by_layer}")
+    logger.info(f"How much each layer changes its input, by {student_args.layer_strategy}: {by_layer}")
     return layers, {"examples": len(examples), **{name: values.tolist() for name, values in changes.items()}}
 
 
 def most_changing_layers(changes: Sequence[float], depth: int, required: Layers = ()) -> Layers:
-    """The required layers and those with the highest values, `depth` in all, in increasing order.
+    """Returns the required layers and the layers with the highest values, `depth` in all, in increasing order.
 
     Args:
         changes: of layers 1..N; of equal ones the lower layer is kept.
@@ -157,7 +157,7 @@ def _search(source: PreTrainedModel, student_args: StudentArguments, run: Run) -
 
 
 def split_held_out(dataset: Dataset, num_held_out: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Examples to train on, and others to score on, drawn with the seed; each in the order of the data set."""
+    """Returns examples to train on and examples to score on, drawn with the seed, in the order of the data set."""
     order = np.random.default_rng(seed).permutation(len(dataset))
     held_out, training = np.split(order, [num_held_out])
     return tuple(dataset.select(np.sort(part), keep_in_memory=True) for part in (training, held_out))
@@ -208,7 +208,7 @@ def run_trial(
 
 
 def tournament_table(plan: SearchPlan, trials: Trials) -> str:
-    """A row for every candidate, the winner first, with its loss in each rung that it came to."""
+    """Returns a table with a row for every candidate, the winner first, with its loss in each rung it reached."""
     columns = [f"Rung {rung}: {steps} steps" for rung, (_, steps) in enumerate(plan.rungs, start=1)]
     losses = {
         layers: [trials[rung, layers]["loss"] for rung in range(1, len(columns) + 1) if (rung, layers) in trials]
@@ -241,14 +241,14 @@ def _write(
 
 
 def _kept_trials(file: Path, plan: SearchPlan, made_from: dict) -> Trials:
-    """The finished trials in the file, none if they are of another search; the main process decides for all."""
+    """Returns the finished trials in the file, none if they are of another search. The main process decides."""
     kept = json.loads(file.read_text()) if file.is_file() else None
     (kept,) = broadcast_object_list([kept])
     if kept is None:
         return {}
     same = json.loads(json.dumps({"plan": asdict(plan), "made_from": made_from}, default=str))
     if any(kept[part] != same[part] for part in same):
-        logger.warning(f"{file} is of a search with another teacher or plan: it is made anew.")
+        logger.warning(f"{file} is of a search with another teacher or plan: the search starts again.")
         return {}
     trials = {
         (trial["rung"], tuple(trial["layers"])): {name: trial[name] for name in ("loss", "seconds")}
