@@ -312,23 +312,6 @@ class DistillationTrainingArguments(TrainingArguments):
         """Returns a copy whose loss is that of plain fine-tuning: `ce_weight` 1, every other weight 0."""
         return self.without_losses(*LOSSES).derived(ce_weight=1.0)
 
-    def leave_out(self, *names: str) -> None:
-        """Changes these arguments in place as `without_losses` changes a copy."""
-        for name in names:
-            setattr(self, f"{name}_weight", 0.0)
-        left_out = {f"{name}_weight" for name in names}
-        self.linear_to = {name: value for name, value in (self.linear_to or {}).items() if name not in left_out}
-
-    def learn_from_labels_alone(self) -> None:
-        """Changes these arguments in place as `for_labels_alone` changes a copy."""
-        self.leave_out(*LOSSES)
-        self.ce_weight = 1.0
-
-    def only_train(self) -> None:
-        """Changes these arguments in place by `ONLY_TRAIN`."""
-        for name, value in ONLY_TRAIN.items():
-            setattr(self, name, value)
-
 
 def _read_linear_to(values: Mapping[str, float] | str | None) -> dict[str, float] | None:
     """Returns the values at the last step by name, from a dict or from JSON."""

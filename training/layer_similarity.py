@@ -26,10 +26,10 @@ def layer_features(model: PreTrainedModel, dataset: Dataset, collator: Callable,
         batch_size: examples in a forward pass.
     """
     batches = outputs_of_batches(model, dataset, range(len(dataset)), collator, batch_size, output_hidden_states=True)
-    means = [
-        _token_means(torch.stack(outputs.hidden_states), batch["attention_mask"]) for _, batch, outputs in batches
+    features = [
+        _token_means(torch.stack(outputs.hidden_states), batch["attention_mask"])[1:] for _, batch, outputs in batches
     ]
-    return torch.cat([mean[1:] for mean in means], dim=1).float().cpu().numpy()
+    return torch.cat(features, dim=1).float().cpu().numpy()
 
 
 @torch.inference_mode()
