@@ -20,8 +20,9 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
 from comparison.arguments import LORA_METHODS, Cell, ComparisonArguments
-from layer_distillation.arguments import WEIGHTS, DistillationTrainingArguments
+from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
+from layer_distillation.loss_table import WEIGHTS
 from layer_distillation.problem_types import SINGLE_LABEL
 from layer_distillation.record import UNFINISHED_RECORD_FILE, RunRecord
 from lora_adapters.adapters import target_modules

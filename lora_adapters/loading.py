@@ -41,7 +41,7 @@ def load_adapter(folder: str | Path, teacher_name_or_path: str | None = None) ->
     if fingerprint != record.teacher.fingerprint:
         raise UserError(
             f"The adapter in {folder} was trained on layers of another teacher (fingerprint "
-            f"{record['teacher']['fingerprint'][:12]}...) than {teacher_name_or_path} ({fingerprint[:12]}...). Pass "
+            f"{record.teacher.fingerprint[:12]}...) than {teacher_name_or_path} ({fingerprint[:12]}...). Pass "
             "the folder of the right one as teacher_name_or_path."
         )
     return attach_adapter(build_student(teacher, record.student.layers), folder)

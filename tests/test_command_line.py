@@ -1,7 +1,10 @@
 """Tests of `command_line`: argument files, where each value came from, secrets, and how errors end a script."""
 
+import inspect
 import json
 import os
+import platform
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +18,7 @@ from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
 from training import output_folder
 from training.arguments import StudentArguments
-from training.command_line import parse_arguments, run_script
+from training.command_line import keep_freed_memory, parse_arguments, run_script
 
 
 @dataclass
@@ -243,3 +246,28 @@ def test_lists_in_a_file_become_comma_separated_and_wrong_values_are_refused(tmp
     file.write_text('{"num_student_layers": 2.5}')
     with pytest.raises(SystemExit):
         parse_arguments((StudentArguments,), [str(file)], Path("unused.json"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide on their own")
+def test_freed_memory_is_kept_for_the_next_allocation_unless_the_environment_decides():
+    script = f"""
+import ctypes, os, resource, sys
+
+{inspect.getsource(keep_freed_memory)}
+
+def page_faults_of_a_block():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = b"x" * 48_000_000
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_freed_memory()
+print(min(page_faults_of_a_block() for _ in range(5)))
+"""
+    faults = {}
+    for name, variables in {"kept": {}, "decided": {"MALLOC_ARENA_MAX": "2"}}.items():
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | variables
+        run = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        )
+        faults[name] = int(run.stdout)
+    assert faults["kept"] < 10 < faults["decided"]  # of 48 MB in pages of 4 KB, or of 2 MB

@@ -36,11 +36,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PrinterCallback, set_seed
 
 from distill_trainer import DistillationTrainer
-from layer_distillation.arguments import LAYER_LOSSES, ONLY_TRAIN, DistillationTrainingArguments
+from layer_distillation.arguments import ONLY_TRAIN, DistillationTrainingArguments
 from layer_distillation.atomic_files import write_json
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.engines import release_engine
 from layer_distillation.fingerprints import fingerprint_model
+from layer_distillation.loss_table import LAYER_LOSSES
 from layer_distillation.losses import kl_divergence_loss
 from layer_distillation.teacher_outputs import TEACHER_LOGITS, add_teacher_logits
 from layer_mapping import build_student, required_layers, student_depth

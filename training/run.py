@@ -20,9 +20,10 @@ from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 
 from distill_trainer import DistillationTrainer
-from layer_distillation.arguments import WEIGHTS, DistillationTrainingArguments
+from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.fingerprints import fingerprint_model
+from layer_distillation.loss_table import LAYER_LOSSES, PREDICTION_LOSSES, WEIGHTS
 from layer_distillation.pretrained import hub_name
 from layer_distillation.record import DataRecord, Origin, RunRecord, StudentRecord, TeacherRecord, library_versions
 from layer_distillation.teacher_outputs import HiddenStatesCollator
@@ -41,8 +42,7 @@ from training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-LOSS_SETTINGS = ("ce_weight", "kl_weight", "cosine_weight", "temperature")
-LAYER_LOSS_SETTINGS = {"hidden": "hidden_tokens", "attention": "attention_divergence", "relation": "relation_heads"}
+LOSS_SETTINGS = (*(f"{name}_weight" for name in PREDICTION_LOSSES), "temperature")
 # Settings that decide what a run does, shown with their source even where they are at their default.
 ALWAYS_SHOWN = (
     "teacher_name_or_path",
@@ -274,7 +274,7 @@ def _finished_record(
 def _loss_settings(args: DistillationTrainingArguments) -> dict[str, float | str]:
     """Returns weights and temperature, those at the last step where they change, and how layers are compared."""
     names = [*LOSS_SETTINGS, *(name for name in WEIGHTS if name not in LOSS_SETTINGS and getattr(args, name))]
-    names += [name for loss, name in LAYER_LOSS_SETTINGS.items() if args.uses(loss)]
+    names += [loss.option for name, loss in LAYER_LOSSES.items() if args.uses(name)]
     at_end = {f"{name} at the end": value for name, value in (args.linear_to or {}).items()}
     settings = {name: getattr(args, name) for name in names} | at_end
     return {name: value for name, value in settings.items() if value is not None}
