@@ -1,4 +1,4 @@
-"""`DistillationTrainer`: a `Trainer` whose loss mixes the hard labels with what a teacher says about each example.
+"""`DistillationTrainer`: a `Trainer` whose loss mixes the labels with what a teacher computes for each example.
 
     from distill_trainer import DistillationTrainer, DistillationTrainingArguments
 
@@ -7,16 +7,13 @@
                                   processing_class=tokenizer)
     trainer.train()
 
-The teacher's logits may also come precomputed, as a `teacher_logits` column of the data set: then no teacher is
-needed. With `kl_weight=0, cosine_weight=0` this is plain fine-tuning with the same handling of batches: use it for
-baselines. Beyond logits, the student's layers can be compared with the teacher's (`hidden_weight`, `attention_weight`,
-`relation_weight`), and every weight and the temperature can change over the training (`linear_to`).
+A `teacher_logits` column of the data set replaces the teacher: see `layer_distillation/teacher_outputs.py`. With
+`kl_weight=0` the trainer fine-tunes without a teacher and handles batches as in distillation: use that for baselines.
+Layers of the student can be compared with layers of the teacher (`hidden_weight`, `attention_weight`,
+`relation_weight`). The weights and the temperature can change during the training (`linear_to`).
 """
 
-import ctypes
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,58 +28,43 @@ from layer_distillation.batches import EpochShuffleSampler, lengths_of
 from layer_distillation.engines import choose_fsdp_units, shard_for_inference
 from layer_distillation.errors import UserError
 from layer_distillation.layer_losses import LayerLosses
-from layer_distillation.layer_outputs import LayerOutputs
+from layer_distillation.layer_outputs import LayerOutputs, logits_of
 from layer_distillation.losses import cosine_loss, kl_divergence_loss, task_loss
 from layer_distillation.model_outputs import forward_columns
 from layer_distillation.problem_types import SINGLE_LABEL, infer_problem_type
-from layer_distillation.teacher_outputs import TEACHER_HIDDEN_STATES, TEACHER_LOGITS, check_finite, stored_width
+from layer_distillation.teacher_outputs import check_finite, stored_width
 
 IGNORED_LABEL = -100
-# Name that the student's projection (see `layer_losses.py`) has in it while it is trained.
+# Name of the projection (see `layer_losses.py`) within the student while both are trained.
 PROJECTION = "distillation_projection"
 PROJECTION_FILE = f"{PROJECTION}.pt"
-
-
-def keep_freed_memory() -> None:
-    """Has this process keep the memory that it frees, for its next allocation, where the C library is glibc.
-
-    By default glibc returns blocks above 32 MB to the system as soon as they are freed and gets them back page by
-    page. On a processor the gradient of the word embeddings is such a block, allocated anew in every step: 47 MB for
-    BERT's vocabulary at a width of 384. Whoever sets glibc's `MALLOC_...` variables decides differently.
-    """
-    is_decided = any(name.startswith("MALLOC_") for name in os.environ)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None and not is_decided:
-        m_trim_threshold, m_mmap_max = -1, -4  # as in malloc.h
-        mallopt(m_mmap_max, 0)
-        mallopt(m_trim_threshold, -1)
 
 
 class DistillationTrainer(Trainer):
     """`Trainer` with a distillation loss.
 
+    The model has a label for every example or, as in token classification, for every token. With a label a token, the
+    losses on logits are means over the tokens whose label is not -100, and the teacher runs in every step.
+
+    Evaluation reports the plain task loss as `eval_loss`, never the mixture, so that runs with other weights, LoRA and
+    plain fine-tuning can be compared. The components of the training loss are logged without their weights, as
+    `loss_ce`, `loss_kl` and so on.
+
+    If student and teacher differ in width, a linear map between their hidden states is trained with the student. It is
+    not saved as a part of the student.
+
     Args:
-        model: the student. Its `config.problem_type` chooses the form of the losses; unset, the teacher's
-            does; with neither, it is inferred as the `transformers` heads do.
-        args: the loss weights, the temperature and everything `TrainingArguments` has.
-        teacher_model: a classifier with the same labels and vocabulary. It is frozen, put in `eval()` and takes no
-            part in evaluation, in the optimizer or in checkpoints. `None` when the data set has a `teacher_logits`
-            column (float, `(num_labels,)` an example), which a teacher would not replace, or when only `ce_weight`
-            is positive. For `hidden_weight` alone a column `teacher_hidden_states_K` for each layer K in
-            `teacher_layers` serves too (float, `(length, width)` an example).
-        teacher_layers: for each layer of the student the teacher's layer that it is compared with, from 1, usually
-            the one it was copied from; for `hidden_weight` and `attention_weight`.
+        model: the student. Its `config.problem_type` chooses the form of the losses. If it is unset, the teacher's
+            counts; if both are unset, it is inferred as the `transformers` heads infer it.
+        args: the weights of the losses, the temperature and everything that `TrainingArguments` has.
+        teacher_model: a classifier with the same labels and vocabulary. It is frozen, put into `eval()` mode, and
+            takes no part in evaluation, in the optimizer or in checkpoints. It may be `None` if only `ce_weight` is
+            positive, or if the data set has its outputs: a `teacher_logits` column (float, `(num_labels,)` an example)
+            and, for `hidden_weight`, a `teacher_hidden_states_K` column for each layer K in `teacher_layers` (float,
+            `(length, width)` an example). Such columns are used even if a teacher is given.
+        teacher_layers: for each student layer, the 1-based number of the teacher layer that `hidden_weight` and
+            `attention_weight` compare it with: usually the layer that it was copied from.
         **kwargs: as for `Trainer`.
-
-    The model may have a label for every example or, as in token classification, for every token: then the losses on
-    logits are means over the tokens whose label is not -100, and a teacher runs in every step.
-
-    Evaluation reports the plain task loss as `eval_loss`, never the mixture, so that it can be compared between runs
-    with other weights, with LoRA and with plain fine-tuning. The components of the training loss are logged as
-    `loss_ce`, `loss_kl` and so on, before their weights.
-
-    Hidden states of another width than the teacher's are compared through a linear map that is trained with the
-    student and is no part of it when it is saved.
 
     Raises:
         UserError: the teacher's labels or vocabulary are not the student's, a loss on layers lacks what it compares,
@@ -101,12 +83,12 @@ class DistillationTrainer(Trainer):
         if kwargs.get("compute_loss_func") is not None:
             raise UserError(
                 "`compute_loss_func` would replace the distillation loss. Subclass `DistillationTrainer` and override "
-                "`compute_loss` to add a loss of your own."
+                "`compute_loss` to add another loss."
             )
         args = args if args is not None else DistillationTrainingArguments()
         super().__init__(model, args, **kwargs)
         # BERT-like heads accept **kwargs, so Trainer would believe that they divide the loss by `num_items_in_batch`.
-        # They do not, and the loss would grow with accumulation steps and processes. `compute_loss` divides by itself.
+        # They do not, and the loss would grow with accumulation steps and processes. `compute_loss` divides instead.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
         if self.is_fsdp_enabled:
@@ -116,10 +98,8 @@ class DistillationTrainer(Trainer):
         self._student_columns = forward_columns(self.model)
         self._teacher_columns = set() if teacher_model is None else forward_columns(teacher_model)
         width = stored_width(self.train_dataset, teacher_layers)
-        self._layer_losses = LayerLosses(self.args, self.model, teacher_model, teacher_layers, width)
+        self._layers = LayerLosses(self.args, self.model, teacher_model, teacher_layers, width)
         self.teacher_model = None if teacher_model is None else self._prepare_teacher(teacher_model)
-        stored_layers = [TEACHER_HIDDEN_STATES.format(layer=layer) for layer in self._layer_losses.teacher_layers]
-        self._stored_columns = [*([TEACHER_LOGITS] if self.args.uses("kl", "cosine") else []), *stored_layers]
         self._num_examples_in_step = 0
         self._component_sums: dict[str, torch.Tensor | float] = {}  # since the last log, of this process
         self._component_totals: dict[str, float] = {}  # since training began, mean over processes
@@ -149,124 +129,123 @@ class DistillationTrainer(Trainer):
         return shard_for_inference(teacher_model.requires_grad_(False).eval(), self.accelerator)
 
     def train(self, *args, **kwargs):
-        """As in `Trainer`, also after an `evaluate` or `predict` in several processes."""
+        """Trains as `Trainer` does, also after an `evaluate` or `predict` in several processes."""
         # Evaluation marks the model as prepared without wrapping it, and accelerate then leaves it as it is: without
-        # DDP, each process would silently train a student of its own.
+        # DDP, each process would silently train its own student.
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
-        if self.args.device.type == "cpu":
-            keep_freed_memory()
         self._component_sums, self._component_totals = {}, {}
-        if self._layer_losses.projection is None:
+        if self._layers.projection is None:
             return super().train(*args, **kwargs)
-        # In the student, so that the optimizer and the engines find it; only for as long as they need it.
-        self.model.add_module(PROJECTION, self._layer_losses.projection.to(self.args.device))
+        # Within the student, the optimizer and the engines find the projection. They need it only while they train.
+        self.model.add_module(PROJECTION, self._layers.projection.to(self.args.device))
         try:
             return super().train(*args, **kwargs)
         finally:
             delattr(self.model, PROJECTION)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The weighted sum of the losses, each a mean over the examples of the whole batch.
+    # ---- the loss ----
 
-        In training, `num_items_in_batch` is the number of examples in all processes and accumulation steps of this
-        optimizer step. Each call returns its share of the mean over them, times the number of processes, because
-        gradients and logged losses are averaged over processes: the result does not depend on how the batch is split.
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Returns the weighted sum of the losses, each a mean over the examples of the whole batch.
+
+        In training, `num_items_in_batch` is the number of examples (or of labeled tokens) in all processes and
+        accumulation steps of this optimizer step. Each call returns its share of the mean over all of them, times the
+        number of processes, because gradients and logged losses are averaged over processes. So the result does not
+        depend on how the batch is split.
         """
-        student_inputs = {name: inputs[name] for name in inputs if name in self._student_columns}
         labels = inputs.get("labels")
+        student_inputs = {name: inputs[name] for name in inputs if name in self._student_columns}
         if not model.training:
-            outputs = model(**student_inputs)
-            logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-            # At least one example, so that a process with nothing but repeated ones gives a number (dropped later).
-            counted = _counted(logits, labels, max(self._num_real_examples(len(logits)), 1))
-            loss = task_loss(logits[counted], labels[counted], self._problem_type(logits, labels)).mean()
+            logits = logits_of(model(**student_inputs))
+            loss = self._mean_task_loss(logits, labels)
             return (loss, {"logits": logits}) if return_outputs else loss
 
-        student = self._layer_losses.student_reader.run(model, **student_inputs)
         teacher = self._teacher_outputs(inputs) if self.args.needs_teacher else None
-        num_real = self._num_real_examples(len(student.logits))
-        counted = _counted(student.logits, labels, num_real)
-        of_labels = self._logit_losses(student.logits, teacher, labels, counted)
-        of_examples = {}
-        if self._layer_losses.are_used:
-            attention_mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
-            of_examples = self._layer_losses.compute(student, teacher, attention_mask)
+        student_logits, layer_losses = self._layers.forward(model, student_inputs, teacher)
+        num_real = self._num_real_examples(len(student_logits))
+        counted = _counted(student_logits, labels, num_real)
+        teacher_logits = None if teacher is None else teacher.logits
+        prediction_losses = self._prediction_losses(student_logits, teacher_logits, labels, counted)
 
         if num_items_in_batch is None:
-            share_of_labels, share_of_examples = 1 / len(student.logits[counted]), 1 / len(student.logits)
+            weight_per_prediction, weight_per_example = 1 / len(student_logits[counted]), 1 / len(student_logits)
         else:
-            share_of_labels = self.args.world_size / num_items_in_batch
-            share_of_examples = self.args.world_size / self._num_examples_in_step
-        components = {name: share_of_labels * losses.sum() for name, losses in of_labels.items()}
-        components |= {name: share_of_examples * losses[:num_real].sum() for name, losses in of_examples.items()}
+            weight_per_prediction = self.args.world_size / num_items_in_batch
+            weight_per_example = self.args.world_size / self._num_examples_in_step
+        components = {name: weight_per_prediction * losses.sum() for name, losses in prediction_losses.items()}
+        components |= {name: weight_per_example * losses[:num_real].sum() for name, losses in layer_losses.items()}
         loss = sum(self._now(f"{name}_weight") * component for name, component in components.items())
-        sums = {name: value.detach() for name, value in {**components, "total": loss}.items()}
-        self._add_to_log(sums, share_of_examples * num_real)
-        return (loss, {"logits": student.logits}) if return_outputs else loss
-
-    def _logit_losses(
-        self,
-        all_student_logits: torch.Tensor,
-        teacher: LayerOutputs | None,
-        labels: torch.Tensor | None,
-        counted: slice | torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
-        """The losses on the predictions that count, one value each."""
-        args, losses = self.args, {}
-        problem_type = self._problem_type(all_student_logits, labels)
-        student_logits = all_student_logits[counted]
-        if labels is not None:
-            losses["ce"] = task_loss(student_logits, labels[counted], problem_type, args.label_smoothing_factor)
-        elif args.uses("ce"):
-            raise UserError("`ce_weight` is positive, but the batch has no `labels`. Set it to 0 to train without.")
-        if args.uses("kl", "cosine"):
-            if teacher.logits.shape != all_student_logits.shape:
-                # Broadcasting would take (batch,) and (batch, 1) for a table of all pairs of examples.
-                raise UserError(
-                    f"`teacher_logits` have the shape {tuple(teacher.logits.shape)}, the student's logits "
-                    f"{tuple(all_student_logits.shape)}. Store a list of `num_labels` numbers for every example."
-                )
-            teacher_logits = teacher.logits[counted]
-        if args.uses("kl"):
-            losses["kl"] = kl_divergence_loss(student_logits, teacher_logits, self._now("temperature"), problem_type)
-        if args.uses("cosine"):
-            losses["cosine"] = cosine_loss(student_logits, teacher_logits)
-        return losses
-
-    def _now(self, name: str) -> float:
-        """The present value of a weight or the temperature."""
-        return self.args.at_progress(name, min(self.state.global_step / max(self.state.max_steps - 1, 1), 1))
+        self._add_to_log({**components, "total": loss}, weight_per_example * num_real)
+        return (loss, {"logits": student_logits}) if return_outputs else loss
 
     def _teacher_outputs(self, inputs: dict[str, torch.Tensor]) -> LayerOutputs:
-        """What the losses need of the teacher: stored in the batch, or computed."""
-        stored = {name: inputs[name] for name in self._stored_columns if name in inputs}
-        if len(stored) == len(self._stored_columns) > 0 and self._layer_losses.storable:
-            hidden_states = {
-                layer: stored[TEACHER_HIDDEN_STATES.format(layer=layer)] for layer in self._layer_losses.teacher_layers
-            }
-            return LayerOutputs(stored.get(TEACHER_LOGITS), hidden_states)
+        """Returns what the losses need of the teacher: from the columns of the batch, or computed."""
+        stored = self._layers.stored_outputs(inputs)
+        if stored is not None:
+            return stored
         if self.teacher_model is None:
+            missing = ", ".join(f"`{name}`" for name in self._layers.stored_columns if name not in inputs)
             raise UserError(
                 "The loss compares the student with a teacher, but there is no `teacher_model`, and the training data "
-                f"lack {', '.join(f'`{name}`' for name in self._stored_columns if name not in stored)}. Pass one of "
-                "them, or set the weights of all losses but `ce_weight` to 0 for plain fine-tuning."
+                f"lack {missing}. Pass one of them, or set all weights but --ce_weight to 0 for plain fine-tuning."
             )
         teacher_inputs = {name: inputs[name] for name in inputs if name in self._teacher_columns}
         # Accelerate casts only the models it has prepared: without `autocast` the teacher would run in float32.
         with torch.no_grad(), self.accelerator.autocast():
-            return self._layer_losses.teacher_reader.run(self.teacher_model, **teacher_inputs)
+            return self._layers.teacher_outputs(self.teacher_model, teacher_inputs)
+
+    def _prediction_losses(
+        self,
+        student_logits: torch.Tensor,
+        teacher_logits: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        counted: slice | torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Returns the losses on the counted predictions by name, one value for each prediction."""
+        args, losses = self.args, {}
+        problem_type = self._problem_type(student_logits, labels)
+        student = student_logits[counted]
+        if labels is not None:
+            losses["ce"] = task_loss(student, labels[counted], problem_type, args.label_smoothing_factor)
+        elif args.uses("ce"):
+            raise UserError("--ce_weight is positive, but the batch has no `labels`. --ce_weight 0 trains without.")
+        if args.uses("kl", "cosine"):
+            if teacher_logits.shape != student_logits.shape:
+                # Broadcasting would take (batch,) and (batch, 1) for a table of all pairs of examples.
+                raise UserError(
+                    f"`teacher_logits` have the shape {tuple(teacher_logits.shape)}, the student's logits "
+                    f"{tuple(student_logits.shape)}. Store a list of `num_labels` numbers for every example."
+                )
+            teacher = teacher_logits[counted]
+        if args.uses("kl"):
+            losses["kl"] = kl_divergence_loss(student, teacher, self._now("temperature"), problem_type)
+        if args.uses("cosine"):
+            losses["cosine"] = cosine_loss(student, teacher)
+        return losses
+
+    def _mean_task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Returns the loss of an evaluation batch."""
+        # At least one example, so that a process with nothing but repeated ones returns a number, which is dropped.
+        counted = _counted(logits, labels, max(self._num_real_examples(len(logits)), 1))
+        return task_loss(logits[counted], labels[counted], self._problem_type(logits, labels)).mean()
+
+    def _now(self, name: str) -> float:
+        """Returns the value of a weight or of the temperature in this step."""
+        return self.args.at_progress(name, min(self.state.global_step / max(self.state.max_steps - 1, 1), 1))
 
     def _problem_type(self, logits: torch.Tensor, labels: torch.Tensor | None) -> str:
         config = unwrap_peft_model(self.model).config
         if config.problem_type is None:
-            # Kept, as the heads of `transformers` do, so that a pipeline will know it too.
+            # Kept, as the heads of `transformers` keep it, so that a pipeline will know it too.
             config.problem_type = infer_problem_type(logits.shape[-1], labels)
         self.args.check_number_of_labels(logits.shape[-1])
         return config.problem_type
 
+    # ---- evaluation ----
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """As in `Trainer`, on the columns that the student reads: the teacher takes no part in evaluation."""
+        """Predicts as `Trainer` does, from the columns that the student reads: no teacher runs in evaluation."""
         columns = {*self._student_columns, *self.label_names}
         inputs = {name: inputs[name] for name in inputs if name in columns}
         # Without labels Trainer calls the model itself and would gather its hidden states as predictions.
@@ -276,16 +255,17 @@ class DistillationTrainer(Trainer):
     # ---- logging ----
 
     def _add_to_log(self, components: dict[str, torch.Tensor], steps: float) -> None:
-        """Adds this process's share of the components, and the share of an optimizer step that it stands for."""
-        for name, value in {**components, "steps": steps}.items():
-            self._component_sums[name] = self._component_sums.get(name, 0.0) + value
+        """Adds this process's share of the components and of an optimizer step to the sums since the last log."""
+        shares = {name: component.detach() for name, component in components.items()}
+        for name, share in {**shares, "steps": steps}.items():
+            self._component_sums[name] = self._component_sums.get(name, 0.0) + share
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in `Trainer`, with the mean of each component of the loss over all processes.
+        """Logs as `Trainer` does, and adds the mean of each component of the loss over all processes.
 
-        Beside `loss` it is the mean since the last log (`loss_ce`), beside `train_loss` that of the whole training
-        (`train_loss_ce`). Both losses are the weighted sums of their components: Trainer's own count neither what
-        came before an interruption nor, after the last log, what other processes did.
+        `loss_ce` is the mean since the last log, like `loss`. `train_loss_ce` is the mean over the whole training,
+        like `train_loss`. `loss` and `train_loss` become the weighted sums of their components: the `train_loss` of
+        Trainer counts neither the steps before an interruption nor, after the last log, the other processes.
         """
         if "loss" in logs:
             logs.update(self._mean_losses(self._drain_component_sums(), "loss"))
@@ -302,7 +282,7 @@ class DistillationTrainer(Trainer):
         return {prefix: means.pop("total"), **{f"{prefix}_{name}": mean for name, mean in means.items()}}
 
     def _drain_component_sums(self) -> dict[str, float]:
-        """Means over the processes of the sums since the last log, which are added to the totals and start anew."""
+        """Returns the means over the processes of the sums since the last log, and moves them into the totals."""
         if not self._component_sums:
             return {}
         sums = torch.stack([torch.as_tensor(s, device=self.args.device) for s in self._component_sums.values()])
@@ -315,20 +295,20 @@ class DistillationTrainer(Trainer):
     # ---- checkpoints ----
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Saves the student without the projection, which only the checkpoint of an engine has to hold."""
-        if hasattr(self.model, PROJECTION):
+        """Saves the student without the projection."""
+        if self._layers.projection is not None:
             state_dict = self.model.state_dict() if state_dict is None else state_dict
             state_dict = {name: tensor for name, tensor in state_dict.items() if not name.startswith(PROJECTION)}
         super()._save(output_dir, state_dict)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Saves what else a run needs to go on as if it had not been interrupted: sums of losses, the projection."""
+        """Saves also the sums of the losses and the projection, so that a resumed run equals an uninterrupted one."""
         super()._save_optimizer_and_scheduler(output_dir)
         sums = {name: float(value) for name, value in self._component_sums.items()}
-        Path(output_dir).mkdir(parents=True, exist_ok=True)  # the main process may not have come to it yet
+        Path(output_dir).mkdir(parents=True, exist_ok=True)  # the main process may not have made it yet
         Path(output_dir, self._loss_sums_file).write_text(json.dumps([sums, self._component_totals]))
         if self._saves_projection and self.args.should_save:
-            torch.save(self._layer_losses.projection.state_dict(), Path(output_dir, PROJECTION_FILE))
+            torch.save(self._layers.projection.state_dict(), Path(output_dir, PROJECTION_FILE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -337,13 +317,13 @@ class DistillationTrainer(Trainer):
             self._component_sums, self._component_totals = sums
         if checkpoint is not None and self._saves_projection:
             weights = torch.load(Path(checkpoint, PROJECTION_FILE), map_location=self.args.device, weights_only=True)
-            self._layer_losses.projection.load_state_dict(weights)
+            self._layers.projection.load_state_dict(weights)
 
     @property
     def _saves_projection(self) -> bool:
-        # The engines save and load the weights that they hold by themselves, all of them.
+        # The engines save and load all weights that they hold, the projection among them.
         in_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        return self._layer_losses.projection is not None and not in_engine
+        return self._layers.projection is not None and not in_engine
 
     @property
     def _loss_sums_file(self) -> str:
@@ -352,10 +332,10 @@ class DistillationTrainer(Trainer):
     # ---- batches ----
 
     def _num_repeated_examples(self, batch_size: int) -> int:
-        """How many examples of the current batches of all processes only fill up the last batch of the data set.
+        """Returns how many examples in the current batches of all processes only fill up the last batch.
 
-        Accelerate repeats examples from the start until every process has a full last batch; they come last in the
-        order of the processes. Counted twice, they would shift the loss and its gradient.
+        Accelerate repeats examples from the start of the data set until every process has a full last batch. The
+        repeated examples come last in the order of the processes. Counted twice, they would shift loss and gradient.
         """
         state = self.accelerator.gradient_state
         if self.args.world_size == 1 or self.args.dataloader_drop_last or not state.end_of_dataloader:
@@ -364,8 +344,8 @@ class DistillationTrainer(Trainer):
         return -len(dataset) % (batch_size * self.args.world_size) if has_length(dataset) else 0
 
     def _num_real_examples(self, batch_size: int) -> int:
-        """How many leading examples of this process's batch are not repeated ones."""
-        # All batches of an optimizer step are fetched before the first is used; only the last is filled up.
+        """Returns how many examples at the start of this process's batch are not repeated ones."""
+        # All batches of an optimizer step are fetched before the first is used. Only the last one is filled up.
         return self._num_real_in_last(batch_size) if self.accelerator.gradient_state.sync_gradients else batch_size
 
     def _num_real_in_last(self, batch_size: int) -> int:
@@ -373,9 +353,9 @@ class DistillationTrainer(Trainer):
         return min(max(num_real - batch_size * self.args.process_index, 0), batch_size)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> int | None:
-        """Number of labels in one optimizer step, over all processes.
+        """Returns the number of labels in one optimizer step, over all processes.
 
-        Where every example has one label they are counted without communication.
+        With one label an example, the processes need not communicate to know it.
         """
         if not batch_samples:
             return None
@@ -386,10 +366,10 @@ class DistillationTrainer(Trainer):
             return self._num_examples_in_step
         labels[-1] = labels[-1][: self._num_real_in_last(sizes[-1])]
         number = sum((part != IGNORED_LABEL).sum() for part in labels).to(device)
-        return max(int(self.accelerator.reduce(number, "sum")), 1)  # of none the loss is 0
+        return max(int(self.accelerator.reduce(number, "sum")), 1)  # a step without labels has the loss 0
 
     def _is_a_label_a_token(self, labels: torch.Tensor | None) -> bool:
-        """Whether labels are classes of tokens. Multi-label targets have two dimensions too."""
+        """Returns whether labels are classes of tokens. Multi-label targets have two dimensions too."""
         problem_type = unwrap_peft_model(self.model).config.problem_type or infer_problem_type(2, labels)
         return problem_type == SINGLE_LABEL and labels is not None and labels.dim() == 2
 
@@ -408,24 +388,25 @@ class DistillationTrainer(Trainer):
         )
 
     def _get_eval_sampler(self, eval_dataset) -> Sampler | None:
-        # `Trainer` would group evaluation examples by length too, and `predict` return them in that order.
+        # `Trainer` would group evaluation examples by length too, and `predict` would return them in that order.
         if eval_dataset is None or not has_length(eval_dataset):
             return None
         return SequentialSampler(eval_dataset)
 
     def _set_signature_columns_if_needed(self) -> None:
-        # Trainer keeps only the student's columns: the teacher's inputs and its precomputed logits would be dropped.
+        # Trainer keeps only the student's columns: the teacher's inputs and its stored outputs would be dropped.
         super()._set_signature_columns_if_needed()
-        self._signature_columns = list({*self._signature_columns, *self._teacher_columns, *self._stored_columns})
+        stored = self._layers.stored_columns
+        self._signature_columns = list({*self._signature_columns, *self._teacher_columns, *stored})
 
 
 def _counted(logits: torch.Tensor, labels: torch.Tensor | None, num_real: int) -> slice | torch.Tensor:
-    """Index of the predictions that count: of real examples and, where every token has one, of tokens with a label."""
+    """Returns an index of the predictions that count: of real examples or, with a label a token, of labeled tokens."""
     if logits.dim() == 2:
         return slice(num_real)
     if labels is None:
         raise UserError(
-            "A model with a prediction for every token needs `labels`: -100 marks those that do not count."
+            "A model that predicts a label for every token needs `labels`: -100 marks the tokens that do not count."
         )
     counted = labels != IGNORED_LABEL
     counted[num_real:] = False

@@ -16,75 +16,81 @@ runs are kept, also when strategies, methods or seeds are added.
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from comparison.arguments import ComparisonArguments, plan_cells
 from comparison.document import to_markdown, write_document
 from comparison.figures import draw_figures
-from comparison.grid import Grid, check_grid, prepare_cell, run_grid, state_of
+from comparison.grid import Grid, check_grid, check_holds_no_run, plan_cell, run_grid, state_of
 from comparison.report import build_report
-from comparison.results import compare_layers, read_results, score_groups, write_results
+from comparison.results import Results, compare_layers, read_results, score_groups, write_results
 from comparison.time_estimate import describe_plan, estimate_seconds
 from layer_distillation.arguments import DistillationTrainingArguments
-from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.pretrained import resolve_checkpoint
-from layer_distillation.record import UNFINISHED_RECORD_FILE, read_record, write_record
 from lora_adapters.arguments import LoraArguments
 from text_data.arguments import DataArguments
 from training.arguments import TeacherArguments, resolve_defaults
-from training.checkpoints import load_classifier
-from training.command_line import command_line, explain_settings, parse_arguments, run, set_up_logging
+from training.command_line import parse_arguments, run_script, set_up_logging
 from training.inputs import load_inputs
 from training.output_folder import check_output_dir
 from training.run import ALWAYS_SHOWN, new_record
-from training.teacher import check_teacher_output_dir, prepare_teacher
+from training.teacher import check_teacher_output_dir, load_teacher, prepare_teacher
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_ARGUMENTS = Path(__file__).parent / "defaults" / "run_comparison.json"
 
 
-def main():
-    arguments, sources = parse_arguments(
+def main(argv: Sequence[str] | None = None) -> Results | None:
+    """Runs the script with these words of a command line, `None` for those of the process.
+
+    Returns:
+        The results of all finished runs, `None` after `--dry_run` or if every run failed.
+    """
+    settings = parse_arguments(
         (TeacherArguments, DataArguments, LoraArguments, ComparisonArguments, DistillationTrainingArguments),
-        sys.argv[1:],
+        argv,
         DEFAULT_ARGUMENTS,
     )
-    teacher_args, data_args, lora_args, comparison_args, training_args = arguments
-    resolve_defaults(teacher_args, data_args, training_args, sources, "comparison")
+    teacher_args, data_args, lora_args, comparison_args, training_args = settings.arguments
+    resolve_defaults(teacher_args, data_args, training_args, settings.sources, "comparison")
     set_up_logging(training_args)
-    logger.info(explain_settings(arguments, sources, (*ALWAYS_SHOWN, "strategies", "methods", "seeds")))
+    logger.info(settings.explanation((*ALWAYS_SHOWN, "strategies", "methods", "seeds")))
     check_output_dir(training_args.output_dir)
-    is_run = (Path(training_args.output_dir) / UNFINISHED_RECORD_FILE).is_file()
-    if is_run or "student" in (read_record(training_args.output_dir) or {}):
-        raise UserError(
-            f"--output_dir {training_args.output_dir} holds the student of a run, whose record a comparison would "
-            "replace. Choose another folder."
-        )
+    check_holds_no_run(training_args.output_dir)
     check_teacher_output_dir(teacher_args.teacher_output_dir)
 
     # Data and plan
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
-    teacher_model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
-    grid = Grid(*arguments, sources, inputs)
-    check_grid(grid, teacher_model)
-    runs = [prepare_cell(cell, grid) for cell in plan_cells(comparison_args)]
-    states = {run.cell: state_of(run, grid) for run in runs}
+    start = load_teacher(path, teacher_args, inputs.data.labels)
+    grid = Grid(
+        settings=settings,
+        teacher_args=teacher_args,
+        data_args=data_args,
+        lora_args=lora_args,
+        comparison_args=comparison_args,
+        training_args=training_args,
+        inputs=inputs,
+    )
+    check_grid(grid, start)
+    plans = [plan_cell(cell, grid) for cell in plan_cells(comparison_args)]
+    states = {plan.cell: state_of(plan, grid) for plan in plans}
     if comparison_args.dry_run:
-        print(describe_plan(runs, states, estimate_seconds(runs, states, grid, teacher_model)))
-        return
+        print(describe_plan(plans, states, estimate_seconds(plans, states, grid, start.model)))
+        return None
 
     # Teacher and students
-    write_record(training_args.output_dir, new_record(arguments, sources, inputs, training_args))
-    teacher = prepare_teacher(path, teacher_model, is_trained, teacher_args, training_args, inputs)
+    new_record(settings, inputs, training_args).write(training_args.output_dir)
+    teacher = prepare_teacher(start, training_args, inputs)
     fingerprint = fingerprint_model(teacher.load(training_args.device))
-    waiting = [run for run in runs if state_of(run, grid, fingerprint) != "finished"]
+    waiting = [plan for plan in plans if state_of(plan, grid, fingerprint) != "finished"]
     failures = run_grid(waiting, grid, teacher)
 
     # Report
-    finished = [run for run in runs if run.cell not in failures]
+    finished, results = [plan for plan in plans if plan.cell not in failures], None
     if finished:
         results = read_results(finished, grid, teacher)
         scores = score_groups(results)
@@ -92,14 +98,15 @@ def main():
         figures = draw_figures(grid.folder / "figures", results, scores, compare_layers(finished, grid, teacher))
         reasons = {cell.name: reason for cell, reason in failures.items()}
         captions = {f"figures/{name}": caption for name, caption in figures.items()}
-        report = build_report(results, scores, captions, reasons, command_line(training_args))
+        report = build_report(results, scores, captions, reasons, settings.command)
         write_document(grid.folder, "report", report)
         print(to_markdown(report))
     for cell, reason in failures.items():
         print(f"error: the run {cell.name} failed: {reason}", file=sys.stderr)
     if failures:
         sys.exit(1)
+    return results
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -23,72 +23,79 @@ Layers chosen by a tournament of short runs, a gradual shrinking, and a student 
 """
 
 import logging
-import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.pretrained import resolve_checkpoint
+from layer_distillation.record import RunRecord
 from text_data.arguments import DataArguments
 from training.arguments import StudentArguments, TeacherArguments, resolve_defaults
 from training.checkpoints import load_classifier
-from training.command_line import explain_settings, parse_arguments, run, set_up_logging
+from training.command_line import parse_arguments, run_script, set_up_logging
 from training.inputs import check_training_labels, load_inputs
 from training.output_folder import check_output_dir
-from training.run import ALWAYS_SHOWN, begin_run, build_trainer, push_student, score, train_and_finish
+from training.run import ALWAYS_SHOWN, Run, begin_run, build_trainer, push_student, score, train_and_finish
 from training.student import check_student, start_student
 from training.tables import results_table
-from training.teacher import check_teacher_output_dir, prepare_teacher
+from training.teacher import check_teacher_output_dir, load_teacher, prepare_teacher
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_ARGUMENTS = Path(__file__).parent / "defaults" / "run_distillation.json"
 
 
-def main():
-    arguments, sources = parse_arguments(
-        (TeacherArguments, StudentArguments, DataArguments, DistillationTrainingArguments),
-        sys.argv[1:],
-        DEFAULT_ARGUMENTS,
+def main(argv: Sequence[str] | None = None) -> RunRecord | None:
+    """Runs the script with these words of a command line, `None` for those of the process.
+
+    Returns:
+        The record of the run; `None` where an existing student is only evaluated (without `--do_train`).
+    """
+    settings = parse_arguments(
+        (TeacherArguments, StudentArguments, DataArguments, DistillationTrainingArguments), argv, DEFAULT_ARGUMENTS
     )
-    teacher_args, student_args, data_args, training_args = arguments
-    resolve_defaults(teacher_args, data_args, training_args, sources, student_args.short_name)
+    teacher_args, student_args, data_args, training_args = settings.arguments
+    resolve_defaults(teacher_args, data_args, training_args, settings.sources, student_args.short_name)
     set_up_logging(training_args)
-    logger.info(explain_settings(arguments, sources, ALWAYS_SHOWN))
+    logger.info(settings.explanation(ALWAYS_SHOWN))
     check_output_dir(training_args.output_dir, must_hold_run=not training_args.do_train)
     check_teacher_output_dir(teacher_args.teacher_output_dir)
-    # `Trainer` would upload at every save, and the teacher and its outputs with it.
+    # `Trainer` would upload at every save, and the teacher and its outputs with the student.
     push_to_hub, training_args.push_to_hub = training_args.push_to_hub, False
 
-    # An existing student is only scored
+    # An existing student is only scored.
     if not training_args.do_train:
         inputs = load_inputs(training_args.output_dir, teacher_args, data_args, training_args)
-        student, _ = load_classifier(training_args.output_dir, inputs.data.labels, TeacherArguments())
-        training_args.learn_from_labels_alone()  # the other losses need a teacher
-        score(build_trainer(student, inputs, training_args), inputs)
-        return
+        student, _ = load_classifier(training_args.output_dir, inputs.data.labels)
+        trainer = build_trainer(student, inputs, training_args.for_labels_alone())
+        score(trainer, inputs, training_args.output_dir)
+        return None
 
-    # Data and teacher. Nothing is written before they and the student are known to fit together.
+    # Data and teacher. Nothing is written before data, teacher and student are known to fit together.
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
-    teacher_model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
-    check_training_labels(inputs, training_args, is_trained)
-    check_student(teacher_model, student_args, teacher_args, training_args, inputs)
-    record, checkpoint = begin_run(arguments, sources, inputs, training_args)
-    teacher = prepare_teacher(path, teacher_model, is_trained, teacher_args, training_args, inputs)
-    del teacher_model
+    start = load_teacher(path, teacher_args, inputs.data.labels)
+    check_training_labels(inputs, training_args, start.is_trained)
+    check_student(start, student_args, training_args, inputs)
+    record, checkpoint = begin_run(settings, inputs, training_args)
+    teacher = prepare_teacher(start, training_args, inputs)
+    del start
 
-    # Student, after the search for its layers or the stages before it if there are any
-    student, origin = start_student(teacher, student_args, training_args, inputs, record)
-    trainer = build_trainer(student, inputs, training_args, teacher, origin["layers"])
+    # Student, after the search for its layers or the stages before it if there are any.
+    run = Run(training_args, inputs, teacher, record, checkpoint)
+    student, origin = start_student(run, student_args)
+    trainer = build_trainer(student, inputs, training_args, teacher, origin.layers)
     if push_to_hub:
         trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
-        record["name"] = trainer.hub_model_id
-    record, _ = train_and_finish(trainer, checkpoint, record, origin, teacher, inputs)
+        run = replace(run, record=replace(record, name=trainer.hub_model_id))
+    record = train_and_finish(run, trainer, origin)
     if trainer.is_world_process_zero():
         print(results_table(record))
         if push_to_hub:
             push_student(trainer)
+    return record
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

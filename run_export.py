@@ -17,10 +17,9 @@ config and, only if both files passed, `metrics.json`. `python -m app --model_di
 import json
 import logging
 import math
-import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +31,13 @@ from export.parity import BATCH_SIZE, INT8_BATCH_SIZE, compute_onnx_logits
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import compute_logits
 from layer_distillation.pretrained import resolve_checkpoint
-from layer_distillation.record import library_versions, read_record
+from layer_distillation.record import RunRecord, library_versions
 from text_data.arguments import DataArguments
 from text_data.loading import load_data
 from text_data.metrics import build_compute_metrics
 from text_data.tokenizing import tokenize
-from training.arguments import TeacherArguments
 from training.checkpoints import load_classifier, load_tokenizer
-from training.command_line import explain_settings, parse_arguments, run
+from training.command_line import parse_arguments, run_script
 
 logger = logging.getLogger(__name__)
 
@@ -103,22 +101,24 @@ class ExportArguments:
             )
 
 
-def main():
-    arguments, sources = parse_arguments((ExportArguments, DataArguments), sys.argv[1:], DEFAULT_ARGUMENTS)
-    export_args, data_args = arguments
+def main(argv: Sequence[str] | None = None) -> dict:
+    settings = parse_arguments((ExportArguments, DataArguments), argv, DEFAULT_ARGUMENTS)
+    export_args, data_args = settings.arguments
     set_up_logging()
     path = resolve_checkpoint(export_args.model_name_or_path)
-    tokenizer = load_tokenizer(path, TeacherArguments())
+    tokenizer = load_tokenizer(path)
     record = find_record(export_args.model_name_or_path)
-    data_args = resolve_data(data_args, sources, record)
-    logger.info(explain_settings((export_args, data_args), sources, ("model_name_or_path", "output_dir")))
+    data_args = resolve_data(data_args, settings.sources, record)
+    logger.info(
+        replace(settings, arguments=(export_args, data_args)).explanation(("model_name_or_path", "output_dir"))
+    )
 
     # Model and data
-    split_seed = record.get("data", {}).get("split_seed")
+    split_seed = None if record is None else record.data.split_seed
     data = load_data(data_args, DEFAULT_SPLIT_SEED if split_seed is None else split_seed)
     tokenized = tokenize(data, tokenizer, data_args)
     collator = DataCollatorWithPadding(tokenizer)
-    model, is_trained = load_classifier(path, data.labels, TeacherArguments())
+    model, is_trained = load_classifier(path, data.labels)
     if not is_trained:
         raise UserError(f"The head of {path} is not trained: its answers would be guesses. Fine-tune it first.")
     validation = tokenized[data.validation_splits[0]]
@@ -179,7 +179,7 @@ def main():
     # Report
     splits = [split for split in (*data.validation_splits, *data.test_splits) if "labels" in tokenized[split].features]
     report = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": settings.command,
         "data": data.source,
         "text_columns": data.text_columns,
         "problem_type": data.labels.problem_type,
@@ -197,6 +197,7 @@ def main():
         report[kind] = {"megabytes": file.stat().st_size / 1e6, **{split: metrics(file, split) for split in splits}}
     metrics_file.write_text(json.dumps(report, indent=2) + "\n")
     print(f"{folder}: {summary(report)}")
+    return report
 
 
 def set_up_logging() -> None:
@@ -206,14 +207,14 @@ def set_up_logging() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
-def find_record(model_name_or_path: str) -> dict:
+def find_record(model_name_or_path: str) -> RunRecord | None:
     """The record of the run that has made the model: in its folder, or for the teacher or the merged LoRA weights of a
     run in the folder above; empty if there is none."""
     folder = Path(model_name_or_path).resolve()
-    return read_record(folder) or read_record(folder.parent) or {}
+    return RunRecord.read(folder) or RunRecord.read(folder.parent)
 
 
-def resolve_data(data_args: DataArguments, sources: Mapping[str, str], record: dict) -> DataArguments:
+def resolve_data(data_args: DataArguments, sources: Mapping[str, str], record: RunRecord | None) -> DataArguments:
     """The data that were named, otherwise those of the record; what is given beside them (a length, say) is kept.
 
     Raises:
@@ -221,13 +222,13 @@ def resolve_data(data_args: DataArguments, sources: Mapping[str, str], record: d
     """
     if data_args.is_given:
         return data_args
-    if not record:
+    if record is None:
         raise UserError(
             "An export is checked on data with the labels of the model, but none are named and no record of a run "
             "lies beside the model. Name them: --validation_file and --train_file, --task_name or --dataset_name."
         )
     names = {field.name for field in fields(DataArguments)}
-    settings = record.get("settings", {}) | {name: getattr(data_args, name) for name in sources if name in names}
+    settings = dict(record.settings) | {name: getattr(data_args, name) for name in sources if name in names}
     return DataArguments(**{name: value for name, value in settings.items() if name in names})
 
 
@@ -242,4 +243,4 @@ def summary(report: dict) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

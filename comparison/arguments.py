@@ -19,7 +19,7 @@ class ComparisonArguments:
 
     strategies: list[str] = field(
         default_factory=lambda: ["top", "bottom", "odd", "even", "random"],
-        metadata={"help": "Layer strategies, as for run_distillation.py; the first method is run with each of them."},
+        metadata={"help": "Layer strategies, as for run_distillation.py. The first method runs with each of them."},
     )
     methods: list[str] = field(
         default_factory=lambda: list(METHODS),
@@ -31,20 +31,20 @@ class ComparisonArguments:
     method_strategies: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Strategies with which the methods after the first are run. Unset: all; LoRA never with 'random', "
-            "whose fresh weights it would leave as they are."
+            "help": "Strategies of the methods after the first. Unset: all. LoRA never runs with 'random', whose "
+            "fresh weights it would not train."
         },
     )
     seeds: list[str] = field(
         default_factory=lambda: ["0", "1", "2"],
-        metadata={"help": "Seeds of the students' training. The data are split by --seed, alike for all."},
+        metadata={"help": "Seeds of the students' training. The data are split by --seed, the same for all."},
     )
     num_student_layers: int | None = field(
         default=None, metadata={"help": "Depth of the students. Unset: half of the teacher's, rounded down."}
     )
     search_budget: float = field(
         default=0.5,
-        metadata={"help": "What the strategy 'search' may cost, in units of the run that follows it; > 0."},
+        metadata={"help": "What the strategy 'search' may cost, as a multiple of the run that follows; > 0."},
     )
     lora_learning_rate: float = field(
         default=LEARNING_RATE, metadata={"help": "Peak learning rate of the LoRA methods; > 0."}
@@ -59,34 +59,34 @@ class ComparisonArguments:
         self.method_strategies = _strategies("method_strategies", self.method_strategies or self.strategies)
         self.seeds = _split(self.seeds)
         if not self.seeds or not all(seed.isdecimal() for seed in self.seeds):
-            raise UserError(f"`seeds` must be whole numbers >= 0, found {' '.join(self.seeds)!r}, such as 0 1 2.")
+            raise UserError(f"--seeds must be whole numbers >= 0, found {' '.join(self.seeds)}. An example is 0 1 2.")
         if self.lora_learning_rate <= 0:
-            raise UserError(f"`lora_learning_rate` must be > 0, found {self.lora_learning_rate}; try {LEARNING_RATE}.")
+            raise UserError(f"--lora_learning_rate must be > 0, found {self.lora_learning_rate}; try {LEARNING_RATE}.")
         if not plan_cells(self):
             raise UserError(
-                "LoRA leaves fresh weights as they are, so it is never run with the strategy 'random', but nothing "
-                "else is asked for. Add a strategy or the method 'distill'."
+                "LoRA does not train the fresh weights of the strategy 'random', and --strategies and --methods ask "
+                "for nothing else. Add a strategy or the method 'distill'."
             )
 
     def student(self, strategy: str) -> StudentArguments:
-        """The arguments of the students of a strategy."""
+        """Returns the arguments of the students of a strategy."""
         return StudentArguments(strategy, num_student_layers=self.num_student_layers, search_budget=self.search_budget)
 
 
 def _split(words: Sequence[str]) -> list[str]:
-    """Argument files join lists by commas, command lines by spaces; repetitions are left out."""
+    """Splits at commas, by which argument files join lists; a command line has spaces. Leaves repetitions out."""
     return list(dict.fromkeys(name for word in words for name in word.split(",") if name))
 
 
 def _one_of(name: str, words: Sequence[str], known: Sequence[str]) -> list[str]:
     values = _split(words)
     if not values or not set(values) <= set(known):
-        raise UserError(f"`{name}` must be some of {', '.join(known)}, found {' '.join(values) or 'none'}.")
+        raise UserError(f"--{name} must be some of {', '.join(known)}, found {' '.join(values) or 'none'}.")
     return values
 
 
 def _strategies(name: str, words: Sequence[str]) -> list[str]:
-    """Each once: a student is not compared with itself under another name."""
+    """Returns each strategy once: a student is not compared with itself under another name."""
     return list(dict.fromkeys(SYNONYMS.get(strategy, strategy) for strategy in _one_of(name, words, STRATEGIES)))
 
 
@@ -104,12 +104,12 @@ class Cell:
 
     @property
     def group(self) -> tuple[str, str]:
-        """What the runs of all seeds have in common."""
+        """Method and strategy, which the runs of all seeds share."""
         return self.method, self.strategy
 
 
 def plan_cells(args: ComparisonArguments) -> list[Cell]:
-    """All cells, seed by seed, so that an unfinished grid can be compared already."""
+    """Returns all cells, seed by seed, so that an unfinished grid can already be compared."""
     first, *others = args.methods
     groups = [(first, strategy) for strategy in args.strategies]
     groups += itertools.product(others, args.method_strategies)

@@ -23,6 +23,7 @@ from comparison.bootstrap import Interval, Scores, score
 from comparison.calibration import expected_calibration_error, reliability, softmax
 from comparison.report import METHOD_TITLES, METRIC_TITLES, Group, group_title
 from comparison.results import TEACHER, Results, agreement
+from layer_distillation.loss_table import TITLES
 
 # Colour and marker of each strategy.
 STRATEGY_STYLES = {
@@ -38,12 +39,7 @@ STRATEGY_STYLES = {
 }
 HATCHES = {"distill": "", "finetune": "///", "lora": "...", "lora_distill": "xxx"}
 LOSS_TITLES = {
-    "loss_ce": "Training: labels",
-    "loss_kl": "Training: KL to the teacher",
-    "loss_cosine": "Training: cosine to the teacher",
-    "loss_hidden": "Training: hidden states",
-    "loss_attention": "Training: attention",
-    "loss_relation": "Training: relations",
+    **{f"loss_{name}": f"Training: {title}" for name, title in TITLES.items()},
     "eval_loss": "Validation: labels",
 }
 

@@ -17,12 +17,11 @@ from transformers import PreTrainedModel, set_seed
 from comparison.arguments import Cell
 from comparison.bootstrap import Scores, accuracy, bootstrap, macro_f1
 from comparison.calibration import expected_calibration_error, reliability, softmax
-from comparison.grid import CellRun, Grid
+from comparison.grid import CellPlan, Grid
 from layer_distillation.model_outputs import compute_logits
-from layer_distillation.record import read_record
+from layer_distillation.record import ModelRecord, RunRecord, StudentRecord, TeacherRecord
 from layer_mapping import build_random_student, build_student
 from lora_adapters.loading import load_adapter
-from training.arguments import TeacherArguments
 from training.checkpoints import load_classifier
 from training.evaluation import measure_latency
 from training.layer_similarity import cka_matrix, layer_features
@@ -46,14 +45,14 @@ class Run:
     """
 
     cell: Cell
-    record: dict
+    record: RunRecord
     logits: np.ndarray
     history: Sequence[dict]
     folder: Path
 
     @property
-    def student(self) -> dict:
-        return self.record["student"]
+    def student(self) -> StudentRecord:
+        return self.record.student
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Results:
     """
 
     runs: Sequence[Run]
-    teacher: dict
+    teacher: TeacherRecord
     teacher_logits: np.ndarray
     label_ids: np.ndarray
     label_names: Sequence[str]
@@ -108,7 +107,7 @@ class Results:
         return {group: runs for group, runs in self.groups.items() if group[0] == method}
 
 
-def read_results(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> Results:
+def read_results(runs: Sequence[CellPlan], grid: Grid, teacher: Teacher) -> Results:
     """Reads the folders of finished cells, runs the teacher over the reported split, and measures latencies."""
     inputs, args = grid.inputs, grid.training_args
     split = inputs.reported_split
@@ -116,7 +115,7 @@ def read_results(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> Resul
     finished = [
         Run(
             run.cell,
-            read_record(run.folder),
+            RunRecord.read(run.folder),
             _read_logits(run.folder / f"predictions_{split}.csv", names),
             json.loads((run.folder / "trainer_state.json").read_text())["log_history"],
             run.folder,
@@ -129,7 +128,7 @@ def read_results(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> Resul
             models[run.cell.group] = _load_student(run, grid).to(args.device)
     return Results(
         runs=finished,
-        teacher=finished[0].record["teacher"],
+        teacher=finished[0].record.teacher,
         teacher_logits=compute_logits(
             models[TEACHER], tokenized, inputs.collator, args.per_device_eval_batch_size, args.bf16
         ),
@@ -141,7 +140,7 @@ def read_results(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> Resul
     )
 
 
-def compare_layers(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> dict[str, dict[str, np.ndarray]]:
+def compare_layers(runs: Sequence[CellPlan], grid: Grid, teacher: Teacher) -> dict[str, dict[str, np.ndarray]]:
     """Linear CKA of the teacher's layers (rows) and the students', before and after training.
 
     Returns:
@@ -157,7 +156,7 @@ def compare_layers(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> dic
         if run.cell.method == runs[0].cell.method:
             first_runs.setdefault(run.cell.strategy, run)
     for strategy, run in first_runs.items():
-        layers = read_record(run.folder)["student"]["layers"]
+        layers = RunRecord.read(run.folder).student.layers
         set_seed(run.training_args.seed)
         if layers:
             before = build_student(teacher_model, layers)
@@ -171,10 +170,10 @@ def compare_layers(runs: Sequence[CellRun], grid: Grid, teacher: Teacher) -> dic
     return matrices
 
 
-def _load_student(run: CellRun, grid: Grid) -> PreTrainedModel:
+def _load_student(run: CellPlan, grid: Grid) -> PreTrainedModel:
     if run.lora_args is not None:
         return load_adapter(run.folder).merge_and_unload()
-    student, _ = load_classifier(str(run.folder), grid.inputs.data.labels, TeacherArguments())
+    student, _ = load_classifier(str(run.folder), grid.inputs.data.labels)
     return student
 
 
@@ -209,22 +208,22 @@ def result_rows(results: Results) -> list[dict]:
     rows = [{"method": "teacher", **_row(TEACHER, results.teacher, results.teacher_logits, results)}]
     for run in results.runs:
         cell = {"method": run.cell.method, "strategy": run.cell.strategy, "seed": run.cell.seed}
-        adapter = {"adapter_megabytes": run.student["adapter"]["megabytes"]} if "adapter" in run.student else {}
-        trained = {"trainable_parameters": run.student["trainable_parameters"], **adapter}
+        adapter = {"adapter_megabytes": run.student.adapter["megabytes"]} if run.student.adapter else {}
+        trained = {"trainable_parameters": run.student.trainable_parameters, **adapter}
         rows.append(cell | trained | _row(run.cell.group, run.student, run.logits, results))
     return rows
 
 
-def _row(group: tuple[str, str], model: dict, logits: np.ndarray, results: Results) -> dict:
+def _row(group: tuple[str, str], model: ModelRecord, logits: np.ndarray, results: Results) -> dict:
     metrics = {
         name: value
-        for name, value in model["results"].items()
+        for name, value in model.results.items()
         if name in ("train_loss", "train_runtime") or name.startswith(("train_loss_", "eval_", "predict_"))
     }
     by_clock = ("_runtime", "_per_second", "_time")
     return {
-        "layers": " ".join(map(str, model["layers"])) or "none",
-        **{name: model[name] for name in ("parameters", "megabytes")},
+        "layers": " ".join(map(str, model.layers)) or "none",
+        **{name: getattr(model, name) for name in ("parameters", "megabytes")},
         "latency_ms": results.latency_ms[group],
         "calibration_error": calibration_error(logits, results.label_ids),
         "agreement_with_teacher": agreement(logits, results.teacher_logits),

@@ -1,9 +1,8 @@
 """What a comparison is going to do, and how long it will take.
 
-print(describe_plan(runs, states, estimate_seconds(runs, states, grid, teacher)))
+print(describe_plan(plans, states, estimate_seconds(plans, states, grid, teacher)))
 """
 
-import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from statistics import mean
@@ -11,9 +10,10 @@ from statistics import mean
 from transformers import PreTrainedModel, PrinterCallback
 
 from comparison.arguments import Cell
-from comparison.grid import CellRun, Grid
+from comparison.grid import CellPlan, Grid
 from distill_trainer import DistillationTrainer
-from layer_distillation.record import read_record
+from layer_distillation.arguments import ONLY_TRAIN
+from layer_distillation.record import RunRecord
 from lora_adapters.adapters import add_lora
 from training.run import num_steps
 from training.student import stand_in
@@ -24,67 +24,66 @@ PROBE_STEPS = 6
 PROBE_EXAMPLES = 128
 
 
-def describe_plan(runs: Sequence[CellRun], states: Mapping[Cell, str], seconds: Mapping[Cell, float]) -> str:
-    """The plan as a table, with the time that the unfinished cells will take together."""
+def describe_plan(plans: Sequence[CellPlan], states: Mapping[Cell, str], seconds: Mapping[Cell, float]) -> str:
+    """Returns the plan as a table, with the time that the unfinished cells will take together."""
     rows = [
         {
-            "Run": run.cell.name,
-            "Folder": str(run.folder),
-            "State": states[run.cell],
-            "Minutes": f"{seconds[run.cell] / 60:.1f}" if run.cell in seconds else "-",
+            "Run": plan.cell.name,
+            "Folder": str(plan.folder),
+            "State": states[plan.cell],
+            "Minutes": f"{seconds[plan.cell] / 60:.1f}" if plan.cell in seconds else "-",
         }
-        for run in runs
+        for plan in plans
     ]
     total = sum(seconds.values()) / 60
     return (
-        f"{markdown_table(rows)}\n\n{len(seconds)} of {len(runs)} runs to do, about {total:.0f} minutes, "
+        f"{markdown_table(rows)}\n\n{len(seconds)} of {len(plans)} runs to do, about {total:.0f} minutes, "
         "and the teacher's fine-tuning where it has to be done."
     )
 
 
 def estimate_seconds(
-    runs: Sequence[CellRun], states: Mapping[Cell, str], grid: Grid, teacher: PreTrainedModel
-) -> dict:
-    """Seconds that each unfinished cell will take: as long as finished ones of its kind, else from a few steps."""
+    plans: Sequence[CellPlan], states: Mapping[Cell, str], grid: Grid, teacher: PreTrainedModel
+) -> dict[Cell, float]:
+    """Returns the seconds of each unfinished cell: as finished cells of its kind took, else from a few steps.
+
+    Args:
+        teacher: of the architecture that the teacher will have; its weights do not matter.
+    """
     estimates = {}
     for with_lora in (False, True):
-        kind = [run for run in runs if (run.lora_args is not None) == with_lora]
-        waiting = [run.cell for run in kind if states[run.cell] != "finished"]
+        kind = [plan for plan in plans if (plan.lora_args is not None) == with_lora]
+        waiting = [plan.cell for plan in kind if states[plan.cell] != "finished"]
         if waiting:
-            times = [_recorded_seconds(run) for run in kind if states[run.cell] == "finished"]
+            times = [_recorded_seconds(plan) for plan in kind if states[plan.cell] == "finished"]
             seconds = mean(times) if times else _probe(kind[0], grid, teacher)
             search = grid.comparison_args.search_budget
             estimates |= {cell: seconds * (1 + search * (cell.strategy == "search")) for cell in waiting}
     return estimates
 
 
-def _recorded_seconds(run: CellRun) -> float:
-    results = read_record(run.folder)["student"]["results"]
+def _recorded_seconds(plan: CellPlan) -> float:
+    results = RunRecord.read(plan.folder).student.results
     return sum(results.get(f"{stage}_runtime", 0.0) for stage in ("train", "eval", "predict"))
 
 
-def _probe(run: CellRun, grid: Grid, teacher: PreTrainedModel) -> float:
-    """Trains and evaluates a student for a moment, and says how long the whole run would take.
+def _probe(plan: CellPlan, grid: Grid, teacher: PreTrainedModel) -> float:
+    """Trains and evaluates a student for a moment, and returns how long the whole run would take.
 
-    The labels' loss stands for all: the teacher's outputs are stored, and their losses cost next to nothing.
+    The labels' loss stands for all losses: the teacher's outputs are stored, and comparing with them costs little.
     """
-    args = copy.copy(run.training_args)
-    args.learn_from_labels_alone()
-    args.only_train()
-    args.max_steps, args.report_to = PROBE_STEPS, []
-    inputs = grid.inputs
+    args, inputs = plan.training_args, grid.inputs
     train_dataset = inputs.tokenized["train"].shuffle(seed=0, keep_in_memory=True)
     number = min(len(train_dataset), PROBE_STEPS * args.train_batch_size * args.gradient_accumulation_steps)
-    student = stand_in(teacher, run.student_args)
-    if run.lora_args is not None:
-        student = add_lora(student, run.lora_args, train_dataset, inputs.collator)
+    student = stand_in(teacher, plan.student_args)
+    if plan.lora_args is not None:
+        student = add_lora(student, plan.lora_args, train_dataset, inputs.collator)
     evaluated = inputs.tokenized[inputs.data.validation_splits[0]]
     sample = evaluated.select(range(min(PROBE_EXAMPLES, len(evaluated))), keep_in_memory=True)
     with tempfile.TemporaryDirectory() as folder:
-        args.output_dir = folder
         trainer = DistillationTrainer(
             model=student,
-            args=args,
+            args=args.for_labels_alone().derived(output_dir=folder, max_steps=PROBE_STEPS, report_to=[], **ONLY_TRAIN),
             train_dataset=train_dataset.select(range(number), keep_in_memory=True),
             data_collator=inputs.collator,
             processing_class=inputs.tokenizer,
@@ -92,6 +91,6 @@ def _probe(run: CellRun, grid: Grid, teacher: PreTrainedModel) -> float:
         trainer.remove_callback(PrinterCallback)
         step = trainer.train().metrics["train_runtime"] / PROBE_STEPS
         example = trainer.evaluate(sample)["eval_runtime"] / len(sample)
-    steps = num_steps(run.training_args, len(inputs.tokenized["train"]))
-    evaluations = 2 + (run.training_args.num_train_epochs if run.training_args.eval_strategy == "epoch" else 0)
+    steps = num_steps(args, len(inputs.tokenized["train"]))
+    evaluations = 2 + (args.num_train_epochs if args.eval_strategy == "epoch" else 0)
     return steps * step + evaluations * example * len(evaluated)

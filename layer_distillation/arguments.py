@@ -1,23 +1,29 @@
-"""The arguments of `DistillationTrainer`: weights of the losses, temperature, and defaults that suit encoders."""
+"""The arguments of `DistillationTrainer`: the weights of the losses, how they compare, and defaults for encoders.
+
+from layer_distillation.arguments import ONLY_TRAIN, DistillationTrainingArguments
+
+args = DistillationTrainingArguments(output_dir="student", ce_weight=0.5, kl_weight=0.5, temperature=2.0)
+trial_args = args.derived(output_dir="trial", max_steps=100, **ONLY_TRAIN)
+baseline_args = args.for_labels_alone()
+"""
 
 import copy
 import json
 import math
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Self
+from typing import Any, Self
 
 import torch
 from transformers import TrainingArguments
 
 from layer_distillation.engines import renew_engine_config
 from layer_distillation.errors import UserError
+from layer_distillation.loss_table import LAYER_LOSSES, LOSSES, WEIGHTS, LayerLoss
 
-LAYER_LOSSES = ("hidden", "attention", "relation")
-LOSSES = ("ce", "kl", "cosine", *LAYER_LOSSES)
-WEIGHTS = tuple(f"{name}_weight" for name in LOSSES)
-# Values of arguments that only a command line checks by itself.
-CHOICES = {"hidden_tokens": ["all", "first"], "attention_divergence": ["kl", "mse"]}
+HIDDEN_TOKENS = ("all", "first")
+ATTENTION_DIVERGENCES = ("kl", "mse")
 # Changes for `derived`: a training that neither evaluates nor saves by itself.
 ONLY_TRAIN = {
     "eval_strategy": "no",
@@ -28,7 +34,7 @@ ONLY_TRAIN = {
 
 
 def bf16_in_hardware(use_cpu: bool = False) -> bool:
-    """Whether the training device multiplies bfloat16 natively; emulation is slower than float32."""
+    """Returns whether the training device multiplies bfloat16 natively; emulation is slower than float32."""
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
@@ -42,18 +48,20 @@ class DistillationTrainingArguments(TrainingArguments):
         ce_weight * CE(labels) + kl_weight * T^2 * KL(teacher || student, T) + cosine_weight * (1 - cos(logits))
         + hidden_weight * hidden states + attention_weight * attention + relation_weight * relations
 
-    and with defaults that suit the distillation of encoders. The formulas are in `layer_distillation/losses.py`.
+    and with other defaults for some arguments. The formulas are in `layer_distillation/losses.py`.
+
+    Raises:
+        UserError: a value is out of its range, or two settings exclude each other.
     """
 
     ce_weight: float = field(
         default=0.5, metadata={"help": "Weight of the hard-label loss (cross-entropy or its form for the task); >= 0."}
     )
     kl_weight: float = field(
-        default=0.5,
-        metadata={
-            "help": "Weight of T^2 * KL(teacher || student) of the softened predictions (multi-label: one Bernoulli "
-            "distribution per label; regression: squared error to the teacher); >= 0."
-        },
+        default=0.5, metadata={"help": "Weight of T^2 * KL(teacher || student) of the softened predictions; >= 0."}
+    )
+    temperature: float = field(
+        default=2.0, metadata={"help": "T > 0, which softens both predictions before KL; 1 leaves them unsoftened."}
     )
     cosine_weight: float = field(
         default=0.0, metadata={"help": "Weight of 1 - cosine(student_logits, teacher_logits); >= 0."}
@@ -61,187 +69,227 @@ class DistillationTrainingArguments(TrainingArguments):
     hidden_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Weight of the squared distance between the directions of the student's and the teacher's hidden "
-            "states, a mean over the student's layers; >= 0."
+            "help": "Weight of the squared distance between directions of hidden states, a mean over layers; >= 0."
         },
     )
     hidden_tokens: str = field(
         default="all",
         metadata={
             "help": "Tokens whose hidden states are compared: 'all' (TinyBERT) or the 'first' (Patient-KD).",
-            "choices": CHOICES["hidden_tokens"],
+            "choices": list(HIDDEN_TOKENS),
         },
     )
     attention_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Weight of the difference between the student's and the teacher's attention probabilities, a mean "
-            "over the student's layers; >= 0. Both need the same number of heads. The student's attention has no "
-            "dropout then."
+            "help": "Weight of the difference of attention probabilities, a mean over layers; >= 0. Student and "
+            "teacher need equally many heads; the student trains without attention dropout."
         },
     )
     attention_divergence: str = field(
         default="kl",
         metadata={
-            "help": "How attention probabilities differ: 'kl' (MiniLM) or 'mse' (TinyBERT).",
-            "choices": CHOICES["attention_divergence"],
+            "help": "How attention probabilities are compared: 'kl' (MiniLM) or 'mse' (TinyBERT).",
+            "choices": list(ATTENTION_DIVERGENCES),
         },
     )
     relation_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Weight of the difference between the relations among queries, among keys and among values in the "
-            "last layers of student and teacher (MiniLMv2); >= 0. Widths and numbers of heads may differ."
+            "help": "Weight of the difference of relations among queries, keys and values in the last layers "
+            "(MiniLMv2); >= 0. Widths and numbers of heads may differ."
         },
     )
     relation_heads: int | None = field(
         default=None,
         metadata={
-            "help": "Parts into which queries, keys and values are split for `relation_weight`, a divisor of both "
-            "widths. Unset: the teacher's number of attention heads."
+            "help": "Parts into which `relation_weight` splits the vectors, a divisor of both widths. Unset: as many "
+            "as the teacher has attention heads."
         },
-    )
-    temperature: float = field(
-        default=2.0, metadata={"help": "T > 0, which softens both predictions before KL; 1 leaves them as they are."}
     )
     linear_to: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Weights of the loss or the temperature at the last step of the training, as JSON: they change "
-            'linearly with the steps, for example \'{"kl_weight": 0, "ce_weight": 1, "temperature": 1}\'. Unset: '
-            "all stay what they are."
+            "help": "Values of weights and temperature at the last step, reached linearly, as JSON: "
+            '{"kl_weight": 0, "temperature": 1}. Unset: all stay constant.'
         },
     )
     teacher_dtype: str | None = field(
         default=None,
         metadata={
             "help": "Precision of the weights of a teacher that runs in every step: 'bfloat16' halves their memory. "
-            "Unset: as it was loaded. Stored teacher outputs do not depend on it.",
+            "Unset: as loaded. Stored teacher outputs do not depend on it.",
             "choices": ["float32", "bfloat16", "float16"],
         },
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the student; > 0."})
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training data; > 0."})
     per_device_train_batch_size: int = field(
-        default=32, metadata={"help": "Training examples of one forward pass on each device."}
+        default=32, metadata={"help": "Training examples in a forward pass on each device."}
     )
     per_device_eval_batch_size: int = field(
-        default=64, metadata={"help": "Examples of one forward pass without gradients on each device."}
+        default=64, metadata={"help": "Examples in a forward pass without gradients on each device."}
     )
     warmup_steps: float = field(
         default=0.06,
-        metadata={"help": "Optimizer steps of linear warm-up; below 1, as a share of all steps."},
+        metadata={"help": "Optimizer steps of linear warm-up; below 1, a share of all steps."},
     )
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay; >= 0."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW; >= 0."})
     save_total_limit: int | None = field(
         default=2,
-        metadata={
-            "help": "Checkpoints to keep, the newest ones: with 2 or more, one is complete while another is written."
-        },
+        metadata={"help": "Newest checkpoints to keep. From 2 on, one is complete while another is being written."},
     )
     bf16: bool | None = field(
         default=None,
         metadata={
             "nargs": "?",
             "const": True,
-            "help": "Compute in bfloat16 with float32 weights. Unset: where the processor or GPU has it in hardware "
-            "and fp16 is off. Turn it off with `--bf16 false`.",
+            "help": "Compute in bfloat16 with float32 weights. Unset: where the hardware multiplies bfloat16 and fp16 "
+            "is off. `--bf16 false` turns it off.",
         },
     )
     train_sampling_strategy: str = field(
         default="group_by_length",
         metadata={
-            "help": "Order of the training examples: 'group_by_length' (random, but a batch holds texts of similar "
-            "length, so less padding), 'random' or 'sequential'.",
+            "help": "Order of the training examples: 'group_by_length' (random, with texts of similar length in a "
+            "batch, so less padding), 'random' or 'sequential'.",
             "choices": ["random", "sequential", "group_by_length"],
         },
     )
     logging_nan_inf_filter: bool = field(
         default=False,
         metadata={
-            "help": "Leave NaN and infinite losses out of the logged loss. Off: the check waits for the device at "
-            "every step, and a diverged run should look diverged."
+            "help": "Leave NaN and infinite losses out of the logged loss. Off: a diverged run looks diverged, and no "
+            "step waits for the device."
         },
     )
 
     def __post_init__(self):
         self.linear_to = _read_linear_to(self.linear_to)
+        self._check_weights()
+        self._check_how_losses_compare()
+        self._choose_precision()
+        super().__post_init__()
+        self._check_layers_can_be_read()
+
+    def _check_weights(self) -> None:
         for name in WEIGHTS:
             for weight in self._first_and_last(name):
                 if not (math.isfinite(weight) and weight >= 0):
-                    raise UserError(
-                        f"`{name}` must be a finite number >= 0, found {weight}. Use 0 to leave a loss out."
-                    )
-        for values in zip(*map(self._first_and_last, WEIGHTS), strict=True):
-            if not any(values):
+                    raise UserError(f"--{name} must be a finite number >= 0, found {weight}. 0 leaves the loss out.")
+        for weights in zip(*map(self._first_and_last, WEIGHTS), strict=True):
+            if not any(weights):
                 raise UserError(
-                    f"{', '.join(f'`{name}`' for name in WEIGHTS)} are all 0, so there is no loss to train on. Give "
-                    "at least one of them a positive weight."
+                    f"{', '.join(f'--{name}' for name in WEIGHTS)} are all 0, so there is no loss to train on. Give "
+                    "at least one of them a positive value."
                 )
+
+    def _check_how_losses_compare(self) -> None:
         for temperature in self._first_and_last("temperature"):
             if not (math.isfinite(temperature) and temperature > 0):
                 raise UserError(
-                    f"`temperature` must be a finite number > 0, found {temperature}. Use 1 to leave the predictions "
+                    f"--temperature must be a finite number > 0, found {temperature}. 1 leaves the predictions "
                     "unsoftened."
                 )
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(f"`{name}` must be one of {', '.join(choices)}, found {getattr(self, name)!r}.")
+        if self.hidden_tokens not in HIDDEN_TOKENS:
+            raise UserError(f"--hidden_tokens must be one of {', '.join(HIDDEN_TOKENS)}, found {self.hidden_tokens}.")
+        if self.attention_divergence not in ATTENTION_DIVERGENCES:
+            raise UserError(
+                f"--attention_divergence must be one of {', '.join(ATTENTION_DIVERGENCES)}, found "
+                f"{self.attention_divergence}."
+            )
         if self.relation_heads is not None and self.relation_heads < 1:
-            raise UserError(f"`relation_heads` must be at least 1, found {self.relation_heads}.")
+            raise UserError(
+                f"--relation_heads must be at least 1, found {self.relation_heads}. Leave it out for the teacher's "
+                "number of attention heads."
+            )
         if self.train_sampling_strategy == "batch_rebalance":
             raise UserError(
-                "`train_sampling_strategy='batch_rebalance'` gives every process batches of another size, so the loss "
-                "would depend on the number of processes. Use 'group_by_length', which saves padding too."
+                "--train_sampling_strategy batch_rebalance gives every process batches of another size, so the loss "
+                "would depend on the number of processes. Use group_by_length, which saves padding too."
             )
+
+    def _choose_precision(self) -> None:
         if not torch.accelerator.is_available():
-            # Without it `TrainingArguments` refuses bfloat16 on a machine that has nothing but its processor.
+            # Otherwise `TrainingArguments` refuses bfloat16 on a machine without an accelerator.
             self.use_cpu = True
         if self.bf16 is None:
             launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
             hardware_decides = launched_with == "no" and not self.fp16
             self.bf16 = launched_with == "bf16" or (hardware_decides and bf16_in_hardware(self.use_cpu))
-        super().__post_init__()
-        if self.uses("relation") and self.torch_compile:  # other options of the compiler switch it on
+
+    def _check_layers_can_be_read(self) -> None:
+        """Checks the losses on layers against settings that `TrainingArguments.__post_init__` has completed."""
+        hooked = self._used_weights(lambda loss: loss.needs_hooks)
+        if hooked and self.torch_compile:  # other options of the compiler switch it on
             raise UserError(
-                "`relation_weight` reads queries, keys and values while the layers run, which `torch_compile` does "
-                "not let it. Turn that off, or set the weight to 0."
+                f"{hooked} reads queries, keys and values while the layers run, which --torch_compile does not allow. "
+                "Turn compilation off, or set the weight to 0."
             )
-        if self.uses("relation") and self.n_gpu > 1:
+        if hooked and self.n_gpu > 1:
             raise UserError(
-                f"`relation_weight` works with one GPU a process, but this process would use {self.n_gpu}. Start it "
-                "with `accelerate launch` or `torchrun`, which run a process for each, or show it one GPU with "
+                f"{hooked} works with one GPU a process, but this process would use {self.n_gpu}. Start it with "
+                "`accelerate launch` or `torchrun`, which run a process for each GPU, or show it one GPU with "
                 "CUDA_VISIBLE_DEVICES."
             )
-        # Known only now, as the option has an alias.
+        inside = self._used_weights(lambda loss: not loss.can_be_stored)
         is_reentrant = (self.activation_checkpointing_kwargs or {}).get("use_reentrant", False)
-        if self.activation_checkpointing and is_reentrant and self.uses("attention", "relation"):
+        if inside and self.activation_checkpointing and is_reentrant:
             raise UserError(
-                "`attention_weight` and `relation_weight` compare what is computed inside of the layers, which has no "
-                "gradient under reentrant activation checkpointing. Leave `use_reentrant` out of "
-                "`activation_checkpointing_kwargs`, or set both weights to 0."
+                f"{inside}: what is computed inside layers has no gradient under reentrant activation checkpointing. "
+                "Leave `use_reentrant` out of --activation_checkpointing_kwargs, or set the weight to 0."
             )
 
+    def check_number_of_labels(self, num_labels: int) -> None:
+        """Checks that the losses can work on so many outputs.
+
+        Raises:
+            UserError: they cannot.
+        """
+        if num_labels == 1 and self.uses("cosine"):
+            raise UserError(
+                "--cosine_weight is positive, but the model has a single output, and the cosine of two numbers is "
+                "+-1. Set --cosine_weight 0 for regression."
+            )
+
+    # ---- weights and temperature ----
+
     def at_progress(self, name: str, progress: float) -> float:
-        """The value of a weight or the temperature when this share of the training is over, from 0 to 1."""
+        """Returns a weight or the temperature at this share of the training, from 0 to 1."""
         first, last = self._first_and_last(name)
         return first + (last - first) * progress
 
     def uses(self, *names: str) -> bool:
-        """Whether one of these losses (of `LOSSES`) has a positive weight at some time."""
+        """Returns whether one of these losses (of `LOSSES`) has a positive weight in some step."""
         return any(max(self._first_and_last(f"{name}_weight")) > 0 for name in names)
 
     @property
     def needs_teacher(self) -> bool:
         """Whether a loss with a positive weight compares the student with a teacher."""
-        return self.uses("kl", "cosine", "hidden", "attention", "relation")
+        return self.uses(*(name for name in LOSSES if name != "ce"))
 
-    def derived(self, **changes) -> Self:
-        """Returns a copy with these fields changed, for another training in the same process.
+    @property
+    def needs_running_teacher(self) -> bool:
+        """Whether a loss with a positive weight compares what `teacher_outputs.py` does not store."""
+        return self.uses(*(name for name, loss in LAYER_LOSSES.items() if not loss.can_be_stored))
+
+    def _first_and_last(self, name: str) -> tuple[float, float]:
+        first = getattr(self, name)
+        return first, (self.linear_to or {}).get(name, first)
+
+    def _used_weights(self, condition: Callable[[LayerLoss], bool]) -> str:
+        """Returns the weights of the losses on layers that are used and meet the condition, for an error."""
+        names = [name for name, loss in LAYER_LOSSES.items() if condition(loss) and self.uses(name)]
+        return " and ".join(f"--{name}_weight" for name in names)
+
+    # ---- arguments of another training in the same process ----
+
+    def derived(self, **changes: Any) -> Self:
+        """Returns a copy with these fields changed and a DeepSpeed configuration of its own.
 
             trial_args = args.without_losses("hidden").derived(output_dir="trial", max_steps=100, **ONLY_TRAIN)
 
-        The copy has its own configuration of DeepSpeed. `__post_init__` does not run again, so nothing is checked.
+        `__post_init__` does not run again, so the new values are not checked.
 
         Raises:
             TypeError: a name is no field of the arguments.
@@ -264,47 +312,19 @@ class DistillationTrainingArguments(TrainingArguments):
         """Returns a copy whose loss is that of plain fine-tuning: `ce_weight` 1, every other weight 0."""
         return self.without_losses(*LOSSES).derived(ce_weight=1.0)
 
-    def leave_out(self, *names: str) -> None:
-        """Gives these losses (of `LOSSES`) no weight at any time."""
-        for name in names:
-            setattr(self, f"{name}_weight", 0.0)
-        left_out = {f"{name}_weight" for name in names}
-        self.linear_to = {name: value for name, value in (self.linear_to or {}).items() if name not in left_out}
 
-    def learn_from_labels_alone(self) -> None:
-        """Makes the loss that of plain fine-tuning."""
-        self.leave_out(*LOSSES)
-        self.ce_weight = 1.0
-
-    def only_train(self) -> None:
-        """Lets the training evaluate and save nothing by itself."""
-        self.eval_strategy = self.save_strategy = "no"
-        self.eval_on_start = self.load_best_model_at_end = False
-
-    def _first_and_last(self, name: str) -> tuple[float, float]:
-        first = getattr(self, name)
-        return first, (self.linear_to or {}).get(name, first)
-
-    def check_number_of_labels(self, num_labels: int) -> None:
-        """Raises a `UserError` if the losses cannot work on that many outputs."""
-        if num_labels == 1 and self.uses("cosine"):
-            raise UserError(
-                "`cosine_weight` is positive, but the model has a single output and the cosine of two numbers is +-1. "
-                "Set `cosine_weight` to 0 for regression."
-            )
-
-
-def _read_linear_to(values: dict | str | None) -> dict[str, float] | None:
+def _read_linear_to(values: Mapping[str, float] | str | None) -> dict[str, float] | None:
+    """Returns the values at the last step by name, from a dict or from JSON."""
     if isinstance(values, str):
         try:
             values = json.loads(values)
         except json.JSONDecodeError:
-            raise UserError(f"`linear_to` must be JSON such as '{{\"kl_weight\": 0}}', found {values!r}.") from None
+            raise UserError(f"--linear_to must be JSON such as '{{\"kl_weight\": 0}}', found {values!r}.") from None
     known = (*WEIGHTS, "temperature")
     if values is not None and not (
         isinstance(values, dict)
         and values.keys() <= set(known)
         and all(isinstance(value, int | float) for value in values.values())
     ):
-        raise UserError(f"`linear_to` must give numbers for some of {', '.join(known)}, found {values!r}.")
+        raise UserError(f"--linear_to must give numbers for some of {', '.join(known)}, found {values!r}.")
     return values

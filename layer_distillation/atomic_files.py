@@ -42,10 +42,10 @@ def to_json(record: dict) -> str:
 
 @contextmanager
 def replacing(folder: str | Path, state: PartialState) -> Iterator[str]:
-    """Gives a new folder to write to; its files take their places in `folder` when the block ends without an error.
+    """Gives a new folder to write to; its files move to `folder` when the block ends without an error.
 
-    A full disk or a crash while they are written so leaves what was in `folder` before as it was. All processes enter
-    the block; the main one creates the folder and moves the files.
+    A full disk or a crash while files are written leaves `folder` as it was. All processes enter the block; the main
+    process creates the new folder and moves the files.
     """
     # Two runs may make the same teacher at once.
     (name,) = broadcast_object_list([f"{HALF_WRITTEN}{uuid.uuid4().hex}"])
@@ -66,7 +66,11 @@ def replacing(folder: str | Path, state: PartialState) -> Iterator[str]:
 
 @contextmanager
 def appearing_when_finished(folder: Path) -> Iterator[Path]:
-    """A folder to write to, which gets its name when everything in it is written."""
+    """Gives a folder to write to, which gets its name when the block ends without an error.
+
+    Raises:
+        UserError: the folder cannot be created.
+    """
     unfinished = folder.parent / f".unfinished-{uuid.uuid4().hex}"
     lock = FileLock(f"{unfinished}.lock")
     try:
@@ -93,7 +97,7 @@ def appearing_when_finished(folder: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(cache_dir: Path) -> None:
-    """Removes what killed builds have left, which may be large. The lock of a build ends with its process."""
+    """Removes what killed processes left, which may be large. The lock of a process ends with it."""
     for file in cache_dir.glob(".unfinished-*.lock"):
         try:
             with FileLock(file, blocking=False):

@@ -13,6 +13,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations import deepspeed as deepspeed_integration
 
+from layer_distillation.encoder_layers import lists_of_layers
+
 
 @contextmanager
 def whole_weights() -> Iterator[None]:
@@ -91,9 +93,8 @@ def choose_fsdp_units(model: PreTrainedModel, accelerator: Accelerator) -> None:
 
 
 def _layers(model: PreTrainedModel) -> list[nn.Module]:
-    depth = model.config.num_hidden_layers
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
-    return [layer for layers in lists for layer in layers]
+    """Returns the layers of a model, also of one that holds them in several lists."""
+    return [layer for name in lists_of_layers(model) for layer in model.get_submodule(name)]
 
 
 def _fully_shard(model: PreTrainedModel, accelerator: Accelerator) -> nn.Module:

@@ -1,161 +1,200 @@
-"""The losses that compare a student's layers with a teacher's: which layers, how wide, and their values for a batch.
+"""Compares the layers of a student with the layers of a teacher: which layers, at which width, and the losses.
 
 `DistillationTrainer` uses it as
 
-    losses = LayerLosses(args, student, teacher, teacher_layers=(2, 4, 6))
-    student_outputs = losses.student_reader.run(model, **student_inputs)
-    teacher_outputs = losses.teacher_reader.run(teacher, **teacher_inputs)
-    components = losses.compute(student_outputs, teacher_outputs, attention_mask)    # {"hidden": (batch,), ...}
+    layers = LayerLosses(args, student, teacher, teacher_layers=(2, 4, 6))
+    teacher_outputs = layers.stored_outputs(batch) or layers.teacher_outputs(teacher, teacher_inputs)
+    student_logits, losses = layers.forward(model, student_inputs, teacher_outputs)    # losses: {"hidden": (batch,)}
+
+The losses themselves are named in `loss_table.py`. What a model computes in its layers is read by `layer_outputs.py`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel
 from transformers.trainer_utils import unwrap_peft_model
 
+from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.errors import UserError
-from layer_distillation.layer_outputs import KINDS, LayerOutputReader, LayerOutputs, WantedOutputs
-from layer_distillation.losses import attention_loss, hidden_state_loss, relation_loss
+from layer_distillation.layer_outputs import HIDDEN_STATES, LayerOutputReader, LayerOutputs
+from layer_distillation.loss_table import LAYER_LOSSES
+from layer_distillation.teacher_outputs import TEACHER_HIDDEN_STATES, TEACHER_LOGITS
 
 
 class LayerLosses:
-    """What `hidden_weight`, `attention_weight` and `relation_weight` need of both models.
+    """The losses on layers that the arguments give a weight, for one student and one teacher.
 
     Args:
-        args: `DistillationTrainingArguments`.
-        student: before it is wrapped for several processes, as is the teacher.
-        teacher: `None` if its outputs are stored, which only hidden states can be.
-        teacher_layers: the teacher's layer, from 1, that each of the student's is compared with.
-        stored_width: of stored hidden states.
+        args: the weights, and how each loss compares.
+        student, teacher: before they are wrapped for several processes. The teacher is `None` if its outputs are
+            stored in the data set.
+        teacher_layers: for each student layer, the 1-based number of the teacher layer that it is compared with.
+        stored_width: the width of stored hidden states, if there are any.
 
     Attributes:
-        student_reader, teacher_reader: run the models so that what is compared comes with the logits.
-        projection: from the student's width to the teacher's, `None` where they are the same.
-        are_used: whether one of the weights is positive.
-        storable: whether stored outputs can take the place of a teacher's.
-        teacher_layers: those whose hidden states are compared.
+        projection: a linear map from the student's width to the teacher's, to be trained with the student. `None` if
+            the widths are equal or no hidden states are compared.
+        stored_columns: the columns of a data set that can replace a teacher.
 
     Raises:
-        UserError: the models do not have what the losses compare.
+        UserError: the models lack what a loss compares.
     """
 
     def __init__(
         self,
-        args: TrainingArguments,
+        args: DistillationTrainingArguments,
         student: nn.Module,
         teacher: PreTrainedModel | None,
         teacher_layers: Sequence[int] | None,
         stored_width: int | None = None,
     ):
-        self._args = args
-        self._pairs: list[tuple[int, int]] = []
-        self.projection = None
-        of_student, of_teacher = {}, {}
-        if args.uses("hidden", "attention"):
-            self._pairs = _pairs(num_layers(unwrap_peft_model(student)), teacher_layers, teacher)
-        if args.uses("attention", "relation") and teacher is None:
+        encoder = unwrap_peft_model(student)
+        self._losses = {name: loss for name, loss in LAYER_LOSSES.items() if args.uses(name)}
+        compared, pairs = {loss.layers for loss in self._losses.values()}, {}
+        if "all" in compared:
+            pairs["all"] = _pairs(num_layers(encoder), teacher_layers, teacher)
+        if teacher is None and args.needs_running_teacher:
+            weights = [f"--{name}_weight" for name, loss in self._losses.items() if not loss.can_be_stored]
             raise UserError(
-                "`attention_weight` and `relation_weight` compare what is not stored: give a `teacher_model` "
-                "(`--no_teacher_cache`), or set both to 0."
+                f"{' and '.join(weights)} compare what is not stored. Pass a `teacher_model` (--no_teacher_cache), or "
+                "set the weight to 0."
             )
         if teacher is not None:
-            check_shapes(args, unwrap_peft_model(student), teacher)
-        config = unwrap_peft_model(student).config
-        own_layers = tuple(own for own, _ in self._pairs)
-        its_layers = tuple(sorted({its for _, its in self._pairs}))
-        if args.uses("hidden"):
-            of_student["hidden_states"], of_teacher["hidden_states"] = own_layers, its_layers
-            width = stored_width if teacher is None else teacher.config.hidden_size
-            if width not in (None, config.hidden_size):
-                if args.n_gpu > 1:  # `DataParallel` copies the student, but not what belongs to the loss
-                    raise UserError(
-                        "`hidden_weight` for a student of another width than its teacher works with one GPU a "
-                        f"process, but this process would use {args.n_gpu}. Start it with `accelerate launch` or "
-                        "`torchrun`, which run a process for each, or show it one GPU with CUDA_VISIBLE_DEVICES."
-                    )
-                self.projection = nn.Linear(config.hidden_size, width, bias=False)
-        if args.uses("attention"):
-            of_student["attentions"], of_teacher["attentions"] = own_layers, its_layers
-        if args.uses("relation"):
-            self._relation_heads = _relation_heads(args, teacher)
-            self._last_student, self._last_teacher = num_layers(unwrap_peft_model(student)), num_layers(teacher)
-            of_student["relations"], of_teacher["relations"] = (self._last_student,), (self._last_teacher,)
-        self.student_reader = LayerOutputReader(student, WantedOutputs(**of_student), self.projection)
-        self.teacher_reader = None if teacher is None else LayerOutputReader(teacher, WantedOutputs(**of_teacher))
-        self.are_used = bool(of_teacher)
-        self.storable = of_teacher.keys() <= {"hidden_states"}
-        self.teacher_layers = of_teacher.get("hidden_states", ())
+            check_shapes(args, encoder, teacher)
+        if "last" in compared:
+            pairs["last"] = [(num_layers(encoder), num_layers(teacher))]
+        self._pairs = {name: pairs[loss.layers] for name, loss in self._losses.items()}
+        self._how = {name: getattr(args, loss.option) for name, loss in self._losses.items()}
+        if "relation" in self._losses:
+            self._how["relation"] = _relation_heads(args, teacher)
 
-    def compute(
-        self, student: LayerOutputs, teacher: LayerOutputs, attention_mask: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """The losses with a positive weight by name, `(batch,)` each: means over the layers.
+        of_student, of_teacher = defaultdict(set), defaultdict(set)
+        for name, loss in self._losses.items():
+            for kind in loss.compares:
+                of_student[kind] |= {student_layer for student_layer, _ in self._pairs[name]}
+                of_teacher[kind] |= {teacher_layer for _, teacher_layer in self._pairs[name]}
+        self.projection = None
+        if HIDDEN_STATES in of_student:
+            teacher_width = stored_width if teacher is None else teacher.config.hidden_size
+            self.projection = _projection(args, encoder.config.hidden_size, teacher_width)
+        self._student_reader = LayerOutputReader(student, _sorted(of_student), self.projection)
+        self._teacher_reader = None if teacher is None else LayerOutputReader(teacher, _sorted(of_teacher))
+
+        self._hidden_state_columns = {
+            layer: TEACHER_HIDDEN_STATES.format(layer=layer) for layer in sorted(of_teacher.get(HIDDEN_STATES, ()))
+        }
+        logits_column = [TEACHER_LOGITS] if args.uses("kl", "cosine") else []
+        self.stored_columns = (*logits_column, *self._hidden_state_columns.values())
+        self._can_be_stored = not args.needs_running_teacher
+
+    def forward(
+        self, model: nn.Module, student_inputs: Mapping[str, torch.Tensor], teacher: LayerOutputs | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Runs the student and compares its layers with the teacher's.
 
         Args:
-            attention_mask: `(batch, length)`.
+            model: the student, possibly wrapped for several processes.
+            student_inputs: `input_ids` `(batch, length)` and what else the student reads.
+            teacher: the teacher's outputs for the same examples; `None` if no loss needs them.
+
+        Returns:
+            The student's logits, and by name the losses on layers with a positive weight, `(batch,)` each.
         """
+        student = self._student_reader.run(model, **student_inputs)
+        if not self._losses:
+            return student.logits, {}
+        attention_mask = student_inputs.get("attention_mask")
+        if attention_mask is None:
+            attention_mask = torch.ones_like(student_inputs["input_ids"])
         losses = {}
-        if self._args.uses("hidden"):
-            token_mask = attention_mask
-            if self._args.hidden_tokens == "first":
-                token_mask = attention_mask * (attention_mask.cumsum(dim=-1) == 1)
-            losses["hidden"] = _mean(
-                hidden_state_loss(student.hidden_states[own], teacher.hidden_states[its], token_mask)
-                for own, its in self._pairs
-            )
-        if self._args.uses("attention"):
-            losses["attention"] = _mean(
-                attention_loss(
-                    *(student.attentions[own], teacher.attentions[its]),
-                    *(attention_mask, self._args.attention_divergence),
+        for name, loss in self._losses.items():
+            values = [
+                loss.formula(
+                    student.layers[kind][student_layer],
+                    teacher.layers[kind][teacher_layer],
+                    attention_mask,
+                    self._how[name],
                 )
-                for own, its in self._pairs
-            )
-        if self._args.uses("relation"):
-            own, its = student.relations[self._last_student], teacher.relations[self._last_teacher]
-            losses["relation"] = _mean(
-                relation_loss(own[kind], its[kind], attention_mask, self._relation_heads) for kind in KINDS
-            )
-        return losses
+                for student_layer, teacher_layer in self._pairs[name]
+                for kind in loss.compares
+            ]
+            losses[name] = torch.stack(values).mean(dim=0)
+        return student.logits, losses
+
+    def teacher_outputs(self, teacher: nn.Module, teacher_inputs: Mapping[str, torch.Tensor]) -> LayerOutputs:
+        """Runs the teacher, possibly wrapped by now, and returns its logits and what the losses compare."""
+        return self._teacher_reader.run(teacher, **teacher_inputs)
+
+    def stored_outputs(self, batch: Mapping[str, torch.Tensor]) -> LayerOutputs | None:
+        """Returns the teacher's outputs from the columns of a batch, `None` if it lacks one or a teacher must run."""
+        if not (self._can_be_stored and self.stored_columns and batch.keys() >= {*self.stored_columns}):
+            return None
+        hidden_states = {layer: batch[column] for layer, column in self._hidden_state_columns.items()}
+        return LayerOutputs(batch.get(TEACHER_LOGITS), {HIDDEN_STATES: hidden_states})
 
 
-def _mean(losses: Iterable[torch.Tensor]) -> torch.Tensor:
-    return torch.stack(list(losses)).mean(dim=0)
+def check_shapes(args: DistillationTrainingArguments, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Checks that the widths and the numbers of attention heads of both models fit the losses.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    student_config, teacher_config = student.config, teacher.config
+    if args.uses("attention") and student_config.num_attention_heads != teacher_config.num_attention_heads:
+        raise UserError(
+            "--attention_weight compares attention heads one by one, but the student has "
+            f"{student_config.num_attention_heads} and the teacher {teacher_config.num_attention_heads}. Use "
+            "--relation_weight, for which the numbers may differ."
+        )
+    widths = student_config.hidden_size, teacher_config.hidden_size
+    if args.uses("relation") and any(width % _relation_heads(args, teacher) for width in widths):
+        raise UserError(
+            f"--relation_heads must divide the widths of student and teacher, {widths[0]} and {widths[1]}, found "
+            f"{_relation_heads(args, teacher)}."
+        )
+
+
+def _relation_heads(args: DistillationTrainingArguments, teacher: PreTrainedModel) -> int:
+    return args.relation_heads or teacher.config.num_attention_heads
 
 
 def _pairs(
     num_student_layers: int, teacher_layers: Sequence[int] | None, teacher: PreTrainedModel | None
 ) -> list[tuple[int, int]]:
+    """Returns the pairs of a student layer and the teacher layer that it is compared with, 1-based."""
     if teacher_layers is None or len(teacher_layers) != num_student_layers:
         raise UserError(
-            "`hidden_weight` and `attention_weight` compare every layer of the student with one of the teacher's: "
+            "--hidden_weight and --attention_weight compare every student layer with a teacher layer: "
             f"`teacher_layers` must name {num_student_layers} layers, found {teacher_layers}. Pass the layers that "
             "the student was built from."
         )
     depth = None if teacher is None else num_layers(teacher)
     if min(teacher_layers) < 1 or (depth is not None and max(teacher_layers) > depth):
-        raise UserError(f"`teacher_layers` are numbers from 1 to {depth or 'N'}, found {tuple(teacher_layers)}.")
+        raise UserError(
+            f"`teacher_layers` are numbers from 1 to {depth or 'the depth of the teacher'}, found "
+            f"{tuple(teacher_layers)}."
+        )
     return list(enumerate(teacher_layers, start=1))
 
 
-def check_shapes(args: TrainingArguments, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Raises a `UserError` if heads or widths of the two do not fit the losses that are used."""
-    own, its = student.config, teacher.config
-    if args.uses("attention") and own.num_attention_heads != its.num_attention_heads:
+def _projection(
+    args: DistillationTrainingArguments, student_width: int, teacher_width: int | None
+) -> nn.Linear | None:
+    """Returns a new linear map between two widths, `None` if they are equal or the teacher's is unknown."""
+    if teacher_width in (None, student_width):
+        return None
+    if args.n_gpu > 1:  # `DataParallel` copies the student to each GPU, but not the projection
         raise UserError(
-            f"`attention_weight` compares heads one by one, but the student has {own.num_attention_heads} and the "
-            f"teacher {its.num_attention_heads}. Use `relation_weight`, for which they may differ."
+            "--hidden_weight for a student of another width than its teacher works with one GPU a process, but this "
+            f"process would use {args.n_gpu}. Start it with `accelerate launch` or `torchrun`, which run a process "
+            "for each, or show it one GPU with CUDA_VISIBLE_DEVICES."
         )
-    heads = _relation_heads(args, teacher)
-    if args.uses("relation") and (own.hidden_size % heads or its.hidden_size % heads):
-        raise UserError(
-            f"`relation_heads` must divide the widths of student and teacher, {own.hidden_size} and "
-            f"{its.hidden_size}, found {heads}."
-        )
+    return nn.Linear(student_width, teacher_width, bias=False)
 
 
-def _relation_heads(args: TrainingArguments, teacher: PreTrainedModel) -> int:
-    return args.relation_heads or teacher.config.num_attention_heads
+def _sorted(wanted: Mapping[str, set[int]]) -> dict[str, tuple[int, ...]]:
+    return {kind: tuple(sorted(layers)) for kind, layers in wanted.items()}

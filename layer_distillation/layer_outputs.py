@@ -1,11 +1,14 @@
-"""What a model computes inside of its layers, for the losses that compare it with a teacher's.
+"""Reads what a model computes in its layers: hidden states, attention probabilities, queries, keys and values.
 
-wanted = WantedOutputs(hidden_states=(2, 4, 6), attentions=(), relations=(6,))
-reader = LayerOutputReader(model, wanted)
+from layer_distillation.layer_outputs import LayerOutputReader
+
+reader = LayerOutputReader(model, {"hidden_states": (2, 4, 6), "query": (6,)})
 outputs = reader.run(model, input_ids=..., attention_mask=...)
-outputs.hidden_states[4], outputs.relations[6]["query"]
+outputs.logits, outputs.layers["hidden_states"][4], outputs.layers["query"][6]
 """
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -16,130 +19,126 @@ from transformers.trainer_utils import unwrap_peft_model
 from layer_distillation.encoder_layers import find_layer_list
 from layer_distillation.errors import UserError
 
-# Names of the modules that compute a layer's queries, keys and values, of all architectures that students have.
-QUERY_KEY_VALUE = (
+# The kinds of outputs. A model returns the first two; hooks on the modules that compute them read the last three.
+HIDDEN_STATES = "hidden_states"
+ATTENTIONS = "attentions"
+QUERY_KEY_VALUE = ("query", "key", "value")
+
+# What these modules are called in the architectures that students have.
+NAMES_OF_QUERY_KEY_VALUE = (
     ("query", "key", "value"),
     ("q_lin", "k_lin", "v_lin"),
     ("q", "k", "v"),
     ("q_proj", "k_proj", "v_proj"),
     ("query_proj", "key_proj", "value_proj"),
 )
-FUSED_QUERY_KEY_VALUE = "Wqkv"
-KINDS = ("query", "key", "value")
-
-
-@dataclass(frozen=True)
-class WantedOutputs:
-    """Numbers of the layers, from 1, whose outputs are wanted."""
-
-    hidden_states: tuple[int, ...] = ()
-    attentions: tuple[int, ...] = ()
-    relations: tuple[int, ...] = ()
+NAME_OF_ALL_THREE = "Wqkv"
 
 
 @dataclass(frozen=True)
 class LayerOutputs:
-    """Outputs of a batch by the number of the layer, from 1.
+    """The outputs of a model for a batch.
 
     Attributes:
-        logits: as the model gives them.
-        hidden_states: `(batch, length, width)`, as the model gives them: of a pre-norm architecture such as ModernBERT
-            those of the last layer come after the final normalisation.
-        attentions: probabilities, `(batch, heads, length, length)`.
-        relations: "query", "key" and "value", `(batch, length, width)` each.
+        logits: as the model returns them.
+        layers: tensors by kind and by the 1-based number of the layer. `hidden_states`, `query`, `key` and `value` are
+            `(batch, length, width)`; `attentions` are probabilities, `(batch, heads, length, length)`. In a pre-norm
+            architecture, such as ModernBERT, the hidden states of the last layer come after the final norm.
     """
 
     logits: torch.Tensor | None
-    hidden_states: dict[int, torch.Tensor] = field(default_factory=dict)
-    attentions: dict[int, torch.Tensor] = field(default_factory=dict)
-    relations: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
+    layers: Mapping[str, Mapping[int, torch.Tensor]] = field(default_factory=dict)
 
 
 class LayerOutputReader:
-    """Runs a model so that the wanted outputs of its layers come with its logits.
+    """Runs a model and returns its logits with the wanted outputs of its layers.
 
-    Attention probabilities are returned by the implementation "eager" alone, so it is chosen where they are wanted. It
-    returns them as they are after dropout, which is nothing to compare: the wanted layers attend without it.
+    Only the attention implementation "eager" returns attention probabilities, so the model is switched to it where
+    they are wanted. It returns them after dropout, which would compare noise: the wanted layers lose their dropout of
+    attention probabilities.
 
     Args:
         model: before it is wrapped for several processes.
-        projection: applied to the wanted hidden states, as a part of the model's forward pass: DDP takes parameters
-            that are used outside of it for unused ones, and FSDP has shared them out by then.
+        wanted: the 1-based numbers of the layers for each kind of output.
+        projection: applied to the wanted hidden states within the forward pass of the model. Outside of it, DDP would
+            take the parameters of the projection for unused, and FSDP would have sharded them.
 
     Raises:
-        UserError: it is not known which modules of the model attend.
+        UserError: the modules that compute attention are not known for this architecture.
     """
 
-    def __init__(self, model: nn.Module, wanted: WantedOutputs, projection: nn.Module | None = None):
-        self.wanted = wanted
+    def __init__(self, model: nn.Module, wanted: Mapping[str, tuple[int, ...]], projection: nn.Module | None = None):
         self._model, self._projection = model, projection
-        model = unwrap_peft_model(model)
-        if wanted.attentions:
-            model.set_attn_implementation("eager")
-        for layer in wanted.attentions:
-            _switch_off_dropout(_attention(model, layer)[0])
-        self._projections = {layer: _attention(model, layer)[1] for layer in wanted.relations}
+        self._wanted = {kind: layers for kind, layers in wanted.items() if layers}
+        encoder = unwrap_peft_model(model)
+        if ATTENTIONS in self._wanted:
+            encoder.set_attn_implementation("eager")
+        for layer in self._wanted.get(ATTENTIONS, ()):
+            _switch_off_dropout(_attention(encoder, layer)[0])
+        hooked = sorted({layer for kind in QUERY_KEY_VALUE for layer in self._wanted.get(kind, ())})
+        self._hooked_modules = {layer: _attention(encoder, layer)[1] for layer in hooked}
 
     def run(self, model: nn.Module, **inputs: torch.Tensor) -> LayerOutputs:
-        """Calls `model`, which may be wrapped by now, in whatever mode it is."""
-        relations = {layer: {} for layer in self.wanted.relations}
-        hooks = [
-            module.register_forward_hook(_keep(relations[layer], kinds))
-            for layer, projections in self._projections.items()
-            for kinds, module in projections.items()
-        ]
-        if self._projection is not None:
-            hooks.append(self._model.register_forward_hook(self._project, prepend=True))
-        flags = {"output_hidden_states": self.wanted.hidden_states, "output_attentions": self.wanted.attentions}
-        try:
-            outputs = model(**inputs, **{name: True for name, layers in flags.items() if layers})
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return LayerOutputs(
-            outputs["logits"] if isinstance(outputs, dict) else outputs[0],
-            # The first entry is the output of the embeddings.
-            {layer: outputs["hidden_states"][layer] for layer in self.wanted.hidden_states},
-            {layer: outputs["attentions"][layer - 1] for layer in self.wanted.attentions},
-            relations,
-        )
+        """Returns the outputs of `model`: the reader's model, by now possibly wrapped, in train or eval mode."""
+        layers: dict[str, dict[int, torch.Tensor]] = {kind: {} for kind in self._wanted}
+        flags = {f"output_{kind}": True for kind in (HIDDEN_STATES, ATTENTIONS) if kind in self._wanted}
+        with ExitStack() as hooks:
+            for layer, modules in self._hooked_modules.items():
+                for kinds, module in modules.items():
+                    handle = module.register_forward_hook(_keep(layers, layer, kinds))
+                    hooks.callback(handle.remove)
+            if self._projection is not None:
+                hooks.callback(self._model.register_forward_hook(self._project, prepend=True).remove)
+            outputs = model(**inputs, **flags)
+        for layer in self._wanted.get(HIDDEN_STATES, ()):
+            layers[HIDDEN_STATES][layer] = outputs["hidden_states"][layer]  # the first entry is the embeddings
+        for layer in self._wanted.get(ATTENTIONS, ()):
+            layers[ATTENTIONS][layer] = outputs["attentions"][layer - 1]
+        return LayerOutputs(logits_of(outputs), layers)
 
     def _project(self, module: nn.Module, inputs: tuple, outputs: dict) -> None:
         states = list(outputs["hidden_states"])
-        for layer in self.wanted.hidden_states:
+        for layer in self._wanted[HIDDEN_STATES]:
             states[layer] = self._projection(states[layer].to(self._projection.weight.dtype))
         outputs["hidden_states"] = tuple(states)
 
 
+def logits_of(outputs: dict[str, torch.Tensor] | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Returns the logits of a model that was called without labels: its first output where `return_dict` is off."""
+    return outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+
+
 def _attention(model: PreTrainedModel, layer: int) -> tuple[nn.Module, dict[tuple[str, ...], nn.Module]]:
-    """The module of a layer that attends, and those in it that compute queries, keys and values, by what they do."""
+    """Returns the module of a layer that attends, and its modules that compute queries, keys and values, by kind."""
     for module in model.get_submodule(find_layer_list(model))[layer - 1].modules():
         parts = dict(module.named_children())
-        if FUSED_QUERY_KEY_VALUE in parts:
-            return module, {KINDS: parts[FUSED_QUERY_KEY_VALUE]}
-        for names in QUERY_KEY_VALUE:
+        if NAME_OF_ALL_THREE in parts:
+            return module, {QUERY_KEY_VALUE: parts[NAME_OF_ALL_THREE]}
+        for names in NAMES_OF_QUERY_KEY_VALUE:
             if parts.keys() >= set(names):
-                return module, {(kind,): parts[name] for kind, name in zip(KINDS, names, strict=True)}
+                return module, {(kind,): parts[name] for kind, name in zip(QUERY_KEY_VALUE, names, strict=True)}
     raise UserError(
         f"It is not known which modules of {type(model).__name__} compute queries, keys and values. Set "
-        "`attention_weight` and `relation_weight` to 0, or choose another architecture, such as BERT."
+        "--attention_weight and --relation_weight to 0, or choose another architecture, such as BERT."
     )
 
 
 def _switch_off_dropout(attention: nn.Module) -> None:
-    """Of the attention probabilities, a module or a number in all architectures that students have."""
-    if isinstance(getattr(attention, "dropout", None), nn.Dropout):
-        attention.dropout.p = 0.0
+    """Sets the dropout of attention probabilities to 0, which architectures hold as a module or as a number."""
+    dropout = dict(attention.named_children()).get("dropout")
+    if isinstance(dropout, nn.Dropout):
+        dropout.p = 0.0
     else:
         attention.attention_dropout = 0.0
 
 
-def _keep(vectors: dict[str, torch.Tensor], kinds: tuple[str, ...]):
-    """A hook that puts a module's output, or its equal parts, into `vectors`."""
+def _keep(layers: dict[str, dict[int, torch.Tensor]], layer: int, kinds: tuple[str, ...]):
+    """Returns a hook that splits the output of a module into one equal part a kind and keeps the kinds in `layers`."""
 
     def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         for kind, part in zip(kinds, output.chunk(len(kinds), dim=-1), strict=True):
-            # The first call counts: DeBERTa projects its relative positions with the same modules afterwards.
-            vectors.setdefault(kind, part)
+            if kind in layers:
+                # The first call counts: DeBERTa later projects its relative positions with the same modules.
+                layers[kind].setdefault(layer, part)
 
     return hook

@@ -1,12 +1,21 @@
 """Distillation losses: pure functions of tensors, usable with any training loop.
 
-Every function returns one value per example, shape `(batch,)` in float32, and leaves the reduction to the caller: only
-the caller knows how many examples the whole batch holds once it is split over processes and accumulation steps.
-
+    import torch
     from layer_distillation.losses import kl_divergence_loss, task_loss
 
+    student_logits = torch.tensor([[2.0, -1.0], [0.0, 1.0]], requires_grad=True)
+    teacher_logits = torch.tensor([[3.0, -2.0], [1.0, 0.0]])
+    labels = torch.tensor([0, 1])
     loss = 0.5 * task_loss(student_logits, labels) + 0.5 * kl_divergence_loss(student_logits, teacher_logits, 2.0)
     loss.mean().backward()
+
+Every function returns one value per example, shape `(batch,)` in float32. The caller reduces them: only the caller
+knows how many examples the whole batch holds when it is split over processes and accumulation steps.
+
+The losses on logits (`task_loss`, `kl_divergence_loss`, `cosine_loss`) accept `(tokens, num_labels)` as well, for
+models that predict a label for every token. The losses on layers (`hidden_state_loss`, `attention_loss`,
+`relation_loss`) all take the arguments `(student, teacher, attention_mask, how)`; the table in `loss_table.py` names
+what they compare.
 """
 
 import torch
@@ -14,11 +23,13 @@ import torch.nn.functional as F
 
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
+# ---- on logits ----
+
 
 def task_loss(
     logits: torch.Tensor, labels: torch.Tensor, problem_type: str = SINGLE_LABEL, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Hard-label loss of each example.
+    """Returns the hard-label loss of each example.
 
     Args:
         logits: `(batch, num_labels)`, any floating-point dtype.
@@ -29,7 +40,7 @@ def task_loss(
 
     Returns:
         `(batch,)`: cross-entropy in nats, binary cross-entropy in nats averaged over the labels, or squared error
-        averaged over the outputs. Their mean over the batch is what the `transformers` heads compute.
+        averaged over the outputs. The mean over the batch is what the `transformers` heads compute.
     """
     logits = logits.float()
     if problem_type == SINGLE_LABEL:
@@ -46,16 +57,16 @@ def kl_divergence_loss(
     temperature: float = 1.0,
     problem_type: str = SINGLE_LABEL,
 ) -> torch.Tensor:
-    """Soft-label loss of each example: how far the student's prediction is from the teacher's.
+    """Returns the soft-label loss of each example: how far the student's prediction is from the teacher's.
 
     Single-label, with `p` the teacher's and `q` the student's distribution, both softened by `T`
     (Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2):
 
         T^2 * KL(p || q) = T^2 * sum_c p_c * (log p_c - log q_c),    p = softmax(teacher / T), q = softmax(student / T)
 
-    `T^2` keeps the gradient's size independent of `T`. Multi-label problems use the same with one Bernoulli
-    distribution per label, averaged over the labels; regression, which has no distribution to soften, uses the squared
-    error to the teacher's output. Equal logits give exactly 0.
+    `T^2` keeps the size of the gradient independent of `T`. Multi-label problems use the same formula with one
+    Bernoulli distribution per label, averaged over the labels. Regression has no distribution to soften and uses the
+    squared error to the teacher's output. Equal logits give exactly 0.
 
     Args:
         student_logits, teacher_logits: `(batch, num_labels)`; the teacher's should carry no gradient.
@@ -79,13 +90,13 @@ def kl_divergence_loss(
 
 
 def cosine_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-    """One minus the cosine of the angle between the two logit vectors of each example.
+    """Returns one minus the cosine of the angle between the two logit vectors of each example.
 
-    Looks at the direction of the logits only, not their size. Needs two or more labels: the cosine of two numbers is
-    +-1 and has no gradient.
+    The loss looks at the direction of the logits, not at their size. It needs two or more labels: the cosine of two
+    numbers is +-1 and has no gradient.
 
     Args:
-        student_logits, teacher_logits: `(batch, num_labels)`.
+        student_logits, teacher_logits: `(batch, num_labels)`; the teacher's should carry no gradient.
 
     Returns:
         `(batch,)` in [0, 2].
@@ -93,21 +104,28 @@ def cosine_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> t
     return 1 - F.cosine_similarity(student_logits.float(), teacher_logits.float(), dim=-1)
 
 
-def hidden_state_loss(
-    student_states: torch.Tensor, teacher_states: torch.Tensor, token_mask: torch.Tensor
-) -> torch.Tensor:
-    """How far the direction of the student's hidden states is from the teacher's, in one layer.
+# ---- on layers ----
 
-    The mean over the tokens of |s / |s| - t / |t||^2. Sun et al. 2019, "Patient Knowledge Distillation for BERT Model
-    Compression", equation 7, compare the first token; Jiao et al. 2020, "TinyBERT", equation 8, all of them.
+
+def hidden_state_loss(
+    student_states: torch.Tensor, teacher_states: torch.Tensor, attention_mask: torch.Tensor, tokens: str = "all"
+) -> torch.Tensor:
+    """Returns how far the directions of the student's hidden states are from the teacher's, in one layer.
+
+    The loss is the mean over the tokens of |s / |s| - t / |t||^2. Sun et al. 2019, "Patient Knowledge Distillation for
+    BERT Model Compression", equation 7, compare the first token. Jiao et al. 2020, "TinyBERT", equation 8, all.
 
     Args:
         student_states, teacher_states: `(batch, length, width)`; the teacher's should carry no gradient.
-        token_mask: `(batch, length)`, 1 for the tokens that count: the attention mask, or the first token alone.
+        attention_mask: `(batch, length)`, 1 for tokens and 0 for padding.
+        tokens: "all" or "first".
 
     Returns:
         `(batch,)` in [0, 4].
     """
+    token_mask = attention_mask
+    if tokens == "first":  # which is not at position 0 where padding is on the left
+        token_mask = attention_mask * (attention_mask.cumsum(dim=-1) == 1)
     difference = F.normalize(student_states.float(), dim=-1) - F.normalize(teacher_states.float(), dim=-1)
     return _mean_over_tokens(difference.square().sum(dim=-1), token_mask)
 
@@ -118,11 +136,11 @@ def attention_loss(
     attention_mask: torch.Tensor,
     divergence: str = "kl",
 ) -> torch.Tensor:
-    """How far the student's attention is from the teacher's, head by head, in one layer.
+    """Returns how far the student's attention is from the teacher's, head by head, in one layer.
 
-    The mean over heads and tokens of KL(t || s), where t and s say how a token's attention is spread (Wang et al.
-    2020, "MiniLM", equation 6), or of |s - t|^2 (Jiao et al. 2020, "TinyBERT", equation 7, there of the scores before
-    the softmax, which the models of `transformers` do not return).
+    With t and s the teacher's and the student's distribution of a token's attention, the loss is the mean over heads
+    and tokens of KL(t || s) (Wang et al. 2020, "MiniLM", equation 6) or of |s - t|^2 (Jiao et al. 2020, "TinyBERT",
+    equation 7, who compare scores before the softmax, which the models of `transformers` do not return).
 
     Args:
         student_attentions, teacher_attentions: `(batch, heads, length, length)`, probabilities along the last
@@ -135,7 +153,7 @@ def attention_loss(
     """
     student, teacher = student_attentions.float(), teacher_attentions.float()
     if divergence == "kl":
-        smallest = torch.finfo(student.dtype).tiny  # what is masked has probability 0
+        smallest = torch.finfo(student.dtype).tiny  # masked tokens have probability 0
         rows = _kl(student.clamp_min(smallest).log(), teacher.clamp_min(smallest).log()).sum(dim=-1)
     else:
         rows = (student - teacher).square().sum(dim=-1)
@@ -148,11 +166,12 @@ def relation_loss(
     attention_mask: torch.Tensor,
     num_relation_heads: int,
 ) -> torch.Tensor:
-    """How far the relations among the student's queries (or keys, or values) are from the teacher's, in one layer.
+    """Returns how far the relations among the student's queries (or keys, or values) are from the teacher's.
 
-    The vectors A of all tokens are split into relation heads a of d_a features; R_a = softmax(A_a A_a' / sqrt(d_a))
-    says how a token relates to the others. The loss is the mean over heads and tokens of KL(R_teacher || R_student):
-    Wang et al. 2021, "MiniLMv2", equations 5 to 7. Widths and numbers of attention heads may differ.
+    The vectors A of all tokens are split into relation heads a of d_a features. R_a = softmax(A_a A_a' / sqrt(d_a))
+    says how strongly each token relates to every token. The loss is the mean over heads and tokens of
+    KL(R_teacher || R_student): Wang et al. 2021, "MiniLMv2", equations 5 to 7. The widths and the numbers of attention
+    heads of student and teacher may differ.
 
     Args:
         student_vectors, teacher_vectors: `(batch, length, width)`; the teacher's should carry no gradient.
@@ -168,18 +187,19 @@ def relation_loss(
 
 
 def _log_relations(vectors: torch.Tensor, attention_mask: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """`(batch, length, width)` to log-probabilities `(batch, num_heads, length, length)`; none relates to padding."""
+    """Turns `(batch, length, width)` into log-probabilities `(batch, num_heads, length, length)`, padding masked."""
     heads = vectors.unflatten(-1, (num_heads, -1)).transpose(1, 2)
     scores = heads @ heads.transpose(-1, -2) / heads.shape[-1] ** 0.5
-    # Not minus infinity, whose difference to itself is no number.
+    # The smallest finite number: minus infinity minus itself, which KL computes, is not a number.
     is_padding = attention_mask[:, None, None, :] == 0
     return F.log_softmax(scores.masked_fill(is_padding, torch.finfo(scores.dtype).min), dim=-1)
 
 
 def _mean_over_tokens(values: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
-    """`(batch, length)` to `(batch,)`."""
+    """Turns `(batch, length)` into `(batch,)`."""
     return (values * token_mask).sum(dim=-1) / token_mask.sum(dim=-1)
 
 
 def _kl(student_log_probs: torch.Tensor, teacher_log_probs: torch.Tensor) -> torch.Tensor:
+    """Returns the terms of KL(teacher || student), in the shape of the inputs."""
     return F.kl_div(student_log_probs, teacher_log_probs, reduction="none", log_target=True)

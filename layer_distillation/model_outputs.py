@@ -1,7 +1,14 @@
-"""What a model reads of an example, and its logits for a whole data set."""
+"""Runs a model over a data set, and says which columns of the data set it reads.
+
+from layer_distillation.model_outputs import compute_logits, outputs_of_batches
+
+logits = compute_logits(model, dataset, collator)    # (examples, labels), over all processes
+for indices, batch, outputs in outputs_of_batches(model, dataset, range(len(dataset)), collator):
+    ...
+"""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,48 +18,84 @@ from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
 from transformers.trainer_utils import unwrap_peft_model
 
-# What the teacher reads of an example; labels and lengths do not change its outputs.
+# What a model reads of an example. Labels and lengths do not change its outputs.
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def outputs_of_batches(
+    model: PreTrainedModel,
+    dataset: Dataset,
+    order: Sequence[int],
+    collator: Callable,
+    batch_size: int = 64,
+    *,
+    bf16: bool = False,
+    output_hidden_states: bool = False,
+) -> Iterator[tuple[Sequence[int], dict[str, torch.Tensor], ModelOutput]]:
+    """Runs a model over examples of a tokenized data set, without gradients.
+
+    Args:
+        model: in `eval()` mode.
+        dataset: with `input_ids` and, where the model reads them, `attention_mask` and `token_type_ids`. The model
+            gets no other column.
+        order: 0-based positions of the examples in the data set, in the order in which the model reads them.
+        collator: pads a list of examples into a batch of tensors, for example `DataCollatorWithPadding(tokenizer)`.
+        batch_size: examples in a forward pass.
+        bf16: whether the forward pass is autocast to bfloat16.
+        output_hidden_states: whether the outputs have `hidden_states`.
+
+    Yields:
+        For each batch: the positions of its examples, its tensors on the model's device, and the model's outputs.
+    """
+    inputs = dataset.select_columns([name for name in MODEL_INPUTS if name in dataset.column_names])
+    device = next(model.parameters()).device
+    flags = {"output_hidden_states": True} if output_hidden_states else {}
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        batch = send_to_device(collator(inputs.select(indices).to_list()), device)
+        # Not around the loop: between two batches the caller's own code runs.
+        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            outputs = model(**batch, **flags)
+        yield indices, batch, outputs
 
 
 def compute_logits(
     model: PreTrainedModel, dataset: Dataset, collator: Callable, batch_size: int = 64, bf16: bool = False
 ) -> np.ndarray:
-    """Runs a classifier over a tokenised data set, shared out over the processes of the launch.
+    """Returns the logits of a classifier for a tokenized data set; the processes of a launch share the work.
 
     Args:
         model: in `eval()` mode, the same on every process.
-        dataset: with `input_ids` and, where the model reads them, `attention_mask` and `token_type_ids`; other columns
-            are left out.
-        collator: pads a list of examples into a batch of tensors, for example `DataCollatorWithPadding(tokenizer)`.
-        batch_size: examples a forward pass of each process.
-        bf16: autocast to bfloat16.
+        dataset, collator, bf16: as for `outputs_of_batches`.
+        batch_size: examples in a forward pass of each process.
 
     Returns:
-        float32 `(len(dataset), num_labels)` in the data set's order, on every process.
+        float32 `(len(dataset), num_labels)` in the order of the data set, on every process.
     """
     state = PartialState()
-    inputs = dataset.select_columns([name for name in MODEL_INPUTS if name in dataset.column_names])
-    lengths = np.array([len(ids) for ids in inputs["input_ids"]])
-    # Texts of similar length go together, the longest first, so that running out of memory shows at once.
-    by_length = np.argsort(-lengths, kind="stable")[state.process_index :: state.num_processes]
-    batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
-    device = next(model.parameters()).device
-    rows = []
-    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        for indices in tqdm(batches, desc="Teacher outputs", disable=not state.is_main_process):
-            batch = send_to_device(collator(inputs.select(indices).to_list()), device)
-            rows.append(model(**batch).logits.float().cpu().numpy())
-    parts = gather_object([(by_length, np.concatenate(rows) if rows else None)])
-    parts = [(indices, values) for indices, values in parts if values is not None]
+    # Texts of similar length go together. The longest come first, so that running out of memory shows at once.
+    order = longest_first(dataset)[state.process_index :: state.num_processes]
+    batches = outputs_of_batches(model, dataset, order, collator, batch_size, bf16=bf16)
+    num_batches = -(-len(order) // batch_size)
+    own_rows = [
+        outputs.logits.float().cpu().numpy()
+        for _, _, outputs in tqdm(batches, "Logits", num_batches, disable=not state.is_main_process)
+    ]
+    parts = gather_object([(order, np.concatenate(own_rows))] if own_rows else [])
     logits = np.empty((len(dataset), parts[0][1].shape[1]), dtype=np.float32)
-    for indices, values in parts:
-        logits[indices] = values
+    for indices, rows in parts:
+        logits[indices] = rows
     return logits
 
 
+def longest_first(dataset: Dataset) -> np.ndarray:
+    """Returns the 0-based positions of the examples by length in tokens, the longest first."""
+    return np.argsort([-len(ids) for ids in dataset["input_ids"]], kind="stable")
+
+
 def forward_columns(model: nn.Module) -> set[str]:
-    """Names of the inputs of `model.forward`, labels left out: the losses are computed here, once."""
+    """Returns the names of the inputs that `model.forward` reads, without `labels`: the trainer computes the loss."""
     return set(inspect.signature(unwrap_peft_model(model).forward).parameters) - {"labels", "kwargs"}

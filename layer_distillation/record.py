@@ -1,32 +1,219 @@
-"""The record of a run, `distillation.json`."""
+"""The record of a run, `distillation.json`: what was asked for, what the student comes from, and how it scores.
+
+    record = RunRecord.read("outputs/toxic_comments-even")    # None if the folder holds no finished run
+    record.student.layers, record.student.results["eval_accuracy"]
+
+A run that is not finished has a record of its own beside it, without teacher and student.
+"""
 
 import json
 import platform
-from importlib.metadata import version
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from layer_distillation.atomic_files import write_json
+from layer_distillation.atomic_files import to_json, write_json
+from layer_distillation.errors import UserError
 
 RECORD_FILE = "distillation.json"
 UNFINISHED_RECORD_FILE = "distillation.unfinished.json"
 LIBRARIES = (
-    *("torch", "transformers", "datasets", "evaluate", "peft", "accelerate", "scikit-learn", "deepspeed"),
-    *("onnx", "onnxruntime"),
+    "torch",
+    "transformers",
+    "datasets",
+    "evaluate",
+    "peft",
+    "accelerate",
+    "scikit-learn",
+    "deepspeed",
+    "onnx",
+    "onnxruntime",
 )
 
 
-def read_record(output_dir: str | Path) -> dict | None:
-    """The record of the finished run in the folder, `None` if there is none."""
-    return read_json(Path(output_dir) / RECORD_FILE)
+@dataclass(frozen=True, kw_only=True)
+class DataRecord:
+    """The data of a run.
+
+    Attributes:
+        source: for example "nyu-mll/glue mnli".
+        labels: names in the order of their ids.
+        fingerprints: of every tokenized split with its labels.
+        split_seed: seed of the validation split, `None` if the data came with one.
+    """
+
+    source: str
+    labels: tuple[str, ...]
+    fingerprints: Mapping[str, str]
+    split_seed: int | None
 
 
-def write_record(output_dir: str | Path, record: dict) -> None:
-    """Writes the record of a finished run."""
-    write_json(Path(output_dir) / RECORD_FILE, record)
+@dataclass(frozen=True, kw_only=True)
+class ModelRecord:
+    """A scored model.
+
+    Attributes:
+        megabytes: size of the weights when saved, 10^6 bytes.
+        latency_ms: median milliseconds of a forward pass on one example.
+        results: metrics by name: `eval_...` on validation splits, `predict_...` on test splits, `train_...`.
+    """
+
+    num_layers: int
+    parameters: int
+    megabytes: float
+    latency_ms: float
+    results: Mapping[str, float]
 
 
-def read_json(file: Path) -> dict | None:
-    return json.loads(file.read_text()) if file.is_file() else None
+@dataclass(frozen=True, kw_only=True)
+class TeacherRecord(ModelRecord):
+    """The teacher of a run.
+
+    Attributes:
+        name: Hub name or folder, as it was given.
+        hub_name: `None` for a local folder.
+        fingerprint: SHA-256 of its weights.
+        layers: 1 to its depth.
+    """
+
+    name: str
+    hub_name: str | None
+    fingerprint: str
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a student's first weights come from.
+
+    Attributes:
+        layer_strategy: what chose the layers, "explicit" where they were listed, "pretrained" for a checkpoint.
+        layers: the teacher's, 1-based, in student order; empty for a random or a pretrained student.
+        pretrained: `name` and `hub_name` of a student that starts from a checkpoint.
+        layer_choice: what the choice rests on, for strategies by evidence.
+        layers_of_stage_before: of the student of the stage before, 1-based.
+        stages: the students on the way, the deepest first.
+    """
+
+    layer_strategy: str
+    layers: tuple[int, ...]
+    pretrained: Mapping[str, str | None] | None = None
+    layer_choice: Mapping | None = None
+    layers_of_stage_before: tuple[int, ...] = ()
+    stages: "tuple[StudentRecord, ...]" = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentRecord(Origin, ModelRecord):
+    """The student of a run.
+
+    Attributes:
+        adapter: settings, parameters and size of the adapter of a LoRA run.
+    """
+
+    trainable_parameters: int
+    adapter: Mapping | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A run.
+
+    Attributes:
+        name: of its folder, or of its repository on the Hub.
+        command: as it could be typed again.
+        settings: arguments that were given, and the number of processes.
+        seed: of the student's training.
+        libraries: versions.
+        teacher_folder: path from the run's folder to the teacher's, `None` for a teacher on the Hub; LoRA runs only.
+        built_from: fingerprint of the model that a stage's student was built from.
+        method: "distill", "finetune" (the labels alone), "lora" or "lora_distill".
+        loss: weights and temperature.
+        training: what else is needed to train alike.
+    """
+
+    name: str
+    command: str
+    settings: Mapping
+    data: DataRecord
+    seed: int
+    libraries: Mapping[str, str]
+    teacher_folder: str | None = None
+    built_from: str | None = None
+    method: str | None = None
+    loss: Mapping[str, float | str] | None = None
+    training: Mapping[str, float] | None = None
+    teacher: TeacherRecord | None = None
+    student: StudentRecord | None = None
+
+    @classmethod
+    def read(cls, folder: str | Path, file: str = RECORD_FILE) -> "RunRecord | None":
+        """Returns the record in a folder, `None` if there is none.
+
+        Entries that this version does not know are left out.
+
+        Raises:
+            UserError: the record lacks an entry that every record of this version has.
+        """
+        path = Path(folder) / file
+        if not path.is_file():
+            return None
+        try:
+            return _from_json(cls, json.loads(path.read_text()))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}): it is damaged or was written by another version. Choose another "
+                "folder, or remove this one."
+            ) from error
+
+    def write(self, folder: str | Path, file: str = RECORD_FILE) -> None:
+        """Writes the record, in one step."""
+        write_json(Path(folder) / file, _plain(self))
+
+    @property
+    def request(self) -> dict:
+        """What the run was asked to do, and on which data: `settings` and `data`, as they are in the file."""
+        return json.loads(to_json({"settings": self.settings, "data": _plain(self.data)}))
+
+    def differences(self, other: "RunRecord") -> list[str]:
+        """Returns which parts of the request are not those of the other record."""
+        return [name for name, value in self.request.items() if value != other.request[name]]
+
+    @property
+    def evaluated_on(self) -> tuple[str, str]:
+        """Prefix of the metrics to report and name of their split: test if its labels are known, else validation."""
+        has_test = "predict_loss" in self.student.results
+        return ("predict", "Test") if has_test else ("eval", "Validation")
+
+
+# What the entries of the record hold that are classes of their own.
+_NESTED = {"data": DataRecord, "teacher": TeacherRecord, "student": StudentRecord}
+
+
+def _from_json(cls: type, values: Mapping):
+    known = {item.name for item in fields(cls)}
+    values = {name: value for name, value in values.items() if name in known}
+    for name, value in values.items():
+        if name in _NESTED and value is not None:
+            values[name] = _from_json(_NESTED[name], value)
+        elif name == "stages":
+            values[name] = tuple(_from_json(StudentRecord, stage) for stage in value)
+        elif isinstance(value, list):
+            values[name] = tuple(value)
+    return cls(**values)
+
+
+def _plain(value):
+    """Dictionaries in place of classes; entries that may be left out and are at their default are left out."""
+    if is_dataclass(value):
+        entries = {item.name: (getattr(value, item.name), item.default) for item in fields(value)}
+        return {
+            name: _plain(entry) for name, (entry, default) in entries.items() if default is MISSING or entry != default
+        }
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
 
 
 def library_versions() -> dict[str, str]:
@@ -35,6 +222,6 @@ def library_versions() -> dict[str, str]:
     for library in LIBRARIES:
         try:
             installed[library] = version(library)
-        except ModuleNotFoundError:
+        except PackageNotFoundError:
             continue
     return {"python": platform.python_version(), **installed}

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.pretrained import from_pretrained, resolve_checkpoint
-from layer_distillation.record import read_record
+from layer_distillation.record import RunRecord
 from layer_mapping import build_student
 
 
@@ -25,12 +25,12 @@ def load_adapter(folder: str | Path, teacher_name_or_path: str | None = None) ->
     Raises:
         UserError: the folder holds no finished LoRA run, or the teacher is not to be found or another one.
     """
-    record = read_record(folder)
-    if record is None or "adapter" not in record.get("student", {}):
+    record = RunRecord.read(folder)
+    if record is None or record.student is None or record.student.adapter is None:
         raise UserError(f"{folder} holds no adapter of a finished run of run_lora.py. Name the folder of such a run.")
     if teacher_name_or_path is None:
         teacher_name_or_path = _teacher_of(folder, record)
-    path, revision = resolve_checkpoint(teacher_name_or_path), record["settings"].get("teacher_revision")
+    path, revision = resolve_checkpoint(teacher_name_or_path), record.settings.get("teacher_revision")
     student_config = AutoConfig.from_pretrained(folder)
     config = from_pretrained(AutoConfig, path, revision)
     # Names of labels may be spelled otherwise in the teacher than in the data.
@@ -38,23 +38,23 @@ def load_adapter(folder: str | Path, teacher_name_or_path: str | None = None) ->
         setattr(config, name, getattr(student_config, name))
     teacher = from_pretrained(AutoModelForSequenceClassification, path, revision, config=config, dtype="float32")
     fingerprint = fingerprint_model(teacher)
-    if fingerprint != record["teacher"]["fingerprint"]:
+    if fingerprint != record.teacher.fingerprint:
         raise UserError(
             f"The adapter in {folder} was trained on layers of another teacher (fingerprint "
-            f"{record['teacher']['fingerprint'][:12]}...) than {teacher_name_or_path} ({fingerprint[:12]}...). Pass "
+            f"{record.teacher.fingerprint[:12]}...) than {teacher_name_or_path} ({fingerprint[:12]}...). Pass "
             "the folder of the right one as teacher_name_or_path."
         )
-    return attach_adapter(build_student(teacher, record["student"]["layers"]), folder)
+    return attach_adapter(build_student(teacher, record.student.layers), folder)
 
 
 def attach_adapter(student: PreTrainedModel, folder: str | Path) -> PeftModel:
     return PeftModel.from_pretrained(student, folder, torch_device=str(student.device)).eval()
 
 
-def _teacher_of(folder: str | Path, record: dict) -> str:
-    if record["teacher_folder"] is None:
-        return record["teacher"]["name"]
-    teacher = Path(folder) / record["teacher_folder"]
+def _teacher_of(folder: str | Path, record: RunRecord) -> str:
+    if record.teacher_folder is None:
+        return record.teacher.name
+    teacher = Path(folder) / record.teacher_folder
     if not teacher.is_dir():
         raise UserError(
             f"The adapter in {folder} belongs to the teacher in {teacher}, which does not exist. Pass the folder "

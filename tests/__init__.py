@@ -6,5 +6,6 @@ engine_runs                 running workers under every engine
 running_app                 the app as a process
 served_model                a model for the app
 glue_cache                  a small cache in the form of GLUE's
+comments                    the files of comments, and their words
 comparison_results_by_hand  results that need no training
 """

@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 
@@ -30,6 +31,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imports_outside_garbage_collection():
+    """Every training collects garbage. Visiting all modules takes far longer than the steps of a tiny model."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,14 @@
-"""GLUE tasks as `datasets` keeps them in its cache, with made-up rows: for the tasks that no machine has at hand."""
+"""GLUE tasks with made-up rows, in the form in which `datasets` keeps them in its cache.
+
+write_glue_cache(cache_dir, "rte", num_rows=6)
+"""
 
 from pathlib import Path
 
 from datasets import ClassLabel, DatasetInfo, Features, SplitDict, SplitInfo, Value
 from datasets.arrow_writer import ArrowWriter
 
-# Text columns and label names of the tasks on the Hub, `None` for scores; MNLI and its splits are tested on real data.
+# Text columns and label names of the tasks on the Hub, `None` for scores. MNLI is left out for its other split names.
 GLUE_TASKS = {
     "cola": (("sentence",), ("unacceptable", "acceptable")),
     "sst2": (("sentence",), ("negative", "positive")),
@@ -19,7 +22,7 @@ GLUE_TASKS = {
 
 
 def write_glue_cache(cache_dir, task, num_rows):
-    """Writes train, validation and test splits; the labels of the test split are hidden, as on the Hub."""
+    """Writes train, validation and test splits. The labels of the test split are hidden, as on the Hub."""
     columns, label_names = GLUE_TASKS[task]
     texts = {column: Value("string") for column in columns}
     label = ClassLabel(names=list(label_names)) if label_names else Value("float32")

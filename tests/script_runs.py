@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import datasets
-import pytest
 
 import run_distillation
 
@@ -42,9 +41,7 @@ def write_json_lines(path, rows):
 
 def run_main(script, *arguments):
     """Calls the `main` of a script's module in this process, which saves the imports."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [script.__file__, *map(str, arguments), *ALWAYS])
-        script.main()
+    return script.main([*map(str, arguments), *ALWAYS])
 
 
 def run_process(script, *arguments, launcher=(), script_arguments=ALWAYS):
@@ -63,6 +60,12 @@ run_script = partial(run_process, run_distillation)
 
 def results(folder, name="all_results"):
     return json.loads((folder / f"{name}.json").read_text())
+
+
+def read_record(folder, name="distillation"):
+    """The record of a finished run as it is on the disk, `None` if there is none."""
+    file = Path(folder) / f"{name}.json"
+    return json.loads(file.read_text()) if file.is_file() else None
 
 
 def metrics(folder):

@@ -1,4 +1,4 @@
-"""Tests of `comparison`: which cells a grid has, and what a cell takes from the grid."""
+"""Tests of the grid: which cells a grid has, and what a cell takes from the grid."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,15 +6,16 @@ from types import SimpleNamespace
 import pytest
 
 from comparison.arguments import METHODS, Cell, ComparisonArguments, plan_cells
-from comparison.grid import DECIDED_BY_GRID, Grid, prepare_cell
+from comparison.grid import DECIDED_BY_GRID, Grid, plan_cell
 from layer_distillation.arguments import DistillationTrainingArguments
 from lora_adapters.arguments import LoraArguments
 from text_data.arguments import DataArguments
 from training.arguments import TeacherArguments
-from training.command_line import parse_arguments
+from training.command_line import Settings, parse_arguments
 from training.run import num_steps
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).resolve().parent.parent
+GRIDS = [*sorted((ROOT / "examples").glob("compare_*.json")), ROOT / "defaults" / "run_comparison.json"]
 
 
 def names(**arguments):
@@ -51,13 +52,13 @@ def test_lists_may_be_separated_by_commas_as_argument_files_do():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"strategies": ["middle"]}, "`strategies` must be some of top, first, .* found middle"),
-        ({"methods": ["distil"]}, "`methods` must be some of distill, finetune, .* found distil"),
-        ({"methods": []}, "`methods` must be some of .* found none"),
-        ({"method_strategies": ["top", "x"]}, "`method_strategies` must be some of .* found top x"),
-        ({"seeds": ["0", "-1"]}, "`seeds` must be whole numbers >= 0, found '0 -1'"),
-        ({"methods": ["lora"], "strategies": ["random"]}, "never run with the strategy 'random', but nothing else"),
-        ({"lora_learning_rate": 0}, "`lora_learning_rate` must be > 0, found 0"),
+        ({"strategies": ["middle"]}, "strategies.* middle"),
+        ({"methods": ["distil"]}, "methods.* distil"),
+        ({"methods": []}, "methods.* none"),
+        ({"method_strategies": ["top", "x"]}, "method_strategies.* top x"),
+        ({"seeds": ["0", "-1"]}, "seeds.*0 -1"),
+        ({"methods": ["lora"], "strategies": ["random"]}, "random"),
+        ({"lora_learning_rate": 0}, "lora_learning_rate.* 0"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
@@ -75,7 +76,16 @@ def grid(tmp_path):
     )
     comparison_args = ComparisonArguments(lora_learning_rate=1e-3, num_student_layers=2)
     sources = {"kl_weight": "file", "lora_r": "command line", "seeds": "command line", "output_dir": "file"}
-    return Grid(TeacherArguments(), DataArguments(), LoraArguments(), comparison_args, args, sources, None)
+    teacher_args, data_args, lora_args = TeacherArguments(), DataArguments(), LoraArguments()
+    return Grid(
+        settings=Settings((teacher_args, data_args, lora_args, comparison_args, args), sources, "python"),
+        teacher_args=teacher_args,
+        data_args=data_args,
+        lora_args=lora_args,
+        comparison_args=comparison_args,
+        training_args=args,
+        inputs=None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,25 +98,25 @@ def grid(tmp_path):
     ],
 )
 def test_a_method_decides_weights_learning_rate_and_adapters(grid, method, weights, learning_rate):
-    run = prepare_cell(Cell(method, "odd", 5), grid)
-    args = run.training_args
+    plan = plan_cell(Cell(method, "odd", 5), grid)
+    args = plan.training_args
     assert ((args.ce_weight, args.kl_weight), args.learning_rate, args.seed) == (weights, learning_rate, 5)
-    assert (run.lora_args is not None) == method.startswith("lora")
-    assert (run.student_args.layer_strategy, run.student_args.num_student_layers) == ("odd", 2)
-    assert run.folder == grid.folder / "runs" / f"{method}-odd-5"
+    assert (plan.lora_args is not None) == method.startswith("lora")
+    assert (plan.student_args.layer_strategy, plan.student_args.num_student_layers) == ("odd", 2)
+    assert plan.folder == grid.folder / "runs" / f"{method}-odd-5"
     assert (grid.training_args.ce_weight, grid.training_args.seed) == (0.3, 42), "the grid's own are left alone"
 
 
 def test_settings_of_a_cell_are_those_that_change_what_it_makes(grid):
-    distill, lora = (set(prepare_cell(Cell(method, "odd", 5), grid).sources) for method in ("distill", "lora"))
+    distill, lora = (set(plan_cell(Cell(method, "odd", 5), grid).settings.sources) for method in ("distill", "lora"))
     assert distill == set(DECIDED_BY_GRID)
     assert lora == distill | {"lora_r"}
 
 
 def test_a_budget_for_the_search_is_a_setting_of_the_cells_that_search(grid):
-    grid.sources["search_budget"] = "command line"
-    assert "search_budget" in prepare_cell(Cell("distill", "search", 5), grid).sources
-    assert "search_budget" not in prepare_cell(Cell("distill", "odd", 5), grid).sources
+    grid.settings.sources["search_budget"] = "command line"
+    assert "search_budget" in plan_cell(Cell("distill", "search", 5), grid).settings.sources
+    assert "search_budget" not in plan_cell(Cell("distill", "odd", 5), grid).settings.sources
 
 
 @pytest.mark.parametrize(
@@ -126,11 +136,10 @@ def test_steps_are_counted_as_the_trainer_does(arguments, steps):
     assert num_steps(SimpleNamespace(**settings), num_examples=30) == steps
 
 
-@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("compare_*.json")), ids=lambda file: file.stem)
-def test_the_argument_files_that_come_with_the_project_are_grids_of_both_tables(file, monkeypatch):
-    monkeypatch.chdir(EXAMPLES.parent)
+@pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
+def test_the_argument_files_that_come_with_the_project_are_grids_of_both_tables(file):
     types = (TeacherArguments, DataArguments, LoraArguments, ComparisonArguments, DistillationTrainingArguments)
-    (_, _, _, comparison_args, _), _ = parse_arguments(types, [str(file)], file)
+    _, _, _, comparison_args, _ = parse_arguments(types, [str(file)], file).arguments
     groups = {cell.group for cell in plan_cells(comparison_args)}
     assert {("distill", strategy) for strategy in ("top", "bottom", "odd", "even", "random")} <= groups
     assert {(method, "even") for method in METHODS} <= groups

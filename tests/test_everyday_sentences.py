@@ -1,8 +1,6 @@
 """Tests of the sixty sentences that the served classifier is judged by, and of the classifier that is served."""
 
-import csv
 import os
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 
 from app.models import load_model
+from tests.comments import read_rows, words
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data" / "toxic_comments"
@@ -22,31 +21,24 @@ KINDS = {
 }
 
 
-def read(file):
-    with open(file, encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 @pytest.fixture(scope="module")
 def sentences():
-    return read(ROOT / "tests" / "everyday_sentences.csv")
+    return read_rows(ROOT / "tests" / "everyday_sentences.csv")
 
 
-def words(text):
-    return frozenset(re.findall(r"\w+(?:['’]\w+)*", text.casefold()))
-
-
-def test_there_are_thirty_of_each_and_every_kind_occurs(sentences):
+def test_there_are_thirty_of_each_label_and_every_kind_occurs(sentences):
     assert Counter(row["label"] for row in sentences) == {"toxic": 30, "not_toxic": 30}
     for label, kinds in KINDS.items():
         assert {row["kind"] for row in sentences if row["label"] == label} == kinds
 
 
-def test_none_is_in_the_sample_data_or_nearly_so(sentences):
-    data = [words(row["text"]) for split in ("train", "validation", "test") for row in read(DATA / f"{split}.csv")]
+def test_no_sentence_is_in_the_sample_data_or_nearly_so(sentences):
+    files = [DATA / f"{split}.csv" for split in ("train", "validation", "test")]
+    comments = [words(row["text"]) for file in files for row in read_rows(file)]
     for row in sentences:
-        own = words(row["text"])
-        assert max(len(own & other) / len(own | other) for other in data) < 0.75, row["text"]
+        sentence = words(row["text"])
+        shared = max(len(sentence & comment) / len(sentence | comment) for comment in comments)
+        assert shared < 0.75, row["text"]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from comparison.arguments import METHODS
 from comparison.bootstrap import score
 from comparison.figures import HATCHES, LOSS_TITLES, STRATEGY_STYLES, confusion_shares, draw_figures, mean_curve
 from comparison.results import score_groups
-from layer_distillation.arguments import LOSSES
+from layer_distillation.loss_table import LOSSES
 from layer_mapping import STRATEGIES, SYNONYMS
 from tests.comparison_results_by_hand import make_results
 

@@ -1,14 +1,16 @@
 """Tests of output folders and records: whose folder it is, what an interrupted run resumes from, and the record."""
 
+import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from accelerate import PartialState
-from transformers import TrainingArguments
 
 from layer_distillation.atomic_files import replacing
-from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE, library_versions, read_record, write_record
+from layer_distillation.errors import UserError
+from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE, DataRecord, RunRecord, library_versions
 from training.output_folder import (
     COMPLETE_MARK,
     check_output_dir,
@@ -17,10 +19,15 @@ from training.output_folder import (
     open_run_folder,
 )
 
-RECORD = {
-    "settings": {"seed": 1, "layers": "2,4"},
-    "data": {"source": "a/train.csv", "labels": ("bad", "good"), "fingerprint": "f00"},
-}
+RECORD = RunRecord(
+    name="run",
+    command="python run_distillation.py",
+    settings={"layers": "2,4"},
+    data=DataRecord(source="a/train.csv", labels=("bad", "good"), fingerprints={"train": "f00"}, split_seed=None),
+    seed=1,
+    libraries={"torch": "2.13.0"},
+)
+EARLIER = replace(RECORD, seed=0)
 
 
 def add_checkpoint(folder, step, complete=True):
@@ -43,26 +50,26 @@ def test_missing_and_empty_folders_are_free_and_a_run_of_ours_may_be_used_again(
     check_output_dir(tmp_path / "missing")
     assert not (tmp_path / "missing").exists()
     check_output_dir(tmp_path)
-    write_record(tmp_path, RECORD)
+    RECORD.write(tmp_path)
     check_output_dir(tmp_path)
     check_output_dir(tmp_path, must_hold_run=True)
 
 
 def test_a_strangers_folder_is_refused_and_left_untouched(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="not empty and not a run of this project .*choose another folder"):
+    with pytest.raises(UserError, match=f"--output_dir {tmp_path}"):
         check_output_dir(tmp_path)
     assert contents(tmp_path) == {"thesis.tex": b"years of work"}
 
 
 def test_a_file_is_refused_as_output_dir(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="--output_dir .*file is a file. Choose a folder"):
+    with pytest.raises(UserError, match="--output_dir .*file"):
         check_output_dir(tmp_path / "file")
 
 
 def test_evaluating_needs_a_run(tmp_path):
-    with pytest.raises(ValueError, match="holds no student to evaluate.*add --do_train"):
+    with pytest.raises(UserError, match="--do_train"):
         check_output_dir(tmp_path / "missing", must_hold_run=True)
 
 
@@ -70,14 +77,28 @@ def test_evaluating_needs_a_run(tmp_path):
 
 
 def test_record_survives_a_round_trip_and_an_absent_one_is_none(tmp_path):
-    assert read_record(tmp_path) is None
-    write_record(tmp_path / "new" / "folder", {"layers": [2, 4]})
-    assert read_record(tmp_path / "new" / "folder") == {"layers": [2, 4]}
+    assert RunRecord.read(tmp_path) is None
+    RECORD.write(tmp_path / "new" / "folder")
+    assert RunRecord.read(tmp_path / "new" / "folder") == RECORD
+    assert "student" not in json.loads((tmp_path / "new" / "folder" / RECORD_FILE).read_text())
+
+
+def test_a_record_of_another_version_is_read_or_refused_with_its_path(tmp_path):
+    RECORD.write(tmp_path)
+    file = tmp_path / RECORD_FILE
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"of_a_later_version": 1}))
+    assert RunRecord.read(tmp_path) == RECORD
+    del content["data"]["fingerprints"]
+    for broken in (json.dumps(content), "{"):
+        file.write_text(broken)
+        with pytest.raises(UserError, match=RECORD_FILE):
+            RunRecord.read(tmp_path)
 
 
 @pytest.mark.parametrize("failing", ["write_text", "replace"])
 def test_a_crash_while_the_record_is_written_leaves_the_old_one(tmp_path, monkeypatch, failing):
-    write_record(tmp_path, {"seed": 1})
+    EARLIER.write(tmp_path)
 
     def crash(self, *args):
         if failing == "write_text":
@@ -86,8 +107,8 @@ def test_a_crash_while_the_record_is_written_leaves_the_old_one(tmp_path, monkey
 
     monkeypatch.setattr(Path, failing, crash)
     with pytest.raises(OSError, match="No space"):
-        write_record(tmp_path, {"seed": 2})
-    assert read_record(tmp_path) == {"seed": 1}
+        RECORD.write(tmp_path)
+    assert RunRecord.read(tmp_path) == EARLIER
 
 
 def test_library_versions_name_python_and_leave_out_what_is_not_installed(monkeypatch):
@@ -107,12 +128,12 @@ def test_an_interrupted_run_resumes_from_its_newest_checkpoint_by_number(tmp_pat
     assert checkpoint_to_resume(tmp_path, RECORD) == newest
 
 
-def test_a_half_written_checkpoint_is_passed_over_with_a_message(tmp_path, caplog):
+def test_a_half_written_checkpoint_is_skipped_with_a_message(tmp_path, caplog):
     open_run_folder(tmp_path, RECORD, keep_checkpoints=False)
     complete = add_checkpoint(tmp_path, 10)
     half_written = add_checkpoint(tmp_path, 20, complete=False)
     assert checkpoint_to_resume(tmp_path, RECORD) == complete
-    assert f"{half_written} is half-written and passed over." in caplog.messages
+    assert half_written in caplog.text
 
 
 # ---- Replacing files ----
@@ -140,60 +161,57 @@ def test_what_a_killed_run_has_half_written_goes_when_the_next_begins(tmp_path):
 
 
 def test_a_run_that_ends_replaces_the_results_of_the_one_before_and_nothing_else(tmp_path):
-    write_record(tmp_path, {"seed": 0})
+    EARLIER.write(tmp_path)
     for name in ("all_results.json", "predict_results.json", "predictions_old.csv", "notes.txt", "teacher/x.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("old")
     before = contents(tmp_path)
     open_run_folder(tmp_path, RECORD, keep_checkpoints=False)
-    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-    with pytest.raises(OSError), closing_run_folder(args):
-        Path(args.output_dir, "all_results.json").write_text("half")
+    with pytest.raises(OSError), closing_run_folder(tmp_path, PartialState()) as folder:
+        Path(folder, "all_results.json").write_text("half")
         raise OSError
-    assert args.output_dir == str(tmp_path)
     assert contents(tmp_path).keys() - before.keys() == {UNFINISHED_RECORD_FILE}
     assert before.items() <= contents(tmp_path).items()
 
-    with closing_run_folder(args):
-        Path(args.output_dir, "all_results.json").write_text("new")
-        write_record(args.output_dir, {"seed": 1})
-    assert args.output_dir == str(tmp_path)
+    with closing_run_folder(tmp_path, PartialState()) as folder:
+        Path(folder, "all_results.json").write_text("new")
+        RECORD.write(folder)
     assert contents(tmp_path).keys() == {RECORD_FILE, "all_results.json", "notes.txt", "teacher/x.json"}
     assert (tmp_path / "all_results.json").read_text() == "new"
-    assert read_record(tmp_path) == {"seed": 1}
+    assert RunRecord.read(tmp_path) == RECORD
 
 
 # ---- Other runs in the folder ----
 
 
 @pytest.mark.parametrize(
-    "change", [{"settings": {"seed": 2, "layers": "2,4"}}, {"data": {**RECORD["data"], "fingerprint": "ba5"}}]
+    "change", [{"settings": {"layers": "1,3"}}, {"data": replace(RECORD.data, fingerprints={"train": "ba5"})}]
 )
 @pytest.mark.parametrize("is_finished", [True, False])
 def test_a_run_with_other_settings_or_data_is_not_replaced(tmp_path, change, is_finished):
     if is_finished:
-        write_record(tmp_path, RECORD)
+        RECORD.write(tmp_path)
     else:
         open_run_folder(tmp_path, RECORD, keep_checkpoints=False)
-    with pytest.raises(ValueError, match=f"holds a run with other {next(iter(change))}, which this one would replace"):
-        checkpoint_to_resume(tmp_path, RECORD | change)
+    with pytest.raises(UserError, match=f"--output_dir {tmp_path} .*other {next(iter(change))}"):
+        checkpoint_to_resume(tmp_path, replace(RECORD, **change))
 
 
-def test_a_finished_run_and_a_new_folder_start_anew(tmp_path):
+def test_a_finished_run_and_a_new_folder_start_from_the_beginning(tmp_path):
     add_checkpoint(tmp_path, 10)
     assert checkpoint_to_resume(tmp_path, RECORD) is None
-    write_record(tmp_path, RECORD)
+    RECORD.write(tmp_path)
     assert checkpoint_to_resume(tmp_path, RECORD) is None
 
 
 def test_a_new_run_clears_away_checkpoints_of_the_one_before_and_leaves_its_results(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    write_record(tmp_path, {"seed": 0})
+    EARLIER.write(tmp_path)
     (tmp_path / "all_results.json").write_text("old")
     add_checkpoint(tmp_path, 10)
     open_run_folder(tmp_path, RECORD, keep_checkpoints=False)
     assert contents(tmp_path).keys() == {RECORD_FILE, UNFINISHED_RECORD_FILE, "all_results.json"}
-    assert read_record(tmp_path) == {"seed": 0}
+    assert RunRecord.read(tmp_path) == EARLIER
     assert "checkpoint-10 is of an earlier run and removed" in caplog.text
 
 

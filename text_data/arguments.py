@@ -1,11 +1,18 @@
-"""The arguments that name data and say how to read them."""
+"""The arguments that name the data and say how to read them.
 
-from collections import Counter
-from collections.abc import Iterable
+DataArguments(task_name="rte")
+DataArguments(dataset_name="tdavidson/hate_speech_offensive", text_column_name="tweet", label_column_name="class",
+              validation_split_percentage=10)
+DataArguments(train_file="train.csv", validation_file="dev.csv", test_file="test.csv")
+DataArguments()    # the embedded data set
+"""
+
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from layer_distillation.errors import UserError
+from text_data.columns import repeated
+from text_data.files import FILE_EXTENSIONS
 
 GLUE = "nyu-mll/glue"
 GLUE_TEXT_COLUMNS = {
@@ -19,75 +26,75 @@ GLUE_TEXT_COLUMNS = {
     "stsb": ("sentence1", "sentence2"),
     "wnli": ("sentence1", "sentence2"),
 }
-FILE_EXTENSIONS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 EMBEDDED_DATA = "data/toxic_comments"
-# From about here on, starting processes costs less than it saves: one process already tokenises on all cores.
+# Starting processes pays only for splits of this size: one process already tokenizes on all cores.
 MULTIPROCESSING_MIN_ROWS = 100_000
 
 
 @dataclass
 class DataArguments:
-    """Which data to use and how to read them. One source at most: a GLUE task, a data set, or files.
+    """Which data to use and how to read them. The source is a GLUE task, a data set, files or the embedded data set.
 
     Raises:
-        UserError: an argument breaks its rule, or contradicts another one.
-        UserError: a file does not exist.
+        UserError: an argument breaks its rule or contradicts another one, or a file is missing or empty.
     """
 
     task_name: str | None = field(
-        default=None,
-        metadata={"help": f"GLUE task, one of {', '.join(GLUE_TEXT_COLUMNS)}. Loads that configuration of {GLUE}."},
+        default=None, metadata={"help": f"GLUE task: {', '.join(GLUE_TEXT_COLUMNS)}. Loaded from {GLUE}."}
     )
     dataset_name: str | None = field(
-        default=None, metadata={"help": "Data set on the Hugging Face Hub, or a local folder `load_dataset` can read."}
+        default=None,
+        metadata={"help": "Data set on the Hugging Face Hub, or a local folder that `load_dataset` can read."},
     )
     dataset_config_name: str | None = field(
-        default=None, metadata={"help": "Configuration of `dataset_name`, for data sets that have several."}
+        default=None, metadata={"help": "Configuration of --dataset_name, for data sets that have several."}
     )
     train_file: str | None = field(
         default=None,
         metadata={
-            "help": "Training data: a csv, tsv, json, jsonl or parquet file. May come without labels if ce_weight is "
-            f"0. Without task_name, dataset_name and files the embedded data set {EMBEDDED_DATA} is used."
+            "help": f"Training data: a file that ends in {', '.join(FILE_EXTENSIONS)}. Labels may be missing if "
+            f"--ce_weight is 0. Unset, and no other source named: the embedded data set {EMBEDDED_DATA}."
         },
     )
     validation_file: str | None = field(
-        default=None, metadata={"help": "Validation data, for choosing. Its format may differ from train_file's."}
+        default=None, metadata={"help": "Validation data, for choosing. The format may differ from --train_file."}
     )
     test_file: str | None = field(
-        default=None, metadata={"help": "Test data, for reporting or prediction. May come without labels."}
+        default=None, metadata={"help": "Test data, for reporting and predictions. Labels may be missing."}
     )
     text_column_name: str | None = field(
         default=None,
         metadata={
-            "help": "Text column, or two comma separated ones for pairs: 'premise,hypothesis'. Unset: the GLUE task's "
-            "own, else a well-known name (text, sentence, tweet, comment, ...), else the one or two string columns."
+            "help": "Text column, or two with a comma for pairs: premise,hypothesis. Unset: the columns of the GLUE "
+            "task, else a well-known name (text, sentence, tweet, ...), else the only one or two columns of strings."
         },
     )
     label_column_name: str | None = field(
         default=None,
         metadata={
-            "help": "Label column. Names, integers or booleans: classification; decimal numbers: regression; lists of "
-            "names or 0/1 vectors: multi-label. Unset: 'label' or 'labels'."
+            "help": "Label column. Names, integers, booleans: classification. Decimal numbers: regression. Lists of "
+            "names or 0/1 vectors: multi-label. Unset: label or labels."
         },
     )
     label_order: str | None = field(
         default=None,
         metadata={
-            "help": "Comma separated label names in the order of their ids, for example 'not_toxic,toxic'. Unset: the "
-            "data set's own order, else sorted."
+            "help": "Label names in the order of their ids, with commas: not_toxic,toxic. Unset: the order that the "
+            "data set declares, else sorted."
         },
     )
     validation_split_percentage: int | None = field(
         default=None,
         metadata={
-            "help": "Per cent (1 to 99) of the training split to split off for validation. Needed if, and allowed "
-            "only if, the data have no validation split. Keeps the proportions of the labels where possible."
+            "help": "Percentage (1 to 99) of the training split to split off for validation, with the same label "
+            "proportions where possible. Only for data without a validation split, which need it."
         },
     )
     max_seq_length: int = field(
         default=128,
-        metadata={"help": "Longest input in tokens; longer ones are truncated. The tokenizer's own limit holds too."},
+        metadata={
+            "help": "Longest input in tokens, at least 1; longer inputs are truncated, also at the tokenizer's limit."
+        },
     )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Use only the first n training examples. Unset: all."}
@@ -101,63 +108,72 @@ class DataArguments:
     preprocessing_num_workers: int | None = field(
         default=None,
         metadata={
-            "help": "Processes that tokenise. Unset: one per core for splits of at least "
-            f"{MULTIPROCESSING_MIN_ROWS:,} examples, else one, which is quicker."
+            "help": "Number of tokenizing processes. Unset: one per core for splits of at least "
+            f"{MULTIPROCESSING_MIN_ROWS:,} examples, else one, which is faster there."
         },
     )
-    overwrite_cache: bool = field(default=False, metadata={"help": "Tokenise again even if a cached result exists."})
+    overwrite_cache: bool = field(default=False, metadata={"help": "Tokenize again even if a cached result exists."})
 
     def __post_init__(self):
         if self.task_name is not None:
             self.task_name = self.task_name.lower()
         if self.task_name is not None and self.task_name not in GLUE_TEXT_COLUMNS:
             raise UserError(
-                f"task_name must be one of {', '.join(GLUE_TEXT_COLUMNS)}, not {self.task_name!r}. "
-                "For other data use dataset_name or train_file."
+                f"--task_name must be one of {', '.join(GLUE_TEXT_COLUMNS)}, found {self.task_name!r}. "
+                "For other data use --dataset_name or --train_file."
             )
-        sources = {"task_name": self.task_name, "dataset_name": self.dataset_name, "files": self.files}
-        given = [name for name, value in sources.items() if value]
+        files = ", ".join(f"--{split}_file" for split in self.files)
+        sources = {"--task_name": self.task_name, "--dataset_name": self.dataset_name, files: files}
+        given = [option for option, value in sources.items() if value]
         if len(given) > 1:
-            raise UserError(f"The data come from one source, but found {' and '.join(given)}. Keep one of them.")
+            raise UserError(f"The data must come from one source, found {' and '.join(given)}. Keep one of them.")
         if self.dataset_config_name is not None and self.dataset_name is None:
             raise UserError(
-                f"dataset_config_name belongs to a dataset_name, but found {self.dataset_config_name!r} alone. "
-                "Give dataset_name, or for a GLUE task only task_name."
+                f"--dataset_config_name needs --dataset_name, found {self.dataset_config_name!r} alone. "
+                "Add --dataset_name, or for a GLUE task give --task_name alone."
             )
         if self.files and self.train_file is None:
             raise UserError(
-                f"The labels come from the training data, but found only {' and '.join(self.files.values())}. "
-                "Give train_file too."
+                "--train_file must be given with the other files, because the labels come from the training data; "
+                f"found only {' and '.join(self.files.values())}. Add --train_file."
             )
-        for path in self.files.values():
-            _check_file(Path(path))
+        for split, path in self.files.items():
+            _check_file(f"--{split}_file", Path(path))
         if len(self.text_columns) > 2:
             raise UserError(
-                f"text_column_name takes one column or two, but found {len(self.text_columns)}: "
+                f"--text_column_name must be one column or two, found {len(self.text_columns)}: "
                 f"{self.text_column_name!r}. Join the other columns in the data first."
+            )
+        if repeated(self.text_columns):
+            raise UserError(
+                f"--text_column_name must be two different columns, found {self.text_column_name!r}. "
+                "Name the column once."
             )
         if self.label_column_name is not None and self.label_column_name in self.text_columns:
             raise UserError(
-                f"A column is either text or label, but found {self.label_column_name!r} as both. "
-                "Change text_column_name or label_column_name."
+                f"A column is either text or label, found {self.label_column_name!r} as both. "
+                "Change --text_column_name or --label_column_name."
             )
-        repeated = _repeated(self.ordered_label_names)
-        if repeated:
-            raise UserError(f"label_order must differ, but found {repeated} more than once. Remove the repetition.")
+        if names := repeated(self.ordered_label_names):
+            raise UserError(
+                f"--label_order must have every label once, found {', '.join(names)} more than once. "
+                "Remove the repetition."
+            )
         if self.validation_split_percentage is not None and not 1 <= self.validation_split_percentage <= 99:
             raise UserError(
-                f"validation_split_percentage must be from 1 to 99, not {self.validation_split_percentage}. "
+                f"--validation_split_percentage must be from 1 to 99, found {self.validation_split_percentage}. "
                 "A common choice is 10."
             )
-        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}. Leave it out for the default.")
-        if self.preprocessing_num_workers is not None and self.preprocessing_num_workers < 1:
-            raise UserError(
-                f"preprocessing_num_workers must be at least 1, not {self.preprocessing_num_workers}. "
-                "Leave it out to let the size of the data decide."
-            )
+        numbers = {
+            "--max_seq_length": self.max_seq_length,
+            "--max_train_samples": self.max_train_samples,
+            "--max_eval_samples": self.max_eval_samples,
+            "--max_predict_samples": self.max_predict_samples,
+            "--preprocessing_num_workers": self.preprocessing_num_workers,
+        }
+        for option, number in numbers.items():
+            if number is not None and number < 1:
+                raise UserError(f"{option} must be at least 1, found {number}. Leave it out for the default.")
 
     @property
     def files(self) -> dict[str, str]:
@@ -167,22 +183,22 @@ class DataArguments:
 
     @property
     def is_given(self) -> bool:
-        """Whether data are named at all; otherwise they are the embedded data set."""
+        """Whether a source is named. Otherwise the data are the embedded data set."""
         return bool(self.task_name or self.dataset_name or self.files)
 
     @property
     def short_name(self) -> str:
-        """A name for folders: of the task, the data set, the training file or the embedded data set."""
+        """A name for folders: the name of the task, the data set, the training file or the embedded data set."""
         return self.task_name or Path(self.dataset_name or self.train_file or EMBEDDED_DATA).stem
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """`text_column_name` taken apart; empty if unset."""
+        """The names in `text_column_name`; empty if unset."""
         return _split_names(self.text_column_name)
 
     @property
     def ordered_label_names(self) -> tuple[str, ...]:
-        """`label_order` taken apart; empty if unset."""
+        """The names in `label_order`; empty if unset."""
         return _split_names(self.label_order)
 
 
@@ -190,17 +206,13 @@ def _split_names(names: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(",")) if names else ()
 
 
-def _repeated(names: Iterable[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]
-
-
-def _check_file(path: Path) -> None:
+def _check_file(option: str, path: Path) -> None:
     if path.suffix.lower() not in FILE_EXTENSIONS:
         raise UserError(
-            f"A data file must end in {', '.join(FILE_EXTENSIONS)}, but found {str(path)!r}. "
-            "Convert it, or rename it after its format."
+            f"{option} must end in {', '.join(FILE_EXTENSIONS)}, found {str(path)!r}. "
+            "Convert the file, or rename it after its format."
         )
     if not path.is_file():
-        raise UserError(f"A data file must exist, but there is no file {str(path)!r}. Check the path.")
+        raise UserError(f"{option} must be a file, but there is no file {str(path)!r}. Check the path.")
     if path.stat().st_size == 0:
-        raise UserError(f"A data file must hold rows, but {str(path)!r} is empty (0 bytes). Write it again.")
+        raise UserError(f"{option} must hold rows, but {str(path)!r} is empty (0 bytes). Write the file again.")

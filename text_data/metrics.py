@@ -1,4 +1,11 @@
-"""The metrics of text classification, from scikit-learn and scipy."""
+"""The metrics of text classification, from scikit-learn and scipy.
+
+    compute_metrics = build_compute_metrics(data.labels, data_args.task_name)
+    Trainer(..., compute_metrics=compute_metrics)
+
+Another metric is one more entry in the dictionary that `single_label_metrics`, `multi_label_metrics` or
+`regression_metrics` returns. A metric that the data leave undefined is left out, because NaN is no JSON.
+"""
 
 from collections.abc import Callable
 
@@ -17,24 +24,108 @@ from sklearn.metrics import (
 )
 from transformers import EvalPrediction
 
+from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from text_data.labels import LabelMap
+
+# GLUE reports the F1 of label 1 for these tasks.
+F1_TASKS = ("mrpc", "qqp")
+
+
+def single_label_metrics(logits: np.ndarray, references: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
+    """Metrics of one label an example; the label with the largest logit is the prediction.
+
+    Args:
+        logits: shape (examples, num_labels).
+        references: shape (examples,), ids.
+
+    Returns:
+        accuracy, macro_f1, f1_NAME of every label that occurs; matthews_correlation if more than one label occurs;
+        for two labels also roc_auc and average_precision of label 1, if both are in the references and all logits
+        are finite.
+    """
+    predictions = logits.argmax(axis=1)
+    occurring = np.union1d(references, predictions)
+    per_label = f1_score(references, predictions, average=None, labels=occurring, zero_division=0)
+    metrics = {
+        "accuracy": accuracy_score(references, predictions),
+        "macro_f1": f1_score(references, predictions, average="macro", zero_division=0),
+        **{f"f1_{names[index]}": value for index, value in zip(occurring, per_label, strict=True)},
+    }
+    if len(occurring) > 1:
+        metrics["matthews_correlation"] = matthews_corrcoef(references, predictions)
+    if len(names) == 2:
+        # The difference orders like the probability of label 1, which rounds to ties close to 0 and 1.
+        metrics |= _ranking_metrics(np.diff(logits, axis=1), references[:, None])
+    return metrics
+
+
+def multi_label_metrics(logits: np.ndarray, references: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
+    """Metrics of any number of labels an example; a label with a positive logit is predicted.
+
+    Args:
+        logits: shape (examples, num_labels).
+        references: shape (examples, num_labels), 0 or 1.
+
+    Returns:
+        accuracy (an example is right if all its labels are), macro_f1, micro_f1, f1_NAME of every label; roc_auc and
+        average_precision, means over the labels of which both values occur, if all logits are finite.
+    """
+    predictions = (logits > 0).astype(int)
+    per_label = f1_score(references, predictions, average=None, zero_division=0)
+    return {
+        "accuracy": accuracy_score(references, predictions),
+        "macro_f1": f1_score(references, predictions, average="macro", zero_division=0),
+        "micro_f1": f1_score(references, predictions, average="micro", zero_division=0),
+        **{f"f1_{name}": value for name, value in zip(names, per_label, strict=True)},
+        **_ranking_metrics(logits, references),
+    }
+
+
+def regression_metrics(logits: np.ndarray, references: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
+    """Metrics of one score an example.
+
+    Args:
+        logits: shape (examples, 1).
+        references: shape (examples,).
+
+    Returns:
+        mse; pearson and spearmanr if neither predictions nor references are constant. Nothing if a logit is not
+        finite.
+    """
+    predictions = logits[:, 0]
+    if not np.isfinite(predictions).all():
+        return {}
+    metrics = {"mse": mean_squared_error(references, predictions)}
+    if np.ptp(predictions) > 0 and np.ptp(references) > 0:
+        metrics["pearson"] = pearsonr(predictions, references).statistic
+        metrics["spearmanr"] = spearmanr(predictions, references).statistic
+    return metrics
+
+
+def _ranking_metrics(scores: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    """Mean roc_auc and average_precision over the columns of (examples, labels) in which both classes occur."""
+    columns = [index for index, column in enumerate(references.T) if 0 < column.sum() < len(column)]
+    if not columns or not np.isfinite(scores).all():
+        return {}
+    return {
+        "roc_auc": roc_auc_score(references[:, columns], scores[:, columns], average="macro"),
+        "average_precision": average_precision_score(references[:, columns], scores[:, columns], average="macro"),
+    }
+
+
+# Per problem type: the type of one reference, and the metrics.
+METRICS = {
+    SINGLE_LABEL: (Value("int64"), single_label_metrics),
+    MULTI_LABEL: (List(Value("int64")), multi_label_metrics),
+    REGRESSION: (Value("float64"), regression_metrics),
+}
 
 
 class TextClassificationMetric(evaluate.Metric):
-    """All metrics of one label map, from scikit-learn and scipy, without the download that `evaluate.load` makes.
+    """All metrics of one label map as an `evaluate.Metric`, without the download that `evaluate.load` makes.
 
-    `compute(predictions=logits, references=labels)` takes logits of shape (examples, num_labels), and labels of shape
-    (examples,), or (examples, num_labels) for multi-label, and returns
-
-    - single-label: accuracy, macro_f1, f1_<label name> for every label that occurs, matthews_correlation. With two
-      labels also roc_auc and average_precision of label 1, and for mrpc and qqp f1 of label 1, as in GLUE;
-    - multi-label (a label is predicted if its logit is positive): accuracy (all labels of an example right), macro_f1,
-      micro_f1, f1_<label name>, and roc_auc and average_precision, means over the labels of which both values occur;
-    - regression: pearson, spearmanr, mse.
-
-    A metric that the data leave undefined is left out (NaN is no JSON): roc_auc and average_precision if only one
-    class is in the labels, matthews_correlation if only one is in labels and predictions, pearson and spearmanr if
-    either is constant. If a logit is not finite, so are roc_auc, average_precision and all metrics of regression.
+    `compute(predictions=logits, references=labels)` takes one list of logits an example, and returns the metrics of
+    the problem type, for the tasks mrpc and qqp also f1 of label 1.
     """
 
     def __init__(self, labels: LabelMap, task_name: str | None = None):
@@ -44,69 +135,25 @@ class TextClassificationMetric(evaluate.Metric):
         super().__init__(keep_in_memory=True, cache_dir=get_temporary_cache_files_directory())
 
     def _info(self) -> evaluate.MetricInfo:
-        references = {
-            "single_label_classification": Value("int64"),
-            "multi_label_classification": List(Value("int64")),
-            "regression": Value("float64"),
-        }
+        reference, _ = METRICS[self.labels.problem_type]
         return evaluate.MetricInfo(
             description="Metrics of text classification by scikit-learn and scipy.",
             citation="",
             inputs_description="predictions: logits, one list of num_labels floats per example; references: labels.",
-            features=Features(predictions=List(Value("float64")), references=references[self.labels.problem_type]),
+            features=Features(predictions=List(Value("float64")), references=reference),
         )
 
     def _compute(self, predictions: list[list[float]], references: list) -> dict[str, float]:
-        compute = {
-            "single_label_classification": self._single_label,
-            "multi_label_classification": self._multi_label,
-            "regression": self._regression,
-        }
-        metrics = compute[self.labels.problem_type](np.array(predictions), np.array(references))
+        logits, references = np.array(predictions), np.array(references)
+        _, compute = METRICS[self.labels.problem_type]
+        metrics = compute(logits, references, self.labels.names)
+        if self.task_name in F1_TASKS:
+            metrics["f1"] = f1_score(references, logits.argmax(axis=1), zero_division=0)
         return {name: float(value) for name, value in metrics.items()}
-
-    def _single_label(self, logits: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        predictions = logits.argmax(axis=1)
-        metrics = {
-            "accuracy": accuracy_score(references, predictions),
-            "macro_f1": f1_score(references, predictions, average="macro", zero_division=0),
-        }
-        occurring = np.union1d(references, predictions)
-        per_label = f1_score(references, predictions, average=None, labels=occurring, zero_division=0)
-        metrics |= {f"f1_{self.labels.names[index]}": value for index, value in zip(occurring, per_label, strict=True)}
-        if len(occurring) > 1:
-            metrics["matthews_correlation"] = matthews_corrcoef(references, predictions)
-        if self.labels.num_labels == 2:
-            # The difference orders like the probability of label 1, which rounds to ties close to 0 and 1.
-            metrics |= _ranking_metrics(references[:, None], np.diff(logits, axis=1))
-        if self.task_name in ("mrpc", "qqp"):
-            metrics["f1"] = f1_score(references, predictions, zero_division=0)
-        return metrics
-
-    def _multi_label(self, logits: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        predictions = (logits > 0).astype(int)
-        per_label = f1_score(references, predictions, average=None, zero_division=0)
-        return {
-            "accuracy": accuracy_score(references, predictions),
-            "macro_f1": f1_score(references, predictions, average="macro", zero_division=0),
-            "micro_f1": f1_score(references, predictions, average="micro", zero_division=0),
-            **{f"f1_{name}": value for name, value in zip(self.labels.names, per_label, strict=True)},
-            **_ranking_metrics(references, logits),
-        }
-
-    def _regression(self, logits: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        predictions = logits[:, 0]
-        if not np.isfinite(predictions).all():
-            return {}
-        metrics = {"mse": mean_squared_error(references, predictions)}
-        if np.ptp(predictions) > 0 and np.ptp(references) > 0:
-            metrics["pearson"] = pearsonr(predictions, references).statistic
-            metrics["spearmanr"] = spearmanr(predictions, references).statistic
-        return metrics
 
 
 def build_compute_metrics(labels: LabelMap, task_name: str | None) -> Callable[[EvalPrediction], dict[str, float]]:
-    """The `compute_metrics` of a `Trainer`: `TextClassificationMetric` on the logits.
+    """Returns the `compute_metrics` of a `Trainer`: `TextClassificationMetric` on the logits.
 
     Models may return more than logits; then `predictions` is a tuple, of which the logits are the first element.
     """
@@ -119,14 +166,3 @@ def build_compute_metrics(labels: LabelMap, task_name: str | None) -> Callable[[
         return metric.compute(predictions=logits, references=prediction.label_ids)
 
     return compute_metrics
-
-
-def _ranking_metrics(references: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Mean roc_auc and average_precision over the columns of (examples, labels) in which both classes occur."""
-    columns = [index for index, column in enumerate(references.T) if 0 < column.sum() < len(column)]
-    if not columns or not np.isfinite(scores).all():
-        return {}
-    return {
-        "roc_auc": roc_auc_score(references[:, columns], scores[:, columns], average="macro"),
-        "average_precision": average_precision_score(references[:, columns], scores[:, columns], average="macro"),
-    }

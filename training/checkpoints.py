@@ -14,23 +14,28 @@ from transformers import (
 from layer_distillation.errors import UserError
 from layer_distillation.pretrained import from_pretrained
 from text_data.labels import LabelMap
-from training.arguments import TeacherArguments
 
 logger = logging.getLogger(__name__)
 
 
-def load_tokenizer(path: str, teacher_args: TeacherArguments) -> PreTrainedTokenizerBase:
-    """The teacher's tokenizer, or the one of `--tokenizer_name` if it has the same vocabulary.
+def load_tokenizer(
+    path: str, tokenizer_name: str | None = None, revision: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a checkpoint, or another one with the same vocabulary.
+
+    Args:
+        path: Hub name or folder of the checkpoint.
+        tokenizer_name: Hub name or folder of the other tokenizer.
+        revision: of the checkpoint.
 
     Raises:
-        UserError: there is no tokenizer, or its vocabulary is not the teacher's.
+        UserError: there is no tokenizer, or its vocabulary is not the checkpoint's.
     """
-    name = teacher_args.tokenizer_name or path
-    revision = None if teacher_args.tokenizer_name else teacher_args.teacher_revision
-    tokenizer = from_pretrained(AutoTokenizer, name, revision)
-    config = from_pretrained(AutoConfig, path, teacher_args.teacher_revision)
-    if teacher_args.tokenizer_name:
-        own = from_pretrained(AutoTokenizer, path, teacher_args.teacher_revision)
+    name = tokenizer_name or path
+    tokenizer = from_pretrained(AutoTokenizer, name, None if tokenizer_name else revision)
+    config = from_pretrained(AutoConfig, path, revision)
+    if tokenizer_name:
+        own = from_pretrained(AutoTokenizer, path, revision)
         if own.get_vocab() != tokenizer.get_vocab():
             raise UserError(
                 f"The vocabulary of --tokenizer_name {name} ({len(tokenizer)} tokens) is not that of the teacher "
@@ -51,20 +56,27 @@ def load_tokenizer(path: str, teacher_args: TeacherArguments) -> PreTrainedToken
     return tokenizer
 
 
-def load_classifier(path: str, labels: LabelMap, teacher_args: TeacherArguments) -> tuple[PreTrainedModel, bool]:
-    """Loads a checkpoint as a classifier for these labels.
+def load_classifier(
+    path: str, labels: LabelMap, seed: int = 42, revision: str | None = None, ignore_mismatch: bool = False
+) -> tuple[PreTrainedModel, bool]:
+    """Loads a checkpoint as a classifier for the labels.
+
+    Args:
+        path: Hub name or folder.
+        seed: a head that the checkpoint lacks is drawn with it.
+        ignore_mismatch: take a head that is trained for other labels for one that is not trained.
 
     Returns:
-        The model in float32 (an fp16 checkpoint would load as fp16) and whether its head came from the checkpoint.
+        The model in float32 (an fp16 checkpoint would load as fp16), and whether its head is trained for the labels.
 
     Raises:
         UserError: the checkpoint cannot be read, lacks weights of the encoder, or its head is trained for other
             labels or another order of them.
     """
-    model, names = load_for_labels(path, labels, teacher_args.teacher_seed, teacher_args.teacher_revision)
+    model, names = load_for_labels(path, labels, seed, revision)
     if names is None:
         return model, False
-    return model, _is_trained_for(labels, names, path, teacher_args.ignore_mismatched_sizes)
+    return model, _is_trained_for(labels, names, path, ignore_mismatch)
 
 
 def load_for_labels(

@@ -1,52 +1,49 @@
-"""Score a classifier: metrics of each split, predictions on disk, parameters, size and latency."""
+"""Scores a classifier: metrics of each split, predictions on disk, parameters, size and latency."""
 
 import csv
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
 from layer_distillation.losses import task_loss
 from layer_distillation.model_outputs import compute_logits, forward_columns
+from layer_distillation.problem_types import MULTI_LABEL, SINGLE_LABEL
 from text_data.labels import LabelMap
+from training.inputs import Inputs
 
 
 def evaluate_model(
-    model: PreTrainedModel,
-    tokenized: DatasetDict,
-    splits: Sequence[str],
-    prefix: str,
-    args: TrainingArguments,
-    collator: Callable,
-    compute_metrics: Callable[[EvalPrediction], dict[str, float]],
+    model: PreTrainedModel, inputs: Inputs, splits: Sequence[str], prefix: str, args: TrainingArguments
 ) -> dict[str, float]:
-    """What `evaluate_splits` returns, for a model that no `Trainer` has in hand."""
+    """Returns what `evaluate_splits` returns, for a model that no trainer holds."""
     metrics = {}
     for split, suffix in _suffixes(splits).items():
-        if "labels" in tokenized[split].column_names:
-            logits = compute_logits(model, tokenized[split], collator, args.per_device_eval_batch_size, args.bf16)
-            label_ids = np.array(tokenized[split]["labels"])
+        tokenized = inputs.tokenized[split]
+        if "labels" in tokenized.column_names:
+            logits = compute_logits(model, tokenized, inputs.collator, args.per_device_eval_batch_size, args.bf16)
+            label_ids = np.array(tokenized["labels"])
             loss = task_loss(torch.from_numpy(logits), torch.from_numpy(label_ids), model.config.problem_type)
-            scores = {"loss": loss.mean().item(), **compute_metrics(EvalPrediction(logits, label_ids))}
+            scores = {"loss": loss.mean().item(), **inputs.compute_metrics(EvalPrediction(logits, label_ids))}
             metrics.update({f"{prefix}_{name}{suffix}": value for name, value in scores.items()})
     return metrics
 
 
-def evaluate_splits(trainer: Trainer, tokenized: DatasetDict, splits: Sequence[str], prefix: str) -> dict[str, float]:
-    """Metrics of the labelled ones among the splits, named `{prefix}_{metric}`.
+def evaluate_splits(trainer: Trainer, inputs: Inputs, splits: Sequence[str], prefix: str) -> dict[str, float]:
+    """Returns the metrics of the splits that have labels, named `{prefix}_{metric}`.
 
-    The metrics of further splits get a suffix: `_mm` for MNLI's mismatched set, as in `run_glue.py`, otherwise what
-    follows "validation" or "test" in the split's name.
+    The metrics of all splits but the first get a suffix: `_mm` for MNLI's mismatched set, as in `run_glue.py`,
+    otherwise what follows "validation" or "test" in the split's name.
     """
     metrics = {}
     for split, suffix in _suffixes(splits).items():
-        if "labels" in tokenized[split].column_names:
-            scores = trainer.evaluate(tokenized[split], metric_key_prefix=prefix)
+        if "labels" in inputs.tokenized[split].column_names:
+            scores = trainer.evaluate(inputs.tokenized[split], metric_key_prefix=prefix)
             metrics.update({f"{name}{suffix}": value for name, value in scores.items()})
     return metrics
 
@@ -58,19 +55,18 @@ def _suffixes(splits: Sequence[str]) -> dict[str, str]:
     return dict.fromkeys(splits[:1], "") | others
 
 
-def predict_splits(
-    trainer: Trainer, tokenized: DatasetDict, splits: Sequence[str], labels: LabelMap, output_dir: str | Path
-) -> dict[str, float]:
-    """Writes `predictions_{split}.csv` for each split; returns the metrics of the labelled ones, `predict_{metric}`.
+def predict_splits(trainer: Trainer, inputs: Inputs, splits: Sequence[str], folder: str | Path) -> dict[str, float]:
+    """Writes `predictions_{split}.csv` for each split, and returns the metrics of the splits that have labels.
 
-    Columns: `index` (row of the split, from 0), `label` where it is known, `prediction`, and a logit for each label.
+    Columns of a file: `index` (row of the split, from 0), `label` where it is known, `prediction`, and a logit for
+    each label. Metrics are named `predict_{metric}`, with suffixes as in `evaluate_splits`.
     """
     metrics = {}
     for split, suffix in _suffixes(splits).items():
-        output = trainer.predict(tokenized[split], metric_key_prefix="predict")
+        output = trainer.predict(inputs.tokenized[split], metric_key_prefix="predict")
         if trainer.is_world_process_zero():
-            file = Path(output_dir) / f"predictions_{split}.csv"
-            _write_predictions(file, np.asarray(output.predictions), output.label_ids, labels)
+            file = Path(folder) / f"predictions_{split}.csv"
+            _write_predictions(file, np.asarray(output.predictions), output.label_ids, inputs.data.labels)
         if output.label_ids is not None:
             metrics.update({f"{name}{suffix}": value for name, value in output.metrics.items()})
     return metrics
@@ -90,15 +86,15 @@ def _write_predictions(file: Path, logits: np.ndarray, label_ids: np.ndarray | N
 
 
 def _decide(logits: np.ndarray, labels: LabelMap) -> np.ndarray:
-    if labels.problem_type == "single_label_classification":
+    if labels.problem_type == SINGLE_LABEL:
         return logits.argmax(axis=-1)
-    return logits > 0 if labels.problem_type == "multi_label_classification" else logits[:, 0]
+    return logits > 0 if labels.problem_type == MULTI_LABEL else logits[:, 0]
 
 
 def _label_names(values: np.ndarray, labels: LabelMap) -> list:
-    if labels.problem_type == "single_label_classification":
+    if labels.problem_type == SINGLE_LABEL:
         return [labels.names[i] for i in values]
-    if labels.problem_type == "multi_label_classification":
+    if labels.problem_type == MULTI_LABEL:
         return [";".join(name for name, is_set in zip(labels.names, row, strict=True) if is_set) for row in values]
     return np.asarray(values).ravel().tolist()
 

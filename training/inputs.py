@@ -53,7 +53,7 @@ def load_inputs(
     """Loads and tokenises the data, with the tokenizer of the checkpoint at `path`."""
     data = load_data(data_args, training_args.seed)
     training_args.check_number_of_labels(data.labels.num_labels)
-    tokenizer = load_tokenizer(path, teacher_args)
+    tokenizer = load_tokenizer(path, teacher_args.tokenizer_name, teacher_args.teacher_revision)
     with training_args.main_process_first(desc="tokenising"):
         tokenized = tokenize(data, tokenizer, data_args)
     compute_metrics = build_compute_metrics(data.labels, data_args.task_name)

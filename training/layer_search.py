@@ -1,31 +1,30 @@
-"""Choose the layers that a student copies by evidence from the training data.
+"""Chooses the layers that a student copies by evidence from the training data.
 
     python run_distillation.py --layer_strategy search --search_budget 0.5 ...
     torchrun --nproc_per_node 2 run_distillation.py --layer_strategy search ...
     python run_distillation.py --layer_strategy block_influence ...
 
 `search` is successive halving (Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter
-Optimization", https://arxiv.org/abs/1502.07943) over sets of layers. In every rung each set that is left makes a
-student, which is trained from scratch as a short run of its own, with its own warm-up and decay; the better half goes
-on, to rungs of longer runs. The score is the divergence from the teacher on training examples that no trial trains on:
-the validation split stays untouched for comparing what comes out.
+Optimization", https://arxiv.org/abs/1502.07943) over sets of layers. In every rung each remaining set makes a
+student. Each student is trained from the teacher's layers in a short run with its own warm-up and decay. The better
+half goes to the next rung, whose runs are longer. The score is the divergence from the teacher on training examples
+that no trial trains on, so that the validation split stays untouched.
 
-Never score students that are not trained, or hardly: of all 20 students of three layers of a 6-layer SST-2 teacher,
-the one of layers 4, 5 and 6 is nearest to the teacher before training and the worst after it, and for some tens of
-steps those lead that keep layer 6, whose outputs the head knows (`docs/ANALYSIS.md`). So few candidates have long
-trials rather than many short ones.
+Scores of untrained or briefly trained students mislead. Of the 20 possible 3-layer students of a 6-layer SST-2
+teacher, layers 4, 5 and 6 score best before training and worst after it. For the first tens of steps, students that
+keep layer 6 lead, because the head was trained on its output (`docs/ANALYSIS.md`). So the search runs few long trials
+rather than many short ones.
 
-`cka` and `block_influence` keep the layers that change most what passes through them, by the measures of
-`training.layer_similarity.layer_changes`. They cost one pass of the teacher over some examples: cheap baselines for
+`cka` and `block_influence` keep the layers that change their input most, by the measures of
+`training.layer_similarity.layer_changes`. They cost one pass of the teacher over some examples and are baselines for
 the search.
 """
 
-import copy
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,21 +36,22 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PrinterCallback, set_seed
 
 from distill_trainer import DistillationTrainer
-from layer_distillation.arguments import LAYER_LOSSES, DistillationTrainingArguments
+from layer_distillation.arguments import ONLY_TRAIN, DistillationTrainingArguments
 from layer_distillation.atomic_files import write_json
 from layer_distillation.encoder_layers import num_layers
-from layer_distillation.engines import release_engine, renew_engine_config
+from layer_distillation.engines import release_engine
 from layer_distillation.fingerprints import fingerprint_model
+from layer_distillation.loss_table import LAYER_LOSSES
 from layer_distillation.losses import kl_divergence_loss
 from layer_distillation.teacher_outputs import TEACHER_LOGITS, add_teacher_logits
 from layer_mapping import build_student, required_layers, student_depth
 from training.arguments import StudentArguments
 from training.inputs import Inputs
 from training.layer_similarity import layer_changes
-from training.run import storing
+from training.run import Run
 from training.search_plan import ENOUGH_STEPS, Layers, SearchPlan, plan_search
+from training.stored_or_live import storing
 from training.tables import format_layers, markdown_table
-from training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -61,24 +61,13 @@ NUM_EXAMPLES = 1000
 Trials = dict[tuple[int, Layers], dict[str, float]]  # by rung, from 1, and layers: `loss` and `seconds`
 
 
-def choose_layers(
-    source: PreTrainedModel,
-    student_args: StudentArguments,
-    teacher: Teacher,
-    training_args: DistillationTrainingArguments,
-    inputs: Inputs,
-    record: dict,
-    prepare: Callable[[PreTrainedModel], PreTrainedModel] = lambda student: student,
-) -> tuple[Layers, dict]:
+def choose_layers(source: PreTrainedModel, student_args: StudentArguments, run: Run) -> tuple[Layers, dict]:
     """Chooses the layers for one of the `EVIDENCE_STRATEGIES`, the same ones on every process.
 
     Args:
         source: the model to choose from, on the training device: the teacher, or a student of it.
-        teacher: gives the outputs that trials learn from and are scored by.
-        training_args: of the run that follows; a search writes `layer_search.json` to its output folder, and goes on
-            from what it finds there.
-        record: of that run, as `begin_run` returns it.
-        prepare: what is done to a student before it is trained, such as `add_lora`.
+        run: the run that follows. Its teacher gives the outputs that trials learn from and are scored by; a search
+            writes `layer_search.json` to its output folder, and continues from what it finds there.
 
     Returns:
         1-based layers of the source, and what the choice rests on, for the record of the run.
@@ -86,30 +75,27 @@ def choose_layers(
     Raises:
         UserError: as `plan_search`.
     """
-    if student_args.layer_strategy == "search":
-        return _search(source, student_args, teacher, training_args, inputs, record, prepare)
-    return _most_changing(source, student_args, training_args, inputs)
+    choose = _search if student_args.layer_strategy == "search" else _most_changing
+    return choose(source, student_args, run)
 
 
-def _most_changing(
-    source: PreTrainedModel,
-    student_args: StudentArguments,
-    training_args: DistillationTrainingArguments,
-    inputs: Inputs,
-) -> tuple[Layers, dict]:
-    depth = student_depth(num_layers(source), student_args.num_student_layers)
-    examples = inputs.tokenized["train"].shuffle(seed=training_args.seed, keep_in_memory=True)
+# ---- How much layers change their input ----
+
+
+def _most_changing(source: PreTrainedModel, student_args: StudentArguments, run: Run) -> tuple[Layers, dict]:
+    depth, inputs = student_depth(num_layers(source), student_args.num_student_layers), run.inputs
+    examples = inputs.tokenized["train"].shuffle(seed=run.args.seed, keep_in_memory=True)
     examples = examples.select(range(min(NUM_EXAMPLES, len(examples))), keep_in_memory=True)
-    changes = layer_changes(source, examples, inputs.collator, training_args.per_device_eval_batch_size)
+    changes = layer_changes(source, examples, inputs.collator, run.args.per_device_eval_batch_size)
     (changes,) = broadcast_object_list([changes])  # other devices round otherwise
     layers = most_changing_layers(changes[student_args.layer_strategy], depth, required_layers(source))
     by_layer = ", ".join(f"{k}: {value:.3f}" for k, value in enumerate(changes[student_args.layer_strategy], start=1))
-    logger.info(f"How much each layer changes what passes through it, by {student_args.layer_strategy}: {by_layer}")
+    logger.info(f"How much each layer changes its input, by {student_args.layer_strategy}: {by_layer}")
     return layers, {"examples": len(examples), **{name: values.tolist() for name, values in changes.items()}}
 
 
 def most_changing_layers(changes: Sequence[float], depth: int, required: Layers = ()) -> Layers:
-    """The required layers and those with the highest values, `depth` in all, in increasing order.
+    """Returns the required layers and the layers with the highest values, `depth` in all, in increasing order.
 
     Args:
         changes: of layers 1..N; of equal ones the lower layer is kept.
@@ -118,22 +104,15 @@ def most_changing_layers(changes: Sequence[float], depth: int, required: Layers 
     return tuple(sorted(by_change[:depth]))
 
 
-def _search(
-    source: PreTrainedModel,
-    student_args: StudentArguments,
-    teacher: Teacher,
-    training_args: DistillationTrainingArguments,
-    inputs: Inputs,
-    record: dict,
-    prepare: Callable[[PreTrainedModel], PreTrainedModel],
-) -> tuple[Layers, dict]:
-    teacher_model, how = teacher.load(training_args.device), storing(teacher, training_args, inputs)
-    dataset = add_teacher_logits(inputs.tokenized["train"], teacher_model, **how)
-    del teacher_model
+def _search(source: PreTrainedModel, student_args: StudentArguments, run: Run) -> tuple[Layers, dict]:
+    training_args, inputs = run.args, run.inputs
+    teacher, how = run.teacher.load(training_args.device), storing(run.teacher.args, inputs, training_args)
+    dataset = add_teacher_logits(inputs.tokenized["train"], teacher, **how)
+    del teacher
     plan = plan_search(source, student_args, training_args, len(dataset))
     training, held_out = split_held_out(dataset, plan.num_held_out, training_args.seed)
     file = Path(training_args.output_dir) / SEARCH_FILE
-    made_from = {"layers_of": fingerprint_model(source), "settings": record["settings"], "data": record["data"]}
+    made_from = {"layers_of": fingerprint_model(source), **run.record.request}
     trials = _kept_trials(file, plan, made_from)
     shortest = min((steps for _, steps in plan.rungs), default=ENOUGH_STEPS)
     if shortest < ENOUGH_STEPS:
@@ -149,7 +128,7 @@ def _search(
         for layers in remaining:
             if (rung, layers) not in trials:
                 set_seed(training_args.seed)
-                student = prepare(build_student(source, layers))
+                student = run.prepared(build_student(source, layers))
                 args = trial_arguments(training_args, steps, plan.full_run)
                 trials[rung, layers] = run_trial(student, args, training, held_out, inputs)
                 if is_main:
@@ -179,7 +158,7 @@ def _search(
 
 
 def split_held_out(dataset: Dataset, num_held_out: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Examples to train on, and others to score on, drawn with the seed; each in the order of the data set."""
+    """Returns examples to train on and examples to score on, drawn with the seed, in the order of the data set."""
     order = np.random.default_rng(seed).permutation(len(dataset))
     held_out, training = np.split(order, [num_held_out])
     return tuple(dataset.select(np.sort(part), keep_in_memory=True) for part in (training, held_out))
@@ -188,19 +167,17 @@ def split_held_out(dataset: Dataset, num_held_out: int, seed: int) -> tuple[Data
 def trial_arguments(
     training_args: DistillationTrainingArguments, steps: int, full_run: int
 ) -> DistillationTrainingArguments:
-    """Those of a run of so many steps, with a warm-up in proportion, that evaluates, saves and reports nothing.
+    """Returns training arguments for a trial of `steps` steps.
 
-    Students are compared in their predictions alone, not in their layers: each would look at other layers.
+    The warm-up is scaled to the trial's length. A trial evaluates, saves and reports nothing. Students are compared in
+    their predictions alone, not in their layers: each would be compared with other layers of the teacher.
     """
-    args = copy.copy(training_args)
-    args.max_steps = steps
-    if args.warmup_steps >= 1:  # else it is a share already
-        args.warmup_steps = math.ceil(args.warmup_steps * steps / full_run)
-    args.only_train()
-    args.report_to, args.disable_tqdm = [], True
-    args.leave_out(*LAYER_LOSSES)
-    renew_engine_config(args)
-    return args
+    warmup_steps = training_args.warmup_steps
+    if warmup_steps >= 1:  # below 1 it is a share of the steps already
+        warmup_steps = math.ceil(warmup_steps * steps / full_run)
+    return training_args.without_losses(*LAYER_LOSSES).derived(
+        max_steps=steps, warmup_steps=warmup_steps, report_to=[], disable_tqdm=True, **ONLY_TRAIN
+    )
 
 
 def run_trial(
@@ -232,7 +209,7 @@ def run_trial(
 
 
 def tournament_table(plan: SearchPlan, trials: Trials) -> str:
-    """A row for every candidate, the winner first, with its loss in each rung that it came to."""
+    """Returns a table with a row for every candidate, the winner first, with its loss in each rung it reached."""
     columns = [f"Rung {rung}: {steps} steps" for rung, (_, steps) in enumerate(plan.rungs, start=1)]
     losses = {
         layers: [trials[rung, layers]["loss"] for rung in range(1, len(columns) + 1) if (rung, layers) in trials]
@@ -265,14 +242,14 @@ def _write(
 
 
 def _kept_trials(file: Path, plan: SearchPlan, made_from: dict) -> Trials:
-    """The finished trials in the file, none if they are of another search; the main process decides for all."""
+    """Returns the finished trials in the file, none if they are of another search. The main process decides."""
     kept = json.loads(file.read_text()) if file.is_file() else None
     (kept,) = broadcast_object_list([kept])
     if kept is None:
         return {}
     same = json.loads(json.dumps({"plan": asdict(plan), "made_from": made_from}, default=str))
     if any(kept[part] != same[part] for part in same):
-        logger.warning(f"{file} is of a search with another teacher or plan: it is made anew.")
+        logger.warning(f"{file} is of a search with another teacher or plan: the search starts again.")
         return {}
     trials = {
         (trial["rung"], tuple(trial["layers"])): {name: trial[name] for name in ("loss", "seconds")}

@@ -12,7 +12,7 @@ from layer_distillation.atomic_files import replacing
 from layer_distillation.errors import UserError
 from lora_adapters.adapters import count_parameters
 from lora_adapters.arguments import LoraArguments
-from lora_adapters.loading import attach_adapter
+from lora_adapters.loading import attach_adapter, load_adapter
 from training.arguments import StudentArguments
 
 
@@ -56,8 +56,9 @@ def finish_adapter(
     return attach_adapter(student, folder).merge_and_unload(), description
 
 
-def save_merged(folder: Path, merged: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Writes a student with a merged adapter as a plain checkpoint, with its tokenizer."""
-    with replacing(folder, PartialState()) as unfinished:
+def save_merged(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Writes FOLDER/merged: the student of a finished LoRA run as a plain checkpoint, with its tokenizer."""
+    merged = load_adapter(folder).merge_and_unload()
+    with replacing(Path(folder) / "merged", PartialState()) as unfinished:
         merged.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from training.tables import METRICS, evaluated_on, format_layers, results_table
+from layer_distillation.record import RunRecord, StudentRecord
+from training.tables import METRICS, format_layers, results_table
 
 # How a student was trained, in words and in the Hub's tags, by the `method` of its record.
 METHODS = {
@@ -15,28 +16,27 @@ METHODS = {
 }
 
 
-def write_model_card(output_dir: str | Path, record: dict) -> None:
+def write_model_card(output_dir: str | Path, record: RunRecord) -> None:
     """Writes `README.md`: the metadata that the Hub reads, the results, and where the student comes from.
 
     Args:
         output_dir: folder of the student.
-        record: of a finished run, as in `distillation.json`.
+        record: of a finished run.
     """
-    name = record["name"]
-    student, data, results = record["student"], record["data"], record["student"]["results"]
-    prefix, split = evaluated_on(record)
-    _, tags = METHODS[record["method"]]
+    name, student, data, results = record.name, record.student, record.data, record.student.results
+    prefix, split = record.evaluated_on
+    _, tags = METHODS[record.method]
     metadata = ModelCardData(
         model_name=name,
-        base_model=student.get("pretrained", record["teacher"])["hub_name"],
-        library_name="peft" if "adapter" in student else "transformers",
+        base_model=student.pretrained["hub_name"] if student.pretrained else record.teacher.hub_name,
+        library_name="peft" if student.adapter else "transformers",
         pipeline_tag="text-classification",
         tags=["text-classification", *tags],
         eval_results=[
             EvalResult(
                 task_type="text-classification",
-                dataset_type=data["source"].split()[0],
-                dataset_name=data["source"],
+                dataset_type=data.source.split()[0],
+                dataset_name=data.source,
                 dataset_split=split.lower(),
                 metric_type=metric,
                 metric_value=results[f"{prefix}_{metric}"],
@@ -45,12 +45,12 @@ def write_model_card(output_dir: str | Path, record: dict) -> None:
             if f"{prefix}_{metric}" in results
         ],
     )
-    settings = {"seed": record["seed"], **record["training"], **record["loss"]}
+    settings = {"seed": record.seed, **record.training, **record.loss}
     settings = "\n".join(
         f"- `{setting}`: {value}" if isinstance(value, str) else f"- `{setting}`: {value:g}"
         for setting, value in settings.items()
     )
-    versions = ", ".join(f"{library} {version}" for library, version in record["libraries"].items())
+    versions = ", ".join(f"{library} {version}" for library, version in record.libraries.items())
     text = f"""---
 {metadata.to_yaml()}
 ---
@@ -58,7 +58,7 @@ def write_model_card(output_dir: str | Path, record: dict) -> None:
 # {name}
 
 {_origin(record)} It predicts
-{", ".join(f"`{label}`" for label in data["labels"])}.
+{", ".join(f"`{label}`" for label in data.labels)}.
 
 {_usage(name, student)}
 
@@ -74,7 +74,7 @@ machine that trained the model.
 {settings}
 
 ```bash
-{record["command"]}
+{record.command}
 ```
 
 {versions}
@@ -82,30 +82,30 @@ machine that trained the model.
     (Path(output_dir) / "README.md").write_text(text)
 
 
-def _origin(record: dict) -> str:
+def _origin(record: RunRecord) -> str:
     """Where the student comes from, as Markdown."""
-    student, teacher, source = record["student"], record["teacher"]["name"], record["data"]["source"]
-    method, _ = METHODS[record["method"]]
-    if "pretrained" in student:
-        return f"""A text classifier of {student["num_layers"]} layers, started from
-`{student["pretrained"]["name"]}` and {method} on {source}.
+    student, teacher, source = record.student, record.teacher.name, record.data.source
+    method, _ = METHODS[record.method]
+    if student.pretrained:
+        return f"""A text classifier of {student.num_layers} layers, started from
+`{student.pretrained["name"]}` and {method} on {source}.
 Its teacher is `{teacher}`, none of whose layers it has."""
-    depths = ", ".join(str(stage["num_layers"]) for stage in student.get("stages", []))
+    depths = ", ".join(str(stage.num_layers) for stage in student.stages)
     stages = f", through students of {depths} layers" if depths else ""
-    return f"""A text classifier of {student["num_layers"]} layers, built from `{teacher}` and
+    return f"""A text classifier of {student.num_layers} layers, built from `{teacher}` and
 {method} on {source}.
-Teacher layers that it started from: {format_layers(student["layers"])}{stages}; layer 1 is nearest the input."""
+Teacher layers that it started from: {format_layers(student.layers)}{stages}; layer 1 is nearest the input."""
 
 
-def _usage(name: str, student: dict) -> str:
+def _usage(name: str, student: StudentRecord) -> str:
     """How to load the student, as Markdown."""
-    if "adapter" not in student:
+    if student.adapter is None:
         return f"""```python
 from transformers import pipeline
 
 classifier = pipeline("text-classification", model="{name}")
 ```"""
-    size, trained = student["adapter"]["megabytes"], student["trainable_parameters"]
+    size, trained = student.adapter["megabytes"], student.trainable_parameters
     fetch, load = "", f'load_adapter("{name}")'
     if "/" in name:  # on the Hub, where the teacher is not beside it
         fetch = "from huggingface_hub import snapshot_download\n"

@@ -5,19 +5,19 @@ own beside it, so that what an earlier run has left stays as it is until the new
 unless empty, is not ours and left alone.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from layer_distillation.atomic_files import HALF_WRITTEN, check_writable, replacing, to_json, write_json
+from layer_distillation.atomic_files import HALF_WRITTEN, check_writable, replacing
 from layer_distillation.errors import UserError
-from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE, read_json, read_record
+from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE, RunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -38,35 +38,32 @@ def check_output_dir(output_dir: str | Path, must_hold_run: bool = False) -> Non
             "it was touched: choose another folder, or empty this one."
         )
     check_writable("output_dir", folder)
-    if must_hold_run and read_record(folder) is None:
+    if must_hold_run and RunRecord.read(folder) is None:
         raise UserError(
             f"--output_dir {folder} holds no student to evaluate. Name the folder of a run, or add --do_train."
         )
 
 
-def earlier_records(output_dir: str | Path, record: dict) -> tuple[dict | None, dict | None]:
-    """The records of the finished and of the unfinished run in the folder, `None` where there is none.
+def earlier_records(output_dir: str | Path, record: RunRecord) -> tuple[RunRecord | None, RunRecord | None]:
+    """Returns the records of the finished and of the unfinished run in the folder, `None` where there is none.
 
     Raises:
         UserError: one of them has other settings or data than the given record of a run that is to begin.
     """
-    finished, unfinished = read_record(output_dir), read_json(Path(output_dir) / UNFINISHED_RECORD_FILE)
-    expected = json.loads(to_json(record))
+    finished = RunRecord.read(output_dir)
+    unfinished = RunRecord.read(output_dir, UNFINISHED_RECORD_FILE)
     for earlier in filter(None, (finished, unfinished)):
-        changed = [name for name in ("settings", "data") if earlier[name] != expected[name]]
-        if changed:
+        if changed := record.differences(earlier):
             raise UserError(
-                f"--output_dir {output_dir} holds a run with other {' and '.join(changed)}, which this one would "
+                f"--output_dir {output_dir} holds a run with other {' and '.join(changed)}, which this run would "
                 "replace. Choose another --output_dir, or remove that folder."
             )
     return finished, unfinished
 
 
-def checkpoint_to_resume(output_dir: str | Path, record: dict) -> str | None:
-    """The newest complete checkpoint of an interrupted run with the same settings and data, `None` if there is none.
-
-    A checkpoint without the mark of `CheckpointMarker` is half-written and passed over.
-    """
+def checkpoint_to_resume(output_dir: str | Path, record: RunRecord) -> str | None:
+    """Returns the newest complete checkpoint of an interrupted run with the same settings and data, `None` if there
+    is none. A checkpoint without the mark of `CheckpointMarker` is half-written and is skipped."""
     _, unfinished = earlier_records(output_dir, record)
     if unfinished is None:
         return None
@@ -74,7 +71,7 @@ def checkpoint_to_resume(output_dir: str | Path, record: dict) -> str | None:
         if (checkpoint / COMPLETE_MARK).is_file():
             logger.info(f"An interrupted run is continued from {checkpoint}.")
             return str(checkpoint)
-        logger.warning(f"{checkpoint} is half-written and passed over.")
+        logger.warning(f"{checkpoint} is half-written and is skipped.")
     return None
 
 
@@ -87,14 +84,14 @@ class CheckpointMarker(TrainerCallback):
             Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", COMPLETE_MARK).touch()
 
 
-def open_run_folder(output_dir: str | Path, record: dict, keep_checkpoints: bool) -> None:
-    """Writes the record of a run that begins. Checkpoints of another run go, and what a killed one half wrote."""
+def open_run_folder(output_dir: str | Path, record: RunRecord, keep_checkpoints: bool) -> None:
+    """Writes the record of a run that begins. Removes checkpoints of another run and what a killed one half wrote."""
     if not keep_checkpoints:
         for checkpoint in remove_checkpoints(output_dir):
             logger.info(f"{checkpoint} is of an earlier run and removed.")
     for half_written in Path(output_dir).glob(f"{HALF_WRITTEN}*"):
         shutil.rmtree(half_written)
-    write_json(Path(output_dir) / UNFINISHED_RECORD_FILE, record)
+    record.write(output_dir, UNFINISHED_RECORD_FILE)
 
 
 def remove_checkpoints(output_dir: str | Path) -> list[Path]:
@@ -107,22 +104,18 @@ def remove_checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 @contextmanager
-def closing_run_folder(args: TrainingArguments) -> Iterator[None]:
-    """In this block `args.output_dir` is a new folder, whose files replace those of an earlier run when it ends.
+def closing_run_folder(output_dir: str | Path, state: PartialState) -> Iterator[str]:
+    """Gives a new folder to write the results of a run to; its files move to `output_dir` when the block ends.
 
-    The record of the unfinished run goes then, and with it results of the earlier one that have no successor.
+    Then the record of the unfinished run is removed, and results of an earlier run that this run did not replace.
     """
-    output_dir = Path(args.output_dir)
-    with replacing(output_dir, args.distributed_state) as unfinished:
-        args.output_dir = unfinished
-        try:
-            yield
-        finally:
-            args.output_dir = str(output_dir)
-        if args.process_index == 0:
+    output_dir = Path(output_dir)
+    with replacing(output_dir, state) as unfinished:
+        yield unfinished
+        if state.is_main_process:
             for file in (path for pattern in RESULT_FILES for path in output_dir.glob(pattern)):
                 file.unlink()
-    if args.process_index == 0:
+    if state.is_main_process:
         (output_dir / UNFINISHED_RECORD_FILE).unlink()
 
 

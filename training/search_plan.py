@@ -1,4 +1,8 @@
-"""What a search for layers is going to try, and what it costs."""
+"""What a search for layers is going to try, and what it costs.
+
+plan = plan_search(teacher, student_args, training_args, num_examples)
+plan.candidates, plan.rungs, plan.cost
+"""
 
 import itertools
 import math
@@ -14,13 +18,13 @@ from layer_mapping import required_layers, select_layers, student_depth
 from training.arguments import StudentArguments
 from training.run import num_steps
 
-# All sets of layers are candidates while they are no more than this and the budget gives each of them `ENOUGH_STEPS`.
+# The most candidates: all sets of layers take part if there are no more and the budget gives each `ENOUGH_STEPS`.
 MAX_CANDIDATES = 64
-# Training steps after which trials begin to tell what comes out in the end; `benchmarks/trial_length.py` measures it.
+# Training steps after which trials begin to predict the ranking of full runs (`experiments/trial_length.py`).
 ENOUGH_STEPS = 100
-# Training steps of the shortest trial: with fewer it would be scored as good as untrained.
+# Training steps of the shortest trial: shorter ones say nothing.
 MIN_STEPS = 5
-# Training examples that trials are scored on. More would take from the budget what the training needs.
+# Training examples that trials are scored on; scoring more would leave less of the budget for training.
 HELD_OUT_SHARE, MAX_HELD_OUT = 0.1, 500
 # The backward pass costs twice the forward pass, so training on an example costs three times as much as scoring it.
 SCORES_A_TRAINING = 3
@@ -51,12 +55,12 @@ class SearchPlan:
 
     @property
     def training_steps(self) -> int:
-        """Of all trials together."""
+        """Training steps of all trials together."""
         return sum(size * steps for size, steps in self.rungs)
 
     @property
     def cost(self) -> float:
-        """Training and scoring in units of the run that follows."""
+        """Cost of training and scoring, as a multiple of the run that follows."""
         return (self.training_steps + self.num_trials * self.scoring) / self.full_run
 
 
@@ -66,7 +70,7 @@ def plan_search(
     training_args: DistillationTrainingArguments,
     num_examples: int,
 ) -> SearchPlan:
-    """Plans a search for layers of a model on so many training examples.
+    """Plans a search for layers of a model.
 
     Raises:
         UserError: the budget is too small for the named strategies, there are too few examples to hold any back, or
@@ -102,7 +106,7 @@ def plan_search(
 
 
 def held_out_size(training_args: DistillationTrainingArguments, num_examples: int) -> int:
-    """How many of the training examples trials are scored on instead of trained on: a batch at least.
+    """Returns how many training examples are held out to score trials on, at least a batch.
 
     Raises:
         UserError: that would leave none to train on.
@@ -122,9 +126,9 @@ def examples_a_pass(training_args: DistillationTrainingArguments) -> int:
 
 
 def plan_rungs(num_candidates: int, budget: float, scoring: float) -> list[tuple[int, int]]:
-    """The number of candidates and the training steps of each, for every rung of a tournament.
+    """Returns the number of candidates and the training steps of each, for every rung of a tournament.
 
-    What is left of the budget after the scoring of every trial is trained with, alike in every rung.
+    The budget that the scoring of all trials leaves is spent on training, in equal parts for every rung.
 
     Args:
         budget: of the whole tournament, in training steps.
@@ -136,7 +140,7 @@ def plan_rungs(num_candidates: int, budget: float, scoring: float) -> list[tuple
 
 
 def _halve(number: int) -> list[int]:
-    """How many are left in each rung, until one is: `11` gives `[11, 5, 2]`."""
+    """Returns how many candidates each rung has, until one is left: `11` gives `[11, 5, 2]`."""
     sizes = []
     while number > 1:
         sizes.append(number)
@@ -145,7 +149,7 @@ def _halve(number: int) -> list[int]:
 
 
 def _most_candidates(budget: float, scoring: float) -> int:
-    """With how many candidates every trial still has `ENOUGH_STEPS`; one needs no trial."""
+    """Returns the largest number of candidates with which every trial still has `ENOUGH_STEPS`."""
     enough = [
         all(steps >= ENOUGH_STEPS for _, steps in plan_rungs(number, budget, scoring))
         for number in range(1, MAX_CANDIDATES + 1)
@@ -154,11 +158,11 @@ def _most_candidates(budget: float, scoring: float) -> int:
 
 
 def candidate_sets(num_teacher_layers: int, depth: int, required: Layers, number: int, seed: int) -> list[Layers]:
-    """All sets of `depth` layers with the required ones, or if they are more than `number`, a sample of so many.
+    """Returns all sets of `depth` layers that contain the required ones, or a sample of `number` sets if more exist.
 
-    A sample holds what the named strategies choose, and beside it a random choice stratified by mean depth: sets drawn
-    at random are put in the order of their layers' mean, this order is cut into equal parts, and one set is drawn from
-    each. It may be smaller than asked for where few sets exist.
+    A sample holds the sets of the named strategies and a random choice stratified by mean depth: random sets are
+    sorted by the mean of their layers, the order is cut into equal parts, and one set is drawn from each part. The
+    sample may be smaller than `number` where few sets exist.
     """
     free = [layer for layer in range(1, num_teacher_layers + 1) if layer not in required]
     num_free = depth - len(required)
@@ -176,7 +180,7 @@ def candidate_sets(num_teacher_layers: int, depth: int, required: Layers, number
 
 
 def named_sets(num_teacher_layers: int, depth: int, required: Layers = ()) -> list[Layers]:
-    """What the strategies that go by position choose, each set once, as far as they keep the required layers."""
+    """Returns the sets of the strategies by position that keep the required layers, each set once."""
     strategies = ["top", "bottom", "uniform", *(["odd", "even"] if 2 * depth == num_teacher_layers else [])]
     sets = dict.fromkeys(select_layers(strategy, num_teacher_layers, depth) for strategy in strategies)
     return [layers for layers in sets if set(required) <= set(layers)]

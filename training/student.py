@@ -1,16 +1,14 @@
 """What a student starts from: chosen layers of the teacher, layers of a larger student, or a checkpoint of its own.
 
-    check_student(teacher_model, student_args, teacher_args, training_args, inputs)  # before anything is written
-    student, origin = start_student(teacher, student_args, training_args, inputs, record)
+    check_student(start, student_args, training_args, inputs)    # before anything is written
+    student, origin = start_student(run, student_args)
 
 With `--stages 5,4,3` the students of 5 and 4 layers are trained first, each from the one before, as complete runs in
-OUTPUT_DIR/stages/5 and OUTPUT_DIR/stages/4. Started again, a finished stage is used as it is, and one that was
-interrupted goes on from its last checkpoint.
+OUTPUT_DIR/stages/5 and OUTPUT_DIR/stages/4. When the command is started again, a finished stage is used as it is, and
+an interrupted stage continues from its last checkpoint.
 """
 
-import copy
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,24 +18,24 @@ from transformers import PreTrainedModel, set_seed
 
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.encoder_layers import num_layers
-from layer_distillation.engines import release_engine, renew_engine_config
+from layer_distillation.engines import release_engine
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.pretrained import hub_name, resolve_checkpoint
+from layer_distillation.record import Origin, RunRecord, StudentRecord
 from layer_mapping import build_random_student, build_student, describe_mapping, parse_layers, select_layers
-from training.arguments import StudentArguments, TeacherArguments
+from training.arguments import StudentArguments
 from training.checkpoints import load_classifier, load_for_labels, load_tokenizer
 from training.inputs import Inputs
 from training.layer_search import choose_layers
 from training.output_folder import earlier_records
-from training.run import build_trainer, check_losses, open_run, train_and_finish
+from training.run import Run, build_trainer, open_run, train_and_finish
 from training.search_plan import Layers, plan_search
+from training.stored_or_live import check_losses
 from training.tables import format_layers
-from training.teacher import Teacher
+from training.teacher import TeacherStart
 
 logger = logging.getLogger(__name__)
-
-Prepare = Callable[[PreTrainedModel], PreTrainedModel]
 
 
 @dataclass(frozen=True)
@@ -45,43 +43,37 @@ class Source:
     """What a student's layers are copied from: the teacher, or the student of the stage before.
 
     Attributes:
-        layers: teacher layers (1-based) that its own were copied from, straight or through stages.
-        strategy: what chooses the student's, as records name it.
-        stages: what the records of the stages so far say about their students.
+        layers: teacher layers (1-based) that the source's layers were copied from, straight or through stages.
+        stages: the students of the stages so far, the deepest first.
     """
 
     model: PreTrainedModel
     layers: Layers
-    strategy: str
-    stages: tuple[dict, ...] = ()
+    stages: tuple[StudentRecord, ...] = ()
 
 
 def check_student(
-    teacher: PreTrainedModel,
-    student_args: StudentArguments,
-    teacher_args: TeacherArguments,
-    training_args: DistillationTrainingArguments,
-    inputs: Inputs,
+    start: TeacherStart, student_args: StudentArguments, training_args: DistillationTrainingArguments, inputs: Inputs
 ) -> None:
     """Raises a `UserError` for a student that could not be built, chosen or compared with its teacher.
 
     Args:
-        teacher: of the architecture that the teacher will have; its weights do not matter.
+        start: of the architecture that the teacher will have; its weights do not matter.
     """
     if student_args.student_name_or_path is not None:
         student = _load_pretrained(student_args.student_name_or_path, training_args, inputs)
-        check_losses(student, teacher, teacher_args, training_args, inputs)
+        check_losses(student, start.model, start.args, inputs, training_args)
         return
-    source = teacher
-    for stage_args in student_args.per_stage(num_layers(teacher)):
+    source = start.model
+    for stage_args in student_args.per_stage(num_layers(start.model)):
         if stage_args.needs_evidence and stage_args.layer_strategy == "search":
             plan_search(source, stage_args, training_args, len(inputs.tokenized["train"]))
         source = stand_in(source, stage_args)
-        check_losses(source, teacher, teacher_args, training_args, inputs)
+        check_losses(source, start.model, start.args, inputs, training_args)
 
 
 def stand_in(teacher: PreTrainedModel, student_args: StudentArguments) -> PreTrainedModel:
-    """A student as the arguments ask for; where evidence chooses its layers, one of the same size."""
+    """Returns a student as the arguments ask for; where evidence chooses its layers, a student of the same size."""
     if student_args.needs_evidence:
         student_args = replace(student_args, layer_strategy="top")
     student, _ = student_from_arguments(teacher, student_args)
@@ -108,110 +100,86 @@ def student_from_arguments(
     return build_student(teacher, layers), layers
 
 
-def start_student(
-    teacher: Teacher,
-    student_args: StudentArguments,
-    training_args: DistillationTrainingArguments,
-    inputs: Inputs,
-    record: dict,
-    prepare: Prepare = lambda student: student,
-) -> tuple[PreTrainedModel, dict]:
-    """Makes the student that the arguments ask for, ready to be trained; the stages before it are trained here.
-
-    Args:
-        record: of the run, as `begin_run` returns it.
-        prepare: what will be done to the student before it is trained, such as `add_lora`; for the trials of a search.
-
-    Returns:
-        The student, and what the record says about where its first weights come from: `layers` are those of the
-        teacher, 1-based, none for a `pretrained` student; with the `layer_strategy`, the evidence for the
-        `layer_choice` and the `stages` if there are any.
+def start_student(run: Run, student_args: StudentArguments) -> tuple[PreTrainedModel, Origin]:
+    """Makes the student that the arguments ask for, without adapters; the stages before it are trained here.
 
     Raises:
         UserError: as `check_student`.
     """
-    teacher_model = teacher.load(training_args.device)
+    teacher = run.teacher.load(run.args.device)
     if student_args.student_name_or_path is not None:
         name = student_args.student_name_or_path
-        student = _load_pretrained(name, training_args, inputs)
-        pretrained = {"name": name, "hub_name": hub_name(name)}
-        origin = {"layer_strategy": "pretrained", "layers": (), "pretrained": pretrained}
+        student = _load_pretrained(name, run.args, run.inputs)
+        origin = Origin(layer_strategy="pretrained", layers=(), pretrained={"name": name, "hub_name": hub_name(name)})
         logger.info(f"The student starts from the weights of {name}, not from layers of the teacher")
     else:
-        every_layer = tuple(range(1, num_layers(teacher_model) + 1))
-        source = Source(teacher_model, every_layer, student_args.strategy_name)
-        *before, last = student_args.per_stage(num_layers(teacher_model))
+        source = Source(teacher, tuple(range(1, num_layers(teacher) + 1)))
+        *before, last = student_args.per_stage(num_layers(teacher))
         for stage_args in before:
-            source = _finish_stage(source, stage_args, teacher, training_args, inputs, record)
-        student, origin = _copy_layers(source, last, teacher, training_args, inputs, record, prepare)
-        logger.info(describe_mapping(origin["layers"], num_layers(teacher_model)))
-    logger.info(f"Parameters: teacher {teacher_model.num_parameters():,}, student {student.num_parameters():,}")
+            source = _finish_stage(source, stage_args, student_args.strategy_name, run)
+        student, origin = _copy_layers(source, last, student_args.strategy_name, run)
+        logger.info(describe_mapping(origin.layers, num_layers(teacher)))
+    logger.info(f"Parameters: teacher {teacher.num_parameters():,}, student {student.num_parameters():,}")
     return student, origin
 
 
 def _copy_layers(
-    source: Source,
-    student_args: StudentArguments,
-    teacher: Teacher,
-    training_args: DistillationTrainingArguments,
-    inputs: Inputs,
-    record: dict,
-    prepare: Prepare,
-) -> tuple[PreTrainedModel, dict]:
-    """A student of layers of the source, with what `start_student` returns beside it."""
-    origin = {"layer_strategy": source.strategy}
+    source: Source, student_args: StudentArguments, strategy_name: str, run: Run
+) -> tuple[PreTrainedModel, Origin]:
+    """Returns a student of layers of the source.
+
+    Args:
+        strategy_name: for the record; stages list the layers that the strategy of the last one asks for.
+    """
+    evidence = None
     if student_args.needs_evidence:
-        chosen, origin["layer_choice"] = choose_layers(
-            source.model, student_args, teacher, training_args, inputs, record, prepare
-        )
+        chosen, evidence = choose_layers(source.model, student_args, run)
         student_args = replace(student_args, layers=format_layers(chosen))
-    set_seed(training_args.seed)
+    set_seed(run.args.seed)
     student, layers = student_from_arguments(source.model, student_args)
-    origin["layers"] = tuple(source.layers[layer - 1] for layer in layers)
-    if source.stages:
-        origin |= {"layers_of_stage_before": layers, "stages": source.stages}
-    return student, origin
+    return student, Origin(
+        layer_strategy=strategy_name,
+        layers=tuple(source.layers[layer - 1] for layer in layers),
+        layer_choice=evidence,
+        layers_of_stage_before=layers if source.stages else (),
+        stages=source.stages,
+    )
 
 
 # ---- Stages ----
 
 
-def _finish_stage(
-    source: Source,
-    stage_args: StudentArguments,
-    teacher: Teacher,
-    training_args: DistillationTrainingArguments,
-    inputs: Inputs,
-    record: dict,
-) -> Source:
-    """Trains the student of a stage in a folder of its own, if that is not done yet, for the next to be built from."""
-    args = copy.copy(training_args)
+def _finish_stage(source: Source, stage_args: StudentArguments, strategy_name: str, run: Run) -> Source:
+    """Trains the student of a stage in a folder of its own, if it is not trained yet, as source of the next stage."""
     depth = stage_args.num_student_layers
-    args.output_dir, args.resume_from_checkpoint = str(Path(args.output_dir) / "stages" / str(depth)), None
-    renew_engine_config(args)
-    record = record | {"name": f"{record['name']}/stages/{depth}", "built_from": fingerprint_model(source.model)}
+    args = run.args.derived(
+        output_dir=str(Path(run.args.output_dir) / "stages" / str(depth)), resume_from_checkpoint=None
+    )
+    record = replace(run.record, name=f"{run.record.name}/stages/{depth}", built_from=fingerprint_model(source.model))
     finished = _finished_record(record, args)
     if finished is None:
         logger.info(f"Stage of {depth} layers, in {args.output_dir}:")
-        checkpoint = open_run(record, args)
-        student, origin = _copy_layers(source, stage_args, teacher, args, inputs, record, lambda student: student)
-        trainer = build_trainer(student, inputs, args, teacher, origin["layers"])
-        finished, _ = train_and_finish(trainer, checkpoint, record, origin, teacher, inputs)
+        stage = replace(run, args=args, record=record, checkpoint=open_run(record, args), lora_args=None)
+        student, origin = _copy_layers(source, stage_args, strategy_name, stage)
+        trainer = build_trainer(student, run.inputs, args, run.teacher, origin.layers)
+        finished = train_and_finish(stage, trainer, origin)
         trainer.accelerator.wait_for_everyone()
         release_engine()
-        (finished,) = broadcast_object_list([finished])
     else:
         logger.info(f"The stage of {depth} layers is finished and read from {args.output_dir}.")
     # As others will load it: engines cast, shard or wrap the model that they train.
-    model, _ = load_classifier(args.output_dir, inputs.data.labels, TeacherArguments())
-    stage = {name: value for name, value in finished["student"].items() if name != "stages"}
-    return Source(model.to(args.device), tuple(stage["layers"]), source.strategy, (*source.stages, stage))
+    model, _ = load_classifier(args.output_dir, run.inputs.data.labels)
+    stage_student = replace(finished.student, stages=())
+    return Source(model.to(args.device), stage_student.layers, (*source.stages, stage_student))
 
 
-def _finished_record(record: dict, args: DistillationTrainingArguments) -> dict | None:
-    """The record of the stage if an earlier run has finished it from the same weights; the main process decides."""
+def _finished_record(record: RunRecord, args: DistillationTrainingArguments) -> RunRecord | None:
+    """Returns the record of the stage if an earlier run has finished it from the same weights.
+
+    The main process decides for all.
+    """
     finished, unfinished = earlier_records(args.output_dir, record)
-    is_this = finished is not None and unfinished is None and finished["built_from"] == record["built_from"]
+    is_this = finished is not None and unfinished is None and finished.built_from == record.built_from
     (finished,) = broadcast_object_list([finished if is_this else None])
     return finished
 
@@ -226,7 +194,7 @@ def _load_pretrained(name: str, training_args: DistillationTrainingArguments, in
         UserError: it cannot be read, has another vocabulary than the teacher, or is made for shorter texts.
     """
     path = resolve_checkpoint(name)
-    tokenizer = load_tokenizer(path, TeacherArguments())
+    tokenizer = load_tokenizer(path)
     if tokenizer.get_vocab() != inputs.tokenizer.get_vocab():
         raise UserError(
             f"The vocabulary of --student_name_or_path {name} ({len(tokenizer)} tokens) is not that of the teacher "

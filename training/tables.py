@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from statistics import mean, stdev
 
+from layer_distillation.record import RunRecord
+
 # Columns of the results table for each metric, in order; a run shows those that its task has.
 METRICS = {
     "accuracy": "accuracy",
@@ -13,40 +15,29 @@ METRICS = {
 }
 
 
-def results_table(record: dict) -> str:
-    """Teacher, students of stages if there are any, and student, as a Markdown table that reads well in a terminal.
-
-    Args:
-        record: of a finished run, as in `distillation.json`.
-    """
-    prefix, split = evaluated_on(record)
-    teacher, student = record["teacher"], record["student"]
-    stages = [(f"stage of {stage['num_layers']}", stage) for stage in student.get("stages", [])]
+def results_table(record: RunRecord) -> str:
+    """Returns teacher, students of stages and student of a finished run as a Markdown table, padded for a terminal."""
+    prefix, split = record.evaluated_on
+    stages = [(f"stage of {stage.num_layers}", stage) for stage in record.student.stages]
     rows = []
-    for name, model in [("teacher", teacher), *stages, ("student", student)]:
-        results = model["results"]
+    for name, model in [("teacher", record.teacher), *stages, ("student", record.student)]:
+        is_pretrained = model is record.student and record.student.pretrained is not None
         row = {
             "Model": name,
-            "Layers": "none (pretrained)" if "pretrained" in model else format_layers(model["layers"]),
-            "Parameters": f"{model['parameters']:,}",
-            "Size (MB)": f"{model['megabytes']:.1f}",
-            "Training loss": _number(results.get("train_loss_ce")),
-            "Validation loss": _number(results.get("eval_loss")),
+            "Layers": "none (pretrained)" if is_pretrained else format_layers(model.layers),
+            "Parameters": f"{model.parameters:,}",
+            "Size (MB)": f"{model.megabytes:.1f}",
+            "Training loss": _number(model.results.get("train_loss_ce")),
+            "Validation loss": _number(model.results.get("eval_loss")),
         }
         for metric, title in METRICS.items():
-            if f"{prefix}_{metric}" in results:
-                row[f"{split} {title}"] = _number(results[f"{prefix}_{metric}"])
-            if f"{prefix}_{metric}_mm" in results:
-                row[f"Mismatched {title}"] = _number(results[f"{prefix}_{metric}_mm"])
-        row["ms an example"] = f"{model['latency_ms']:.2f}"
+            if f"{prefix}_{metric}" in model.results:
+                row[f"{split} {title}"] = _number(model.results[f"{prefix}_{metric}"])
+            if f"{prefix}_{metric}_mm" in model.results:
+                row[f"Mismatched {title}"] = _number(model.results[f"{prefix}_{metric}_mm"])
+        row["ms an example"] = f"{model.latency_ms:.2f}"
         rows.append(row)
     return markdown_table(rows)
-
-
-def evaluated_on(record: dict) -> tuple[str, str]:
-    """Prefix of the metrics to report and name of their split: test where its labels are known, else validation."""
-    has_test = "predict_loss" in record["student"]["results"]
-    return ("predict", "Test") if has_test else ("eval", "Validation")
 
 
 def _number(value: float | None) -> str:

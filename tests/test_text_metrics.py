@@ -1,0 +1,100 @@
+"""Tests of the metrics against scikit-learn and scipy."""
+
+import numpy as np
+import pytest
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, matthews_corrcoef, roc_auc_score
+from transformers import EvalPrediction
+
+from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from text_data.labels import LabelMap
+from text_data.metrics import TextClassificationMetric, build_compute_metrics
+
+NO_YES = LabelMap(SINGLE_LABEL, ("no", "yes"))
+SCORES = LabelMap(REGRESSION, ("score",))
+
+
+def predict(labels, logits, references, task_name=None):
+    return build_compute_metrics(labels, task_name)(EvalPrediction(predictions=logits, label_ids=references))
+
+
+def expected_f1(names, references, predictions, averages):
+    by_name = {f"f1_{name}": f1 for name, f1 in zip(names, f1_score(references, predictions, average=None))}
+    return by_name | {f"{average}_f1": f1_score(references, predictions, average=average) for average in averages}
+
+
+def test_single_label_metrics_equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    logits, references = rng.normal(size=(200, 2)).astype("float32") * 20, rng.integers(2, size=200)
+    predictions, scores = logits.argmax(axis=1), logits[:, 1].astype("float64") - logits[:, 0].astype("float64")
+    expected = {
+        **expected_f1(("no", "yes"), references, predictions, ["macro"]),
+        "accuracy": accuracy_score(references, predictions),
+        "matthews_correlation": matthews_corrcoef(references, predictions),
+        "roc_auc": roc_auc_score(references, scores),
+        "average_precision": average_precision_score(references, scores),
+    }
+    assert predict(NO_YES, logits, references) == pytest.approx(expected, abs=1e-12)
+    expected["f1"] = f1_score(references, predictions)
+    more_outputs = (logits, np.zeros((200, 3)))
+    assert predict(NO_YES, logits, references, "mrpc") == pytest.approx(expected, abs=1e-12)
+    assert predict(NO_YES, more_outputs, references, "qqp") == pytest.approx(expected, abs=1e-12)
+    metric = TextClassificationMetric(NO_YES, "qqp")
+    for half in (slice(100), slice(100, 200)):  # as with any metric of `evaluate`
+        metric.add_batch(predictions=logits[half], references=references[half])
+    assert metric.compute() == pytest.approx(expected, abs=1e-12)
+
+
+def test_metrics_of_several_classes_skip_those_that_do_not_occur():
+    rng = np.random.default_rng(0)
+    logits, references = rng.normal(size=(100, 4)), rng.integers(3, size=100)
+    logits[:, 3] = -100
+    predictions = logits.argmax(axis=1)
+    expected = {
+        **expected_f1("abc", references, predictions, ["macro"]),
+        "accuracy": accuracy_score(references, predictions),
+        "matthews_correlation": matthews_corrcoef(references, predictions),
+    }
+    assert predict(LabelMap(SINGLE_LABEL, tuple("abcd")), logits, references) == pytest.approx(expected, abs=1e-12)
+
+
+def test_multi_label_metrics_equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    logits, references = rng.normal(size=(100, 3)), rng.integers(2, size=(100, 3)).astype("float32")
+    references[:, 2] = 0
+    predictions = (1 / (1 + np.exp(-logits)) > 0.5).astype(int)
+    with_both_classes = [(references[:, i], logits[:, i]) for i in (0, 1)]
+    expected = {
+        **expected_f1("abc", references, predictions, ["macro", "micro"]),
+        "accuracy": accuracy_score(references, predictions),
+        "roc_auc": np.mean([roc_auc_score(*column) for column in with_both_classes]),
+        "average_precision": np.mean([average_precision_score(*column) for column in with_both_classes]),
+    }
+    assert predict(LabelMap(MULTI_LABEL, tuple("abc")), logits, references) == pytest.approx(expected, abs=1e-12)
+
+
+def test_regression_metrics_equal_scipy():
+    logits, references = np.random.default_rng(0).normal(size=(2, 50))
+    expected = {
+        "pearson": pearsonr(logits, references).statistic,
+        "spearmanr": spearmanr(logits, references).statistic,
+        "mse": np.mean((logits - references) ** 2),
+    }
+    assert predict(SCORES, logits[:, None], references, "stsb") == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("labels", "logits", "references", "names"),
+    [
+        (NO_YES, [[2.0, 1.0]] * 2, [0, 0], "accuracy macro_f1 f1_no"),
+        (NO_YES, [[np.nan] * 2, [2.0, 1.0]], [0, 1], "accuracy macro_f1 f1_no f1_yes matthews_correlation"),
+        (LabelMap(MULTI_LABEL, ("a", "b")), [[1.0, -1.0]], [[1.0, 0.0]], "accuracy macro_f1 micro_f1 f1_a f1_b"),
+        (SCORES, [[1.0], [1.0]], [0.0, 1.0], "mse"),
+        (SCORES, [[1.0], [2.0]], [0.0, 0.0], "mse"),
+        (SCORES, [[np.inf]], [0.0], ""),
+    ],
+)
+def test_undefined_metrics_are_left_out(labels, logits, references, names):
+    metrics = predict(labels, np.array(logits), np.array(references))
+    assert set(metrics) == set(names.split())
+    assert all(np.isfinite(value) for value in metrics.values())

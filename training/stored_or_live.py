@@ -1,0 +1,128 @@
+"""Whether a student learns from stored teacher outputs, or from a teacher that runs in every step.
+
+signal = teacher_signal(teacher, student, layers, inputs, training_args)
+signal.train_dataset, signal.teacher_model    # the model is None where all outputs are stored
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datasets import Dataset
+from transformers import PreTrainedModel
+from transformers.trainer_utils import unwrap_peft_model
+
+from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.encoder_layers import num_layers
+from layer_distillation.layer_losses import check_shapes
+from layer_distillation.teacher_outputs import (
+    add_teacher_hidden_states,
+    add_teacher_logits,
+    check_hidden_states_size,
+    hidden_states_size,
+)
+from layer_mapping import spread_evenly
+from training.arguments import TeacherArguments
+from training.inputs import Inputs
+from training.teacher import Teacher
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TeacherSignal:
+    """What the losses of a training compare the student with.
+
+    Attributes:
+        train_dataset: the training examples, with the teacher's outputs where they are stored.
+        teacher_model: runs in every step; `None` where the outputs are stored or not needed.
+        teacher_layers: the teacher's layer, 1-based, for each of the student's; `None` where no layers are compared.
+    """
+
+    train_dataset: Dataset
+    teacher_model: PreTrainedModel | None = None
+    teacher_layers: tuple[int, ...] | None = None
+
+
+def teacher_signal(
+    teacher: Teacher,
+    student: PreTrainedModel,
+    layers: Sequence[int],
+    inputs: Inputs,
+    training_args: DistillationTrainingArguments,
+) -> TeacherSignal:
+    """Stores the outputs of the teacher that the losses need, or loads the teacher to run in every step.
+
+    Args:
+        layers: of the teacher that the student was built from; `()` for a student that was not: it is compared with
+            evenly spread layers.
+    """
+    dataset = inputs.tokenized["train"]
+    if not training_args.needs_teacher:
+        return TeacherSignal(dataset)
+    model, compared = teacher.load(training_args.device), None
+    if training_args.uses("hidden", "attention"):
+        compared = tuple(layers) or spread_evenly(num_layers(model), num_layers(unwrap_peft_model(student)))
+    if not _are_stored(teacher.args, training_args):
+        if teacher.args.teacher_cache:
+            logger.info(_why_live(model, compared, inputs, training_args))
+        return TeacherSignal(dataset, model, compared)
+    how = storing(teacher.args, inputs, training_args)
+    if training_args.uses("kl", "cosine"):
+        dataset = add_teacher_logits(dataset, model, **how)
+    if training_args.uses("hidden"):
+        different = sorted(set(compared))
+        dataset = add_teacher_hidden_states(dataset, model, different, max_bytes=_max_bytes(teacher.args), **how)
+    return TeacherSignal(dataset, None, compared)
+
+
+def check_losses(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    teacher_args: TeacherArguments,
+    inputs: Inputs,
+    training_args: DistillationTrainingArguments,
+) -> None:
+    """Raises a `UserError` for losses on layers that the models do not have, or that are too large to be stored.
+
+    Args:
+        student, teacher: of the architecture that they will have; their weights do not matter.
+    """
+    check_shapes(training_args, student, teacher)
+    if training_args.uses("hidden") and _are_stored(teacher_args, training_args):
+        num_different = min(num_layers(student), num_layers(teacher))
+        check_hidden_states_size(inputs.tokenized["train"], teacher, num_different, _max_bytes(teacher_args))
+
+
+def storing(teacher_args: TeacherArguments, inputs: Inputs, training_args: DistillationTrainingArguments) -> dict:
+    """How the outputs of a run's teacher are computed and where they are kept: arguments of `add_teacher_logits`."""
+    return {
+        "cache_dir": teacher_args.teacher_cache_dir,
+        "collator": inputs.collator,
+        "batch_size": training_args.per_device_eval_batch_size,
+        "bf16": training_args.bf16,
+    }
+
+
+def _are_stored(teacher_args: TeacherArguments, training_args: DistillationTrainingArguments) -> bool:
+    has_room = not training_args.uses("hidden") or teacher_args.hidden_state_cache_gb > 0
+    return teacher_args.teacher_cache and has_room and not training_args.uses("attention", "relation")
+
+
+def _why_live(
+    teacher: PreTrainedModel,
+    compared: Sequence[int] | None,
+    inputs: Inputs,
+    training_args: DistillationTrainingArguments,
+) -> str:
+    if training_args.uses("attention", "relation"):
+        return "The teacher runs in every step: attention and relations are not stored."
+    size = hidden_states_size(inputs.tokenized["train"], teacher, len(set(compared)))
+    return (
+        f"The teacher runs in every step. Its hidden states would take {size / 1e9:.2f} GB: allow for them with "
+        "--hidden_state_cache_gb to have them stored."
+    )
+
+
+def _max_bytes(teacher_args: TeacherArguments) -> int:
+    return int(teacher_args.hidden_state_cache_gb * 1e9)
