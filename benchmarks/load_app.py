@@ -1,17 +1,17 @@
-"""How the app stands up to many users at once, to hostile bodies, and to long use: 2 cores, loopback only.
+"""The app under many users at once, under hostile requests, and in long use; on this machine, over the loopback.
 
-    python -m benchmarks.load_app --model_dir outputs/toxic_comments-even --data_file ../shared/data/davidson/test.csv
+    python -m benchmarks.load_app --model_dir outputs/toxic_comments-even --data_file test.csv
 
-starts `python -m app` with the int8 model and then measures, one after the other,
+starts `python -m app` with the int8 model and then measures, one after the other:
 
 1. 50 concurrent clients for a minute, each of which asks again as soon as it is answered: with one text a request,
-   then with four. Before and after, as the pace of a machine changes, the bare model: its throughput in batches of the
-   size that the app forms under load, on as many threads as it uses;
+   then with four. Before and after, because the pace of a machine changes, the model without the app: its throughput
+   in batches of the size that the app forms under load, on as many threads as the app uses;
 2. memory over 10,000 further requests;
-3. 10,000 hostile bodies, some of them broken off or larger than allowed.
+3. 10,000 hostile bodies, some of them broken off or too large.
 
-The figures go to `docs/results/NAME.json`. The clients share the machine with the app, so the share of the cores that
-they take is measured too.
+The figures go to `docs/results/NAME.json`. The clients run on the same machine as the app, so their share of the
+cores is measured too.
 """
 
 import argparse
@@ -28,18 +28,16 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import uvloop
 
 from app.models import Model, load_model
-
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.results import RESULTS, ROOT
 
 HOST = "127.0.0.1"
 TEXTS_A_REQUEST = (1, 4)
-# Most of the hostile bodies go to the API, the others to what the page uses of Gradio.
+# Most of the hostile bodies go to the API, the others to the two Gradio routes that the page uses.
 FUZZED_PATHS = 8 * ("/api/classify",) + ("/gradio_api/queue/join", "/gradio_api/upload")
 
 
@@ -62,19 +60,19 @@ def main():
         log.seek(0)
         results["tracebacks"] = log.read().count(b"Traceback")
     text = json.dumps(results, indent=2)
-    (ROOT / "docs" / "results" / f"{args.name}.json").write_text(text + "\n")
+    (RESULTS / f"{args.name}.json").write_text(text + "\n")
     print(text)
 
 
 def make_bodies(texts: list[str], size: int) -> list[bytes]:
-    """Bodies of requests with that many texts each."""
+    """Returns bodies of requests with `size` texts each."""
     if size == 1:
         return [json.dumps({"text": text}).encode() for text in texts]
     return [json.dumps({"texts": texts[i : i + size]}).encode() for i in range(0, len(texts) - size + 1, size)]
 
 
 async def measure(port: int, texts: list[str], args: argparse.Namespace) -> dict:
-    """Everything that is measured on the running app."""
+    """Measures load, memory and hostile requests on the running app."""
     model = load_model(args.model_dir)
     await wait_until_up(port)
     load = [await measure_load(port, model, texts, size, args) for size in TEXTS_A_REQUEST]
@@ -92,12 +90,12 @@ async def measure(port: int, texts: list[str], args: argparse.Namespace) -> dict
 
 
 async def measure_load(port: int, model: Model, texts: list[str], size: int, args: argparse.Namespace) -> dict:
-    """Latency and throughput under the clients' load, and what of the machine the clients themselves take."""
+    """Measures latency and throughput under the clients' load, and the clients' own share of the cores."""
     bodies, cores = make_bodies(texts, size), len(os.sched_getaffinity(0))
     start = await read_metrics(port)
     await run_clients(port, bodies, args.clients, seconds=5)  # warm-up
     texts_a_batch = batch_size_since(start, await read_metrics(port))
-    # Nobody asks the app while the model runs here.
+    # The app is idle while the model runs here.
     bare = [measure_bare_model(model, texts, texts_a_batch, args)]
     start, clients_seconds = await read_metrics(port), -time.process_time()
     taken, statuses = await run_clients(port, bodies, args.clients, seconds=args.seconds)
@@ -123,7 +121,7 @@ async def measure_load(port: int, model: Model, texts: list[str], size: int, arg
 
 
 def batch_size_since(before: dict[str, float], after: dict[str, float]) -> float:
-    """Texts that the app has run together on average, from two readings of its statistics."""
+    """Returns the mean number of texts in the app's batches, from two readings of its statistics."""
     texts, batches = (
         sum(value for name, value in after.items() if name.startswith(prefix))
         - sum(value for name, value in before.items() if name.startswith(prefix))
@@ -135,10 +133,10 @@ def batch_size_since(before: dict[str, float], after: dict[str, float]) -> float
 async def run_clients(
     port: int, bodies: list[bytes], clients: int, seconds: float | None = None, count: int | None = None
 ) -> tuple[list[float], Counter]:
-    """Clients that each ask again as soon as they are answered, for a time or for a number of requests in all.
+    """Runs clients that each ask again as soon as they are answered, for a time or for a total number of requests.
 
     Returns:
-        Seconds of every request, and how often each status came.
+        Seconds of every request, and the number of answers by status.
     """
     deadline = time.perf_counter() + (seconds or 1e9)
     taken, statuses, asked = [], Counter(), 0
@@ -161,7 +159,7 @@ async def run_clients(
 
 
 def request_head(length: int, path: str = "/api/classify", method: str = "POST") -> bytes:
-    """As few bytes as HTTP allows: what the clients take, the app cannot have."""
+    """Returns a head of as few bytes as HTTP allows, because clients and app share the cores."""
     return (
         f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
@@ -169,7 +167,7 @@ def request_head(length: int, path: str = "/api/classify", method: str = "POST")
 
 
 async def read_response(reader: asyncio.StreamReader) -> int:
-    """The status of a response; its body is read and dropped."""
+    """Reads a response, drops its body and returns its status."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
     if length:
@@ -178,6 +176,7 @@ async def read_response(reader: asyncio.StreamReader) -> int:
 
 
 async def read_metrics(port: int) -> dict[str, float]:
+    """Returns the app's statistics (`GET /metrics`) by name."""
     reader, writer = await asyncio.open_connection(HOST, port)
     writer.write(request_head(0, "/metrics", "GET").replace(b"Host", b"Connection: close\r\nHost"))
     text = (await reader.read()).decode()
@@ -190,6 +189,11 @@ async def resident_megabytes(port: int) -> float:
 
 
 async def wait_until_up(port: int) -> None:
+    """Waits until the app answers.
+
+    Raises:
+        TimeoutError: it has not answered within a minute.
+    """
     for _ in range(600):
         try:
             await read_metrics(port)
@@ -200,13 +204,13 @@ async def wait_until_up(port: int) -> None:
 
 
 async def fuzz(port: int, args: argparse.Namespace) -> dict:
-    """Sends hostile bodies and counts what comes back; the app must answer an ordinary text afterwards."""
+    """Sends hostile bodies, counts the answers, and checks that the app still answers an ordinary text."""
     generator = random.Random(0)
     requests = [(generator.choice(FUZZED_PATHS), hostile_body(generator)) for _ in range(args.hostile)]
     statuses = Counter()
 
-    async def client(own: list[tuple[str, bytes]]) -> None:
-        for path, body in own:
+    async def client(share: list[tuple[str, bytes]]) -> None:
+        for path, body in share:
             reader, writer = await asyncio.open_connection(HOST, port)
             try:
                 is_cut = len(body) % 50 == 7  # announces more than it sends, and hangs up
@@ -233,10 +237,29 @@ async def fuzz(port: int, args: argparse.Namespace) -> dict:
 
 
 def hostile_body(generator: random.Random) -> bytes:
-    """Bodies like real ones with something wrong in them, noise, and now and then a huge or a deep one."""
+    """Returns a body like a real one with something wrong in it, or noise, or a very large or deeply nested one."""
     values = [
-        *(None, True, -1, 1e308, "", " ", "a", "a" * 6000, "\u202e🙂\x00", "<script>", "\x1b[2J", ["a"], [], {}, [[]]),
-        *(["a"] * 300, ["a" * 5000] * 100, {"text": "a"}, ["", None, 3], "=cmd|' /C calc'!A0", "é" * 4999),
+        None,
+        True,
+        -1,
+        1e308,
+        "",
+        " ",
+        "a",
+        "a" * 6000,
+        "\u202e🙂\x00",
+        "<script>",
+        "\x1b[2J",
+        ["a"],
+        [],
+        {},
+        [[]],
+        ["a"] * 300,
+        ["a" * 5000] * 100,
+        {"text": "a"},
+        ["", None, 3],
+        "=cmd|' /C calc'!A0",
+        "é" * 4999,
     ]
     keys = ["text", "texts", "model", "", "Text", "__proto__", "\ud800", "texts.0", "x" * 500]
     form = generator.random()
@@ -254,9 +277,10 @@ def hostile_body(generator: random.Random) -> bytes:
 
 
 def measure_bare_model(model: Model, texts: list[str], batch_size: float, args: argparse.Namespace) -> float:
-    """Texts a second of the model without server and clients, tokenising included, in batches of one size.
+    """Returns texts a second of the model without server and clients, tokenizing included.
 
-    As in the app, a batch holds the most similar in length among as many texts as there are clients.
+    All batches have one size. As in the app, the texts of a batch are those of similar length among as many texts as
+    there are clients.
     """
     size, workers = max(1, round(batch_size)), len(os.sched_getaffinity(0))
     groups = [sorted(texts[i : i + args.clients], key=len) for i in range(0, len(texts), args.clients)]
@@ -279,13 +303,13 @@ def measure_bare_model(model: Model, texts: list[str], batch_size: float, args: 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_dir", required=True, help="as for the app")
-    parser.add_argument("--data_file", required=True, help="csv file with a column text")
-    parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--requests", type=int, default=10_000, help="while memory is watched")
-    parser.add_argument("--hostile", type=int, default=10_000, help="bodies of the fuzz run")
-    parser.add_argument("--name", default="load", help="of the result file")
+    parser.add_argument("--model_dir", required=True, help="folder of the exported model, as for `python -m app`")
+    parser.add_argument("--data_file", required=True, help="csv file with a column text, for the requests")
+    parser.add_argument("--clients", type=int, default=50, help="clients that ask at the same time")
+    parser.add_argument("--seconds", type=float, default=60, help="length of each measurement under load")
+    parser.add_argument("--requests", type=int, default=10_000, help="requests while memory is watched")
+    parser.add_argument("--hostile", type=int, default=10_000, help="number of hostile bodies")
+    parser.add_argument("--name", default="load", help="name of the result file")
     return parser.parse_args()
 
 

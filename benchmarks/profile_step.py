@@ -1,28 +1,29 @@
-"""Where the time of a training step goes, and how far it is from what the processor or GPU could do at most.
+"""Where the time of a training step goes, and the least time that the processor or GPU could take for it.
 
-    python -m benchmarks.profile_step                                       # the embedded data set
+    python -m benchmarks.profile_step                                       # the sample data set
     python -m benchmarks.profile_step --train_file train.csv --test_file test.csv --examples 2048
     python -m benchmarks.profile_step --teacher random-bert-base            # where there is a GPU
 
-Plain fine-tuning and distillation from stored outputs, over the same batches, an epoch each in turns. On a GPU the
-clock waits for the device at every part, which makes the step a little slower than it is. The limit: the
-multiplications and additions of the student's forward and backward pass at the rate of a large matrix product, and the
-bytes that AdamW has to move at the rate of a large addition in place, both measured here. Writes
-`docs/results/NAME.csv` and `.md`.
+Plain fine-tuning and distillation from stored teacher outputs take turns, one epoch each, over the same batches. On a
+GPU the clock waits for the device after every part, which makes the step a little slower than it is in training.
+
+The same command measures the limit of a step. For the forward and backward pass this is the time of the operations in
+matrix products, at the rate of one large matrix product. For AdamW it is the time of the bytes that it moves, at the
+rate of a large addition in place. Writes `docs/results/NAME.csv` and `NAME.md`.
 """
 
 import argparse
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import mean, median
+from time import perf_counter
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, TrainerCallback, set_seed
 
+from benchmarks.measuring import describe_machine, device, synchronize
 from benchmarks.results import write_results
 from benchmarks.training_setup import (
     PLAIN_FINE_TUNING,
@@ -30,19 +31,14 @@ from benchmarks.training_setup import (
     CountingCollator,
     Setup,
     add_setup_arguments,
-    describe_machine,
-    device,
     prepare,
     student_of,
-    synchronize,
     training_arguments,
     with_stored_outputs,
 )
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import bf16_in_hardware
 from training.tables import markdown_table
-
-ROOT = Path(__file__).resolve().parent.parent
 
 PARTS = ("data", "forward and loss", "backward", "gradient clipping", "AdamW", "rest")
 
@@ -62,7 +58,7 @@ def main():
         {
             "method": method,
             "precision": PRECISIONS[bf16],
-            "ms_a_step": round(median(sum(epoch[part] for part in PARTS) for epoch in counted), 3),
+            "ms_a_step": round(median(epoch["ms_a_step"] for epoch in counted), 3),
             **{part: round(median(epoch[part] for epoch in counted), 3) for part in PARTS},
             "gflop_a_step": round(counted[0]["gflop_a_step"], 3),
         }
@@ -82,7 +78,7 @@ def main():
 
 
 class ProfiledTrainer(DistillationTrainer):
-    """Adds up the seconds of each part of its steps; what is in none of them is the rest."""
+    """Adds up the seconds of each part of its steps, in `seconds`; the time outside of all parts is the rest."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -98,11 +94,12 @@ class ProfiledTrainer(DistillationTrainer):
 
     @contextmanager
     def clock(self, part: str) -> Iterator[None]:
+        """Adds the time of a `with` block to a part."""
         synchronize()
-        started = time.perf_counter()
+        started = perf_counter()
         yield
         synchronize()
-        self.seconds[part] += time.perf_counter() - started
+        self.seconds[part] += perf_counter() - started
 
     def get_batch_samples(self, *args, **kwargs):
         with self.clock("data"):
@@ -118,7 +115,7 @@ class ProfiledTrainer(DistillationTrainer):
 
 
 class StepClock(TrainerCallback):
-    """Times what `Trainer` has no method for: the optimizer's step, and the whole epoch."""
+    """Times what no method of `Trainer` holds: the optimizer's step, and the whole epoch."""
 
     def __init__(self, trainer: ProfiledTrainer):
         self.trainer = trainer
@@ -139,7 +136,15 @@ class StepClock(TrainerCallback):
 
 
 def profile_epoch(setup: Setup, method: str, bf16: bool) -> dict[str, float]:
-    """Milliseconds of each part, and the operations of the student in 10^9, both a step."""
+    """Trains a student for one epoch.
+
+    Args:
+        method: "finetune", or "cached" for distillation from stored teacher outputs.
+
+    Returns:
+        Means over the steps: milliseconds of each part and of the whole step (`ms_a_step`), and the student's
+        operations in 10^9 (`gflop_a_step`).
+    """
     teacher = setup.load_teacher()
     set_seed(0)
     student, train_dataset = student_of(teacher), setup.splits["train"]
@@ -158,17 +163,22 @@ def profile_epoch(setup: Setup, method: str, bf16: bool) -> dict[str, float]:
     seconds["rest"] = seconds["all"] - sum(seconds[part] for part in PARTS)
     num_steps = trainer.state.global_step
     gflop = mean(step_flop(student.config, *shape) for shape in collator.shapes) / 1e9
-    return {part: 1000 * seconds[part] / num_steps for part in PARTS} | {"gflop_a_step": gflop}
+    return {
+        **{part: 1000 * seconds[part] / num_steps for part in PARTS},
+        "ms_a_step": 1000 * seconds["all"] / num_steps,
+        "gflop_a_step": gflop,
+    }
 
 
 # ---- the limit ----
 
 
 def step_flop(config: PretrainedConfig, num_examples: int, length: int) -> int:
-    """Operations of the matrix products of a BERT encoder's forward and backward pass; an addition counts as one.
+    """Returns the operations in the matrix products of a BERT encoder's forward and backward pass.
 
-    A product of (m, k) and (k, n) takes 2mkn, and its backward pass two products of the same size. What is not a
-    matrix product (embeddings, norms, GELU, softmax, dropout) is left out: memory limits it, not arithmetic.
+    Multiplications and additions count as one operation each. A product of (m, k) and (k, n) takes 2mkn operations,
+    and its backward pass two products of the same size. Everything else (embeddings, norms, GELU, softmax, dropout) is
+    left out: it is limited by memory, not by arithmetic.
     """
     width, inner = config.hidden_size, config.intermediate_size
     weights = 4 * width * width + 2 * width * inner  # query, key, value, output; the two of the feed-forward part
@@ -179,22 +189,22 @@ def step_flop(config: PretrainedConfig, num_examples: int, length: int) -> int:
 
 
 def adamw_bytes(model: PreTrainedModel) -> int:
-    """What a step of AdamW reads (weight, gradient, both moments) and writes (all but the gradient), in float32."""
+    """Returns the bytes that a step of AdamW reads (weight, gradient, moments) and writes (weight, moments)."""
     return 7 * 4 * model.num_parameters()
 
 
 def matrix_rate(dtype: torch.dtype) -> float:
-    """10^9 operations a second of a large matrix product, the best of several."""
+    """Returns the rate of a large matrix product in 10^9 operations a second, the best of several."""
     size = 8192 if torch.cuda.is_available() else 2048
     a, b = (torch.randn(size, size, device=device()).to(dtype) for _ in range(2))
     return 2 * size**3 / 1e9 / best_time(lambda: a @ b)
 
 
 def memory_rate() -> float:
-    """10^9 bytes a second, read and written, of a large addition in place, the best of several.
+    """Returns the rate of a large addition in place in 10^9 bytes a second, read and written, the best of several.
 
-    AdamW works in place too. A copy would understate the rate: where caches read what is about to be overwritten, it
-    moves bytes that do not count.
+    AdamW works in place too. A copy would understate the rate: caches also read the memory that it overwrites, and
+    these bytes are not counted.
     """
     source = torch.zeros(2**26, device=device())
     target = torch.ones_like(source)
@@ -202,13 +212,14 @@ def memory_rate() -> float:
 
 
 def best_time(function, repetitions: int = 10) -> float:
+    """Returns the shortest time of a call, in seconds."""
     seconds = []
     for _ in range(repetitions):
         synchronize()
-        started = time.perf_counter()
+        started = perf_counter()
         function()
         synchronize()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(perf_counter() - started)
     return min(seconds)
 
 
@@ -216,6 +227,7 @@ def best_time(function, repetitions: int = 10) -> float:
 
 
 def parts_table(rows: list[dict]) -> str:
+    """Returns the table of milliseconds by part."""
     titles = {"finetune": "Plain fine-tuning", "cached": "Stored outputs"}
     lines = []
     for part in (*PARTS, "ms_a_step"):
@@ -228,6 +240,7 @@ def parts_table(rows: list[dict]) -> str:
 
 
 def limit_table(rows: list[dict]) -> str:
+    """Returns the table that compares the measured times with the limit."""
     return markdown_table(
         [
             {
@@ -250,8 +263,10 @@ def limit_table(rows: list[dict]) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_setup_arguments(parser)
-    parser.add_argument("--rounds", type=int, default=3, help="epochs of each that count, after a first one")
-    parser.add_argument("--name", default="step_profile", help="of the result files")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="epochs of each kind that are counted; one more warms up"
+    )
+    parser.add_argument("--name", default="step_profile", help="name of the result files")
     return parser.parse_args()
 
 

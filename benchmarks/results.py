@@ -1,18 +1,30 @@
-"""Where and how all benchmarks leave their figures."""
+"""Result files in `docs/results/`, of benchmarks and experiments alike.
+
+write_results("training_speed", rows, markdown_table(summary))    # docs/results/training_speed.csv and .md
+"""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
 
 
 def write_results(name: str, rows: Sequence[Mapping], report: str) -> None:
-    """All runs to `docs/results/NAME.csv`, the tables made of them to `NAME.md` and to the terminal."""
+    """Writes all runs to `docs/results/NAME.csv`, and the tables made of them to `NAME.md` and to the terminal."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    with open(RESULTS / f"{name}.csv", "w", newline="") as file:
+    with open(RESULTS / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    (RESULTS / f"{name}.md").write_text(report + "\n")
+    (RESULTS / f"{name}.md").write_text(report + "\n", encoding="utf-8")
     print(report)
+
+
+def grouped(items: Iterable, key: Callable[..., Hashable]) -> dict[Hashable, list]:
+    """Returns the items by their keys, in the order of first appearance."""
+    groups = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups

@@ -1,42 +1,36 @@
-"""How the cost of distillation grows with the data: SST-2 in three sizes, the cache and an epoch of each.
+"""How the cost of distillation grows with the data: the teacher cache and one epoch, for three sizes of SST-2.
 
     python -m benchmarks.scaling                                      # 5,000, 20,000 and 67,349 sentences
 
-Every size has a process of its own, which builds the cache and trains for a whole epoch from it, as the scripts do.
-The teacher is the encoder with a new head: its weights do not matter for the time. The sentences are the first of the
-training split, which is in no order. Memory is compared after as many steps as the smallest size takes: it grows with
-the steps, ever more slowly, among others by the kernels that are made and kept for every shape of a batch. Writes
-`docs/results/NAME.csv` and `.md`.
+Each size runs in a process of its own, which builds the cache and then trains for one epoch from it, as
+`run_distillation.py` does. The teacher is the encoder with an untrained head: its weights do not matter for the time.
+The sentences are the first ones of the training split, which is in no particular order. Memory grows slowly with the
+steps, so it is compared after the same number of steps, those of the smallest size. Writes
+`docs/results/NAME.csv` and `NAME.md`.
 """
 
 import argparse
 import math
 import tempfile
 import time
-from pathlib import Path
 
 from transformers import TrainerCallback, set_seed
 
+from benchmarks.measuring import describe_machine, in_own_process, peak_memory_mb, synchronize
 from benchmarks.results import write_results
 from benchmarks.training_setup import (
     PRECISIONS,
     CountingCollator,
     Setup,
-    describe_machine,
-    in_own_process,
     our_trainer,
-    peak_memory_mb,
     prepare_data,
     student_of,
-    synchronize,
     with_stored_outputs,
 )
 from layer_distillation.arguments import bf16_in_hardware
 from layer_distillation.pretrained import PACKAGED_TEACHER
 from text_data.arguments import DataArguments
 from training.tables import markdown_table
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def main():
@@ -52,7 +46,7 @@ def main():
 
 
 class MemoryAtStep(TrainerCallback):
-    """Peak memory when the training has taken a number of steps."""
+    """Notes the peak memory after a number of steps, in `peak_mb`."""
 
     def __init__(self, step: int):
         self.step, self.peak_mb = step, None
@@ -63,6 +57,11 @@ class MemoryAtStep(TrainerCallback):
 
 
 def run(setup: Setup, bf16: bool, smallest: int) -> dict:
+    """Builds the cache and trains for one epoch; `smallest` is the smallest number of examples of all runs.
+
+    Returns:
+        A row of the results.
+    """
     set_seed(0)
     teacher = setup.load_teacher()
     student = student_of(teacher)
@@ -71,7 +70,8 @@ def run(setup: Setup, bf16: bool, smallest: int) -> dict:
     built = time.perf_counter()
     del teacher
     collator = CountingCollator(setup.collator)
-    trainer = our_trainer(setup, student, train_dataset, collator, bf16=bf16, num_train_epochs=1)
+    settings = {"bf16": bf16, "num_train_epochs": 1}
+    trainer = our_trainer(setup, student, train_dataset, settings, data_collator=collator)
     memory = MemoryAtStep(math.ceil(smallest / trainer.args.train_batch_size))
     trainer.add_callback(memory)
     trainer.train()
@@ -91,7 +91,7 @@ def run(setup: Setup, bf16: bool, smallest: int) -> dict:
 
 
 def scaling_table(rows: list[dict]) -> str:
-    """Milliseconds an example, and how many times as many as with the fewest examples."""
+    """Returns the table: milliseconds an example and peak memory, each also as a multiple of the first row's."""
 
     def cost(row: dict, *keys: str) -> str:
         value, first = (1000 * sum(r[key] for key in keys) / r["examples"] for r in (row, rows[0]))
@@ -119,8 +119,8 @@ def scaling_table(rows: list[dict]) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", type=int, default=[5_000, 20_000, 67_349])
-    parser.add_argument("--name", default="training_scaling", help="of the result files")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[5_000, 20_000, 67_349], help="numbers of sentences")
+    parser.add_argument("--name", default="training_scaling", help="name of the result files")
     return parser.parse_args()
 
 

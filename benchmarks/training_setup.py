@@ -1,17 +1,17 @@
-"""What the benchmarks of training share: the same data, teacher and student, and the loop that ours is compared with.
+"""What the timings of training share: data, teacher, student, and the loop that our trainer is compared with.
 
-Every way of training starts from the same student and minimises the same loss, half cross-entropy with the labels and
-half KL to the teacher at T = 2, with AdamW from the same learning rate in batches of 32: they differ in what they do
-for it, not in what they are after.
+    setup = prepare(parser.parse_args(), folder)      # with the arguments of `add_setup_arguments`
+    teacher = setup.load_teacher()
+    our_trainer(setup, student_of(teacher), setup.splits["train"], {"bf16": False}, teacher_model=teacher).train()
+
+All ways of training start from the same student. All minimize half cross-entropy with the labels and half KL to the
+teacher at T = 2, with AdamW at the same learning rate in batches of 32. So they differ only in how they compute it.
 """
 
 import argparse
-import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 from datasets import Dataset, DatasetDict, load_from_disk
@@ -28,30 +28,27 @@ from transformers import (
     set_seed,
 )
 
-from distill_trainer import DistillationTrainer
-from layer_distillation.arguments import DistillationTrainingArguments
-from layer_distillation.encoder_layers import num_layers
+from benchmarks.measuring import device
+from distill_trainer import DistillationTrainer, DistillationTrainingArguments
 from layer_distillation.model_outputs import compute_logits
 from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
 from layer_distillation.teacher_outputs import add_teacher_hidden_states, add_teacher_logits
-from layer_mapping import build_student, select_layers
+from layer_mapping import build_student, num_layers, select_layers
 from text_data.arguments import DataArguments
 from training.arguments import TeacherArguments
 from training.checkpoints import load_classifier
 from training.inputs import load_inputs
 from training.teacher import fine_tune
 
-ROOT = Path(__file__).resolve().parent.parent
-
 RANDOM_BERT_BASE = "random-bert-base"
-BATCH_SIZE, LEARNING_RATE, TEMPERATURE = 32, 1e-4, 2.0
+BATCH_SIZE, EVAL_BATCH, LEARNING_RATE, TEMPERATURE = 32, 64, 1e-4, 2.0
 PLAIN_FINE_TUNING = {"ce_weight": 1.0, "kl_weight": 0.0}
 PRECISIONS = {False: "float32", True: "bfloat16"}
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A folder with the tokenised splits and a teacher that is ready, for processes of their own to start from."""
+    """A folder with tokenized splits and a teacher, from which every process can start."""
 
     folder: Path
 
@@ -69,12 +66,17 @@ class Setup:
 
 
 class CountingCollator:
-    """Pads a batch, and keeps count of the texts' own tokens and of the shapes that the models compute on."""
+    """Pads a batch, and counts the tokens of the texts and the shapes that the models compute on.
+
+    Attributes:
+        real_tokens: tokens of all batches without padding.
+        shapes: examples and padded length of each batch.
+    """
 
     def __init__(self, collator: Callable):
         self.collator = collator
         self.real_tokens = 0
-        self.shapes: list[tuple[int, int]] = []  # examples and padded length of each batch
+        self.shapes: list[tuple[int, int]] = []
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         batch = dict(self.collator(rows))
@@ -84,25 +86,27 @@ class CountingCollator:
 
     @property
     def padding_share(self) -> float:
+        """Padding's share of all tokens computed on, from 0 to 1."""
         return 1 - self.real_tokens / sum(examples * length for examples, length in self.shapes)
 
 
 def add_setup_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--train_file", help="csv file with the columns text and label; unset: the embedded data set")
-    parser.add_argument("--test_file", help="as --train_file, for the scores")
-    parser.add_argument("--label_order", help="comma separated names, for a teacher that has them in another order")
-    parser.add_argument("--examples", type=int, help="train on the first n examples only")
-    parser.add_argument("--test_examples", type=int, help="score on the first n test examples only")
+    """Adds the options that choose data and teacher."""
+    parser.add_argument("--train_file", help="csv file with the columns text and label; unset: the sample data set")
+    parser.add_argument("--test_file", help="csv file with the same columns, for the scores")
+    parser.add_argument("--label_order", help="comma-separated label names in the order of the teacher's ids")
+    parser.add_argument("--examples", type=int, help="number of training examples, from the first; unset: all")
+    parser.add_argument("--test_examples", type=int, help="number of test examples, from the first; unset: all")
     parser.add_argument(
         "--teacher",
         default=PACKAGED_TEACHER,
-        help="classifier, or an encoder that is fine-tuned on the training examples first; "
-        f"{RANDOM_BERT_BASE}: BERT-base with random weights, for its speed alone",
+        help="fine-tuned classifier, or encoder to fine-tune on the training examples first; "
+        f"{RANDOM_BERT_BASE}: BERT-base with random weights, to measure speed (default: %(default)s)",
     )
 
 
 def prepare(args: argparse.Namespace, folder: str | Path) -> Setup:
-    """Sets up what `add_setup_arguments` asked for."""
+    """Prepares the data and the teacher that the arguments of `add_setup_arguments` name."""
     data_args = DataArguments(
         train_file=args.train_file,
         test_file=args.test_file,
@@ -115,7 +119,7 @@ def prepare(args: argparse.Namespace, folder: str | Path) -> Setup:
 
 
 def prepare_data(data_args: DataArguments, teacher: str, folder: str | Path, fine_tuned: bool = True) -> Setup:
-    """Tokenises the data and gets the teacher ready; not `fine_tuned`, a new head stays as it is."""
+    """Tokenizes the data and prepares the teacher in the folder; a new head stays untrained if not `fine_tuned`."""
     folder = Path(folder)
     is_random = teacher == RANDOM_BERT_BASE
     path = resolve_checkpoint(PACKAGED_TEACHER if is_random else teacher)
@@ -138,13 +142,16 @@ def prepare_data(data_args: DataArguments, teacher: str, folder: str | Path, fin
 
 
 def student_of(teacher: PreTrainedModel, strategy: str = "even") -> PreTrainedModel:
+    """Returns a student of half of the teacher's layers."""
     return build_student(teacher, select_layers(strategy, num_layers(teacher)))
 
 
 def training_arguments(folder: Path, **settings) -> DistillationTrainingArguments:
+    """Returns the arguments that all ways of training share, changed by `settings`."""
     defaults = {
         "output_dir": str(folder / "run"),
         "per_device_train_batch_size": BATCH_SIZE,
+        "per_device_eval_batch_size": EVAL_BATCH,
         "learning_rate": LEARNING_RATE,
         "temperature": TEMPERATURE,
         "save_strategy": "no",
@@ -155,45 +162,43 @@ def training_arguments(folder: Path, **settings) -> DistillationTrainingArgument
 
 
 def our_trainer(
-    setup: Setup,
-    student: PreTrainedModel,
-    train_dataset: Dataset,
-    collator: Callable,
-    teacher: PreTrainedModel | None = None,
-    callbacks: list | None = None,
-    teacher_layers: Sequence[int] | None = None,
-    **settings,
+    setup: Setup, student: PreTrainedModel, train_dataset: Dataset, settings: dict, **parts
 ) -> DistillationTrainer:
-    """Ours, with the teacher in every step, with its stored outputs, or without; `settings` are training arguments."""
-    return DistillationTrainer(
-        model=student,
-        teacher_model=teacher,
-        teacher_layers=teacher_layers,
-        args=training_arguments(setup.folder, **settings),
-        train_dataset=train_dataset,
-        data_collator=collator,
-        callbacks=callbacks,
-    )
+    """Returns our trainer.
+
+    Args:
+        settings: training arguments, by name.
+        parts: further arguments of `DistillationTrainer`, such as `teacher_model` and `data_collator`.
+    """
+    arguments = training_arguments(setup.folder, **settings)
+    return DistillationTrainer(model=student, args=arguments, train_dataset=train_dataset, **parts)
 
 
 def with_stored_outputs(setup: Setup, teacher: PreTrainedModel, cache_dir: Path, bf16: bool) -> Dataset:
-    """The training split as the scripts use it: with the teacher's outputs, computed once and then read."""
-    batch_size = training_arguments(setup.folder).per_device_eval_batch_size
-    return add_teacher_logits(setup.splits["train"], teacher, cache_dir, setup.collator, batch_size, bf16)
+    """Returns the training split with the teacher's logits, which are computed once and then read from the cache."""
+    return add_teacher_logits(
+        setup.splits["train"], teacher, cache_dir=cache_dir, collator=setup.collator, bf16=bf16, batch_size=EVAL_BATCH
+    )
 
 
 def with_stored_hidden_states(
     setup: Setup, train_dataset: Dataset, teacher: PreTrainedModel, layers: Sequence[int], bf16: bool
 ) -> Dataset:
-    """The data set with the hidden states of these layers of the teacher beside what it has."""
-    batch_size = training_arguments(setup.folder).per_device_eval_batch_size
-    cache_dir, no_limit = setup.folder / f"hidden-states-{PRECISIONS[bf16]}", 2**63
+    """Returns the data set with further columns: the hidden states of these layers of the teacher."""
     return add_teacher_hidden_states(
-        train_dataset, teacher, layers, cache_dir, setup.collator, no_limit, batch_size, bf16
+        train_dataset,
+        teacher,
+        layers,
+        cache_dir=setup.folder / f"hidden-states-{PRECISIONS[bf16]}",
+        collator=setup.collator,
+        max_bytes=2**63,
+        batch_size=EVAL_BATCH,
+        bf16=bf16,
     )
 
 
 def random_batches(train_dataset: Dataset, collator: Callable, seed: int) -> DataLoader:
+    """Returns batches in random order, without regard to length."""
     generator = torch.Generator().manual_seed(seed)
     return DataLoader(train_dataset, batch_size=BATCH_SIZE, shuffle=True, collate_fn=collator, generator=generator)
 
@@ -201,7 +206,7 @@ def random_batches(train_dataset: Dataset, collator: Callable, seed: int) -> Dat
 def train_like_the_notebook(
     student: PreTrainedModel, teacher: PreTrainedModel, batches: Iterable[dict], num_epochs: int
 ) -> None:
-    """The loop that everybody copies: random batches, each padded, the teacher in every step, float32, plain AdamW."""
+    """Trains as the loop of the common notebooks: random batches, the teacher in every step, float32, plain AdamW."""
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE)
     student.train()
     for _ in range(num_epochs):
@@ -225,44 +230,10 @@ def train_like_the_notebook(
 
 
 def score(student: PreTrainedModel, setup: Setup) -> dict[str, float]:
-    """Accuracy and macro-F1 on the test split, in float32 whatever the training's precision was."""
+    """Returns accuracy and macro-F1 on the test split, in float32 whatever the precision of the training was."""
     test = setup.splits["test"]
     predictions = compute_logits(student.eval(), test, setup.collator).argmax(axis=1)
     return {
         "accuracy": accuracy_score(test["labels"], predictions),
         "macro_f1": f1_score(test["labels"], predictions, average="macro"),
     }
-
-
-def device() -> torch.device:
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
-
-
-def synchronize() -> None:
-    """Waits for the device, so that a clock measures what was computed and not what was asked for."""
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-
-
-def peak_memory_mb() -> float:
-    """Of the GPU as PyTorch counts it; without one, the most that was resident of this process (Linux)."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
-    # `getrusage` would count the process that started this one: its peak is handed down.
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024 / 1e6
-
-
-def in_own_process(function: Callable, *args):
-    """What the function returns in a fresh process: no memory, compiled kernel or thread of an earlier run counts."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *args).result()
-
-
-def describe_machine() -> str:
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
-    return f"PyTorch {torch.__version__}, {where}."
-
-
-def median_and_range(values: list[float], digits: int = 2) -> str:
-    return f"{median(values):.{digits}f} [{min(values):.{digits}f} - {max(values):.{digits}f}]"

@@ -1,22 +1,25 @@
-"""Draw which layers of a 12-layer teacher each strategy keeps: `python -m experiments.draw_strategies`.
+"""Draws which layers of a 12-layer teacher each strategy keeps.
 
-Writes `docs/layer_strategies.svg` from `select_layers` itself, so that the picture cannot disagree with the code.
+    python -m experiments.draw_strategies      # writes docs/layer_strategies.svg
+
+The layers come from `select_layers`, so that the picture cannot disagree with the code.
 """
 
-from pathlib import Path
+import argparse
 
+from benchmarks.results import ROOT
 from layer_mapping import select_layers
-
-ROOT = Path(__file__).resolve().parent.parent
 
 NUM_LAYERS = 12
 ROWS = (("top", "first"), ("bottom", "last"), ("odd", None), ("even", None), ("uniform", None))
 CELL, LEFT, TOP = 44, 150, 62
-# Readable on white and on black, and by the colour-blind: kept and dropped layers differ in fill, not only in hue.
+# Readable on white and on black. Kept and dropped layers differ in fill, not only in hue, for the color-blind.
 INK, KEPT, DROPPED = "#6e7781", "#0072b2", "none"
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     width, height = LEFT + NUM_LAYERS * CELL + 20, TOP + len(ROWS) * CELL + 40
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
@@ -44,6 +47,7 @@ def main():
 
 
 def text(x: float, y: float, content: str, fill: str, anchor: str) -> str:
+    """Returns an SVG text element; `anchor` is start, middle or end."""
     return f'<text x="{x:g}" y="{y:g}" fill="{fill}" text-anchor="{anchor}">{content}</text>'
 
 

@@ -1,21 +1,18 @@
-"""How models that the app serves do on 60 everyday sentences that none of them was trained on.
+"""How many of 60 everyday sentences the models of the app classify correctly.
 
     python -m experiments.everyday --model_dir outputs/toxic_comments-even --name everyday
 
-The sentences (`tests/everyday_sentences.csv`) were written before any model saw them, half of them toxic. A table of
-how many each model gets right, by kind, goes to `docs/results/NAME.md`, every answer to `NAME.csv`. Which labels of a
-model count as toxic, `--toxic_labels` says.
+Half of the sentences (`tests/everyday_sentences.csv`) are toxic. All were written before any model saw them. The
+number of correct answers by kind of sentence goes to `docs/results/NAME.md`, every answer to `NAME.csv`.
 """
 
 import argparse
 import csv
 from collections import Counter
-from pathlib import Path
 
 from app.models import BACKENDS, load_model
+from benchmarks.results import ROOT, write_results
 from training.tables import markdown_table
-
-ROOT = Path(__file__).resolve().parent.parent
 
 SENTENCES = ROOT / "tests" / "everyday_sentences.csv"
 
@@ -49,24 +46,24 @@ def main():
             row[f"{label.replace('_', ' ')}: {kind}"] = f"{right[label, kind]}/{count}"
         rows.append(row)
 
-    results = ROOT / "docs" / "results"
-    with open(results / f"{args.name}.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(answers[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(answers)
-    # A row for each kind reads better than a column.
+    # One row for each kind and one column for each model.
     kinds = [{"Sentences": kind, **{row["Model"]: row[kind] for row in rows}} for kind in rows[0] if kind != "Model"]
-    table = markdown_table(kinds)
-    (results / f"{args.name}.md").write_text(table + "\n")
-    print(table)
+    write_results(args.name, answers, markdown_table(kinds))
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_dir", action="append", required=True, help="as for the app; may be repeated")
-    parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0])
-    parser.add_argument("--toxic_labels", nargs="+", default=["toxic", "hate_speech", "offensive_language"])
-    parser.add_argument("--name", default="everyday", help="of the result files")
+    parser.add_argument(
+        "--model_dir", action="append", required=True, help="folder of a model, as for `python -m app`; repeatable"
+    )
+    parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="default: %(default)s")
+    parser.add_argument(
+        "--toxic_labels",
+        nargs="+",
+        default=["toxic", "hate_speech", "offensive_language"],
+        help="labels of the models that count as toxic (default: %(default)s)",
+    )
+    parser.add_argument("--name", default="everyday", help="name of the result files")
     return parser.parse_args()
 
 

@@ -1,30 +1,36 @@
-"""What the benchmarks of many runs share: `run_distillation.py` once for each folder, means, deviations, intervals."""
+"""Runs as the studies use them: trained once for each folder, scored with intervals, averaged over seeds.
+
+record = finished_record(folder, {"layer_strategy": "odd", "seed": 0}, ["examples/sst2.json"])
+scores = bootstrap_runs(accuracy, [folder, ...])
+"""
 
 import csv
 import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.results import ROOT
 from comparison.bootstrap import Scores, bootstrap
-from training.tables import spread
+from layer_distillation.errors import UserError
+from training.tables import METRICS, spread
 
-ROOT = Path(__file__).resolve().parent.parent
+SPLITS = {"eval": "validation", "predict": "test"}
 
 
 def finished_record(folder: Path, settings: Mapping[str, object], arguments: Sequence[str]) -> dict:
-    """The record of the run in a folder, which is trained now if it is not finished.
+    """Returns the record of the run in a folder, after training the run if it is not finished.
 
     Args:
-        settings: of this run, by name.
-        arguments: of all runs: a file for `run_distillation.py` and flags, which `settings` override.
+        settings: arguments of this run alone, by name.
+        arguments: arguments of all runs: a file for `run_distillation.py` and options. `settings` override them.
 
     Raises:
-        ValueError: the folder holds a finished run of another command.
+        UserError: the folder holds a finished run of another command.
     """
     file = folder / "distillation.json"
     flags = [f"--{name}={value}" for name, value in {"output_dir": folder, **settings}.items()]
@@ -34,18 +40,21 @@ def finished_record(folder: Path, settings: Mapping[str, object], arguments: Seq
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     record = json.loads(file.read_text())
     if record["command"] != shlex.join(["python", *command]):
-        raise ValueError(
+        raise UserError(
             f"{folder} holds a run of another command: {record['command']}. Remove it, or choose another --name."
         )
     return record
 
 
 def bootstrap_runs(metric: Callable[[np.ndarray], np.ndarray], folders: Sequence[Path]) -> Scores:
-    """Scores students that differ in the seed alone, on the split that their runs report on.
+    """Scores students that differ in the seed alone, on the test split if its labels are known, else on validation.
 
     Args:
-        metric: as for `bootstrap`.
-        folders: of the runs.
+        metric: `accuracy` or `macro_f1` of `comparison.bootstrap`.
+        folders: folders of the runs.
+
+    Raises:
+        UserError: a run has no predictions for labeled examples.
     """
     runs = [_reported_predictions(folder) for folder in folders]
     names = sorted({name for columns in runs for column in columns for name in column})
@@ -54,30 +63,34 @@ def bootstrap_runs(metric: Callable[[np.ndarray], np.ndarray], folders: Sequence
 
 
 def _reported_predictions(folder: Path) -> tuple[list[str], list[str]]:
-    """Labels and predictions of the test split if its labels are known, else of the validation split."""
+    """Returns labels and predictions of the test split if its labels are known, else of the validation split."""
     for file in sorted(folder.glob("predictions_*.csv")):
         labels, predictions = read_predictions(file)
         if None not in labels:
             return labels, predictions
-    raise FileNotFoundError(f"{folder} has no predictions for labelled examples.")
+    raise UserError(
+        f"A run needs predictions for labeled examples, but found none in {folder}. Run it with --do_predict."
+    )
 
 
 def read_predictions(file: Path) -> tuple[list[str | None], list[str]]:
-    """Labels, `None` where they are not known, and predictions of a run's `predictions_SPLIT.csv`."""
+    """Returns labels (`None` where unknown) and predictions of a run's `predictions_SPLIT.csv`."""
     with open(file, newline="") as stream:
         rows = list(csv.DictReader(stream))
     return [row.get("label") for row in rows], [row["prediction"] for row in rows]
 
 
-def grouped(items: Iterable, key: Callable[..., Hashable]) -> dict[Hashable, list]:
-    """The items by their keys, in the order of first appearance."""
-    groups = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
-
-
 def scaled_spread(values: Sequence[float | None], factor: float) -> str:
-    """Mean and standard deviation, `-` where a value is missing; with the factor 100 in percent."""
+    """Returns mean ± standard deviation, or `-` where a value is missing.
+
+    Args:
+        factor: 100 for percent with one decimal, 1 for three decimals.
+    """
     scaled = [None if value is None else factor * value for value in values]
     return spread(scaled, 1 if factor == 100 else 3)
+
+
+def metric_title(metric: str) -> str:
+    """Returns the name of a metric as people read it: "validation accuracy" for `eval_accuracy`."""
+    prefix, _, name = metric.partition("_")
+    return f"{SPLITS[prefix]} {METRICS.get(name, name)}"

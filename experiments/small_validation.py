@@ -1,9 +1,10 @@
-"""How far a small validation set misleads: how often it ranks two students otherwise than the whole set does.
+"""How far a small validation set misleads: how often it ranks two students in the wrong order.
 
     python -m experiments.small_validation outputs/sst2-comparison/runs/distill-odd-0/predictions_validation.csv \\
         outputs/sst2-comparison/runs/distill-bottom-0/predictions_validation.csv
 
-Both files hold predictions for the same examples. Subsets of each size are drawn without replacement.
+Both files hold predictions for the same examples. The right order is that on all of them. Subsets of each size are
+drawn without replacement.
 """
 
 import argparse
@@ -13,8 +14,6 @@ import numpy as np
 
 from experiments.runs import read_predictions
 from training.tables import markdown_table
-
-ROOT = Path(__file__).resolve().parent.parent
 
 SIZES = (50, 100, 200, 500, 1000)
 NUM_SUBSETS = 10_000
@@ -31,11 +30,16 @@ def main():
     first, second = (np.array(labels) == predictions for predictions in (first, second))
     if first.mean() < second.mean():
         first, second = second, first
-    print(f"All {len(first):,} examples: {100 * first.mean():.1f} and {100 * second.mean():.1f} per cent right.\n")
+    print(f"All {len(first):,} examples: {100 * first.mean():.1f} and {100 * second.mean():.1f} % right.\n")
     print(markdown_table([misranked(first, second, size) for size in SIZES if size < len(first)]))
 
 
 def misranked(better: np.ndarray, worse: np.ndarray, size: int) -> dict[str, str]:
+    """Returns a row of the table: how subsets of one size rank the two students.
+
+    Args:
+        better, worse: whether each prediction is right, `(examples,)`.
+    """
     generator = np.random.default_rng(0)
     subsets = [generator.choice(len(better), size, replace=False) for _ in range(NUM_SUBSETS)]
     scores = np.array([(better[subset].mean(), worse[subset].mean()) for subset in subsets])

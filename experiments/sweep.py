@@ -1,14 +1,13 @@
-"""Run `run_distillation.py` for several layer strategies, recipes and seeds, and collect the results in one table.
+"""Runs `run_distillation.py` for several layer strategies, recipes and seeds, and puts the results into one table.
 
     python -m experiments.sweep --name sst2 --arguments examples/sst2.json \\
         --strategies top bottom odd even random --seeds 0 1 2
 
 Every run is a process of its own with the folder `outputs/NAME/STRATEGY-RECIPE-SEED`; finished runs are not repeated.
-The teacher is fine-tuned once, in `outputs/NAME/teacher`. All runs of that name go to `docs/results/NAME.csv`, their
-means and standard deviations over seeds to `NAME.md`. With `--against odd-default` the table also says by how much the
-other students differ from those, with 95% intervals over examples and seeds (see `bootstrap.py`). The recipe
-`finetune` trains the same student without the teacher's outputs. Arguments that are not the sweep's own are passed on
-to `run_distillation.py`.
+The teacher is fine-tuned once, in `outputs/NAME/teacher`. All runs in `outputs/NAME` go to `docs/results/NAME.csv`,
+means and standard deviations over seeds to `NAME.md`. With `--against odd-default` the table also says how far each
+student is ahead of these students, with 95% intervals over examples and seeds (`comparison/bootstrap.py`). All other
+arguments are passed on to `run_distillation.py`.
 """
 
 import argparse
@@ -16,45 +15,69 @@ import itertools
 import json
 from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks.results import write_results
+from benchmarks.results import ROOT, grouped, write_results
 from comparison.bootstrap import accuracy, difference, macro_f1
-from experiments.runs import bootstrap_runs, finished_record, grouped, scaled_spread
+from experiments.runs import bootstrap_runs, finished_record, scaled_spread
 from layer_mapping import STRATEGIES
 from training.tables import markdown_table
 
-ROOT = Path(__file__).resolve().parent.parent
 
-# What a recipe changes of the argument file, and of what `settings_of` gives all runs; None leaves an argument out.
-# SWEEP is the folder of the sweep.
+class Recipe(NamedTuple):
+    """A way to train a student.
+
+    Attributes:
+        title: what the table calls it.
+        settings: what differs from the argument file and from the settings that all runs have; None leaves an argument
+            out, SWEEP stands for the folder of the sweep.
+    """
+
+    title: str
+    settings: dict[str, object]
+
+
+FROM_TEACHER_ALONE = {"ce_weight": 0, "kl_weight": 1}
+A_THIRD_EACH = {"ce_weight": 1 / 3, "kl_weight": 1 / 3, "cosine_weight": 1 / 3, "temperature": 1}
 RECIPES = {
-    "default": {},
-    "finetune": {"ce_weight": 1, "kl_weight": 0},
-    "mostly_kl": {"ce_weight": 0.1, "kl_weight": 0.9},
-    "hot": {"temperature": 4},
-    "with_cosine": {"ce_weight": 1 / 3, "kl_weight": 1 / 3, "cosine_weight": 1 / 3, "temperature": 1},
-    "lr_5e5": {"learning_rate": 5e-5},
-    "lr_2e4": {"learning_rate": 2e-4},
-    "hidden": {"hidden_weight": 1},
-    "hidden_10": {"hidden_weight": 10},
-    "hidden_first": {"hidden_weight": 1, "hidden_tokens": "first"},
-    "attention": {"attention_weight": 1},
-    "attention_mse": {"attention_weight": 10, "attention_divergence": "mse"},
-    "relation": {"relation_weight": 1},
-    "hidden_relation": {"hidden_weight": 1, "relation_weight": 1},
-    "hidden_fading": {"hidden_weight": 2, "linear_to": '{"hidden_weight": 0}'},
-    "cooling": {"temperature": 8, "linear_to": '{"temperature": 1}'},
-    "stages": {"stages": "5,4,3"},
-    "kl_alone": {"ce_weight": 0, "kl_weight": 1},
-    "hidden_kl_alone": {"ce_weight": 0, "kl_weight": 1, "hidden_weight": 1},
-    # On SST-2, with the other recipes' teacher: what it says of all sentences, whose labels are left out.
-    "more_text": {"ce_weight": 0, "kl_weight": 1, "max_train_samples": 67349, "teacher_name_or_path": "SWEEP/teacher"},
-    # Layers of the encoder as it was before the teacher was fine-tuned; docs/ANALYSIS.md says how to cut it.
-    "pretrained": {"layer_strategy": None, "student_name_or_path": "SWEEP/encoder"},
-    "twice_as_long": {"num_train_epochs": 4},
-    "hidden_twice_as_long": {"hidden_weight": 1, "num_train_epochs": 4},
+    "default": Recipe("default", {}),
+    "finetune": Recipe("labels alone", {"ce_weight": 1, "kl_weight": 0}),
+    "mostly_kl": Recipe("weights 0.1 for CE, 0.9 for KL", {"ce_weight": 0.1, "kl_weight": 0.9}),
+    "hot": Recipe("T = 4", {"temperature": 4}),
+    "with_cosine": Recipe("a third each: CE, KL (T = 1), cosine", A_THIRD_EACH),
+    "lr_5e5": Recipe("learning rate 5e-5", {"learning_rate": 5e-5}),
+    "lr_2e4": Recipe("learning rate 2e-4", {"learning_rate": 2e-4}),
+    "hidden": Recipe("with hidden states", {"hidden_weight": 1}),
+    "hidden_10": Recipe("with hidden states, weight 10", {"hidden_weight": 10}),
+    "hidden_first": Recipe("with the first token's hidden states", {"hidden_weight": 1, "hidden_tokens": "first"}),
+    "attention": Recipe("with attention", {"attention_weight": 1}),
+    "attention_mse": Recipe(
+        "with attention, squared error, weight 10", {"attention_weight": 10, "attention_divergence": "mse"}
+    ),
+    "relation": Recipe("with relations of the last layers", {"relation_weight": 1}),
+    "hidden_relation": Recipe("with hidden states and relations", {"hidden_weight": 1, "relation_weight": 1}),
+    "hidden_fading": Recipe(
+        "with hidden states, weight from 2 to 0", {"hidden_weight": 2, "linear_to": '{"hidden_weight": 0}'}
+    ),
+    "cooling": Recipe("T from 8 to 1", {"temperature": 8, "linear_to": '{"temperature": 1}'}),
+    "stages": Recipe("stages of 5, 4 and 3 layers", {"stages": "5,4,3"}),
+    "kl_alone": Recipe("no labels", FROM_TEACHER_ALONE),
+    "hidden_kl_alone": Recipe("no labels, with hidden states", {**FROM_TEACHER_ALONE, "hidden_weight": 1}),
+    # For SST-2: the teacher of the other recipes answers for all sentences, whose labels are left out.
+    "more_text": Recipe(
+        "no labels, all 67,349 sentences",
+        {**FROM_TEACHER_ALONE, "max_train_samples": 67349, "teacher_name_or_path": "SWEEP/teacher"},
+    ),
+    # Layers of the encoder before the teacher was fine-tuned; docs/ANALYSIS.md says how to cut it.
+    "pretrained": Recipe(
+        "layers of the pretrained encoder", {"layer_strategy": None, "student_name_or_path": "SWEEP/encoder"}
+    ),
+    "twice_as_long": Recipe("twice the epochs", {"num_train_epochs": 4}),
+    "hidden_twice_as_long": Recipe(
+        "with hidden states, twice the epochs", {"hidden_weight": 1, "num_train_epochs": 4}
+    ),
 }
-# Columns of the table: title, key in the student's or teacher's results, factor for people.
+# Columns of the table: title, key in the results of student or teacher, and factor (100 for percent).
 COLUMNS = (
     ("Training loss", "train_loss_ce", 1),
     ("Validation loss", "eval_loss", 1),
@@ -84,8 +107,10 @@ def main():
 
 
 def settings_of(sweep: Path, strategy: str, recipe: str, seed: int) -> dict[str, object]:
-    """What tells a run from the others of a sweep."""
-    settings = {"teacher_output_dir": sweep / "teacher", "layer_strategy": strategy, "seed": seed} | RECIPES[recipe]
+    """Returns the settings in which a run differs from the other runs of its sweep."""
+    settings = {"teacher_output_dir": sweep / "teacher", "layer_strategy": strategy, "seed": seed} | RECIPES[
+        recipe
+    ].settings
     return {
         name: value.replace("SWEEP", str(sweep)) if isinstance(value, str) else value
         for name, value in settings.items()
@@ -97,54 +122,66 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--name", required=True, help="name of the sweep's folder and result files")
-    parser.add_argument("--arguments", help="file for run_distillation.py: data, teacher, recipe")
-    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, required=True)
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["default"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--name", required=True, help="name of the folder in outputs/ and of the result files")
+    parser.add_argument("--arguments", help="argument file for run_distillation.py: data, teacher, default recipe")
+    parser.add_argument(
+        "--strategies", nargs="+", choices=STRATEGIES, required=True, help="which layers to start from"
+    )
+    parser.add_argument(
+        "--recipes",
+        nargs="+",
+        choices=RECIPES,
+        default=["default"],
+        metavar="RECIPE",
+        help="; ".join(f"{name}: {recipe.title}" for name, recipe in RECIPES.items()),
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument(
         "--against",
         choices=[f"{strategy}-{recipe}" for strategy in STRATEGIES for recipe in RECIPES],
         metavar="STRATEGY-RECIPE",
-        help="students to give the others' difference to",
+        help="reference students; the table gives each other student's difference to them",
     )
-    parser.add_argument("--metric", choices=METRICS, default="accuracy", help="of the differences")
+    parser.add_argument("--metric", choices=METRICS, default="accuracy", help="metric of the differences")
     return parser.parse_known_args()
 
 
 def position_in_table(name: str) -> tuple[int, int, int]:
+    """Returns what runs, named `STRATEGY-RECIPE-SEED`, are sorted by."""
     strategy, recipe, seed = name.split("-")
     return list(RECIPES).index(recipe), STRATEGIES.index(strategy), int(seed)
 
 
 def row_of(strategy: str, recipe: str, seed: str, model: dict) -> dict:
+    """Returns a row of the csv file; `model` is the teacher's or the student's part of a record."""
     figures = {key: model["results"][key] for _, key, _ in COLUMNS if key in model["results"]}
     layers = " ".join(map(str, model["layers"])) or "none"
     return {"strategy": strategy, "recipe": recipe, "seed": seed, "layers": layers, **figures}
 
 
 def differences(folders: list[Path], reference: str, metric: str) -> dict[tuple[str, str], dict[str, str]]:
-    """A cell of the table for each strategy and recipe: how far it is ahead of the reference, in points."""
+    """Returns a cell of the table for each strategy and recipe: its lead over the reference in points."""
     name, function = METRICS[metric]
     groups = grouped(folders, key=lambda folder: tuple(folder.name.split("-")[:2]))
     scores = {group: bootstrap_runs(function, members) for group, members in groups.items()}
-    title = f"{name} against {reference} (points)"
+    strategy, recipe = reference.split("-")
+    title = f"{name} against {strategy}, {RECIPES[recipe].title} (points)"
     cells = {}
-    for group in scores.keys() - {tuple(reference.split("-"))}:
-        margin = difference(scores[group], scores[tuple(reference.split("-"))])
+    for group in scores.keys() - {(strategy, recipe)}:
+        margin = difference(scores[group], scores[strategy, recipe])
         cells[group] = {title: str(margin)}
     return cells
 
 
 def summary(rows: list[dict], margins: dict[tuple[str, str], dict[str, str]]) -> str:
-    """A row for every recipe and strategy: means and standard deviations over seeds, and the `differences`."""
+    """Returns a table with a row for every recipe and strategy: means and deviations over seeds, and `differences`."""
     no_margin = {title: "" for cells in margins.values() for title in cells}
     groups = grouped(rows, key=itemgetter("strategy", "recipe"))
     return markdown_table(
         [
             {
-                "Student layers": f"{strategy} ({'; '.join(dict.fromkeys(row['layers'] for row in members))})",
-                "Recipe": recipe,
+                "Student layers": student_title(strategy, [row["layers"] for row in members]),
+                "Recipe": RECIPES[recipe].title if recipe in RECIPES else recipe,
                 **{
                     title: scaled_spread([row.get(key) for row in members], factor)
                     for title, key, factor in COLUMNS
@@ -155,6 +192,13 @@ def summary(rows: list[dict], margins: dict[tuple[str, str], dict[str, str]]) ->
             for (strategy, recipe), members in groups.items()
         ]
     )
+
+
+def student_title(strategy: str, layers: list[str]) -> str:
+    """Returns the strategy and the different sets of teacher layers of its students, if they have any."""
+    if "none" in layers:
+        return "random (fresh weights)" if strategy == "random" else strategy
+    return f"{strategy} ({'; '.join(dict.fromkeys(layers))})"
 
 
 if __name__ == "__main__":

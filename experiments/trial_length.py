@@ -1,26 +1,26 @@
-"""After how many steps trials of a layer search tell which layers make the best student.
+"""How many steps the trials of a layer search need to tell which layers make the best student.
 
     python -m experiments.trial_length --name sst2_5000_trial_length --steps 32 96 --layer_sets sst2_5000_layer_sets \\
         examples/sst2.json --max_train_samples 5000 --seed 0
 
-Every set of layers that `layer_sets.py` has trained in full, with its results in `docs/results/LAYER_SETS.csv`, is
-trained for so many steps, as `search` does in its trials. Spearman's correlation is between the order of the trials,
-by their divergence from the teacher on training examples held back, and that of the full runs, by their mean scores.
-The losses of all trials go to `docs/results/NAME.csv`, the correlations to `NAME.md`. Arguments that are not this
-program's own are those of `run_distillation.py`.
+`experiments.layer_sets` has trained every set of layers in full, with results in `docs/results/LAYER_SETS.csv`. This
+study trains each set again for fewer steps, as a trial of `--layer_strategy search`. Spearman's correlation compares
+two orders of the sets: that of the trials, by divergence from the teacher on held-out training examples, and that of
+the full runs, by mean score. The losses of all trials go to `docs/results/NAME.csv`, the correlations to `NAME.md`.
+All other arguments are those of `run_distillation.py`.
 """
 
 import argparse
 import csv
-from pathlib import Path
 from statistics import mean
 
 from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 from transformers import set_seed
 
-from benchmarks.results import RESULTS, write_results
+from benchmarks.results import RESULTS, ROOT, write_results
 from experiments.layer_sets import metric_of, ranked
+from experiments.runs import metric_title
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.pretrained import resolve_checkpoint
 from layer_distillation.teacher_outputs import add_teacher_logits
@@ -37,8 +37,6 @@ from training.search_plan import held_out_size
 from training.tables import format_layers, markdown_table
 from training.teacher import prepare_teacher
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 def main():
     options, passed_on = read_options()
@@ -53,7 +51,7 @@ def main():
     resolve_defaults(teacher_args, data_args, training_args, sources, "trials")
     set_up_logging(training_args)
 
-    # What a search trains and scores on
+    # The data that a search trains and scores on.
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
     model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
@@ -78,18 +76,18 @@ def read_options() -> tuple[argparse.Namespace, list[str]]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--name", required=True, help="name of the result files")
-    parser.add_argument("--layer_sets", required=True, help="--name of the full runs by layer_sets.py")
-    parser.add_argument("--steps", nargs="+", type=int, required=True, help="lengths of the trials")
+    parser.add_argument("--layer_sets", required=True, help="--name of the full runs of experiments.layer_sets")
+    parser.add_argument("--steps", nargs="+", type=int, required=True, help="lengths of the trials, in steps")
     return parser.parse_known_args()
 
 
 def mean_scores(rows: list[dict]) -> dict[tuple[int, ...], float]:
-    """The mean score over seeds of every set of layers in a table of full runs, the best set first."""
+    """Returns the mean score over seeds of every set of layers in a table of full runs, the best set first."""
     return {parse_layers(layers): mean(scores) for layers, scores in ranked(rows).items()}
 
 
 def correlations(rows: list[dict], full_runs: dict[tuple[int, ...], float], full_run: int, metric: str) -> str:
-    """A row for each length of the trials; ranks are those of the full runs, from 1."""
+    """Returns a table with a row for each length of the trials; ranks are those of the full runs, from 1."""
     ranks = {format_layers(layers): rank for rank, layers in enumerate(full_runs, start=1)}
     table = []
     for steps in dict.fromkeys(row["steps"] for row in rows):
@@ -99,8 +97,8 @@ def correlations(rows: list[dict], full_runs: dict[tuple[int, ...], float], full
         table.append(
             {
                 "Steps": f"{steps} of {full_run}",
-                f"Spearman's correlation with {metric}": f"{correlation.statistic:.2f}",
-                "The trials' first four, with their ranks after full runs": ", ".join(
+                f"Spearman's correlation with {metric_title(metric)}": f"{correlation.statistic:.2f}",
+                "First four sets in the trials (ranks after full runs)": ", ".join(
                     f"{layers.replace(',', ' ')} ({ranks[layers]})" for layers in leaders
                 ),
             }
