@@ -5,9 +5,9 @@
     model.merge_and_unload()                      # the plain student with the adapter's changes in its weights
 
 An adapter (Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", https://arxiv.org/abs/2106.09685)
-adds `lora_alpha / lora_r * B @ A` to a frozen weight matrix. It is of no use without the exact model under it, which
-here is no checkpoint that could be named: it is chosen layers of a teacher. So a run's record names the teacher and
-the layers, and `load_adapter` rebuilds the student from them.
+adds `lora_alpha / lora_r * B @ A` to a frozen weight matrix. An adapter belongs to one exact model. Here the model
+is no checkpoint: it consists of chosen layers of a teacher. So the record of a run names the teacher and the layers,
+and `load_adapter` rebuilds the student from them.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import MODEL_INPUTS
 from lora_adapters.arguments import LoraArguments
 
-# Examples that EVA looks at; its directions have converged long before.
+# Examples whose activations EVA reads. Its directions converge with fewer.
 NUM_EVA_EXAMPLES = 1024
 
 
@@ -37,7 +37,7 @@ def add_lora(
 
     Args:
         student: changed in place.
-        examples, collator: tokenised training examples and what pads them; read by `init_lora_weights="eva"` alone.
+        examples, collator: tokenized training examples and what pads them; read by `init_lora_weights="eva"` alone.
 
     Returns:
         The model to train: the adapters' random weights are drawn with torch's global seed.
@@ -45,7 +45,7 @@ def add_lora(
     Raises:
         UserError: `lora_target_modules` names no linear layer of the encoder.
     """
-    initialisation = lora_args.init_lora_weights
+    initialization = lora_args.init_lora_weights
     config = LoraConfig(
         r=lora_args.lora_r,
         lora_alpha=lora_args.lora_alpha,
@@ -54,13 +54,13 @@ def add_lora(
         modules_to_save=head_modules(student),
         use_dora=lora_args.use_dora,
         use_rslora=lora_args.use_rslora,
-        init_lora_weights={"true": True, "false": False}.get(initialisation, initialisation),
-        eva_config=EvaConfig() if initialisation == "eva" else None,
+        init_lora_weights={"true": True, "false": False}.get(initialization, initialization),
+        eva_config=EvaConfig() if initialization == "eva" else None,
     )
     model = get_peft_model(student, config)
     # PEFT would name the teacher, and its own loaders put the adapter on the teacher's first layers without an error.
     config.base_model_name_or_path = ""
-    if initialisation == "eva":
+    if initialization == "eva":
         initialize_lora_eva_weights(model, _batches(examples, collator), show_progress_bar=False)
     return model
 
@@ -73,12 +73,13 @@ def _batches(examples: Dataset, collator: Callable) -> list[dict]:
 
 
 def target_modules(model: PreTrainedModel, names: str | None = None) -> list[str]:
-    """Full names of the linear layers of the encoder, or of those whose name ends in one of the comma-separated names.
+    """Returns the full names of the linear maps of the encoder's layers, which do not include pooler and head.
 
-    Pooler and head come after the encoder's layers and are none of them.
+    Args:
+        names: ends of names, separated by commas, to choose among them; `None` for all.
 
     Raises:
-        UserError: a name fits no linear layer.
+        UserError: a name fits no linear map.
     """
     prefix = find_layer_list(model)
     layers = model.get_submodule(prefix).named_modules(prefix=prefix)
@@ -90,20 +91,20 @@ def target_modules(model: PreTrainedModel, names: str | None = None) -> list[str
         if not any(f".{name}".endswith(f".{ending}") for name in linear):
             within_layer = dict.fromkeys(name.removeprefix(f"{prefix}.").split(".", 1)[1] for name in linear)
             raise UserError(
-                f"`lora_target_modules` names linear layers of the encoder, which has {', '.join(within_layer)}, but "
-                f"found {ending!r}. Choose among them, or leave it out for all."
+                f"--lora_target_modules must name linear maps of the encoder, {', '.join(within_layer)}, found "
+                f"{ending!r}. Leave the option out for all."
             )
     return [name for name in linear if any(f".{name}".endswith(f".{ending}") for ending in endings)]
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:
-    """Names of the modules with weights that come after the encoder: the pooler, if there is one, and the head."""
+    """Returns the names of the modules with weights after the encoder's layers: the pooler if there is one, the head."""
     encoder = model.base_model_prefix
     after = [name for name, module in model.named_children() if name != encoder and list(module.parameters())]
     return [f"{encoder}.pooler", *after] if getattr(model.base_model, "pooler", None) is not None else after
 
 
 def count_parameters(model: PeftModel) -> tuple[int, int]:
-    """How many parameters are trained, and how many there are, PEFT's frozen second copy of the head left out."""
+    """Returns the numbers of trained and of all parameters, without PEFT's frozen second copy of the head."""
     parameters = [p for name, p in model.named_parameters() if ".original_module." not in name]
     return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)

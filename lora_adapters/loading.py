@@ -13,17 +13,17 @@ from layer_mapping import build_student
 
 
 def load_adapter(folder: str | Path, teacher_name_or_path: str | None = None) -> PeftModel:
-    """Rebuilds the student of a finished `run_lora.py` from its teacher's layers, and puts the adapter on.
+    """Rebuilds the student of a finished run of `run_lora.py` from its teacher's layers, and adds the adapter.
 
     Args:
         folder: the run's `--output_dir`.
-        teacher_name_or_path: where its teacher is; unset, where it was, seen from the folder.
+        teacher_name_or_path: folder or Hub name of the teacher; `None` for where the record says it is.
 
     Returns:
         The model in float32, on the CPU and in `eval()` mode; `merge_and_unload()` makes a plain classifier of it.
 
     Raises:
-        UserError: the folder holds no finished LoRA run, or the teacher is not to be found or another one.
+        UserError: the folder holds no finished LoRA run, the teacher is not found, or it is another teacher.
     """
     record = RunRecord.read(folder)
     if record is None or record.student is None or record.student.adapter is None:
