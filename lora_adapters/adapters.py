@@ -98,7 +98,7 @@ def target_modules(model: PreTrainedModel, names: str | None = None) -> list[str
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:
-    """Returns the names of the modules with weights after the encoder's layers: the pooler if there is one, the head."""
+    """Returns the names of the modules with weights after the encoder: the pooler if there is one, and the head."""
     encoder = model.base_model_prefix
     after = [name for name, module in model.named_children() if name != encoder and list(module.parameters())]
     return [f"{encoder}.pooler", *after] if getattr(model.base_model, "pooler", None) is not None else after

@@ -27,8 +27,8 @@ def check_layers_are_copied(student_args: StudentArguments) -> None:
         if getattr(student_args, name) is not None:
             raise UserError(
                 "An adapter is saved without the weights of the student, which must be those of the teacher's layers, "
-                f"but --{name} {getattr(student_args, name)} starts from other weights. Leave the option out, or train "
-                "with run_distillation.py."
+                f"but --{name} {getattr(student_args, name)} starts from other weights. Leave it out, or train with "
+                "run_distillation.py."
             )
 
 
