@@ -36,9 +36,8 @@ from layer_distillation.teacher_outputs import add_teacher_hidden_states, add_te
 from layer_mapping import build_student, num_layers, select_layers
 from text_data.arguments import DataArguments
 from training.arguments import TeacherArguments
-from training.checkpoints import load_classifier
 from training.inputs import load_inputs
-from training.teacher import fine_tune
+from training.teacher import TeacherStart, fine_tune, load_teacher
 
 RANDOM_BERT_BASE = "random-bert-base"
 BATCH_SIZE, EVAL_BATCH, LEARNING_RATE, TEMPERATURE = 32, 64, 1e-4, 2.0
@@ -130,11 +129,12 @@ def prepare_data(data_args: DataArguments, teacher: str, folder: str | Path, fin
         labels = inputs.data.labels
         config = BertConfig(id2label=labels.id2label, label2id=labels.label2id, problem_type=labels.problem_type)
         set_seed(0)
-        model, is_trained = BertForSequenceClassification(config), True
+        start = TeacherStart(path, BertForSequenceClassification(config), True, teacher_args)
     else:
-        model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
-    if fine_tuned and not is_trained:
-        model, _ = fine_tune(model, teacher_args, training_args, inputs.tokenized, inputs.tokenizer)
+        start = load_teacher(path, teacher_args, inputs.data.labels)
+    model = start.model
+    if fine_tuned and not start.is_trained:
+        model, _ = fine_tune(start, training_args, inputs)
     model.save_pretrained(folder / "teacher")
     inputs.tokenizer.save_pretrained(folder / "teacher")
     inputs.tokenized.save_to_disk(str(folder / "data"))

@@ -28,14 +28,14 @@ from layer_mapping import build_student, parse_layers
 from run_distillation import DEFAULT_ARGUMENTS
 from text_data.arguments import DataArguments
 from training.arguments import StudentArguments, TeacherArguments, resolve_defaults
-from training.checkpoints import load_classifier
 from training.command_line import parse_arguments, set_up_logging
 from training.inputs import load_inputs
 from training.layer_search import run_trial, split_held_out, trial_arguments
-from training.run import num_steps, storing
+from training.run import num_steps
 from training.search_plan import held_out_size
+from training.stored_or_live import storing
 from training.tables import format_layers, markdown_table
-from training.teacher import prepare_teacher
+from training.teacher import load_teacher
 
 
 def main():
@@ -43,21 +43,21 @@ def main():
     with open(RESULTS / f"{options.layer_sets}.csv", newline="") as file:
         rows_of_runs = list(csv.DictReader(file))
     full_runs, metric = mean_scores(rows_of_runs), metric_of(rows_of_runs[0])
-    (teacher_args, _, data_args, training_args), sources = parse_arguments(
+    settings = parse_arguments(
         (TeacherArguments, StudentArguments, DataArguments, DistillationTrainingArguments),
         [*passed_on, f"--teacher_name_or_path={ROOT / 'outputs' / options.layer_sets / 'teacher'}"],
         DEFAULT_ARGUMENTS,
     )
-    resolve_defaults(teacher_args, data_args, training_args, sources, "trials")
+    teacher_args, _, data_args, training_args = settings.arguments
+    resolve_defaults(teacher_args, data_args, training_args, settings.sources, "trials")
     set_up_logging(training_args)
 
     # The data that a search trains and scores on.
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
-    model, is_trained = load_classifier(path, inputs.data.labels, teacher_args)
-    teacher = prepare_teacher(path, model, is_trained, teacher_args, training_args, inputs)
-    source = teacher.load(training_args.device)
-    dataset = add_teacher_logits(inputs.tokenized["train"], source, **storing(teacher, training_args, inputs))
+    source = load_teacher(path, teacher_args, inputs.data.labels).model.to(training_args.device)
+    how = storing(teacher_args, inputs, training_args)
+    dataset = add_teacher_logits(inputs.tokenized["train"], source, **how)
     num_held_out, full_run = held_out_size(training_args, len(dataset)), num_steps(training_args, len(dataset))
     training, held_out = split_held_out(dataset, num_held_out, training_args.seed)
 

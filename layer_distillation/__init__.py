@@ -4,6 +4,7 @@ errors           what a user can cause
 problem_types    one label, several labels, regression
 arguments        the trainer's arguments
 losses           formulas: one value per example
+loss_table       every loss: formula, weight, title
 layer_losses     which layers are compared, and their losses
 layer_outputs    reading hidden states, attention, queries, keys and values
 encoder_layers   where a model holds its layers

@@ -1,11 +1,13 @@
 """The tests and what they share.
 
 tiny_models                 tiny classifiers of every architecture
+forked_runs                 processes as forks of one that has imported everything
 script_runs                 running the commands, reading what they leave
 engine_runs                 running workers under every engine
 running_app                 the app as a process
 served_model                a model for the app
 glue_cache                  a small cache in the form of GLUE's
 comments                    the files of comments, and their words
+records                     the record of a finished run
 comparison_results_by_hand  results that need no training
 """

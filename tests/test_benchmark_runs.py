@@ -1,4 +1,4 @@
-"""Tests of what benchmarks make of many runs: which of them they use, differences, and small validation sets."""
+"""Tests of what the studies make of many runs: which runs they use, differences, tables, and small validation sets."""
 
 import json
 import sys
@@ -6,10 +6,12 @@ import sys
 import pytest
 from datasets import Dataset
 
+from comparison.bootstrap import accuracy
 from experiments import small_validation, trial_length
 from experiments.more_pairs import more_pairs
-from experiments.runs import finished_record
-from experiments.sweep import differences, settings_of, summary
+from experiments.runs import bootstrap_runs, finished_record
+from experiments.sweep import RECIPES, differences, settings_of, summary
+from layer_distillation.errors import UserError
 
 RIGHT = ["yes", "no"] * 50
 
@@ -21,8 +23,12 @@ def write_run(folder, predictions, labels=RIGHT, split="validation"):
     return folder
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
-def test_differences_are_those_to_the_reference_of_the_same_name(tmp_path, metric):
+def cells_of(line):
+    return [cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|")]
+
+
+@pytest.mark.parametrize("metric, title", [("accuracy", "Accuracy"), ("macro_f1", "Macro-F1")])
+def test_differences_are_those_to_the_reference_of_the_same_name(tmp_path, metric, title):
     worse = ["no"] * 10 + RIGHT[10:]
     folders = [
         write_run(tmp_path / f"{group}-{seed}", predictions)
@@ -31,8 +37,8 @@ def test_differences_are_those_to_the_reference_of_the_same_name(tmp_path, metri
     ]
     cells = differences(folders, "odd-default", metric)
     assert cells.keys() == {("odd", "hidden"), ("top", "default")}
-    (title, same), (_, lower) = (*cells["top", "default"].items(), *cells["odd", "hidden"].items())
-    assert title == f"{'Accuracy' if metric == 'accuracy' else 'Macro-F1'} against odd-default (points)"
+    ((name, same),), (lower,) = cells["top", "default"].items(), cells["odd", "hidden"].values()
+    assert name.startswith(f"{title} ") and "odd" in name
     assert same == "+0.0 [0.0, 0.0]"
     estimate, interval = lower.split(" ", 1)
     low, high = (float(limit) for limit in interval.strip("[]").split(", "))
@@ -62,15 +68,24 @@ def test_the_reference_itself_has_an_empty_cell(tmp_path):
         for recipe in ("default", "hidden")
     ]
     margins = {("odd", "hidden"): {"Against": "+0.1 [0.0, 0.2]"}}
-    _, _, reference, other = summary(rows, margins).splitlines()
-    assert reference.split("|")[4].strip() == "" and other.split("|")[4].strip() == "+0.1 [0.0, 0.2]"
+    _, _, reference, other = map(cells_of, summary(rows, margins).splitlines())
+    assert reference[3:] == [""] and other[3:] == ["+0.1 [0.0, 0.2]"]
 
 
 def test_students_of_texts_without_labels_have_no_training_loss_in_the_table():
     labelled = {"strategy": "odd", "recipe": "default", "layers": "1 3", "train_loss_ce": 0.2, "eval_accuracy": 0.9}
     unlabelled = {"strategy": "odd", "recipe": "more_text", "layers": "1 3", "eval_accuracy": 0.9}
     *_, row = summary([labelled, unlabelled], {}).splitlines()
-    assert [cell.strip() for cell in row.split("|")[1:5]] == ["odd (1 3)", "more_text", "-", "90.0"]
+    assert cells_of(row) == ["odd (1 3)", RECIPES["more_text"].title, "-", "90.0"]
+
+
+def test_students_without_teacher_layers_are_named_by_where_their_weights_come_from():
+    rows = [
+        {"strategy": strategy, "recipe": recipe, "layers": "none", "eval_accuracy": 0.9}
+        for strategy, recipe in (("random", "default"), ("odd", "pretrained"))
+    ]
+    _, _, random, pretrained = map(cells_of, summary(rows, {}).splitlines())
+    assert random[0] == "random (fresh weights)" and pretrained[:2] == ["odd", RECIPES["pretrained"].title]
 
 
 def test_a_finished_run_is_used_for_the_command_that_made_it_and_for_no_other(tmp_path):
@@ -79,7 +94,7 @@ def test_a_finished_run_is_used_for_the_command_that_made_it_and_for_no_other(tm
     command = f"python run_distillation.py examples/sst2.json --output_dir={folder} --seed=0"
     (folder / "distillation.json").write_text(json.dumps({"command": command}))
     assert finished_record(folder, {"seed": 0}, ["examples/sst2.json"]) == {"command": command}
-    with pytest.raises(ValueError, match="holds a run of another command"):
+    with pytest.raises(UserError, match=f"{folder.name}.*--name"):
         finished_record(folder, {"seed": 0}, ["examples/sst2.json", "--bf16", "false"])
 
 
@@ -91,8 +106,8 @@ def test_trials_are_compared_with_full_runs_by_the_order_that_both_give():
     losses = {5: {"1,2": 3.0, "1,3": 2.0, "2,3": 1.0}, 90: {"1,2": 0.1, "1,3": 0.2, "2,3": 0.3}}
     rows = [{"steps": s, "layers": layers, "loss": loss} for s in losses for layers, loss in losses[s].items()]
     short, long = trial_length.correlations(rows, full_runs, 100, "eval_accuracy").splitlines()[2:]
-    assert [cell.strip() for cell in short.split("|")[1:4]] == ["5 of 100", "-1.00", "2 3 (3), 1 3 (2), 1 2 (1)"]
-    assert [cell.strip() for cell in long.split("|")[1:4]] == ["90 of 100", "1.00", "1 2 (1), 1 3 (2), 2 3 (3)"]
+    assert cells_of(short) == ["5 of 100", "-1.00", "2 3 (3), 1 3 (2), 1 2 (1)"]
+    assert cells_of(long) == ["90 of 100", "1.00", "1 2 (1), 1 3 (2), 2 3 (3)"]
 
 
 def test_more_pairs_are_of_similar_second_sentences_and_none_is_the_validation_splits():
@@ -118,26 +133,22 @@ def test_a_small_validation_set_can_rank_the_worse_student_first(tmp_path, capsy
     monkeypatch.setattr(sys, "argv", ["small_validation.py", *files])
     small_validation.main()
     out = capsys.readouterr().out
-    assert "All 100 examples: 90.0 and 86.0 per cent right." in out
+    assert "100 examples: 90.0 and 86.0" in out
     (row,) = (line for line in out.splitlines() if line.startswith("| 50 "))
-    _, _, ahead_or_level, ahead = row.strip("| ").split("|")
+    _, _, ahead_or_level, ahead = cells_of(row)
     assert 5 < float(ahead) < float(ahead_or_level) < 30
 
 
-def test_predictions_for_other_examples_are_refused(tmp_path, capsys, monkeypatch):
+def test_predictions_of_other_examples_or_without_labels_are_refused(tmp_path, capsys, monkeypatch):
     write_run(tmp_path / "a", RIGHT)
     write_run(tmp_path / "b", RIGHT, labels=RIGHT[::-1])
-    files = [str(tmp_path / name / "predictions_validation.csv") for name in "ab"]
-    monkeypatch.setattr(sys, "argv", ["small_validation.py", *files])
-    with pytest.raises(SystemExit):
-        small_validation.main()
-    assert "predictions for different examples" in capsys.readouterr().err
-
-
-def test_predictions_without_labels_are_refused(tmp_path, capsys, monkeypatch):
-    file = tmp_path / "predictions_test.csv"
-    file.write_text("prediction\nright\nwrong\n")
-    monkeypatch.setattr(sys, "argv", ["small_validation.py", str(file), str(file)])
-    with pytest.raises(SystemExit):
-        small_validation.main()
-    assert "examples without labels" in capsys.readouterr().err
+    unlabeled = tmp_path / "predictions_test.csv"
+    unlabeled.write_text("prediction\nyes\nno\n")
+    labeled = [tmp_path / name / "predictions_validation.csv" for name in "ab"]
+    for files, reason in ((labeled, "different examples"), ((unlabeled, unlabeled), "without labels")):
+        monkeypatch.setattr(sys, "argv", ["small_validation.py", *map(str, files)])
+        with pytest.raises(SystemExit):
+            small_validation.main()
+        assert reason in capsys.readouterr().err
+    with pytest.raises(UserError, match=str(tmp_path)):
+        bootstrap_runs(accuracy, [tmp_path])

@@ -18,12 +18,11 @@ from transformers import (
 )
 
 from layer_distillation.atomic_files import write_json
-from layer_distillation.record import UNFINISHED_RECORD_FILE, read_record
+from layer_distillation.record import UNFINISHED_RECORD_FILE
 from tests.script_runs import metrics, results, run_here, weights
 from tests.tiny_models import TINY_CLASSIFIERS
 from training import run as training_run
 from training import student as training_student
-from training.tables import results_table
 
 pytestmark = pytest.mark.usefixtures("script_caches")
 QUERY = "bert.encoder.layer.{}.attention.self.query.weight"
@@ -115,7 +114,7 @@ def test_all_stages_learn_from_the_same_stored_outputs(shrunk):
 
 def test_the_report_is_one_with_a_row_a_stage(shrunk):
     folder, _ = shrunk
-    rows = results_table(read_record(folder)).splitlines()[2:]
+    rows = table_of(folder).splitlines()[2:]
     titles = [[cell.strip() for cell in row.split("|")][1:3] for row in rows]
     assert titles == [["teacher", "1,2,3,4"], ["stage of 3", "2,3,4"], ["student", "2,4"]]
     card = (folder / "README.md").read_text()

@@ -1,5 +1,7 @@
 """Tests of the notebook: that it runs from start to end, and that it is committed with what it has shown."""
 
+import ast
+import importlib
 from pathlib import Path
 
 import nbformat
@@ -23,23 +25,22 @@ def shown_text(notebook):
     return "\n".join(texts)
 
 
+SHOWN = (
+    "train: 1089 comments",
+    "even     (2, 4, 6)",
+    "22,713,986 parameters become 17,390,594",
+    "16 runs, 0 failed",
+    "| Student Layer ",
+    "| Random (control) ",
+    "| Model Type ",
+    "| Even, LoRA + distillation ",
+    " points of test ",
+)
+
+
 def check_outputs(notebook):
     text = shown_text(notebook)
-    for part in (
-        *(
-            "train: 1089 comments",
-            "even     (2, 4, 6)",
-            "22,713,986 parameters become 17,390,594",
-            "16 runs, 0 failed",
-        ),
-        *(
-            "| Student Layer ",
-            "| Random (control) ",
-            "| Model Type ",
-            "| Even, LoRA + distillation ",
-            " points of test ",
-        ),
-    ):
+    for part in SHOWN:
         assert part in text, part
     assert sum("image/png" in output.get("data", {}) for output in outputs(notebook)) == 5
     assert not any(
@@ -52,6 +53,17 @@ def test_the_notebook_is_committed_with_its_outputs_and_small(notebook):
     assert NOTEBOOK.stat().st_size < 1_000_000
     assert notebook.metadata.kernelspec.name == "python3"
     assert "site-packages" not in shown_text(notebook), "a path of the machine it ran on"
+
+
+def test_what_the_notebook_imports_exists(notebook):
+    for cell in notebook.cells:
+        lines = cell.source.splitlines() if cell.cell_type == "code" else []
+        code = "\n".join("" if line.strip().startswith(("!", "%")) else line for line in lines)
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
 
 
 @pytest.mark.slow
