@@ -2,6 +2,7 @@
 
 tiny_models                 tiny classifiers of every architecture
 script_runs                 running the commands, reading what they leave
+forked_runs                 running scripts in other processes, without waiting for their imports
 engine_runs                 running workers under every engine
 running_app                 the app as a process
 served_model                a model for the app
