@@ -1,7 +1,6 @@
-"""Choose layers of a teacher and build a shallower student from them.
+"""Chooses layers of a teacher and builds a shallower student from them.
 
-Starting a student from the teacher's own layers is the initialisation of DistilBERT (Sanh et al., 2019,
-https://arxiv.org/abs/1910.01108, section 3); which layers to take is what `--layer_strategy` and `--layers` decide.
+    from layer_mapping import build_student, num_layers, select_layers
 
     teacher = AutoModelForSequenceClassification.from_pretrained(...)
     layers = select_layers("even", num_layers(teacher))  # (2, 4, 6, 8, 10, 12)
@@ -11,6 +10,9 @@ https://arxiv.org/abs/1910.01108, section 3); which layers to take is what `--la
     python run_distillation.py --layers 1,3,5,7,9,12 ...
 
 Layers are numbered from 1, nearest the embeddings, to N, nearest the head, in everything a person reads or passes.
+Starting a student from layers of its teacher is the initialization of DistilBERT (Sanh et al., 2019,
+https://arxiv.org/abs/1910.01108, section 3). A new strategy by position is a `case` in `select_layers` and a name in
+`STRATEGIES`.
 """
 
 import copy
@@ -24,12 +26,12 @@ from transformers import PretrainedConfig, PreTrainedModel
 from layer_distillation.encoder_layers import find_layer_list, num_layers
 from layer_distillation.errors import UserError
 
-# These look at what the teacher makes of the training data: `training.layer_search.choose_layers`.
+# Strategies that look at the training data: `training.layer_search.choose_layers`.
 EVIDENCE_STRATEGIES = ("search", "cka", "block_influence")
 SYNONYMS = {"first": "top", "last": "bottom"}
 STRATEGIES = ("top", "first", "bottom", "last", "odd", "even", "uniform", "random", *EVIDENCE_STRATEGIES)
-# Config entries that hold one value a layer. Going by length alone would also cut lists that describe something else,
-# such as the two entries of DeBERTa's `pos_att_type` when the teacher has two layers.
+# Config entries that hold one value a layer. A list of the right length may describe something else, such as the two
+# entries of DeBERTa's `pos_att_type` in a teacher of two layers.
 PER_LAYER_CONFIG_ENTRIES = (
     "layer_types",
     "mlp_layer_types",
@@ -38,7 +40,7 @@ PER_LAYER_CONFIG_ENTRIES = (
     "attn_layers",
     "attention_window",
 )
-# Attributes by which a layer only knows its own number. `seed` is BigBird's, used in training only.
+# Attributes that only tell a layer its number. BigBird uses `seed` in training only.
 LAYER_NUMBER_ATTRIBUTES = ("layer_idx", "layer_id", "seed")
 
 
@@ -53,15 +55,15 @@ def parse_layers(text: str) -> tuple[int, ...]:
         return tuple(int(entry) for entry in entries)
     except ValueError:
         raise UserError(
-            f"Layers and depths are whole numbers separated by commas, such as 1,3,5. Got {text!r}."
+            f"Layers and depths must be whole numbers separated by commas, found {text!r}. An example is 1,3,5."
         ) from None
 
 
 def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: int | None = None) -> tuple[int, ...]:
     """Chooses which of the teacher's layers 1..N the student copies.
 
-    `top`/`first` are layers 1..K, nearest the input; `bottom`/`last` are the last K, nearest the head; `odd` and
-    `even` are every second layer. `uniform` takes K different ones as in `spread_evenly`.
+    `top`/`first` are layers 1..K, nearest the input. `bottom`/`last` are the last K, nearest the head. `odd` and
+    `even` are every second layer. `uniform` spreads K layers evenly over 1..N (see `spread_evenly`).
 
     Args:
         strategy: one of `STRATEGIES`.
@@ -78,14 +80,14 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
     depth = student_depth(num_teacher_layers, num_student_layers)
     if strategy in EVIDENCE_STRATEGIES:
         raise UserError(
-            f"'{strategy}' chooses layers by what the teacher makes of the training data, and here is only its depth. "
-            f"Run run_distillation.py --layer_strategy {strategy}, or without data use "
-            "'uniform'."
+            f"The strategy {strategy} needs the training data, but `select_layers` knows only the teacher's depth. "
+            f"Run run_distillation.py --layer_strategy {strategy}, or use uniform, which needs no data."
         )
     if strategy in ("odd", "even") and 2 * depth != num_teacher_layers:
         raise UserError(
-            f"'{strategy}' takes every second layer, so it needs an even teacher depth N and K = N/2 student layers, "
-            f"got N = {num_teacher_layers} and K = {depth}. Use 'uniform', which spreads any K layers over 1..N."
+            f"--layer_strategy {strategy} takes every second layer, so N must be even and K must be N/2, found a "
+            f"teacher of N = {num_teacher_layers} layers and a student of K = {depth}. Use uniform, which spreads any "
+            "K layers over 1..N."
         )
 
     every_layer = tuple(range(1, num_teacher_layers + 1))
@@ -105,9 +107,9 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
 
 
 def spread_evenly(num_teacher_layers: int, num_student_layers: int) -> tuple[int, ...]:
-    """Returns layer round(i * N / K) of 1..N for i = 1..K, halves rounded up: in increasing order, the last always N.
+    """Returns the layers round(i * N / K) for i = 1..K, halves rounded up.
 
-    A student deeper than its teacher gets some layers repeatedly.
+    The layers increase, and the last is always N. For K > N, some layers come repeatedly, none before layer 1.
     """
     n, k = num_teacher_layers, num_student_layers
     return tuple(max((2 * i * n + k) // (2 * k), 1) for i in range(1, k + 1))
@@ -116,16 +118,17 @@ def spread_evenly(num_teacher_layers: int, num_student_layers: int) -> tuple[int
 def shrinking_layers(
     layers: Sequence[int], num_teacher_layers: int, depths: Sequence[int]
 ) -> tuple[tuple[int, ...], ...]:
-    """Which teacher layers students have on the way to one of the given layers.
+    """Chooses the teacher layers of several students of decreasing depth, the last of which has the given layers.
 
-    Each has those and, spread evenly over what the one before has beside them, as many others as its depth asks for.
+    Every student has the layers of the last student, plus enough others for its depth: spread evenly over the others
+    of the student before.
 
     Args:
-        layers: of the last student, 1-based and in increasing order.
-        depths: of all students, decreasing; the last is the number of `layers`.
+        layers: of the last student, 1-based and increasing.
+        depths: of all students, decreasing; the last depth is the number of `layers`.
 
     Returns:
-        1-based layers of the teacher for each depth, in increasing order.
+        For each student its teacher layers, 1-based and increasing.
     """
     others = [layer for layer in range(1, num_teacher_layers + 1) if layer not in layers]
     sets = []
@@ -144,20 +147,18 @@ def student_depth(num_teacher_layers: int, num_student_layers: int | None) -> in
     depth = num_teacher_layers // 2 if num_student_layers is None else num_student_layers
     if not 1 <= depth <= num_teacher_layers:
         raise UserError(
-            f"A student has between 1 and {num_teacher_layers} layers, the depth of its teacher, got {depth}: set "
-            "--num_student_layers accordingly."
+            f"--num_student_layers must be from 1 to {num_teacher_layers}, the depth of the teacher, found {depth}."
         )
     return depth
 
 
 def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
-    """Builds a student out of the teacher's own layers.
+    """Builds a student from layers of the teacher.
 
-    The student has the teacher's class and its config except for the depth and the per-layer entries. Embeddings,
-    pooler, head and the chosen layers are copied bit for bit, dtype included, so a student of layers 1..N gives the
-    teacher's logits. What belongs to the encoder and not to a layer keeps its place: the convolution of DeBERTa-v2
-    still follows the first layer, whichever that is. The teacher is left unchanged and shares no memory with the
-    student.
+    The student has the teacher's class, and its config except for the depth and the entries with one value a layer.
+    Embeddings, pooler, head and the chosen layers are copied bit for bit, dtype included, so a student of layers 1..N
+    gives the teacher's logits. Parts of the encoder that belong to no layer keep their place: the convolution of
+    DeBERTa-v2 follows the student's first layer. The teacher stays unchanged and shares no memory with the student.
 
     Args:
         teacher: an encoder with any head, on any device.
@@ -168,8 +169,8 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
 
     Raises:
         UserError: the list is empty, has duplicates or layers outside 1..N; the model does not hold its layers in one
-            `ModuleList` (see `num_layers`); or a layer would not compute the same at its new position. The first layer
-            of ModernBERT, for example, has no `attn_norm` and every other has one, so its layer 1 has to stay first.
+            `ModuleList` (see `num_layers`); or a layer would not compute the same at its new position. ModernBERT's
+            first layer, for example, has no `attn_norm`, but all others have one, so its layer 1 must stay first.
     """
     layer_list_name = find_layer_list(teacher)
     check_layers(layers, num_layers(teacher))
@@ -178,7 +179,7 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
     student = _blueprint(teacher, _config_of_layers(teacher.config, indices))
     _check_layers_fit(_blueprint(teacher, copy.deepcopy(teacher.config)), student, indices)
 
-    names = student_to_teacher_names(student.state_dict(), layer_list_name, indices)
+    names = _student_to_teacher_names(student.state_dict(), layer_list_name, indices)
     with gathered(teacher):
         teacher_tensors = teacher.state_dict()
         student.load_state_dict(
@@ -190,7 +191,7 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
 
 
 def required_layers(teacher: PreTrainedModel) -> tuple[int, ...]:
-    """Returns the layers that no student can do without: `(1,)` if the first is built unlike the others, else `()`."""
+    """Returns the layers that every student needs: `(1,)` if the first is built unlike the others, else `()`."""
     if num_layers(teacher) == 1:
         return (1,)
     indices = [1]
@@ -203,9 +204,9 @@ def required_layers(teacher: PreTrainedModel) -> tuple[int, ...]:
 
 
 def build_random_student(teacher: PreTrainedModel, num_student_layers: int | None = None) -> PreTrainedModel:
-    """Builds the control: the student's architecture with fresh weights, embeddings and head included.
+    """Builds the control: the student's architecture with fresh weights everywhere, also in embeddings and head.
 
-    The weights are drawn with torch's global seed. Per-layer config entries are those of the teacher's first K layers.
+    The weights are drawn with torch's global seed. Config entries with one value a layer keep their first K values.
 
     Args:
         teacher: gives class, config, dtype and device; none of its weights is used.
@@ -225,7 +226,7 @@ def build_random_student(teacher: PreTrainedModel, num_student_layers: int | Non
 
 
 def describe_mapping(layers: Sequence[int], num_teacher_layers: int) -> str:
-    """Returns one line for the log: which teacher layer (1-based) each student layer is copied from."""
+    """Returns one line for the log that says which teacher layer (1-based) each student layer is copied from."""
     if not layers:
         return f"Student layers: none copied from the teacher's {num_teacher_layers}, every student weight is fresh"
     pairs = ", ".join(f"{position} <- {layer}" for position, layer in enumerate(layers, start=1))
@@ -235,10 +236,10 @@ def describe_mapping(layers: Sequence[int], num_teacher_layers: int) -> str:
     )
 
 
-def student_to_teacher_names(
+def _student_to_teacher_names(
     student_names: Iterable[str], layer_list_name: str, indices: Sequence[int]
 ) -> dict[str, str]:
-    """Maps the name of each student tensor to the name of the teacher tensor it is a copy of.
+    """Returns, for the name of each student tensor, the name of the teacher tensor that it is a copy of.
 
     Args:
         student_names: names as in `state_dict()`.
@@ -257,7 +258,7 @@ def student_to_teacher_names(
 
 
 def gathered(model: PreTrainedModel) -> AbstractContextManager:
-    """Under DeepSpeed ZeRO-3 each process holds a share of every parameter, and an empty tensor in its place."""
+    """Gives every process the whole parameters. Under ZeRO-3 it holds a share of them, and empty tensors instead."""
     sharded = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
     if not sharded:
         return nullcontext()
@@ -267,29 +268,36 @@ def gathered(model: PreTrainedModel) -> AbstractContextManager:
 
 
 def check_strategy(strategy: str) -> None:
+    """Raises a `UserError` for an unknown strategy."""
     if strategy not in STRATEGIES:
-        raise UserError(f"The layer strategy is one of {', '.join(STRATEGIES)}, got {strategy!r}.")
+        raise UserError(f"--layer_strategy must be one of {', '.join(STRATEGIES)}, found {strategy!r}.")
 
 
 def check_layers(layers: Sequence[int], num_teacher_layers: int | None = None) -> None:
-    """Checks a list of layers, without its upper bound as long as the teacher's depth is unknown (None)."""
+    """Raises a `UserError` for a list of layers that is empty, has duplicates or layers outside 1..N.
+
+    Args:
+        num_teacher_layers: N; `None` while the teacher is unknown, which checks no upper bound.
+    """
     if not layers:
-        raise UserError("The list of layers is empty: name at least one layer, such as 1,3,5.")
+        raise UserError("--layers must name at least one layer, found none. An example is 1,3,5.")
     last = num_teacher_layers or "N"
     outside = [layer for layer in layers if layer < 1 or (num_teacher_layers and layer > num_teacher_layers)]
     if outside:
         raise UserError(
-            f"Layers are 1..{last} (1-based: layer 1 is nearest the embeddings, layer {last} nearest the head), got "
+            f"--layers must be from 1, nearest the embeddings, to {last}, nearest the head, found "
             f"{join_layers(outside)} in {join_layers(layers)}."
         )
     duplicates = sorted({layer for layer in layers if layers.count(layer) > 1})
     if duplicates:
         raise UserError(
-            f"Each layer can be copied once, got {join_layers(duplicates)} more than once in {join_layers(layers)}."
+            f"--layers must name each layer once, found {join_layers(duplicates)} more than once in "
+            f"{join_layers(layers)}."
         )
 
 
 def join_layers(layers: Sequence[int]) -> str:
+    """Returns layer numbers as `parse_layers` reads them: `(1, 3, 5)` gives `"1,3,5"`."""
     return ",".join(str(layer) for layer in layers)
 
 
@@ -305,16 +313,18 @@ def _config_of_layers(config: PretrainedConfig, indices: Sequence[int]) -> Pretr
 
 
 def _blueprint(teacher: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
-    """Builds the teacher's class without memory or random numbers for parameters, but with its buffers."""
+    """Builds a model of the teacher's class; its parameters take no memory and draw no random numbers."""
     with init_empty_weights():
         return type(teacher)(config)
 
 
 def _check_layers_fit(teacher: PreTrainedModel, student: PreTrainedModel, indices: Sequence[int]) -> None:
-    """Checks that the student's config makes each layer compute what it computes in the teacher.
+    """Raises a `UserError` if a layer would not compute in the student what it computes in the teacher.
 
-    Both models are as their config builds them: that is what a reloaded student is, and it leaves out what a caller
-    has changed on the teacher since, such as gradient checkpointing.
+    Args:
+        teacher, student: as their configs build them, like a reloaded student. A teacher in use may differ from its
+            config, for example by activation checkpointing.
+        indices: 0-based teacher layers in student order.
     """
     teacher_layers = teacher.get_submodule(find_layer_list(teacher))
     student_layers = student.get_submodule(find_layer_list(student))
@@ -323,9 +333,9 @@ def _check_layers_fit(teacher: PreTrainedModel, student: PreTrainedModel, indice
         if differences:
             names = ", ".join(sorted({name for name, _ in differences}))
             raise UserError(
-                f"The teacher's layer {index + 1} cannot be the student's layer {position + 1}: "
-                f"{type(teacher).__name__} builds the two differently ({names}). Keep the teacher's layer 1 first: "
-                "use the strategy 'top' or 'odd', or a list that starts with 1, such as --layers 1,3,5."
+                f"The teacher's layer {index + 1} cannot be the student's layer {position + 1}, because "
+                f"{type(teacher).__name__} builds these two layers differently ({names}). Keep the teacher's layer 1 "
+                "first: --layer_strategy top, --layer_strategy odd, or a list such as --layers 1,3,5."
             )
 
 

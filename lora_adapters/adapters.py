@@ -1,13 +1,14 @@
-"""LoRA on a student: low-rank adapters on the linear layers of its encoder, trained together with its whole head.
+"""Puts LoRA on a student: low-rank adapters on the linear layers of its encoder. Its head is trained as a whole.
 
-    model = add_lora(student, lora_args)          # a `PeftModel`, trained like any other student
-    model = load_adapter("outputs/my-run")        # later, anywhere: the student rebuilt from its teacher, adapter on
-    model.merge_and_unload()                      # the plain student with the adapter's changes in its weights
+    from lora_adapters.adapters import add_lora
+    from lora_adapters.arguments import LoraArguments
+
+    model = add_lora(student, LoraArguments(lora_r=16))    # a `PeftModel`, trained like any other student
+    model.merge_and_unload()                               # after training: the plain student with changed weights
 
 An adapter (Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", https://arxiv.org/abs/2106.09685)
-adds `lora_alpha / lora_r * B @ A` to a frozen weight matrix. It is of no use without the exact model under it, which
-here is no checkpoint that could be named: it is chosen layers of a teacher. So a run's record names the teacher and
-the layers, and `load_adapter` rebuilds the student from them.
+adds `lora_alpha / lora_r * B @ A` to a frozen weight matrix, so it needs the exact model that it was trained on. Here
+that model is made of layers of a teacher, and no checkpoint holds it. `loading.py` rebuilds it.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import MODEL_INPUTS
 from lora_adapters.arguments import LoraArguments
 
-# Examples that EVA looks at; its directions have converged long before.
+# Training examples that EVA reads. Its directions converge with fewer.
 NUM_EVA_EXAMPLES = 1024
 
 
@@ -36,16 +37,16 @@ def add_lora(
     """Freezes a student, puts adapters on the linear layers of its encoder, and leaves its head trainable.
 
     Args:
-        student: changed in place.
-        examples, collator: tokenised training examples and what pads them; read by `init_lora_weights="eva"` alone.
+        student: is changed in place.
+        examples, collator: tokenized training examples and what pads them; only `init_lora_weights="eva"` reads them.
 
     Returns:
-        The model to train: the adapters' random weights are drawn with torch's global seed.
+        The model to train. The random weights of the adapters are drawn with torch's global seed.
 
     Raises:
         UserError: `lora_target_modules` names no linear layer of the encoder.
     """
-    initialisation = lora_args.init_lora_weights
+    initialization = lora_args.init_lora_weights
     config = LoraConfig(
         r=lora_args.lora_r,
         lora_alpha=lora_args.lora_alpha,
@@ -54,28 +55,30 @@ def add_lora(
         modules_to_save=head_modules(student),
         use_dora=lora_args.use_dora,
         use_rslora=lora_args.use_rslora,
-        init_lora_weights={"true": True, "false": False}.get(initialisation, initialisation),
-        eva_config=EvaConfig() if initialisation == "eva" else None,
+        init_lora_weights={"true": True, "false": False}.get(initialization, initialization),
+        eva_config=EvaConfig() if initialization == "eva" else None,
     )
     model = get_peft_model(student, config)
-    # PEFT would name the teacher, and its own loaders put the adapter on the teacher's first layers without an error.
+    # PEFT would name the teacher here, and PEFT's loaders would put the adapter on its first layers without an error.
     config.base_model_name_or_path = ""
-    if initialisation == "eva":
+    if initialization == "eva":
         initialize_lora_eva_weights(model, _batches(examples, collator), show_progress_bar=False)
     return model
 
 
 def _batches(examples: Dataset, collator: Callable) -> list[dict]:
+    """Returns the batches that EVA reads."""
     columns = [name for name in MODEL_INPUTS if name in examples.column_names]
     examples = examples.select_columns(columns).select(range(min(NUM_EVA_EXAMPLES, len(examples))))
-    batch_size = min(32, len(examples))  # a last batch of few tokens would not do for a decomposition
+    batch_size = min(32, len(examples))  # a smaller last batch could have too few tokens for a decomposition
     return [dict(batch) for batch in DataLoader(examples, batch_size, collate_fn=collator, drop_last=True)]
 
 
 def target_modules(model: PreTrainedModel, names: str | None = None) -> list[str]:
-    """Full names of the linear layers of the encoder, or of those whose name ends in one of the comma-separated names.
+    """Returns the full names of the linear layers of the encoder. Pooler and head do not belong to the encoder.
 
-    Pooler and head come after the encoder's layers and are none of them.
+    Args:
+        names: comma-separated; only layers whose full name ends in one of them are returned. `None`: all.
 
     Raises:
         UserError: a name fits no linear layer.
@@ -90,20 +93,21 @@ def target_modules(model: PreTrainedModel, names: str | None = None) -> list[str
         if not any(f".{name}".endswith(f".{ending}") for name in linear):
             within_layer = dict.fromkeys(name.removeprefix(f"{prefix}.").split(".", 1)[1] for name in linear)
             raise UserError(
-                f"`lora_target_modules` names linear layers of the encoder, which has {', '.join(within_layer)}, but "
-                f"found {ending!r}. Choose among them, or leave it out for all."
+                f"--lora_target_modules must name linear layers of the encoder, found {ending!r}. The encoder has "
+                f"{', '.join(within_layer)}; leave the option out for all of them."
             )
     return [name for name in linear if any(f".{name}".endswith(f".{ending}") for ending in endings)]
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:
-    """Names of the modules with weights that come after the encoder: the pooler, if there is one, and the head."""
+    """Returns the names of the modules with weights after the encoder: the pooler, if there is one, and the head."""
     encoder = model.base_model_prefix
     after = [name for name, module in model.named_children() if name != encoder and list(module.parameters())]
-    return [f"{encoder}.pooler", *after] if getattr(model.base_model, "pooler", None) is not None else after
+    has_pooler = "pooler" in dict(model.base_model.named_children())
+    return [f"{encoder}.pooler", *after] if has_pooler else after
 
 
 def count_parameters(model: PeftModel) -> tuple[int, int]:
-    """How many parameters are trained, and how many there are, PEFT's frozen second copy of the head left out."""
+    """Returns the numbers of trained and of all parameters, without PEFT's frozen second copy of the head."""
     parameters = [p for name, p in model.named_parameters() if ".original_module." not in name]
     return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)

@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import datasets
 import pytest
 import torch
+from filelock import FileLock
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
@@ -14,14 +15,12 @@ from tests.script_runs import MNLI, sentences, write_csv
 
 
 @pytest.fixture(scope="session", autouse=True)
-def deepspeed_extensions(request):
-    """DeepSpeed compiles a part of itself for processors, and waits forever for the lock of a killed compilation."""
-    folder = request.config.cache.mkdir("torch_extensions")
-    for lock in folder.rglob("lock"):
-        lock.unlink()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
-        yield
+def imports_outside_garbage_collection():
+    """Every training collects garbage. Visiting all modules takes far longer than the steps of a tiny model."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,23 +32,22 @@ def one_thread():
     torch.set_num_threads(num_threads)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def imports_outside_garbage_collection():
-    """Every training collects garbage. Visiting all modules takes far longer than the steps of a tiny model."""
-    gc.collect()
-    gc.freeze()
-
-
-@pytest.fixture(scope="module")
-def script_caches(tmp_path_factory):
-    """Caches of these tests' own, in which the real data sets are found by links; one thread for subprocesses."""
+@pytest.fixture(scope="session")
+def datasets_cache(tmp_path_factory):
+    """A cache of the tests' own, in which the real data sets are found by links."""
     cache = tmp_path_factory.mktemp("datasets_cache")
     if MNLI.is_dir():
         (cache / "nyu-mll___glue").symlink_to(MNLI.parent)
+    return cache
+
+
+@pytest.fixture(scope="module")
+def script_caches(datasets_cache):
+    """The cache of the tests for scripts, in this process and in others; one thread for the others."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
-        patch.setattr(datasets.config, "DEFAULT_HF_CACHE_HOME", str(cache))
-        patch.setenv("HF_DATASETS_CACHE", str(cache))
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", datasets_cache)
+        patch.setattr(datasets.config, "DEFAULT_HF_CACHE_HOME", str(datasets_cache))
+        patch.setenv("HF_DATASETS_CACHE", str(datasets_cache))
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
 
@@ -100,14 +98,18 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def served_model(tmp_path_factory):
+def served_model(tmp_path_factory, worker_id):
     """The folder `small` with a checkpoint and its export, that know a little about toxic comments."""
     # Not every test run needs what it imports.
     from tests.served_model import make_served_model
 
-    folder = tmp_path_factory.mktemp("served") / "small"
-    folder.mkdir()
-    make_served_model(folder)
+    folder = tmp_path_factory.getbasetemp()
+    # Made once for all workers of pytest-xdist.
+    folder = (folder if worker_id == "master" else folder.parent) / "served" / "small"
+    with FileLock(folder.parent.with_suffix(".lock")):
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            make_served_model(folder)
     return folder
 
 

@@ -1,29 +1,29 @@
 """Runs the workers of `tests/workers` under every engine, for the tests and for `benchmarks/engines.py`."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import yaml
 from safetensors.torch import load_file
 
+from tests.forked_runs import ROOT, environment_of_processes, run_forked
 from tests.tiny_models import TINY_CLASSIFIERS
 from tests.workers.train_worker import bert
 
-ROOT = Path(__file__).resolve().parent.parent
 WORKERS = ROOT / "tests" / "workers"
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-# Module to launch with, and arguments of the worker.
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+ZERO2 = ("--deepspeed", ROOT / "ds_config.json")
+ZERO3 = ("--deepspeed", ROOT / "examples" / "ds_zero3.json")
+# Number of processes and options of the worker.
 ENGINES = {
-    "one process": ((), ()),
-    "accumulation": ((), ("--accumulation", "4")),
-    "DDP": (TORCHRUN, ()),
-    "DDP with accumulation": (TORCHRUN, ("--accumulation", "2")),
-    "ZeRO-2": (TORCHRUN, ("--deepspeed", ROOT / "ds_config.json")),
-    "ZeRO-3": (TORCHRUN, ("--deepspeed", ROOT / "examples" / "ds_zero3.json")),
-    "FSDP2": (("accelerate.commands.launch", "--config_file", "fsdp2.yaml"), ()),
+    "one process": (1, ()),
+    "accumulation": (1, ("--accumulation", "4")),
+    "DDP": (2, ()),
+    "DDP with accumulation": (2, ("--accumulation", "2")),
+    "ZeRO-2": (2, ZERO2),
+    "ZeRO-3": (2, ZERO3),
+    "FSDP2": (2, ()),
 }
 
 
@@ -34,34 +34,30 @@ def save_teachers(folder):
 
 def train_under(engine, teachers, folder):
     """`engine_worker.py`: results and weights of every method go to the folder."""
-    # The user's configuration, but for processors.
-    config = yaml.safe_load((ROOT / "examples" / "fsdp2.yaml").read_text()) | {
-        "use_cpu": True,
-        "mixed_precision": "no",
-    }
-    (folder / "fsdp2.yaml").write_text(yaml.safe_dump(config))
-    return _run(engine, "engine_worker.py", [teachers, folder], folder)
+    num_processes, options = ENGINES[engine]
+    if engine == "FSDP2":
+        # The user's configuration, but for processors.
+        config = yaml.safe_load((ROOT / "examples" / "fsdp2.yaml").read_text())
+        (folder / "fsdp2.yaml").write_text(yaml.safe_dump(config | {"use_cpu": True, "mixed_precision": "no"}))
+        launcher = ("-m", "accelerate.commands.launch", "--config_file", folder / "fsdp2.yaml")
+        return _run([*launcher, WORKERS / "engine_worker.py", teachers, folder])
+    worker = WORKERS / "engine_worker.py"
+    return run_forked(worker, teachers, folder, *options, num_processes=num_processes)
 
 
 def measure_memory(engine, folder):
     """`memory_worker.py`: the peak memory of the larger process in MB."""
+    options = ENGINES[engine][1]
     # So that the C library hands what is freed back to the system, and the peak is that of what is in use.
-    run = _run(engine, "memory_worker.py", [folder / "peak.json"], folder, MALLOC_MMAP_THRESHOLD_="65536")
+    environment = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    run = _run([*TORCHRUN, WORKERS / "memory_worker.py", folder / "peak.json", *options], environment)
     assert run.returncode == 0, run.stderr[-6000:]
     return max(json.loads((folder / "peak.json").read_text())["peak_mb"])
 
 
-def _run(engine, worker, arguments, folder, **environment):
-    launcher, options = ENGINES[engine]
-    command = [sys.executable, *(["-m"] if launcher else []), *launcher, WORKERS / worker, *arguments, *options]
-    environment = {
-        **os.environ,
-        "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-        **environment,
-    }
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+def _run(command, environment=()):
+    environment = environment_of_processes() | dict(environment)
+    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
 
 
 def results(folder, method):

@@ -1,7 +1,6 @@
 """Starts the app as people do, as a process of its own, and stops it again."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.forked_runs import ROOT, free_port
+
 WATCHED_APP = ROOT / "tests" / "workers" / "watched_app.py"
 
 
@@ -46,9 +46,7 @@ class RunningApp:
 @contextmanager
 def running_app(folder: Path, command: Sequence[str | Path], cwd: Path = ROOT) -> Iterator[RunningApp]:
     """Runs `python COMMAND --port PORT` in `cwd` until the block ends; its files go to `folder`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (folder / "tmp").mkdir()
     environment = os.environ | {
         "TMPDIR": str(folder / "tmp"),
@@ -67,14 +65,14 @@ def running_app(folder: Path, command: Sequence[str | Path], cwd: Path = ROOT) -
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(120)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
 
 
 def _wait_until_up(app: RunningApp) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         assert app.process.poll() is None, app.log
         try:

@@ -10,11 +10,15 @@ from pathlib import Path
 import datasets
 
 import run_distillation
+from layer_distillation.record import RunRecord
+from tests.forked_runs import run_forked
+from training.tables import results_table
 
 SCRIPT = Path(run_distillation.__file__)
 MNLI = Path(datasets.config.HF_DATASETS_CACHE) / "nyu-mll___glue" / "mnli"
 GOOD, BAD = ["lovely", "great", "kind", "helpful", "clear"], ["awful", "rude", "useless", "broken", "silly"]
 NOUNS = ["answer", "recipe", "match", "patch", "novel", "garden", "song"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 # The same numbers on every machine.
 ALWAYS = ["--bf16", "false", "--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true"]
 
@@ -44,18 +48,18 @@ def run_main(script, *arguments):
     return script.main([*map(str, arguments), *ALWAYS])
 
 
-def run_process(script, *arguments, launcher=(), script_arguments=ALWAYS):
-    """Starts the script of a module in a process of its own."""
-    return subprocess.run(
-        [sys.executable, *launcher, script.__file__, *map(str, arguments), *script_arguments],
-        capture_output=True,
-        text=True,
-        cwd=Path(script.__file__).parent,
-    )
+def run_process(script, *arguments, launcher=()):
+    """Starts a script as a user does. It takes seconds until all is imported: enough once for a script."""
+    command = [sys.executable, *launcher, script, *map(str, arguments), *ALWAYS]
+    return subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parent)
 
 
 run_here = partial(run_main, run_distillation)
-run_script = partial(run_process, run_distillation)
+
+
+def run_elsewhere(*arguments, script=SCRIPT, **options):
+    """Runs `run_distillation.py` in one or several other processes."""
+    return run_forked(script, *arguments, *ALWAYS, **options)
 
 
 def results(folder, name="all_results"):
@@ -66,6 +70,11 @@ def read_record(folder, name="distillation"):
     """The record of a finished run as it is on the disk, `None` if there is none."""
     file = Path(folder) / f"{name}.json"
     return json.loads(file.read_text()) if file.is_file() else None
+
+
+def table_of(folder):
+    """The table that a finished run has printed."""
+    return results_table(RunRecord.read(folder))
 
 
 def metrics(folder):

@@ -2,7 +2,6 @@
 
 import math
 import os
-import platform
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from transformers import Trainer, TrainingArguments
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import ONLY_TRAIN, DistillationTrainingArguments, bf16_in_hardware
 from layer_distillation.batches import EpochShuffleSampler
+from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.losses import kl_divergence_loss, task_loss
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION
@@ -138,10 +138,10 @@ def test_logging_every_few_steps_logs_the_means_since_the_last_log(build_trainer
     assert train_metrics["train_loss_kl"] == pytest.approx(mean, rel=1e-6)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_accumulation_changes_neither_logs_nor_weights(one_process, scenario):
+def test_accumulation_changes_neither_logs_nor_weights(one_process):
     (whole, _), (batch_size, accumulation) = SPLITS[1]
-    assert_same_training(one_process[scenario, batch_size, accumulation], one_process[scenario, whole, 1])
+    for scenario in SCENARIOS:
+        assert_same_training(one_process[scenario, batch_size, accumulation], one_process[scenario, whole, 1])
 
 
 def test_training_equals_a_plain_pytorch_loop(one_process):
@@ -222,53 +222,41 @@ def test_label_smoothing_smooths_training_but_not_evaluation(build_trainer):
 # ---- evaluation ----
 
 
-@pytest.mark.parametrize(
-    "loss_weights",
-    [{"kl_weight": 0.0}, {"ce_weight": 0.0, "kl_weight": 1.0}, {"ce_weight": 3.0, "cosine_weight": 2.0}],
-    ids=str,
-)
-def test_eval_loss_is_the_plain_task_loss_whatever_the_weights(build_trainer, loss_weights):
-    trainer = build_trainer(teacher=bert(3), **loss_weights)
-    expected = plain_loss(bert(1), trainer.eval_dataset)
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
-    # Also between the steps of a training with accumulation.
+def test_eval_loss_is_the_plain_task_loss_whatever_the_weights(build_trainer):
     trainer = build_trainer(
         teacher=bert(3),
+        ce_weight=3.0,
+        cosine_weight=2.0,
         eval_strategy="steps",
         eval_steps=1,
         max_steps=2,
         gradient_accumulation_steps=2,
-        **loss_weights,
     )
+    plain = plain_loss(bert(1), trainer.eval_dataset)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(plain, rel=1e-5)
     trainer.train()
+    # Also between the steps of a training with accumulation.
     evaluations = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
     assert len(evaluations) == 2
     assert evaluations[-1] == pytest.approx(plain_loss(trainer.model, trainer.eval_dataset), rel=1e-5)
 
 
-@pytest.mark.parametrize("labelled", [True, False], ids=["labels", "no labels"])
-@pytest.mark.parametrize("hidden", [True, False], ids=["hidden states", "logits only"])
-def test_predictions_are_the_logits_in_the_order_of_the_data(build_trainer, labelled, hidden):
-    student = bert(1, output_hidden_states=hidden, output_attentions=hidden, attn_implementation="eager")
-    trainer = build_trainer(student, teacher=bert(3))
-    assert trainer.args.train_sampling_strategy == "group_by_length"
-    examples = trainer.eval_dataset if labelled else trainer.eval_dataset.remove_columns("labels")
-    output = trainer.predict(examples)
-    expected = logits_one_by_one(bert(1), examples).numpy()
-    assert output.predictions == pytest.approx(expected, rel=1e-4, abs=1e-5)
-    if labelled:
-        assert output.label_ids.tolist() == examples["labels"]
-    else:
-        assert output.label_ids is None and "test_loss" not in output.metrics
-
-
-def test_compute_metrics_sees_logits_and_labels(build_trainer):
+def test_predictions_and_metrics_see_the_logits_in_the_order_of_the_data(build_trainer):
     seen = []
+    student = bert(1, output_hidden_states=True, output_attentions=True, attn_implementation="eager")
     trainer = build_trainer(
-        bert(1, output_hidden_states=True), compute_metrics=lambda prediction: seen.append(prediction) or {"n": 1}
+        student, teacher=bert(3), compute_metrics=lambda prediction: seen.append(prediction) or {"n": 1}
     )
-    assert trainer.evaluate()["eval_n"] == 1
-    assert seen[0].predictions.shape == (13, NUM_LABELS) and seen[0].label_ids.shape == (13,)
+    assert trainer.args.train_sampling_strategy == "group_by_length"
+    examples = trainer.eval_dataset
+    expected = pytest.approx(logits_one_by_one(bert(1), examples).numpy(), rel=1e-4, abs=1e-5)
+    output = trainer.predict(examples)
+    assert output.metrics["test_n"] == 1
+    for predictions, label_ids in ((output.predictions, output.label_ids), (seen[0].predictions, seen[0].label_ids)):
+        assert predictions == expected and label_ids.tolist() == examples["labels"]
+    unlabelled = trainer.predict(examples.remove_columns("labels"))
+    assert unlabelled.predictions == expected
+    assert unlabelled.label_ids is None and "test_loss" not in unlabelled.metrics
 
 
 # ---- the teacher ----
@@ -318,31 +306,21 @@ def test_teacher_does_not_run_when_its_logits_do_not_count(build_trainer):
     assert not calls
 
 
-def test_precomputed_logits_give_the_steps_of_a_teacher_that_is_then_not_called(build_trainer, tmp_path):
-    examples, teacher = random_examples(17), bert(3)
-    in_step = build_trainer(teacher=teacher, train=examples, **LOSS_WEIGHTS)
+def test_stored_logits_give_the_steps_of_a_teacher_that_is_then_not_called(build_trainer, tmp_path):
+    examples, teacher = random_examples(64), bert(3)
+    settings = LOSS_WEIGHTS | {"num_train_epochs": 2}
+    in_step = build_trainer(teacher=teacher, train=examples, **settings)
     in_step.train()
-    cached = add_teacher_logits(examples, teacher, tmp_path / "cache", pad)
+    expected = [log["loss"] for log in step_logs(in_step)]
+    assert expected[-1] < expected[0]
+    cached = add_teacher_logits(examples, teacher, tmp_path / "cache", pad, batch_size=10)
     calls = record_calls(teacher)
     for teacher_model in (None, teacher):
-        precomputed = build_trainer(teacher=teacher_model, train=cached, **LOSS_WEIGHTS)
-        precomputed.train()
-        for log, expected in zip(step_logs(precomputed), step_logs(in_step), strict=True):
-            assert log == pytest.approx(expected, rel=1e-5, abs=1e-6)
-        assert_same_weights(weights(precomputed.model), weights(in_step.model))
+        stored = build_trainer(teacher=teacher_model, train=cached, **settings)
+        stored.train()
+        assert [log["loss"] for log in step_logs(stored)] == pytest.approx(expected, rel=0, abs=1e-6)
+        assert_same_weights(weights(stored.model), weights(in_step.model))
     assert not calls
-
-
-def test_precomputed_logits_give_the_loss_of_every_step_within_a_millionth(build_trainer, tmp_path):
-    examples, teacher = random_examples(64), bert(3)
-    cached = add_teacher_logits(examples, teacher, tmp_path / "cache", pad, batch_size=10)
-    losses = []
-    for train, teacher_model in ((cached, None), (examples, teacher)):
-        trainer = build_trainer(teacher=teacher_model, train=train, num_train_epochs=3, **LOSS_WEIGHTS)
-        trainer.train()
-        losses.append([log["loss"] for log in step_logs(trainer)])
-    assert len(losses[0]) >= 12 and losses[0][-1] < losses[0][0]
-    assert losses[0] == pytest.approx(losses[1], rel=0, abs=1e-6)
 
 
 def test_the_loss_is_computed_without_waiting_for_a_value_and_its_components_are_read_when_logged(
@@ -372,7 +350,9 @@ def test_the_loss_is_computed_without_waiting_for_a_value_and_its_components_are
 
 
 def test_a_compiled_student_takes_the_same_steps_and_is_saved_as_a_plain_checkpoint(build_trainer, tmp_path):
-    settings = {**LOSS_WEIGHTS, "num_train_epochs": 1}
+    # Batches of one shape, so that the student is traced once for training and once for evaluation.
+    examples = random_examples(8)
+    settings = {**LOSS_WEIGHTS, "train": examples, "max_steps": 2, "per_device_eval_batch_size": 8}
     plain = build_trainer(teacher=bert(3), **settings)
     plain.train()
     # Without code generation, which takes minutes: the wrapping is what can go wrong here.
@@ -380,7 +360,7 @@ def test_a_compiled_student_takes_the_same_steps_and_is_saved_as_a_plain_checkpo
     compiled.train()
     for log, expected in zip(step_logs(compiled), step_logs(plain), strict=True):
         assert log == pytest.approx(expected, rel=1e-5, abs=1e-6)
-    assert compiled.evaluate()["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-5)
+    assert compiled.evaluate(examples)["eval_loss"] == pytest.approx(plain.evaluate(examples)["eval_loss"], rel=1e-5)
     compiled.save_model(tmp_path / "student")
     assert load_file(tmp_path / "student" / "model.safetensors").keys() == weights(plain.model).keys()
 
@@ -432,31 +412,45 @@ def test_a_derived_copy_changes_what_is_asked_for_and_leaves_the_original_alone(
         args.derived(epochs=2)
 
 
+REENTRANT = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"ce_weight": -0.1}, "`ce_weight` must be a finite number >= 0, found -0.1"),
-        ({"kl_weight": float("nan")}, "`kl_weight` must be a finite number >= 0, found nan"),
-        ({"cosine_weight": float("inf")}, "`cosine_weight` must be a finite number >= 0, found inf"),
-        ({"ce_weight": 0.0, "kl_weight": 0.0}, "are all 0, so there is no loss"),
-        ({"temperature": 0.0}, "`temperature` must be a finite number > 0, found 0"),
-        ({"temperature": -2.0}, "`temperature` must be a finite number > 0, found -2"),
-        ({"temperature": float("nan")}, "`temperature` must be a finite number > 0, found nan"),
-        ({"train_sampling_strategy": "batch_rebalance"}, "batches of another size"),
+        ({"ce_weight": -0.1}, "--ce_weight .* -0.1"),
+        ({"kl_weight": math.nan}, "--kl_weight .* nan"),
+        ({"cosine_weight": math.inf}, "--cosine_weight .* inf"),
+        ({"linear_to": {"hidden_weight": -1.0}}, "--hidden_weight .* -1"),
+        ({"ce_weight": 0.0, "kl_weight": 0.0}, "--ce_weight, --kl_weight, .* all 0"),
+        ({"linear_to": {"ce_weight": 0.0, "kl_weight": 0.0}}, "--ce_weight, --kl_weight, .* all 0"),
+        ({"temperature": 0.0}, "--temperature .* 0"),
+        ({"temperature": math.nan}, "--temperature .* nan"),
+        ({"linear_to": {"temperature": -2.0}}, "--temperature .* -2"),
+        ({"linear_to": {"learning_rate": 0.0}}, "--linear_to .* ce_weight, .*temperature, found .*learning_rate"),
+        ({"linear_to": "kl_weight=0"}, "--linear_to .* JSON .* 'kl_weight=0'"),
+        ({"hidden_tokens": "frist"}, "--hidden_tokens .* all, first, found frist"),
+        ({"attention_divergence": "ce"}, "--attention_divergence .* kl, mse, found ce"),
+        ({"relation_heads": 0}, "--relation_heads .* 0"),
+        ({"relation_weight": 1.0, "torch_compile_backend": "eager"}, "--relation_weight .* --torch_compile"),
+        ({"linear_to": {"relation_weight": 1.0}, "torch_compile": True}, "--relation_weight .* --torch_compile"),
+        ({"attention_weight": 1.0, **REENTRANT}, "--attention_weight.* `use_reentrant`"),
+        ({"linear_to": {"relation_weight": 1.0}, **REENTRANT}, "--relation_weight.* `use_reentrant`"),
+        ({"train_sampling_strategy": "batch_rebalance"}, "--train_sampling_strategy batch_rebalance"),
     ],
     ids=str,
 )
 def test_arguments_that_make_no_sense_are_refused(tmp_path, values, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         arguments(tmp_path, **values)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_labels": 4}, "The teacher has 4 labels and the student 3"),
-        ({"id2label": {0: "b", 1: "a", 2: "c"}}, "The teacher's labels are .*'b'.* and the student's"),
-        ({"vocab_size": VOCAB_SIZE + 1}, "vocabulary has 129 tokens and the student's 128"),
+        ({"num_labels": 4}, "teacher .* 4 labels .* student 3"),
+        ({"id2label": {0: "b", 1: "a", 2: "c"}}, "teacher's labels are .*'b'"),
+        ({"vocab_size": VOCAB_SIZE + 1}, "vocabulary has 129 .* 128"),
     ],
     ids=["number of labels", "names of labels", "vocabulary"],
 )
@@ -464,36 +458,34 @@ def test_teacher_that_does_not_match_the_student_is_refused(build_trainer, chang
     teacher = bert(3)
     for name, value in change.items():
         setattr(teacher.config, name, value)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         build_trainer(teacher=teacher)
 
 
 def test_compute_loss_func_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="`compute_loss_func` would replace the distillation loss"):
+    with pytest.raises(UserError, match="`compute_loss_func`"):
         DistillationTrainer(model=bert(1), args=arguments(tmp_path), compute_loss_func=lambda *args, **kwargs: 0)
 
 
-@pytest.mark.parametrize("loss_weights", [{"kl_weight": 1.0}, {"kl_weight": 0.0, "cosine_weight": 1.0}], ids=str)
-def test_missing_teacher_is_refused(build_trainer, loss_weights):
-    with pytest.raises(ValueError, match="no `teacher_model`, and the training data lack `teacher_logits`"):
-        build_trainer(**loss_weights).train()
+def test_missing_teacher_is_refused(build_trainer):
+    for loss_weights in ({"kl_weight": 1.0}, {"kl_weight": 0.0, "cosine_weight": 1.0}):
+        with pytest.raises(UserError, match="`teacher_model`, .* `teacher_logits`"):
+            build_trainer(**loss_weights).train()
 
 
-@pytest.mark.parametrize(
-    ("num_labels", "shape"), [(1, (17,)), (3, (17, 1)), (3, (17, 2))], ids=["flat", "one number", "another task"]
-)
-def test_teacher_logits_of_another_shape_are_refused(build_trainer, num_labels, shape):
-    train = random_examples(17, num_labels=num_labels).add_column("teacher_logits", torch.zeros(shape).tolist())
-    trainer = build_trainer(bert(1, num_labels), train=train, per_device_train_batch_size=17)
-    with pytest.raises(ValueError, match=rf"have the shape \({str(shape)[1:-1]}\), .* \(17, {num_labels}\)\. Store"):
-        trainer.train()
+def test_teacher_logits_of_another_shape_are_refused(build_trainer):
+    for num_labels, shape in ((1, (17,)), (3, (17, 1)), (3, (17, 2))):
+        train = random_examples(17, num_labels=num_labels).add_column("teacher_logits", torch.zeros(shape).tolist())
+        trainer = build_trainer(bert(1, num_labels), train=train, per_device_train_batch_size=17)
+        with pytest.raises(UserError, match=rf"\({str(shape)[1:-1]}\), .* \(17, {num_labels}\)"):
+            trainer.train()
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf, None], ids=str)
 def test_teacher_logits_that_are_not_finite_are_refused_before_the_training(build_trainer, value):
     logits = [[0.0, 1.0, 2.0]] * 16 + [[0.0, value, 2.0]]
     train = random_examples(17).add_column("teacher_logits", logits)
-    with pytest.raises(ValueError, match="^1 numbers of the `teacher_logits` column are missing, NaN or infinite"):
+    with pytest.raises(UserError, match="^1 numbers of the `teacher_logits` column"):
         build_trainer(train=train)
     build_trainer(train=train, **CE_ONLY)
     build_trainer(train=train.select(range(16)))
@@ -501,13 +493,13 @@ def test_teacher_logits_that_are_not_finite_are_refused_before_the_training(buil
 
 def test_missing_labels_are_refused_when_they_count(build_trainer):
     trainer = build_trainer(teacher=bert(3), train=random_examples(17).remove_columns("labels"))
-    with pytest.raises(ValueError, match="`ce_weight` is positive, but the batch has no `labels`"):
+    with pytest.raises(UserError, match="--ce_weight .* `labels`"):
         trainer.train()
 
 
 def test_cosine_of_a_single_output_is_refused(build_trainer):
     trainer = build_trainer(bert(1, 1), teacher=bert(3, 1), cosine_weight=1.0)
-    with pytest.raises(ValueError, match="single output and the cosine of two numbers"):
+    with pytest.raises(UserError, match="--cosine_weight"):
         trainer.train()
 
 
@@ -531,19 +523,18 @@ def with_labels(examples, labels):
     return examples.remove_columns("labels").add_column("labels", labels)
 
 
-@pytest.fixture(params=[MULTI_LABEL, REGRESSION])
-def other_problem(request):
-    """A problem type that is not single-label, examples with its labels and its number of outputs."""
+def other_problem(problem_type):
+    """Examples with labels of a problem type that is not single-label, and its number of outputs."""
     examples = random_examples(24)
-    if request.param == MULTI_LABEL:
+    if problem_type == MULTI_LABEL:
         targets = [[float(label == index) for index in range(3)] for label in examples["labels"]]
-        return request.param, with_labels(examples, targets), 3
-    return request.param, with_labels(examples, [float(label) for label in examples["labels"]]), 1
+        return with_labels(examples, targets), 3
+    return with_labels(examples, [float(label) for label in examples["labels"]]), 1
 
 
-@pytest.mark.parametrize("loss_weights", [CE_ONLY, {"ce_weight": 0.0, "kl_weight": 1.0}], ids=["labels", "teacher"])
-def test_multi_label_and_regression_students_learn(build_trainer, other_problem, loss_weights):
-    problem_type, examples, num_labels = other_problem
+@pytest.mark.parametrize("problem_type", [MULTI_LABEL, REGRESSION])
+def test_multi_label_and_regression_students_learn_from_labels_and_teacher(build_trainer, problem_type):
+    examples, num_labels = other_problem(problem_type)
     trainer = build_trainer(
         bert(1, num_labels),
         teacher=bert(3, num_labels),
@@ -551,19 +542,20 @@ def test_multi_label_and_regression_students_learn(build_trainer, other_problem,
         max_steps=15,
         per_device_train_batch_size=24,
         learning_rate=3e-3,
-        **loss_weights,
+        ce_weight=0.7,
+        kl_weight=0.3,
     )
     # The config does not name the problem type: the number of outputs and the type of the labels give it.
     assert trainer.model.config.problem_type is None
-    logits, labels = logits_one_by_one(bert(1, num_labels), examples), torch.tensor(examples["labels"])
-    before = trainer.evaluate(examples)["eval_loss"]
-    assert before == pytest.approx(task_loss(logits, labels, problem_type).mean().item(), rel=1e-5)
+    student_logits, teacher_logits = (logits_one_by_one(bert(n, num_labels), examples) for n in (1, 3))
+    before = task_loss(student_logits, torch.tensor(examples["labels"]), problem_type).mean().item()
+    kl_before = kl_divergence_loss(student_logits, teacher_logits, 2.0, problem_type).mean().item()
+    assert trainer.evaluate(examples)["eval_loss"] == pytest.approx(before, rel=1e-5)
     trainer.train()
     logs = step_logs(trainer)
-    assert logs[0]["loss_ce"] == pytest.approx(before, rel=1e-5)
+    assert (logs[0]["loss_ce"], logs[0]["loss_kl"]) == pytest.approx((before, kl_before), rel=1e-5)
     assert logs[-1]["loss"] < 0.7 * logs[0]["loss"]
-    if loss_weights["ce_weight"]:
-        assert trainer.evaluate(examples)["eval_loss"] < 0.7 * before
+    assert trainer.evaluate(examples)["eval_loss"] < 0.8 * before
 
 
 def test_problem_type_of_the_config_wins_over_the_inferred_one(build_trainer):
@@ -649,25 +641,21 @@ def test_training_visits_every_example_once_an_epoch_in_another_order_each(build
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_resuming_in_the_middle_of_an_epoch_gives_the_same_bits(build_trainer, tmp_path, accumulation):
-    teacher, settings = (
-        bert(3),
-        {
-            "per_device_train_batch_size": 4,
-            "gradient_accumulation_steps": accumulation,
-            "num_train_epochs": 3,
-            "save_strategy": "steps",
-            "save_steps": 4,
-            "save_total_limit": None,
-        },
-    )
-    uninterrupted = build_trainer(bert(1, dropout=True), teacher=teacher, **settings)
+def test_resuming_in_the_middle_of_an_epoch_gives_the_same_bits(build_trainer, tmp_path):
+    settings = {
+        "teacher": bert(3),
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "num_train_epochs": 3,
+        "save_strategy": "steps",
+        "save_steps": 4,
+        "save_total_limit": None,
+    }
+    uninterrupted = build_trainer(bert(1, dropout=True), **settings)
     uninterrupted.train()
-    checkpoint = tmp_path / "checkpoint-4"
     assert 4 % (uninterrupted.state.max_steps / 3) != 0
-    resumed = build_trainer(bert(1, dropout=True), teacher=teacher, output_dir=tmp_path / "resumed", **settings)
-    resumed.train(resume_from_checkpoint=str(checkpoint))
+    resumed = build_trainer(bert(1, dropout=True), output_dir=tmp_path / "resumed", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert_same_weights(weights(resumed.model), weights(uninterrupted.model), tolerance=0)
     names = ("step", "loss", "loss_ce", "loss_kl")
     after = [[log[name] for name in names] for log in step_logs(uninterrupted) if log["step"] > 4]
@@ -711,12 +699,12 @@ def two_processes(tmp_path_factory):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("split", SPLITS[2], ids=str)
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_two_processes_give_the_logs_predictions_and_weights_of_one(one_process, two_processes, scenario, split):
+def test_two_processes_give_the_logs_predictions_and_weights_of_one(one_process, two_processes, scenario):
     # `Trainer` takes the mean over the batches of evaluation, in which the numbers of tokens differ.
     compare = assert_same_steps if scenario == "27 of tokens" else assert_same_training
-    compare(two_processes[0][(scenario, *split)], one_process[(scenario, 16, 1)])
+    for split in SPLITS[2]:
+        compare(two_processes[0][(scenario, *split)], one_process[(scenario, 16, 1)])
 
 
 @pytest.mark.distributed
@@ -736,33 +724,8 @@ def test_both_processes_hold_the_same_weights(two_processes):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("name", ["cached logits", "half-cached logits"])
-def test_two_processes_cache_the_teacher_logits_of_one(two_processes, name):
+def test_two_processes_cache_the_teacher_logits_of_one(two_processes):
     expected = logits_one_by_one(bert(3), random_examples(21))
     for results in two_processes:
-        torch.testing.assert_close(torch.tensor(results[name][:]), expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide on their own")
-def test_memory_freed_in_a_step_is_not_fetched_again_for_the_next_unless_the_environment_decides():
-    script = """if True:
-        import resource, torch
-        from distill_trainer import keep_freed_memory
-
-        def page_faults_of_a_block():
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            torch.zeros(12_000_000)
-            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-        keep_freed_memory()
-        print(min(page_faults_of_a_block() for _ in range(5)))
-    """
-    faults = {}
-    for name, variables in {"ours": {}, "theirs": {"MALLOC_ARENA_MAX": "2"}}.items():
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | variables
-        run = subprocess.run(
-            [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-        )
-        faults[name] = int(run.stdout)
-    assert faults["ours"] < 100  # of 48 MB in pages of 4 KB
-    assert faults["ours"] < faults["theirs"]
+        for name in ("cached logits", "half-cached logits"):
+            torch.testing.assert_close(torch.tensor(results[name][:]), expected, rtol=1e-5, atol=1e-5)

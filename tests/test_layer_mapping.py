@@ -25,6 +25,8 @@ from transformers import (
 )
 
 from layer_distillation.encoder_layers import num_layers
+from layer_distillation.errors import UserError
+from layer_distillation.problem_types import MULTI_LABEL
 from layer_mapping import (
     EVIDENCE_STRATEGIES,
     STRATEGIES,
@@ -62,11 +64,12 @@ LAYER_LISTS = {
     "camembert": "roberta.encoder.layer",
 }
 # ModernBERT's layer 1 has to stay first, so every architecture takes the first three and all but ModernBERT the rest.
-LAYERS_STARTING_WITH_1 = [(1, 3, 5), (1, 6, 2, 4), (1,)]
-LAYERS_STARTING_ELSEWHERE = [(2, 4, 6), (6, 1, 3), (4,)]
-CASES = [(name, layers) for name in TINY_CLASSIFIERS for layers in LAYERS_STARTING_WITH_1] + [
-    (name, layers) for name in TINY_CLASSIFIERS if name != "modernbert" for layers in LAYERS_STARTING_ELSEWHERE
-]
+LAYERS_STARTING_WITH_1 = ((1, 3, 5), (1, 6, 2, 4), (1,))
+LAYERS_STARTING_ELSEWHERE = ((2, 4, 6), (6, 1, 3), (4,))
+
+
+def layer_sets(name):
+    return LAYERS_STARTING_WITH_1 + (() if name == "modernbert" else LAYERS_STARTING_ELSEWHERE)
 
 
 @pytest.fixture(scope="session")
@@ -135,20 +138,15 @@ def test_strategy_selects_half_of_twelve_layers(strategy, layers):
     assert select_layers(strategy, 12) == layers
 
 
-@pytest.mark.parametrize(("strategy", "synonym"), [("top", "first"), ("bottom", "last")])
-@pytest.mark.parametrize("depth", range(1, 13))
-def test_synonyms_select_the_same_layers(strategy, synonym, depth):
-    assert select_layers(strategy, 12, depth) == select_layers(synonym, 12, depth)
+def test_top_and_bottom_and_their_synonyms_select_the_asked_number_of_layers():
+    for depth in range(1, 13):
+        assert select_layers("top", 12, depth) == select_layers("first", 12, depth) == tuple(range(1, depth + 1))
+        assert select_layers("bottom", 12, depth) == select_layers("last", 12, depth) == tuple(range(13 - depth, 13))
 
 
-def test_top_and_bottom_select_the_asked_number_of_layers():
-    assert select_layers("top", 12, 4) == (1, 2, 3, 4)
-    assert select_layers("bottom", 12, 4) == (9, 10, 11, 12)
-
-
-@pytest.mark.parametrize(("depth", "layers"), [(1, (12,)), (3, (4, 8, 12)), (5, (2, 5, 7, 10, 12)), (8, None)])
-def test_uniform_spreads_layers_evenly(depth, layers):
-    assert select_layers("uniform", 12, depth) == (layers or (2, 3, 5, 6, 8, 9, 11, 12))
+def test_uniform_spreads_layers_evenly():
+    expected = {1: (12,), 3: (4, 8, 12), 5: (2, 5, 7, 10, 12), 8: (2, 3, 5, 6, 8, 9, 11, 12)}
+    assert {depth: select_layers("uniform", 12, depth) for depth in expected} == expected
 
 
 def test_a_student_deeper_than_its_teacher_is_spread_over_all_its_layers():
@@ -168,40 +166,32 @@ def test_uniform_increases_keeps_the_last_layer_and_has_gaps_that_differ_by_one_
 
 
 @pytest.mark.parametrize("strategy", ["odd", "even"])
-@pytest.mark.parametrize(("num_teacher_layers", "depth"), [(7, None), (7, 3), (12, 4), (12, 7)])
-def test_every_second_layer_without_an_exact_half_names_uniform(strategy, num_teacher_layers, depth):
-    with pytest.raises(ValueError, match=rf"'{strategy}'.*N = {num_teacher_layers} and K = .*'uniform'"):
-        select_layers(strategy, num_teacher_layers, depth)
+def test_every_second_layer_without_an_exact_half_names_uniform(strategy):
+    for num_teacher_layers, depth, found in ((7, None, 3), (7, 3, 3), (12, 4, 4), (12, 7, 7)):
+        with pytest.raises(UserError, match=f"{strategy} .* N = {num_teacher_layers} .* K = {found}. .*uniform"):
+            select_layers(strategy, num_teacher_layers, depth)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("depth", [-1, 0, 13])
-def test_depth_outside_the_teacher_is_an_error(strategy, depth):
-    with pytest.raises(ValueError, match=rf"between 1 and 12 layers.*got {depth}.*--num_student_layers"):
-        select_layers(strategy, 12, depth)
+def test_depth_outside_the_teacher_is_an_error():
+    for strategy in STRATEGIES:
+        for depth in (0, 13):
+            with pytest.raises(UserError, match=f"--num_student_layers .* 12, .* found {depth}"):
+                select_layers(strategy, 12, depth)
 
 
-@pytest.mark.parametrize("strategy", EVIDENCE_STRATEGIES)
-def test_a_strategy_that_needs_data_says_where_it_can_be_used(strategy):
-    message = f"'{strategy}' chooses layers by what .* run_distillation.py --layer_strategy {strategy}, or .*'uniform'"
-    with pytest.raises(ValueError, match=message):
-        select_layers(strategy, 12)
-
-
-def test_unknown_strategy_error_lists_the_strategies():
-    with pytest.raises(ValueError, match="top, first, bottom, last, odd, .* block_influence, got 'middle'"):
+def test_a_strategy_that_cannot_be_used_says_what_can():
+    for strategy in EVIDENCE_STRATEGIES:
+        with pytest.raises(UserError, match=f"run_distillation.py --layer_strategy {strategy}, .*uniform"):
+            select_layers(strategy, 12)
+    with pytest.raises(UserError, match=f"--layer_strategy .*{', '.join(STRATEGIES)}, found 'middle'"):
         select_layers("middle", 12)
 
 
 # --- what the student is made of ---
 
 
-@pytest.mark.parametrize(("name", "layers"), CASES)
-def test_every_student_tensor_equals_the_teacher_tensor_it_is_copied_from(name, layers, make_teacher):
-    teacher, layer_list = make_teacher(name), LAYER_LISTS[name]
-
-    student = build_student(teacher, layers)
-
+def assert_copied(student, teacher, layer_list, layers):
+    """Every tensor of the student, buffers included, equals the teacher's tensor that it is copied from."""
     assert type(student) is type(teacher)
     student_layers, teacher_layers = student.get_submodule(layer_list), teacher.get_submodule(layer_list)
     assert len(student_layers) == student.config.num_hidden_layers == num_layers(student) == len(layers)
@@ -213,25 +203,27 @@ def test_every_student_tensor_equals_the_teacher_tensor_it_is_copied_from(name, 
         return {key: tensor for key, tensor in tensors.items() if not key.startswith(layer_list)}
 
     expected = outside_the_layers(teacher)
-    if name == "modernbert" and layers == (1,):  # no sliding-window layer is left to use this buffer
+    if student.config.model_type == "modernbert" and layers == (1,):  # no sliding window uses this buffer any more
         expected = {key: tensor for key, tensor in expected.items() if "sliding_attention" not in key}
     assert_same_tensors(outside_the_layers(student), expected)
 
 
-@pytest.mark.parametrize(("name", "layers"), CASES)
-def test_student_computes_what_the_teachers_own_layers_compute_also_when_reloaded(
-    name, layers, make_teacher, inputs, tmp_path
+@pytest.mark.parametrize("name", TINY_CLASSIFIERS)
+def test_student_is_copied_and_computes_what_the_teachers_own_layers_compute_also_when_reloaded(
+    name, make_teacher, inputs, tmp_path
 ):
-    teacher = make_teacher(name)
-    expected = logits_of(compose_by_hand(teacher, LAYER_LISTS[name], layers), inputs)
-    assert not torch.allclose(expected, logits_of(teacher, inputs), atol=1e-2)
+    for layers in layer_sets(name):
+        teacher = make_teacher(name)
+        expected = logits_of(compose_by_hand(teacher, LAYER_LISTS[name], layers), inputs)
+        assert not torch.allclose(expected, logits_of(teacher, inputs), atol=1e-2)
 
-    student = build_student(teacher, layers)
-    student.save_pretrained(tmp_path)
-    reloaded = type(student).from_pretrained(tmp_path)
+        student = build_student(teacher, layers)
+        assert_copied(student, teacher, LAYER_LISTS[name], layers)
+        student.save_pretrained(tmp_path)
+        reloaded = type(student).from_pretrained(tmp_path)
 
-    assert torch.equal(logits_of(student, inputs), expected)
-    assert torch.equal(logits_of(reloaded, inputs), expected)
+        assert torch.equal(logits_of(student, inputs), expected), layers
+        assert torch.equal(logits_of(reloaded, inputs), expected), layers
 
 
 @pytest.mark.parametrize("name", TINY_CLASSIFIERS)
@@ -242,7 +234,7 @@ def test_student_of_all_layers_gives_the_teachers_logits(name, make_teacher, inp
     assert student.config.to_dict() == teacher.config.to_dict()
 
 
-@pytest.mark.parametrize("name", TINY_CLASSIFIERS)
+@pytest.mark.parametrize("name", ["bert", "modernbert"])
 def test_teacher_is_unchanged_and_shares_no_memory_with_the_student(name, make_teacher):
     teacher, untouched = make_teacher(name), make_teacher(name)
     teacher.requires_grad_(False)
@@ -269,27 +261,27 @@ def test_teacher_in_training_with_activation_checkpointing_can_be_copied(make_te
     assert teacher.training
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["bert", "modernbert"])
-def test_student_keeps_the_teachers_dtypes(name, dtype, make_teacher):
-    teacher = make_teacher(name).to(dtype)
-    teacher.classifier.float()
-    student = build_student(teacher, (1, 2))
-    assert student.dtype == dtype
-    assert student.classifier.weight.dtype == torch.float32
+def test_student_keeps_the_teachers_dtypes(name, make_teacher):
+    for dtype in (torch.bfloat16, torch.float16):
+        teacher = make_teacher(name).to(dtype)
+        teacher.classifier.float()
+        student = build_student(teacher, (1, 2))
+        assert student.dtype == dtype
+        assert student.classifier.weight.dtype == torch.float32
 
 
 def test_student_keeps_labels_problem_type_and_attention_implementation():
     teacher = tiny_bert(
         id2label={0: "good", 1: "bad"},
         label2id={"good": 0, "bad": 1},
-        problem_type="multi_label_classification",
+        problem_type=MULTI_LABEL,
         attn_implementation="eager",
     )
     student = build_student(teacher, (1, 3))
     assert student.config.id2label == {0: "good", 1: "bad"}
     assert student.config.label2id == {"good": 0, "bad": 1}
-    assert student.config.problem_type == "multi_label_classification"
+    assert student.config.problem_type == MULTI_LABEL
     assert student.config._attn_implementation == "eager"
 
 
@@ -331,18 +323,14 @@ def test_modernbert_layers_keep_their_kind_of_attention(make_teacher):
     assert [layer.attn.sliding_window for layer in student.model.layers] == [None, None, 5, 5]
 
 
-@pytest.mark.parametrize(
-    ("layers", "layer", "position"), [((2, 4, 6), 2, 1), ((6, 1, 3), 6, 1), ((4,), 4, 1), ((2, 1), 2, 1)]
-)
-def test_modernbert_without_layer_1_in_first_place_is_an_error_that_says_so(layers, layer, position, make_teacher):
-    message = rf"layer {layer} cannot be the student's layer {position}: ModernBert.*attn_norm.*layer 1 first.*'odd'"
-    with pytest.raises(ValueError, match=message):
-        build_student(make_teacher("modernbert"), layers)
-
-
-@pytest.mark.parametrize("strategy", ["top", "odd"])
-def test_modernbert_accepts_the_strategies_that_its_error_names(strategy, make_teacher):
-    assert num_layers(build_student(make_teacher("modernbert"), select_layers(strategy, NUM_LAYERS))) == 3
+def test_modernbert_without_layer_1_in_first_place_is_an_error_that_says_so(make_teacher):
+    teacher = make_teacher("modernbert")
+    for layers, layer, position in (((2, 4, 6), 2, 1), ((6, 1, 3), 6, 1), ((4,), 4, 1), ((2, 1), 2, 1)):
+        message = f"layer {layer} .* layer {position}, .*ModernBert.*attn_norm.*--layer_strategy top.*odd"
+        with pytest.raises(UserError, match=message):
+            build_student(teacher, layers)
+    for strategy in ("top", "odd"):
+        assert num_layers(build_student(teacher, select_layers(strategy, NUM_LAYERS))) == 3
 
 
 def test_longformer_layers_keep_their_attention_window(tmp_path, inputs):
@@ -373,7 +361,7 @@ def test_layer_whose_scaling_depends_on_its_position_is_refused_elsewhere():
         vocab_size=128, n_embd=32, n_layer=4, n_head=4, scale_attn_by_inverse_layer_idx=True, pad_token_id=0
     )
     teacher = GPT2ForSequenceClassification(config)
-    with pytest.raises(ValueError, match="layer 3 cannot be the student's layer 2: GPT2.*scaling"):
+    with pytest.raises(UserError, match="layer 3 .* layer 2, .*GPT2.*scaling"):
         build_student(teacher, (1, 3))
     assert num_layers(build_student(teacher, (1, 2))) == 2
 
@@ -384,15 +372,15 @@ def test_layer_whose_scaling_depends_on_its_position_is_refused_elsewhere():
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ((), "empty"),
-        ((0, 13), r"1\.\.6 \(1-based.*got 0,13 in 0,13"),
-        ((1, 7), r"1\.\.6 \(1-based.*got 7 in 1,7"),
-        ((-1, 2), r"1\.\.6 \(1-based.*got -1 in -1,2"),
-        ((1, 3, 3), "got 3 more than once in 1,3,3"),
+        ((), "at least one layer"),
+        ((0, 13), "from 1, .* to 6, .* found 0,13 in 0,13"),
+        ((1, 7), "found 7 in 1,7"),
+        ((-1, 2), "found -1 in -1,2"),
+        ((1, 3, 3), "found 3 more than once in 1,3,3"),
     ],
 )
 def test_list_that_does_not_fit_the_teacher_is_an_error(layers, message, make_teacher):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=f"--layers .*{message}"):
         build_student(make_teacher(), layers)
 
 
@@ -401,7 +389,7 @@ def test_list_that_does_not_fit_the_teacher_is_an_error(layers, message, make_te
     [
         pytest.param(
             lambda: AlbertForSequenceClassification(AlbertConfig(**SMALL, embedding_size=16)),
-            "num_hidden_layers = 4, and AlbertForSequenceClassification has none.*shared",
+            "num_hidden_layers = 4, but AlbertForSequenceClassification has none.*shared",
             id="albert",
         ),
         pytest.param(
@@ -418,16 +406,17 @@ def test_list_that_does_not_fit_the_teacher_is_an_error(layers, message, make_te
         ),
     ],
 )
-@pytest.mark.parametrize("function", [num_layers, lambda teacher: build_student(teacher, (1,)), build_random_student])
-def test_teacher_without_one_list_of_layers_is_an_error(function, build_teacher, message):
-    with pytest.raises(ValueError, match=message):
-        function(build_teacher())
+def test_teacher_without_one_list_of_layers_is_an_error(build_teacher, message):
+    teacher = build_teacher()
+    for function in (num_layers, lambda model: build_student(model, (1,)), build_random_student):
+        with pytest.raises(UserError, match=message):
+            function(teacher)
 
 
 # --- the control without copied layers ---
 
 
-@pytest.mark.parametrize("name", TINY_CLASSIFIERS)
+@pytest.mark.parametrize("name", ["bert", "modernbert"])
 def test_random_student_has_the_architecture_of_the_student_of_the_first_layers(name, make_teacher):
     teacher = make_teacher(name)
     student, copied = build_random_student(teacher, 4), build_student(teacher, (1, 2, 3, 4))
@@ -461,13 +450,7 @@ def test_random_student_follows_the_global_seed_and_the_teachers_dtype(make_teac
 
 @pytest.mark.parametrize("name", TINY_CLASSIFIERS)
 def test_the_layers_that_are_required_are_those_without_which_no_student_can_be_built(make_teacher, name):
-    teacher = make_teacher(name)
-    assert required_layers(teacher) == ((1,) if name == "modernbert" else ())
-    if name == "modernbert":
-        with pytest.raises(ValueError, match="Keep the teacher's layer 1 first"):
-            build_student(teacher, (2,))
-    else:
-        build_student(teacher, (2,))
+    assert required_layers(make_teacher(name)) == ((1,) if name == "modernbert" else ())
 
 
 # --- arguments and log line ---
@@ -506,36 +489,31 @@ def test_arguments_are_parsed_from_the_command_line():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layer_strategy": "middle"}, "got 'middle'"),
-        ({"num_student_layers": 0}, "--num_student_layers 0"),
-        ({"layers": ""}, "empty"),
-        ({"layers": "1,three"}, "whole numbers separated by commas.*'1,three'"),
-        ({"layers": "1,,3"}, "whole numbers separated by commas.*'1,,3'"),
-        ({"layers": "0,13"}, r"1\.\.N \(1-based.*got 0 in 0,13"),
-        ({"layers": "2,2"}, "got 2 more than once in 2,2"),
-        ({"search_budget": 0}, "--search_budget is a number > 0 .* got 0; try 0.5"),
-        ({"search_budget": float("nan")}, "--search_budget is a number > 0 .* got nan"),
-        ({"stages": "3,4"}, "each smaller than the one before, such as 5,4,3, got --stages 3,4"),
-        ({"stages": "3,3"}, "each smaller than the one before, .* got --stages 3,3"),
-        ({"stages": "3,0"}, "depths of at least 1, .* got --stages 3,0"),
-        ({"stages": "3,two"}, "whole numbers separated by commas.*'3,two'"),
-        ({"stages": "3,2", "layers": "1,2"}, "--stages 3,2 says how deep .* cannot go with --layers, got 1,2"),
-        ({"stages": "3,2", "num_student_layers": 2}, "--stages 3,2 .* cannot go with --num_student_layers, got 2"),
-        ({"stages": "3,2", "layer_strategy": "random"}, "--layer_strategy random copies nothing. Use 'uniform'"),
-        ({"student_name_or_path": "x", "layer_strategy": "even"}, "cannot go with --layer_strategy, found even"),
-        ({"student_name_or_path": "x", "layers": "1"}, "cannot go with --layers, found 1"),
-        ({"student_name_or_path": "x", "num_student_layers": 1}, "cannot go with --num_student_layers, found 1"),
-        ({"student_name_or_path": "x", "stages": "2,1"}, "cannot go with --stages, found 2,1"),
+        ({"layer_strategy": "middle"}, "--layer_strategy .* 'middle'"),
+        ({"num_student_layers": 0}, "--num_student_layers .* 0"),
+        ({"layers": ""}, "--layers"),
+        ({"layers": "1,three"}, "'1,three'"),
+        ({"layers": "1,,3"}, "'1,,3'"),
+        ({"layers": "0,13"}, "--layers .* 0 in 0,13"),
+        ({"layers": "2,2"}, "--layers .* 2 more than once in 2,2"),
+        ({"search_budget": 0}, "--search_budget .* 0"),
+        ({"search_budget": float("nan")}, "--search_budget .* nan"),
+        ({"stages": "3,4"}, "--stages .* 3,4"),
+        ({"stages": "3,3"}, "--stages .* 3,3"),
+        ({"stages": "3,0"}, "--stages .* 3,0"),
+        ({"stages": "3,two"}, "'3,two'"),
+        ({"stages": "3,2", "layers": "1,2"}, "--stages 3,2 .* --layers 1,2"),
+        ({"stages": "3,2", "num_student_layers": 2}, "--stages 3,2 .* --num_student_layers 2"),
+        ({"stages": "3,2", "layer_strategy": "random"}, "--stages .* --layer_strategy random .* uniform"),
+        ({"student_name_or_path": "x", "layer_strategy": "even"}, "--student_name_or_path x .* --layer_strategy even"),
+        ({"student_name_or_path": "x", "layers": "1"}, "--student_name_or_path x .* --layers 1"),
+        ({"student_name_or_path": "x", "num_student_layers": 1}, "--student_name_or_path x .* --num_student_layers 1"),
+        ({"student_name_or_path": "x", "stages": "2,1"}, "--student_name_or_path x .* --stages 2,1"),
     ],
 )
 def test_arguments_that_fit_no_teacher_are_refused_when_parsed(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         StudentArguments(**arguments)
-
-
-def test_layer_beyond_the_teacher_is_an_error_that_gives_its_range(make_teacher):
-    with pytest.raises(ValueError, match=r"1\.\.6 \(1-based.*layer 6 nearest the head.*got 13 in 1,13"):
-        student_from_arguments(make_teacher(), StudentArguments(layers="1,13"))
 
 
 @pytest.mark.parametrize(
@@ -571,7 +549,7 @@ def test_stages_end_with_the_layers_of_the_strategy_and_have_more_on_the_way(str
     assert kept == select_layers(strategy, depth, len(kept))
 
 
-def test_by_evidence_every_stage_chooses_anew_and_without_stages_there_is_one():
+def test_by_evidence_every_stage_chooses_again_and_without_stages_there_is_one():
     student_args = StudentArguments(layer_strategy="search", stages="5,3", search_budget=2)
     assert student_args.per_stage(6) == tuple(
         StudentArguments(layer_strategy="search", num_student_layers=depth, search_budget=2) for depth in (5, 3)
@@ -579,13 +557,9 @@ def test_by_evidence_every_stage_chooses_anew_and_without_stages_there_is_one():
     assert StudentArguments().per_stage(6) == (StudentArguments(),)
 
 
-def test_description_pairs_the_layers_and_says_the_direction():
-    assert describe_mapping((2, 4, 6), 6) == (
-        "Student layer <- teacher layer, from the embeddings to the head: 1 <- 2, 2 <- 4, 3 <- 6 (3 of 6 layers)"
-    )
+def test_description_pairs_the_layers():
+    assert "1 <- 2, 2 <- 4, 3 <- 6 (3 of 6 layers)" in describe_mapping((2, 4, 6), 6)
 
 
 def test_description_of_the_control_says_that_nothing_is_copied():
-    assert describe_mapping((), 12) == (
-        "Student layers: none copied from the teacher's 12, every student weight is fresh"
-    )
+    assert "none copied from the teacher's 12" in describe_mapping((), 12)

@@ -6,20 +6,20 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 
-from layer_distillation.record import UNFINISHED_RECORD_FILE, read_record
-from tests.script_runs import ALWAYS, SCRIPT, metrics, results, run_here, run_script, tree, weights
+from layer_distillation.errors import UserError
+from layer_distillation.record import UNFINISHED_RECORD_FILE
+from tests.script_runs import SCRIPT, metrics, read_record, results, run_elsewhere, run_here, tree, weights
 from training.output_folder import COMPLETE_MARK
 
 pytestmark = pytest.mark.usefixtures("script_caches")
 KILLED_RUN = Path(__file__).parent / "workers" / "killed_run.py"
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ZERO2 = ("--deepspeed", str(SCRIPT.parent / "ds_config.json"))
 
 
 @pytest.fixture(scope="module")
@@ -31,38 +31,29 @@ def common(teacher, files):
 
 @pytest.fixture(scope="module")
 def uninterrupted(common, tmp_path_factory):
-    """The folder of a run that nothing disturbs, with the same teacher folder name as the killed one."""
-    folders = {}
-
-    def run(teacher_cache, num_processes, engine=()):
-        key = teacher_cache, num_processes, engine
-        if key not in folders:
-            folders[key] = folder = tmp_path_factory.mktemp("uninterrupted")
-            run_script_on(num_processes, [*common, "--teacher_cache", teacher_cache, *engine], folder)
-        return folders[key]
-
-    return run
+    """The folder of a run on one process that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run_on(1, common, folder)
+    return folder
 
 
-def run_script_on(num_processes, arguments, folder):
-    batch_size = str(8 // num_processes)
-    arguments = [*arguments, "--per_device_train_batch_size", batch_size, "--output_dir", folder]
+def run_on(num_processes, arguments, folder):
+    arguments = [*arguments, "--per_device_train_batch_size", 8 // num_processes, "--output_dir", folder]
     if num_processes == 1:
         run_here(*arguments)
     else:
-        process = run_script(*arguments, launcher=TORCHRUN)
+        process = run_elsewhere(*arguments, num_processes=num_processes)
         assert process.returncode == 0, process.stderr[-6000:]
 
 
 def kill_run_on(num_processes, when, step, arguments, folder):
-    launcher = TORCHRUN if num_processes > 1 else []
-    batch_size = str(8 // num_processes)
-    arguments = [*arguments, "--per_device_train_batch_size", batch_size, "--output_dir", folder, *ALWAYS]
-    command = [sys.executable, *launcher, KILLED_RUN, when, str(step), *arguments]
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent)}
-    process = subprocess.run(command, cwd=SCRIPT.parent, env=environment, capture_output=True, text=True)
-    killed = "Signal 9 (SIGKILL)" in process.stderr if launcher else process.returncode == -signal.SIGKILL
-    assert killed, process.stderr[-6000:]
+    batch_size = ["--per_device_train_batch_size", 8 // num_processes]
+    arguments = [when, step, *arguments, *batch_size, "--output_dir", folder]
+    process = run_elsewhere(*arguments, script=KILLED_RUN, num_processes=num_processes)
+    assert process.returncode == -signal.SIGKILL, process.stderr[-6000:]
+    assert read_record(folder) is None and (folder / UNFINISHED_RECORD_FILE).is_file()
+    half_written = [path for path in folder.glob("checkpoint-*") if not (path / COMPLETE_MARK).is_file()]
+    assert [path.name for path in half_written] == ([f"checkpoint-{step}"] if when == "writing" else [])
 
 
 def logged(folder):
@@ -72,56 +63,56 @@ def logged(folder):
     return [{name: value for name, value in log.items() if not name.endswith(by_clock)} for log in history]
 
 
-ZERO2 = ("--deepspeed", str(SCRIPT.parent / "ds_config.json"))
-CASES = [(1, "true", "step", 14), (1, "false", "writing", 8), (1, "true", "writing", 20), (1, "false", "step", 9)]
-DISTRIBUTED_CASES = [(2, "true", "step", 14, ()), (2, "false", "writing", 8, ()), (2, "true", "step", 10, ZERO2)]
-
-
-@pytest.mark.parametrize(
-    ("num_processes", "teacher_cache", "when", "step", "engine"),
-    [
-        *((*case, ()) for case in CASES),
-        *(pytest.param(*case, marks=pytest.mark.distributed) for case in DISTRIBUTED_CASES),
-    ],
-)
-def test_a_killed_run_started_again_ends_as_if_it_had_not_been(
-    common, uninterrupted, tmp_path, caplog, num_processes, teacher_cache, when, step, engine
-):
-    caplog.set_level(logging.INFO)
-    expected = uninterrupted(teacher_cache, num_processes, engine)
-    arguments, folder = [*common, "--teacher_cache", teacher_cache, *engine], tmp_path / "killed"
-    kill_run_on(num_processes, when, step, arguments, folder)
-    assert read_record(folder) is None and (folder / UNFINISHED_RECORD_FILE).is_file()
-    half_written = [path for path in folder.glob("checkpoint-*") if not (path / COMPLETE_MARK).is_file()]
-    assert [path.name for path in half_written] == ([f"checkpoint-{step}"] if when == "writing" else [])
-
-    run_script_on(num_processes, arguments, folder)
+def assert_same_run(folder, expected):
     assert weights(folder) == weights(expected)
     assert metrics(folder) == metrics(expected)
     assert logged(folder) == logged(expected)
     assert results(folder)["epoch"] == results(expected)["epoch"]
-    if num_processes == 1:
-        last = (step - 1 if when == "writing" else step) // 4 * 4
-        assert f"An interrupted run is continued from {folder / f'checkpoint-{last}'}." in caplog.text
-        assert ("is half-written and passed over" in caplog.text) == (when == "writing")
+
+
+@pytest.mark.parametrize(
+    ("when", "step", "last_complete", "teacher_cache"), [("step", 14, 12, "true"), ("writing", 8, 4, "false")]
+)
+def test_a_killed_run_started_again_ends_as_if_it_had_not_been(
+    common, uninterrupted, tmp_path, caplog, when, step, last_complete, teacher_cache
+):
+    caplog.set_level(logging.INFO)
+    arguments, expected = [*common, "--teacher_cache", teacher_cache], uninterrupted
+    if teacher_cache == "false":
+        expected = tmp_path / "uninterrupted"
+        run_on(1, arguments, expected)
+    kill_run_on(1, when, step, arguments, tmp_path / "killed")
+    caplog.clear()
+    run_on(1, arguments, tmp_path / "killed")
+    assert_same_run(tmp_path / "killed", expected)
+    (continued,) = [message for message in caplog.messages if "continued from" in message]
+    assert str(tmp_path / "killed" / f"checkpoint-{last_complete}") in continued
+    assert ("half-written" in caplog.text) == (when == "writing")
 
 
 @pytest.mark.distributed
-def test_a_run_is_not_continued_on_another_number_of_processes(common, tmp_path):
-    kill_run_on(1, "step", 9, common, tmp_path / "killed")
-    arguments = [*common, "--per_device_train_batch_size", "8", "--output_dir", tmp_path / "killed"]
-    process = run_script(*arguments, launcher=TORCHRUN)
-    assert process.returncode == 1
-    assert "holds a run with other settings" in process.stderr
+@pytest.mark.parametrize(
+    ("when", "step", "options"),
+    [("writing", 8, ("--teacher_cache", "false")), ("step", 10, ZERO2)],
+    ids=["DDP", "ZeRO-2"],
+)
+def test_a_run_killed_on_two_processes_ends_as_if_it_had_not_been(common, tmp_path, when, step, options):
+    arguments = [*common, *options]
+    run_on(2, arguments, tmp_path / "uninterrupted")
+    kill_run_on(2, when, step, arguments, tmp_path / "killed")
+    if "--deepspeed" not in options:
+        with pytest.raises(UserError, match="with other settings"):
+            run_here(*arguments, "--per_device_train_batch_size", 4, "--output_dir", tmp_path / "killed")
+    run_on(2, arguments, tmp_path / "killed")
+    assert_same_run(tmp_path / "killed", tmp_path / "uninterrupted")
 
 
 def test_a_run_continues_from_the_checkpoint_that_is_named(common, uninterrupted, tmp_path):
-    expected = uninterrupted("true", 1)
-    shutil.copytree(expected / "checkpoint-16", tmp_path / "checkpoint-16")
-    arguments = ["--resume_from_checkpoint", tmp_path / "checkpoint-16"]
-    run_script_on(1, [*common, *arguments, "--teacher_cache", "true"], tmp_path / "student")
-    assert weights(tmp_path / "student") == weights(expected)
-    assert metrics(tmp_path / "student") == metrics(expected)
+    shutil.copytree(uninterrupted / "checkpoint-16", tmp_path / "checkpoint-16")
+    arguments = [*common, "--resume_from_checkpoint", tmp_path / "checkpoint-16"]
+    run_on(1, arguments, tmp_path / "student")
+    assert weights(tmp_path / "student") == weights(uninterrupted)
+    assert metrics(tmp_path / "student") == metrics(uninterrupted)
 
 
 # ---- Full and read-only disks ----
@@ -139,49 +130,51 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+def make_read_only(disk):
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+
+
 def fill(disk, megabytes_left):
+    (disk / "filler").unlink(missing_ok=True)
     size = (shutil.disk_usage(disk).free // 1_000_000 - megabytes_left) * 1_000_000
     (disk / "filler").write_bytes(b"0" * size)
 
 
-@pytest.mark.parametrize("megabytes_left", [0, 2, 6])
-def test_a_full_disk_is_a_clear_error_and_leaves_what_was_there(teacher, files, small_disk, tmp_path, megabytes_left):
-    # With 2 MB there is room for records but not for the student, with 6 MB also for the student but no checkpoint.
+def test_a_full_disk_is_a_clear_error_and_leaves_what_was_there(teacher, files, small_disk):
     folder = small_disk / "student"
     arguments = ["--teacher_name_or_path", teacher, *files, "--num_train_epochs", "1", "--save_strategy", "epoch"]
-    run_here(*arguments, "--output_dir", folder)
+    arguments += ["--output_dir", folder]
+    run_here(*arguments)
     shutil.rmtree(next(folder.glob("checkpoint-*")))
     before = tree(folder)
-    fill(small_disk, megabytes_left)
-    process = run_script(*arguments, "--output_dir", folder)
-    assert process.returncode == 1
-    assert "Traceback" not in process.stderr
-    last_line = process.stderr.strip().splitlines()[-1]
-    assert last_line.startswith("error: the disk is full (") and "--output_dir on another disk" in last_line
-    after = tree(folder)
-    assert before.items() <= after.items()
+    # With 2 MB there is room for records but not for the student, with 6 MB also for the student but no checkpoint.
+    for megabytes_left in (0, 2, 6):
+        fill(small_disk, megabytes_left)
+        process = run_elsewhere(*arguments)
+        assert process.returncode == 1
+        assert "Traceback" not in process.stderr
+        last_line = process.stderr.strip().splitlines()[-1]
+        assert last_line.startswith("error: ") and "disk is full" in last_line and "--output_dir" in last_line
+        assert before.items() <= tree(folder).items()
 
     (small_disk / "filler").unlink()
-    run_here(*arguments, "--output_dir", folder)
+    run_here(*arguments)
     assert weights(folder) == before[folder / "model.safetensors"]
 
 
 def test_a_read_only_teacher_folder_is_refused_before_the_fine_tuning(make_teacher, files, small_disk, tmp_path):
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    make_read_only(small_disk)
     encoder = make_teacher(["bad", "good"], encoder_only=True)
     arguments = ["--teacher_name_or_path", encoder, *files, "--teacher_output_dir", small_disk / "teacher"]
-    with pytest.raises(ValueError, match="--teacher_output_dir .* is to be written to, but .* is read-only"):
+    with pytest.raises(UserError, match=f"--teacher_output_dir {small_disk / 'teacher'} .*read-only"):
         run_here(*arguments, "--output_dir", tmp_path / "student")
 
 
-def test_a_read_only_output_folder_is_refused_before_anything_is_loaded(teacher, files, small_disk):
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    process = run_script("--teacher_name_or_path", teacher, *files, "--output_dir", small_disk / "student")
-    assert process.returncode == 1
-    assert process.stderr.strip().splitlines()[-1] == (
-        f"error: --output_dir {small_disk / 'student'} is to be written to, but {small_disk} is read-only. "
-        "Choose another."
-    )
+def test_a_read_only_output_folder_is_refused_before_anything_is_loaded(small_disk):
+    make_read_only(small_disk)
+    arguments = ["--teacher_name_or_path", "nowhere", "--train_file", "nowhere.csv"]
+    with pytest.raises(UserError, match=f"--output_dir {small_disk / 'student'} .*read-only"):
+        run_here(*arguments, "--output_dir", small_disk / "student")
 
 
 def test_a_read_only_teacher_cache_is_read_and_refused_only_if_it_lacks_the_outputs(
@@ -189,7 +182,7 @@ def test_a_read_only_teacher_cache_is_read_and_refused_only_if_it_lacks_the_outp
 ):
     arguments = ["--teacher_name_or_path", teacher, *files, "--max_steps", "1", "--teacher_cache_dir", small_disk]
     run_here(*arguments, "--output_dir", tmp_path / "first")
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    make_read_only(small_disk)
     run_here(*arguments, "--seed", "1", "--output_dir", tmp_path / "second")
-    with pytest.raises(ValueError, match="cannot be kept in .*: .*Read-only file system.*--teacher_cache_dir"):
+    with pytest.raises(UserError, match="Read-only file system.*--teacher_cache_dir"):
         run_here(*arguments, "--max_train_samples", "20", "--output_dir", tmp_path / "third")

@@ -20,14 +20,14 @@ def check_layers_are_copied(student_args: StudentArguments) -> None:
     """Raises a `UserError` for a student whose frozen weights could not be copied from the teacher again."""
     if student_args.layer_strategy == "random" and student_args.layers is None:
         raise UserError(
-            "LoRA leaves the weights of the student's layers as they are, so they must come from the teacher, but "
+            "LoRA does not train the weights of the student's layers, so they must come from the teacher, but "
             "--layer_strategy random copies none. Choose another strategy, or train with run_distillation.py."
         )
     for name in ("stages", "student_name_or_path"):
         if getattr(student_args, name) is not None:
             raise UserError(
-                "An adapter is saved without the weights under it, which are those of the teacher's layers, but "
-                f"--{name} {getattr(student_args, name)} starts from others. Leave it out, or train with "
+                "An adapter is saved without the weights of the student, which must be those of the teacher's layers, "
+                f"but --{name} {getattr(student_args, name)} starts from other weights. Leave it out, or train with "
                 "run_distillation.py."
             )
 
@@ -38,7 +38,7 @@ def finish_adapter(
     """Completes the folder in which the trainer has saved an adapter, and loads the adapter as others will.
 
     Args:
-        student: the one that the adapter was trained on, built again; changed in place.
+        student: equal to the student that the adapter was trained on; changed in place.
         trained: the model that was trained.
 
     Returns:

@@ -71,8 +71,9 @@ def train(method, teachers, folder, **kwargs):
         "train": {name: value for name, value in metrics.items() if "loss" in name},
         "eval_loss": predictions.metrics["test_loss"],
         "predictions": predictions.predictions.tolist(),
+        "is_sharded": is_sharded(trainer.model),
         "teacher": {
-            "is_sharded": any(hasattr(p, "ds_id") or isinstance(p, DTensor) for p in teacher.parameters()),
+            "is_sharded": is_sharded(teacher),
             "is_training": teacher.training,
             "is_unchanged": same_weights(teacher_weights, expected),
             "forwards_in_evaluation": len(forwards),
@@ -91,6 +92,10 @@ def save_students(teachers, folder, **kwargs):
         torch.save(build_student(teacher, [3, 1]).state_dict(), folder / f"{name}_{args.process_index}.pt")
     torch.manual_seed(0)
     torch.save(build_random_student(teacher, 2).state_dict(), folder / f"random_{args.process_index}.pt")
+
+
+def is_sharded(model):
+    return any(hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def whole_weights_of(model):

@@ -5,6 +5,7 @@
 Every process writes `FOLDER/rank_R.pt`. The tests import the functions to do the same in one process.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -174,6 +175,7 @@ def results_by_configuration(output_dir, num_processes):
 
 def main(folder):
     torch.set_num_threads(1)
+    gc.freeze()  # every training collects garbage, and the imports take long to visit
     state = PartialState(cpu=True)
     results = results_by_configuration(folder, state.num_processes)
 
