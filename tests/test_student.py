@@ -163,7 +163,7 @@ def test_a_stage_is_finished_only_if_it_was_built_from_the_same_weights_and_no_r
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        (["--stages", "3,1"], "'even'.*'uniform'"),
+        (["--stages", "3,1"], "even .*uniform"),
         (["--stages", "4,2", "--layer_strategy", "top"], "--stages.* 4,2"),
     ],
 )
