@@ -138,7 +138,7 @@ def test_the_report_has_both_tables_of_the_assignment(finished):
     text = (finished / "report.md").read_text()
     columns, rows = table(text, "Student Layer")
     assert columns == ["Student Layer", "Training Loss", "Validation Loss", "Validation Accuracy"]
-    assert [row[0] for row in rows[:3]] == ["Even (2,4)", "Odd (1,3)", "Teacher"]
+    assert [row[0] for row in rows[:3]] == ["Odd (1,3)", "Even (2,4)", "Teacher"]
     accuracies = [100 * results(finished / "runs" / f"distill-odd-{seed}")["eval_accuracy"] for seed in (0, 1)]
     assert rows[0][3].split(" ± ")[0] == f"{sum(accuracies) / 2:.1f}"
     columns, rows = table(text, "Model Type")
