@@ -8,6 +8,7 @@ loss_table       every loss: formula, weight, title
 layer_losses     which layers are compared, and their losses
 layer_outputs    reading hidden states, attention, queries, keys and values
 encoder_layers   where a model holds its layers
+student_config   the config of a student made of some layers
 model_outputs    what a model reads of an example; its logits for a data set
 fingerprints     SHA-256 of weights and data
 teacher_outputs  stored teacher logits and hidden states
