@@ -1,11 +1,11 @@
-"""Web page and HTTP API for text classifiers; `python -m app --help` says how to start them, docs/APP.md the rest.
+"""A web page and an HTTP API for text classifiers: `python -m app --help`, docs/APP.md.
 
-models         texts in, probabilities out
-batching       texts of all users in batches
-service        models, limits, counts
-server         routes, errors, headers
-api            POST /api/classify
+models         a folder becomes a model: texts to probabilities
+batching       texts of all users, run together
+service        models, threads, limits and statistics
+server         the application: page and API behind a guard
+api            POST /api/classify, GET /healthz, GET /metrics
 page           the page
-explain        words that speak for an answer
-comments_file  csv files
+explain        words that count for an answer
+comments_file  csv files in and out
 """

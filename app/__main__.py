@@ -1,4 +1,4 @@
-"""Serve classifiers as a web page and an HTTP API.
+"""Serves classifiers as a web page and an HTTP API.
 
 python -m app --model_dir outputs/toxic_comments-even
 python -m app --model_dir outputs/toxic_comments-even --model_dir outputs/toxic_comments-odd --port 8000
@@ -20,8 +20,8 @@ from app.service import Service
 MODELS_FOLDER = Path(__file__).parent / "models"
 CORES_BY_TIME = Path("/sys/fs/cgroup/cpu.max")
 SECONDS_TO_FINISH = 8  # Docker kills after 10
-# A model computes without the interpreter's lock and needs it for a moment in between, for which Python makes a thread
-# wait 5 ms while another is busy: three times as long as a text takes.
+# Models need the interpreter's lock for moments only. By default Python lets a thread wait 5 ms for it while another
+# thread is busy, three times as long as a text takes.
 LOCK_SECONDS = 5e-5
 
 
@@ -39,11 +39,11 @@ def main() -> None:
             raise ValueError(f"Models are told apart by their folders' names, but two are called {repeated[0]}.")
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
-    # Texts are split into words on the model's threads, of which there are as many as cores already.
+    # The tokenizers run on the models' threads, of which there is one for each core already.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     sys.setswitchinterval(LOCK_SECONDS)
     app = create_app(Service(models, workers=available_cores()))
-    # No access log, and no WebSockets, which have one of their own: addresses may hold what somebody typed.
+    # No access log, because addresses may hold what somebody typed. No WebSockets, which have a log of their own.
     uvicorn.run(
         app,
         host=args.host,
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def available_cores() -> int:
-    """The cores that this process may use: containers are often given a part of them, by number or by time."""
+    """Returns the number of cores that this process may use; containers often limit it, by number or by time."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         microseconds, period = map(int, CORES_BY_TIME.read_text().split())
@@ -66,22 +66,27 @@ def available_cores() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m app", description="Serve classifiers as a web page and an HTTP API.")
+    parser = argparse.ArgumentParser("python -m app", description="Serves classifiers as a web page and an HTTP API.")
     parser.add_argument(
         "--model_dir",
         action="append",
-        help="folder of an exported model or of a checkpoint; may be given several times, the first is the default "
-        "model. Unset: every folder in app/models",
+        help="folder of an exported model or of a checkpoint; repeat the option for several models. The first is the "
+        "default of the API. Unset: all folders in app/models",
     )
     parser.add_argument(
-        "--backend", choices=BACKENDS, default=BACKENDS[0], help="default: %(default)s, by ONNX Runtime"
+        "--backend",
+        choices=BACKENDS,
+        default=BACKENDS[0],
+        help="what runs the models; int8 and float32 by ONNX Runtime (default: %(default)s)",
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is every one of this machine"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0: all addresses of this machine (default: %(default)s)",
     )
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=int, default=7860, help="from 1 to 65535 (default: %(default)s)")
     args = parser.parse_args()
-    if not 0 < args.port < 65536:  # others would be taken for what is left of them in 16 bits
+    if not 0 < args.port < 65536:  # the system would keep only 16 bits of a larger number
         parser.error(f"argument --port: must be from 1 to 65535, found {args.port}")
     return args
 

@@ -1,4 +1,7 @@
-"""The HTTP API for programs: `POST /api/classify`, `GET /healthz` and `GET /metrics`."""
+"""The HTTP API for programs: `POST /api/classify`, `GET /healthz` and `GET /metrics`.
+
+curl http://127.0.0.1:7860/api/classify -H 'Content-Type: application/json' -d '{"text": "I hate you"}'
+"""
 
 from typing import Annotated
 
@@ -70,17 +73,17 @@ class Error(BaseModel):
 
 
 def build_router(service: Service) -> APIRouter:
-    """The routes of the API."""
+    """Returns the routes of the API."""
     router = APIRouter()
 
     @router.post(
         "/api/classify",
         response_model=ClassifyResponse,
         responses={
-            400: {"model": Error, "description": "The body cannot be read, for example as it is not UTF-8."},
+            400: {"model": Error, "description": "The body cannot be read, for example because it is not UTF-8."},
             408: {"model": Error, "description": "The body took too long to arrive."},
             413: {"model": Error, "description": "The body is too large."},
-            422: {"model": Error, "description": "The body is not what it should be; the message says where."},
+            422: {"model": Error, "description": "The body is not as described here; the message says where."},
             503: {"model": Error, "description": "Too many texts are waiting. Try again after `Retry-After` seconds."},
         },
     )
@@ -93,7 +96,7 @@ def build_router(service: Service) -> APIRouter:
             answers = await service.classify(body.texts or [body.text], name)
         except BusyError:
             return busy_response()
-        # Not a `ClassifyResponse`: FastAPI would check and encode our own numbers once more, at every request.
+        # Not a `ClassifyResponse`, because FastAPI would check and encode the numbers again in every request.
         return JSONResponse({"results": [result(answer, name) for answer in answers]})
 
     @router.get("/healthz", response_model=Health)
@@ -116,27 +119,27 @@ def build_router(service: Service) -> APIRouter:
 
 
 def result(answer: Answer, model: str) -> dict:
-    """An answer as the `Result` that the API promises."""
+    """Returns an answer in the form of a `Result`."""
     return {"label": answer.label, "scores": answer.scores, "model": model, "truncated": answer.truncated}
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error as a program reads it."""
+    """Returns a response that holds an `Error`."""
     return JSONResponse({"error": message}, status, headers)
 
 
 def busy_response() -> JSONResponse:
-    """The answer while the queue is full; when to try again is said where all answers pass, in `server.Guard`."""
+    """Returns the response for a full queue; `server.Guard` adds when to try again."""
     return error_response(503, "Too many texts are waiting. Try again in a moment.")
 
 
 async def explain_refusal(request: Request, error: HTTPException) -> JSONResponse:
-    """What FastAPI refuses by itself, as a program reads it."""
+    """Turns what FastAPI refuses into a response that holds an `Error`."""
     return error_response(error.status_code, error.detail, error.headers)
 
 
 async def explain_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    """A 422 that says where and why, without the text itself: answers get logged in many places."""
+    """Returns a 422 that says where and why, without the text itself, because responses are often logged."""
     if isinstance(error.body, bytes):  # it was not parsed
         return error_response(422, "body: not announced as JSON. Send the header `Content-Type: application/json`")
     problems = error.errors()

@@ -1,8 +1,12 @@
-"""Texts of all users, run together: `await batcher.classify(texts)`.
+"""Runs the texts of all users together, in batches.
 
-A worker takes the text that has waited longest and some others, and has them run on a thread. In the meantime further
-texts gather, so batches grow with the load by themselves and nobody waits for a batch to fill. The others are the next
-in turn; for a model that pads a batch to its longest text, those closest in length.
+    batcher = Batcher(model.classify, executor, workers=2, max_waiting=512, padded=True)
+    batcher.start()
+    answers = await batcher.classify(texts)
+
+A worker takes the text that has waited longest and others that fit, and runs them on a thread. Texts that arrive in
+the meantime make up the next batch, so batches grow with the load and nobody waits for a batch to fill. The others are
+the next ones in order of arrival; for a model that pads a batch to its longest text, those of the most similar length.
 """
 
 import asyncio
@@ -12,12 +16,13 @@ from typing import NamedTuple
 
 from app.models import Answer
 
-# Characters in a batch with its padding, about 150 tokens: more at a time outgrow a core's cache and are slower each.
+# Characters in a batch, padding included: about 150 tokens. Larger batches outgrow a core's cache, and each text takes
+# longer.
 BATCH_CHARACTERS = 600
 
 
 class BusyError(Exception):
-    """More texts are waiting than can be answered soon; try again in a second."""
+    """More texts are waiting than can be answered soon; trying again in a second helps."""
 
 
 class _Waiting(NamedTuple):
@@ -29,11 +34,11 @@ class Batcher:
     """Collects texts and runs a model on them.
 
     Args:
-        classify: texts to answers; called on the executor's threads, in as many calls at a time as there are workers.
-        workers: batches that run, or wait for a thread of the executor, at a time.
-        max_waiting: texts that may wait; beyond that `classify` refuses.
+        classify: texts to answers; called on the executor's threads.
+        workers: number of batches that run, or wait for a thread of the executor, at the same time.
+        max_waiting: number of texts that may wait; `classify` refuses more.
         padded: whether a batch is padded to its longest text.
-        on_batch: told the size of every batch, for the statistics.
+        on_batch: called with the size of every batch, for the statistics.
     """
 
     def __init__(
@@ -55,7 +60,7 @@ class Batcher:
         self._workers = [asyncio.create_task(self._work()) for _ in range(self._num_workers)]
 
     async def stop(self) -> None:
-        """Ends the workers. Texts that still wait are given up: call it once all requests are answered."""
+        """Ends the workers and gives up the texts that still wait, so call it after the last answer."""
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
@@ -65,10 +70,10 @@ class Batcher:
         return len(self._waiting)
 
     async def classify(self, texts: Sequence[str]) -> list[Answer]:
-        """One answer a text.
+        """Returns one answer for each text.
 
         Raises:
-            BusyError: too many texts are waiting; none of these was taken.
+            BusyError: too many texts are waiting; none of these texts was taken.
         """
         if len(self._waiting) + len(texts) > self._max_waiting:
             raise BusyError
@@ -78,7 +83,7 @@ class Batcher:
         self._arrived.set()
         try:
             return await asyncio.gather(*(entry.answer for entry in waiting))
-        except BaseException:  # given up, or one has failed: nobody needs the others any more
+        except BaseException:  # the request was given up or a text failed, so nobody needs the other answers
             not_needed = set(map(id, waiting))
             self._waiting = [entry for entry in self._waiting if id(entry) not in not_needed]
             raise
@@ -94,7 +99,7 @@ class Batcher:
                 answers = await asyncio.get_running_loop().run_in_executor(
                     self._executor, self._classify, [entry.text for entry in batch]
                 )
-            except Exception as error:  # whoever asked is told; the worker lives on
+            except Exception as error:  # for the requests of these texts; the worker goes on
                 for entry in batch:
                     if not entry.answer.done():
                         entry.answer.set_exception(error)
@@ -104,7 +109,7 @@ class Batcher:
                     entry.answer.set_result(answer)
 
     def _take(self) -> list[_Waiting]:
-        """The text that has waited longest, and those that fit with it: of similar length where batches are padded."""
+        """Takes the text that has waited longest and others that fit; similar lengths where batches are padded."""
         in_turn = self._waiting
         if self._padded:
             length = len(in_turn[0].text)

@@ -1,4 +1,8 @@
-"""Files of comments: CSV in, the same rows with labels and scores out."""
+"""Files of comments: CSV in, the same rows with labels and scores out.
+
+comments = read_comments(content, max_characters=5_000)
+text = write_scored(comments, answers, model.labels)
+"""
 
 import csv
 import io
@@ -8,15 +12,13 @@ from typing import NamedTuple
 from app.models import Answer
 
 TEXT_COLUMNS = ("text", "comment", "comment_text", "tweet", "sentence", "content", "review")
-# A spreadsheet takes a cell that begins like this for a formula, and would run it.
+# A spreadsheet runs a cell that begins like this as a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-
-
-DELIMITERS = ",;\t"  # spreadsheets write the second where the comma is the decimal point
+DELIMITERS = ",;\t"  # spreadsheets write semicolons where the comma is the decimal point
 
 
 class Comments(NamedTuple):
-    """A CSV file: its rows, which column of them has the comments, and what stands between columns."""
+    """A CSV file: header, rows, the number of the column with the comments (from 0), and the delimiter."""
 
     header: list[str]
     rows: list[list[str]]
@@ -30,7 +32,7 @@ def read_comments(content: bytes, max_characters: int) -> Comments:
     The column with the comments is one with a well-known name ("text", "comment", ...), or the only one.
 
     Raises:
-        ValueError: the file is no such CSV; the message is for the person who chose it.
+        ValueError: the file is no such CSV; the message is for the person who chose the file.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -40,7 +42,7 @@ def read_comments(content: bytes, max_characters: int) -> Comments:
         raise ValueError("The file is not a CSV file: it holds binary data.")
     first_line = text.partition("\n")[0]
     delimiter = max(DELIMITERS, key=first_line.count)
-    # Strict: a quotation mark that is not closed would make one comment of all that follows.
+    # Strict, because a quotation mark that is not closed would turn the rest of the file into one comment.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header, *rows = [row for row in reader if row] or [[]]
@@ -64,8 +66,10 @@ def read_comments(content: bytes, max_characters: int) -> Comments:
 
 
 def write_scored(comments: Comments, answers: Sequence[Answer | None], labels: Sequence[str]) -> str:
-    """The rows as CSV with further columns: `predicted_label` and a score for every label, empty where there is no
-    answer. No cell is left that a spreadsheet would take for a formula."""
+    """Returns the rows as CSV with further columns: `predicted_label` and a score for every label.
+
+    The new cells are empty where there is no answer. No cell is left that a spreadsheet would run as a formula.
+    """
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, delimiter=comments.delimiter, lineterminator="\r\n")
     writer.writerow(map(_as_text, [*comments.header, "predicted_label", *(f"score_{label}" for label in labels)]))
@@ -78,7 +82,7 @@ def write_scored(comments: Comments, answers: Sequence[Answer | None], labels: S
 
 
 def _as_text(cell: str) -> str:
-    """The cell, with an apostrophe before what looks like a formula; numbers stay."""
+    """Returns the cell, with an apostrophe before what looks like a formula; numbers stay as they are."""
     if not cell.lstrip(" ").startswith(FORMULA_STARTS):
         return cell
     try:

@@ -1,4 +1,7 @@
-"""Which words speak for an answer: each is left out in turn, to see how much less sure the model is without it."""
+"""Finds the words that count for an answer, by leaving out each word and measuring how much less sure the model is.
+
+answer, words, rest = await explain("I hate you", batcher.classify)
+"""
 
 import math
 import re
@@ -11,9 +14,9 @@ MAX_WORDS = 60  # each costs a run of the model
 
 
 class Word(NamedTuple):
-    """A word, the white space after it, and what it adds to the log-odds of the label: negative if it speaks against.
+    """A word, the white space after it, and what it adds to the label's log-odds: negative if it speaks against it.
 
-    Not to the probability: where that is close to 1, no single word moves it by much.
+    Log-odds, because no single word changes a probability close to 1 by much.
     """
 
     text: str
@@ -24,10 +27,11 @@ class Word(NamedTuple):
 async def explain(
     text: str, classify: Callable[[Sequence[str]], Awaitable[list[Answer]]]
 ) -> tuple[Answer, list[Word], str]:
-    """Occludes the first `MAX_WORDS` words one by one.
+    """Leaves out the first `MAX_WORDS` words, one at a time.
 
     Returns:
-        The answer to the whole text, its words with their effects, and the rest that was not looked at.
+        The answer to the whole text, the words with their effects, and the rest of the text, whose words were not left
+        out.
     """
     matches = list(re.finditer(r"(\S+)(\s*)", text))[:MAX_WORDS]
     shorter = [text[: match.start()] + text[match.end() :] for match in matches]

@@ -1,4 +1,4 @@
-"""Classifiers as the app uses them: texts in, a probability for every class out.
+"""Loads classifiers for the app and runs them: texts in, a probability for every class out.
 
     model = load_model("outputs/toxic_comments-even")            # the int8 ONNX file that run_export.py has written
     model = load_model("outputs/toxic_comments-even", "pytorch")  # the checkpoint itself
@@ -18,9 +18,9 @@ from tokenizers import Encoding, Tokenizer
 
 ONNX_FILES = {"int8": "model_int8.onnx", "float32": "model.onnx"}
 BACKENDS = (*ONNX_FILES, "pytorch")
-# Of two classes without names; Transformers leaves them out of a config.
+# Labels of a config that names none: Transformers leaves these two out.
 DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
-# Checkpoints that were not exported do not say to what length they were trained.
+# For checkpoints without an export, which do not say with which length they were trained.
 DEFAULT_MAX_LENGTH = 128
 
 
@@ -30,7 +30,7 @@ class Answer:
 
     Attributes:
         scores: a probability for every class, by its name, in the model's order.
-        truncated: whether the text is longer than the model reads; the rest played no part.
+        truncated: whether the text is longer than the model reads; the rest of it was ignored.
     """
 
     scores: dict[str, float]
@@ -42,14 +42,14 @@ class Answer:
 
 
 class Model(ABC):
-    """A classifier and its tokenizer. Threads may share one: each call runs on the thread that makes it.
+    """A classifier and its tokenizer. Several threads may call one model at the same time.
 
     Attributes:
-        runs_together: whether several texts are one batch for it.
-        name: of its folder.
+        runs_together: whether the model runs several texts as one batch.
+        name: the name of its folder.
         labels: class names in the order of the model's outputs.
-        max_length: tokens that it reads of a text.
-        metrics: what run_export.py has written about it, empty if it was not exported.
+        max_length: number of tokens that the model reads of a text.
+        metrics: `metrics.json` of run_export.py; empty for a checkpoint without an export.
     """
 
     runs_together = True
@@ -76,14 +76,18 @@ class Model(ABC):
     @property
     @abstractmethod
     def backend(self) -> str:
-        """How it runs, in words."""
+        """What runs the model, in words."""
 
     @abstractmethod
     def _logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """`input_ids`, `attention_mask` and `token_type_ids` of (texts, tokens) to logits of (texts, classes)."""
+        """Returns logits, `(texts, classes)`.
+
+        Args:
+            inputs: `input_ids`, `attention_mask` and `token_type_ids`, `(texts, tokens)` each.
+        """
 
     def classify(self, texts: Sequence[str]) -> list[Answer]:
-        """One answer a text. What runs together is padded to the longest, so texts of similar length go best."""
+        """Returns one answer for each text; texts of similar length are quickest, because a batch is padded."""
         encodings = self._tokenizer.encode_batch(list(texts))
         groups = [encodings] if self.runs_together else [[encoding] for encoding in encodings]
         logits = np.concatenate([self._logits(self._padded(group)) for group in groups])
@@ -108,22 +112,22 @@ class Model(ABC):
 
 
 class OnnxModel(Model):
-    """A model that ONNX Runtime runs."""
+    """A classifier that ONNX Runtime runs."""
 
     def __init__(self, name: str, folder: Path, metrics: dict, kind: str):
         super().__init__(name, folder, metrics)
         self._kind = kind
-        # In int8 the activations of a batch have one scale: an answer would depend on the texts that happen to be in
-        # it. Each runs by itself, which without padding takes hardly longer.
+        # In int8 the activations of a batch share one scale, so an answer would depend on the other texts. Each text
+        # runs alone; without padding this takes hardly longer.
         self.runs_together = kind != "int8"
         options = onnxruntime.SessionOptions()
-        # Two texts side by side on two cores take less time than one after the other on both.
+        # Two texts at the same time, each on one core, take less time than one after the other on both cores.
         options.intra_op_num_threads = 1
         file = folder / ONNX_FILES[kind]
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no other class in common
-            raise ValueError(f"{file} cannot be loaded: {error}. Copy it again, or export the model anew.") from error
+            raise ValueError(f"{file} cannot be loaded: {error}. Copy it again, or export the model again.") from error
         self._inputs = [node.name for node in self._session.get_inputs()]
 
     @property
@@ -135,11 +139,11 @@ class OnnxModel(Model):
 
 
 class TorchModel(Model):
-    """A model that PyTorch runs, from a checkpoint's safetensors file."""
+    """A classifier that PyTorch runs, from a checkpoint's safetensors file."""
 
     def __init__(self, name: str, folder: Path, metrics: dict):
         super().__init__(name, folder, metrics)
-        # Not needed for ONNX, where the app runs without either.
+        # Imported here, because the app runs ONNX models without these two packages.
         import torch
         from transformers import AutoModelForSequenceClassification
 
@@ -165,12 +169,12 @@ def load_model(folder: str | Path, backend: str = "int8") -> Model:
     """Loads a model.
 
     Args:
-        folder: a checkpoint, whose export is looked for in its subfolder `onnx`, or an export of run_export.py alone.
+        folder: a checkpoint with its export in the subfolder `onnx`, or an export of run_export.py alone.
         backend: "int8" or "float32" for ONNX, "pytorch" for the checkpoint.
 
     Raises:
-        FileNotFoundError: the folder lacks a file; the message says which, and what makes it.
-        ValueError: the model is of a kind that the app cannot serve.
+        FileNotFoundError: the folder lacks a file; the message says which file, and which command writes it.
+        ValueError: the app cannot serve this kind of model.
     """
     folder = Path(folder).resolve()
     checkpoint = folder.parent if folder.name == "onnx" else folder

@@ -1,7 +1,7 @@
-"""The page: a comment to check, a file of comments to score, and what there is to know about the models.
+"""The page: a comment to check, a file of comments to score, and facts about the models.
 
-The handlers run in the server's own process and ask the same `Service` as the API does. What people type gets into the
-page's HTML only through `html.escape`.
+The handlers run in the server's process and use the same `Service` as the API. What people type gets into the page's
+HTML only through `html.escape`.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ EXAMPLES = [
     "Well done, genius, now nothing works any more.",
     "She wrote that somebody had called her worthless.",
 ]
-FILE_CHUNK = 64  # texts of a file that wait at a time, so that others get their turn
+FILE_CHUNK = 64  # texts of a file that wait at the same time, so that other users get their turn
 PREVIEW_ROWS = 20
 UNWELCOME = ("toxic", "hate", "offensive", "insult", "threat", "obscene", "abuse")
 WELCOME = ("not", "non", "neither", "none", "clean", "friendly")
 
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
-# Darker accents and borders than Soft's own, whose contrast is too low to see easily.
+# Darker accents and borders than those of Soft, whose contrast is low.
 THEME = gr.themes.Soft(
     primary_hue="indigo", neutral_hue="slate", font=FONT, font_mono=("ui-monospace", "Consolas", "monospace")
 ).set(
@@ -61,8 +61,8 @@ THEME = gr.themes.Soft(
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 ABOUT = (Path(__file__).parent / "about.html").read_text(encoding="utf-8")
 HEAD = '<meta name="description" content="Checks whether a comment is toxic, with a small model on this machine.">'
-# Screen readers announce what appears in these; the page's language decides how they pronounce it. Comments may run
-# from right to left.
+# Screen readers announce changes of these elements and pronounce them in the page's language. Comments may run from
+# right to left.
 SCRIPT = """() => {
     document.documentElement.lang = "en";
     document.querySelector("#comment textarea").dir = "auto";
@@ -74,10 +74,10 @@ SCRIPT = """() => {
 
 
 class Page(gr.Blocks):
-    """Blocks that take no file but what was uploaded, and remember nothing.
+    """Blocks that open only uploaded files and keep no sessions.
 
-    Gradio opens the file that a request names, when it is mounted any file of the server, or fetches the address. It
-    also keeps what was typed and answered in the last 10,000 sessions.
+    Gradio opens any file of the server that a request names, or fetches the address. It also keeps what was typed and
+    answered in the last 10,000 sessions.
     """
 
     async def process_api(self, block_fn, inputs, state=None, **options):
@@ -86,7 +86,7 @@ class Page(gr.Blocks):
 
 
 def _check_files(data) -> None:
-    """Refuses data, as they come in JSON, that name a file which was not uploaded."""
+    """Refuses JSON data that names a file which was not uploaded."""
     if isinstance(data, dict):
         path = data.get("path")
         if isinstance(path, str) and not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
@@ -98,7 +98,7 @@ def _check_files(data) -> None:
 
 
 def build_page(service: Service) -> gr.Blocks:
-    """The page as Gradio blocks, to be mounted into the server."""
+    """Returns the page as Gradio blocks, for the server to mount."""
     names = list(service.models)
 
     async def check(text: str, chosen: Sequence[str]) -> str:
@@ -112,13 +112,13 @@ def build_page(service: Service) -> gr.Blocks:
         try:
             content = file.read_bytes()
         finally:
-            file.unlink()  # nothing that people bring is kept
+            file.unlink()  # nothing that people upload is kept
         try:
             return None, await _score_file(service, service.models[name], content, file.name, progress)
         except ValueError as error:
             return None, _problem(f"{file.name} cannot be scored. {error}")
 
-    # Uploads that were given up halfway are removed within minutes.
+    # Incomplete uploads are removed within minutes.
     with Page(title=TITLE, analytics_enabled=False, delete_cache=(60, 300)) as page:
         gr.HTML(
             f"<h1>{TITLE}</h1><p>Type a comment, and a small language model on this machine says what it thinks. It "
@@ -156,7 +156,7 @@ def build_page(service: Service) -> gr.Blocks:
         with gr.Tab("About"):
             gr.HTML("".join(_about(model) for model in service.models.values()) + ABOUT, elem_id="about")
 
-        # The tab's content comes into being when it is first shown.
+        # The content of the tab is created when the tab is first shown.
         file_tab.select(None, js=SCRIPT)
         hidden = {"api_visibility": "private", "show_progress": "minimal"}
         check_button.click(check, [text, chosen], result, **hidden)
@@ -170,17 +170,17 @@ def build_page(service: Service) -> gr.Blocks:
             show_progress="full",
             show_progress_on=file_result,
         )
-    # Nothing is kept in them, but each of the 10,000 that Gradio would have takes 50 kB.
+    # Sessions keep nothing here, but each of Gradio's 10,000 takes 50 kB.
     page.state_session_capacity = 100
-    # As many visitors as the batches can serve at a time; more than that wait, and beyond `max_size` are refused.
+    # As many visitors as the batches can serve at a time. More visitors wait; beyond `max_size` they are refused.
     return page.queue(default_concurrency_limit=64, max_size=512, api_open=False)
 
 
 async def _cards(
     service: Service, text: str, chosen: Sequence[str], check: Callable[[Service, Model, str], Awaitable[str]]
 ) -> str:
-    """The answers of the chosen models side by side, or what keeps them from answering."""
-    # Half a surrogate pair, which a browser can send, is no text: the tokenizer would refuse the whole batch.
+    """Returns the answers of the chosen models side by side, or the reason why there are none."""
+    # A browser can send half a surrogate pair, for which the tokenizer would refuse the whole batch.
     text = (text or "").encode(errors="replace").decode()
     if is_blank(text):
         return _problem("There is nothing to check yet. Please type a comment first.")
@@ -209,7 +209,7 @@ async def _check_words(service: Service, model: Model, text: str) -> str:
 
 async def _score_file(service: Service, model: Model, content: bytes, file_name: str, progress: gr.Progress) -> str:
     started = time.perf_counter()
-    # Reading and writing a large file takes a second or more, in which others want to be answered.
+    # In a thread: reading and writing a large file takes a second or more, and other requests must be answered.
     comments = await asyncio.to_thread(read_comments, content, MAX_CHARACTERS)
     texts = [row[comments.column] for row in comments.rows]
     answers: list[Answer | None] = [None] * len(texts)
@@ -236,12 +236,12 @@ def _problem(message: str) -> str:
 
 
 def _in_words(label: str) -> str:
-    """A class name as people write it: `not_toxic` as "Not toxic"."""
+    """Returns a class name as people write it: "Not toxic" for `not_toxic`."""
     return label.replace("_", " ").strip().capitalize()
 
 
 def _tone(label: str) -> str:
-    """How a label is coloured; its words say the same."""
+    """Returns which color a label has: welcome, unwelcome or neutral."""
     words = re.findall(r"[^\W_]+", label.casefold()) or [""]
     if words[0] in WELCOME:
         return "welcome"
@@ -272,8 +272,8 @@ def _card(model: Model, answer: Answer, seconds: float, words: str = "") -> str:
 
 
 def _scored(comments: Comments, answers: Sequence[Answer | None], model: Model, file_name: str, seconds: float) -> str:
-    """How many comments got which label, the scored file to download, and its first rows."""
-    # In the page itself: nothing has to be kept on the server for a download.
+    """Returns the number of comments by label, the scored file for download, and its first rows."""
+    # The file is part of the page, so that the server keeps nothing for the download.
     encoded = base64.b64encode(write_scored(comments, answers, model.labels).encode("utf-8-sig")).decode()
     labels = Counter(answer.label for answer in answers if answer)
     found = ", ".join(f"{labels[label]:,} {_in_words(label).lower()}" for label in model.labels)
@@ -299,10 +299,9 @@ def _scored(comments: Comments, answers: Sequence[Answer | None], model: Model, 
 
 
 def _highlighted(words: Sequence[Word], rest: str, label: str) -> str:
-    """The text with the words that count marked, the stronger the more; and the strongest named, for those who do not
-    see the marks."""
+    """Returns the text with the words that count marked, and the strongest words by name for who cannot see marks."""
     most = max((abs(word.effect) for word in words), default=0)
-    least = max(0.15 * most, 0.1)  # what is less is noise
+    least = max(0.15 * most, 0.1)  # smaller effects are noise
     pieces = []
     for word in words:
         text = escape(word.text)
@@ -320,7 +319,7 @@ def _highlighted(words: Sequence[Word], rest: str, label: str) -> str:
 
 
 def _about(model: Model) -> str:
-    """What is known of a model, from its export's metrics."""
+    """Returns facts about a model, from the metrics of its export."""
     metrics = model.metrics
     facts = {"Runs as": model.backend, "Classes": ", ".join(map(_in_words, model.labels))}
     if metrics:

@@ -1,4 +1,7 @@
-"""Page and API in one FastAPI application, with what guards both: limits, security headers, counted requests."""
+"""The FastAPI application: page and API behind a guard with limits, security headers and statistics.
+
+app = create_app(Service([load_model("outputs/toxic_comments-even")], workers=2))
+"""
 
 import asyncio
 import time
@@ -16,10 +19,10 @@ from app.page import CSS, HEAD, SCRIPT, THEME, build_page
 from app.service import MAX_BODY_BYTES, MAX_BODY_SECONDS, RETRY_AFTER_SECONDS, Service
 
 API_PATHS = ("/api/classify", "/healthz", "/metrics", "/openapi.json")
-# Gradio also serves files of this machine and fetches addresses for whoever asks. The page needs no more than this.
+# The routes of Gradio that the page needs. Others would serve files of this machine or fetch addresses.
 GRADIO_PATH = "/gradio_api/"
 PAGE_PATHS = tuple(GRADIO_PATH + name for name in ("app_id", "queue/", "startup-events", "upload"))
-# The page's own scripts and styles are inline in part; nothing may come from, or go to, anywhere else.
+# Some scripts and styles of the page are inline. Nothing may come from, or go to, another server.
 SECURITY_HEADERS = [
     (
         b"content-security-policy",
@@ -32,7 +35,7 @@ SECURITY_HEADERS = [
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application; the service runs while the application does."""
+    """Returns the application, which starts and stops the service."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -40,7 +43,7 @@ def create_app(service: Service) -> FastAPI:
         yield
         await service.stop()
 
-    # FastAPI's own documentation pages would load their scripts from elsewhere; /openapi.json is there.
+    # FastAPI's documentation pages would load scripts from another server. /openapi.json remains.
     app = FastAPI(title="Text classifier", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.include_router(build_router(service))
     app.add_exception_handler(RequestValidationError, explain_invalid)
@@ -60,13 +63,13 @@ def create_app(service: Service) -> FastAPI:
         run_history=False,
         ssr_mode=False,
     )
-    # Gradio's own repeats what was sent, which may not even be text.
+    # Gradio's handler would repeat the body in its answer, which fails where the body is no text.
     app.routes[-1].app.add_exception_handler(RequestValidationError, explain_invalid)
     return app
 
 
 class Guard:
-    """Refuses large and slow bodies and what the page never asks, adds the security headers, and counts requests."""
+    """Refuses large bodies, slow bodies and unneeded routes, adds the security headers, and counts requests."""
 
     def __init__(self, app: ASGIApp, service: Service):
         self._app, self._service = app, service
@@ -75,13 +78,13 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 499  # as nginx counts clients that hang up before their answer
+        started, status = time.perf_counter(), 499  # nginx's status for clients that hang up before the answer
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                # Gradio's queue has a limit of its own.
+                # Here, because Gradio's queue answers 503 too.
                 retry = [(b"retry-after", b"%d" % RETRY_AFTER_SECONDS)] if status == 503 else []
                 message["headers"] = [*message["headers"], *SECURITY_HEADERS, *retry]
             await send(message)
@@ -89,7 +92,7 @@ class Guard:
         try:
             await self._answer(scope, receive, send_guarded)
         except Exception:
-            status = 500  # which Starlette sends
+            status = 500  # Starlette sends it
             raise
         finally:
             path = scope["path"] if scope["path"] in API_PATHS else "page"
@@ -109,10 +112,10 @@ class Guard:
 
 
 async def _read_body(scope: Scope, receive: Receive) -> list[Message]:
-    """The messages that bring the body; the last is a disconnect if the client has gone before it was complete.
+    """Returns the messages with the body; the last one is a disconnect if the client hung up before the end.
 
     Raises:
-        HTTPException: the body is, or says that it will be, too large, or takes too long.
+        HTTPException: the body is too large, is announced as too large, or takes too long.
     """
     too_large = HTTPException(413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.")
     lengths = [value for name, value in scope["headers"] if name == b"content-length"]
@@ -132,7 +135,7 @@ async def _read_body(scope: Scope, receive: Receive) -> list[Message]:
 
 
 def _replay(messages: list[Message], receive: Receive) -> Receive:
-    """A `receive` that gives the messages that were read, and then what comes after them."""
+    """Returns a `receive` that gives the messages again, and then the messages that follow."""
     rest = iter(messages)
 
     async def replayed() -> Message:

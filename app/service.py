@@ -1,4 +1,9 @@
-"""What page and API share: the models, the threads that they run on, the limits and the statistics."""
+"""What page and API share: models, threads, limits and statistics.
+
+service = Service([load_model("outputs/toxic_comments-even")], workers=2)
+service.start()
+answers = await service.classify(["I hate you"])
+"""
 
 import time
 from collections.abc import Sequence
@@ -13,7 +18,7 @@ MAX_BODY_BYTES = 1_000_000
 MAX_BODY_SECONDS = 60
 MAX_CHARACTERS = 5_000
 MAX_TEXTS = 256
-# About a second's work of two cores, so that whoever is let in is answered soon.
+# About a second's work of two cores, so that accepted texts are answered soon.
 MAX_WAITING = 512
 RETRY_AFTER_SECONDS = 1
 
@@ -22,8 +27,9 @@ class Service:
     """Answers texts with any of the models.
 
     Args:
-        models: with different names; the first is the default.
-        workers: batches that run at a time, over all models: as many as there are cores.
+        models: models with different names; the first is the default.
+        workers: number of batches that run at the same time, over all models: the number of cores.
+        max_waiting: number of texts that may wait for each model.
     """
 
     def __init__(self, models: Sequence[Model], workers: int, max_waiting: int = MAX_WAITING):
@@ -40,7 +46,11 @@ class Service:
         )
         texts = Counter("classified_texts", "Texts that a model has answered.", ["model"], registry=self.registry)
         batch_sizes = Histogram(
-            *("batch_size", "Texts run together.", ["model"]), registry=self.registry, buckets=(1, 2, 4, 8, 16, 32, 64)
+            "batch_size",
+            "Texts run together.",
+            ["model"],
+            registry=self.registry,
+            buckets=(1, 2, 4, 8, 16, 32, 64),
         )
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="model")
 
@@ -49,7 +59,7 @@ class Service:
                 texts.labels(model.name).inc(size)
                 batch_sizes.labels(model.name).observe(size)
 
-            # One batch more than run at a time, so that no thread waits for its next one.
+            # One batch more than there are threads, so that no thread waits for its next batch.
             return Batcher(model.classify, self._executor, workers + 1, max_waiting, model.runs_together, count)
 
         self._batchers = {name: batcher(model) for name, model in self.models.items()}
@@ -67,7 +77,7 @@ class Service:
         self._executor.shutdown()
 
     async def classify(self, texts: Sequence[str], model: str | None = None) -> list[Answer]:
-        """One answer a text, by the named model or the default.
+        """Returns one answer for each text, from the named model or the default.
 
         Raises:
             BusyError: too many texts are waiting.
@@ -75,11 +85,11 @@ class Service:
         return await self._batchers[model or self.default].classify(texts)
 
     def observe(self, path: str, status: int, started: float) -> None:
-        """Counts a request that began at `started` by `time.perf_counter`."""
+        """Counts a request; `started` is its `time.perf_counter`."""
         self.requests.labels(path, status).inc()
         self.seconds.labels(path).observe(time.perf_counter() - started)
 
 
 def is_blank(text: str) -> bool:
-    """Whether there is nothing to read in the text: only white space, control and invisible characters."""
+    """Returns whether the text has only white space, control and invisible characters."""
     return not any(character.isprintable() and not character.isspace() for character in text)

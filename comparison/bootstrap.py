@@ -5,14 +5,17 @@
     b = bootstrap(accuracy, labels, predictions_b)             # the same examples are drawn: the samples are paired
     difference(a, b)                                           # Interval(estimate=0.012, low=-0.004, high=0.028)
 
-Two things could have come out otherwise: which examples are in the test set, and the seeds, which are nested in the
-systems: seed 0 of one system and seed 0 of another have nothing in common. The examples are resampled with
-replacement, the same ones for every system and seed (paired bootstrap). The seeds are too few for that: where they
-matter most, intervals from resampling three values cover the truth in 82% of cases instead of 95%. Their variance is
-estimated from the spread between them instead, less the part of it that comes from the examples, which would count
-twice, and the quantile is Student's t with the degrees of freedom of Satterthwaite (1946, "An approximate distribution
-of estimates of variance components"). On simulated data the intervals cover the truth in 94 to 97% of cases, from 230
-to 2,500 examples, with 3 or 5 seeds that matter little or most (`tests/test_bootstrap.py`).
+The result could have been different for two reasons: other examples in the test set, and other seeds.
+
+- Examples are resampled with replacement, the same ones for every system and seed (paired bootstrap).
+- Seeds are nested in systems: seed 0 of one system has nothing in common with seed 0 of another. There are too few of
+  them to resample: where the seeds matter most, intervals from resampling three values cover the truth in 82% of
+  cases instead of 95%. Their variance is therefore estimated from the spread between them. The examples cause a part
+  of this spread, which is subtracted, because it would count twice.
+
+The quantile is that of Student's t. Its degrees of freedom are those of Satterthwaite (1946, "An approximate
+distribution of estimates of variance components"). On simulated data the intervals cover the truth in 94 to 97% of
+cases, for 230 to 2,500 examples and 3 or 5 seeds that matter little or most (`tests/test_bootstrap.py`).
 """
 
 import functools
@@ -29,7 +32,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with the limits of its 95% interval, of scores between 0 and 1; as a string in percentage points."""
+    """An estimate with the limits of its 95% interval, for scores between 0 and 1. Printed in percentage points."""
 
     estimate: float
     low: float
@@ -37,7 +40,7 @@ class Interval:
 
     @property
     def points(self) -> tuple[float, float, float]:
-        """Estimate and limits in percentage points, rounded as they are printed."""
+        """Estimate and limits in percentage points, rounded as in print."""
         return tuple(round(100 * value, 1) + 0.0 for value in (self.estimate, self.low, self.high))  # no -0.0
 
     def __str__(self) -> str:
@@ -51,7 +54,7 @@ class Scores:
 
     Attributes:
         by_seed: on all examples, `(seeds,)`.
-        resampled: on resampled examples, `(resamples, seeds)`; row r is of the same examples for every system.
+        resampled: on resampled examples, `(resamples, seeds)`. Row r uses the same examples for every system.
     """
 
     by_seed: np.ndarray
@@ -59,12 +62,12 @@ class Scores:
 
 
 def accuracy(confusions: np.ndarray) -> np.ndarray:
-    """Share of right predictions: `(..., labels, labels)` confusion counts (row: label) to `(...)`."""
+    """Returns the share of right predictions. Confusion counts (row: label) `(..., labels, labels)` to `(...)`."""
     return np.trace(confusions, axis1=-2, axis2=-1) / confusions.sum(axis=(-2, -1))
 
 
 def macro_f1(confusions: np.ndarray) -> np.ndarray:
-    """Mean F1 of the classes that occur as label or prediction: `(..., labels, labels)` to `(...)`."""
+    """Returns the mean F1 of the classes that occur as label or prediction. Shapes as for `accuracy`."""
     right = np.diagonal(confusions, axis1=-2, axis2=-1)
     occurrences = confusions.sum(axis=-1) + confusions.sum(axis=-2)
     f1 = np.divide(2 * right, occurrences, out=np.zeros_like(right, dtype=float), where=occurrences > 0)
@@ -81,13 +84,14 @@ def bootstrap(
     """Scores a system on all examples and on resampled ones.
 
     Args:
-        metric: of confusion counts, such as `accuracy` and `macro_f1`.
+        metric: a function of confusion counts, such as `accuracy` and `macro_f1`.
         labels: class ids `(examples,)`.
         predictions: class ids `(seeds, examples)`.
-        seed: of the resampling; scores are paired where it, `num_resamples` and the number of examples are the same.
+        seed: of the resampling. The scores of two systems are paired if `seed`, `num_resamples` and the number of
+            examples are the same.
     """
     num_seeds, num_labels = len(predictions), 1 + max(labels.max(), predictions.max())
-    # In which cell of all seeds' confusion matrices, one after another, each example is.
+    # The position of each example among the cells of all seeds' confusion matrices, one matrix after another.
     cells = np.arange(num_seeds)[:, None] * num_labels**2 + labels * num_labels + predictions
 
     def scores(counts: np.ndarray) -> np.ndarray:
@@ -102,7 +106,7 @@ def bootstrap(
 
 @functools.lru_cache(maxsize=2)
 def _draw(num_examples: int, num_resamples: int, seed: int) -> np.ndarray:
-    """How often each example is drawn: `(resamples, examples)`, in bytes, as it is once on average."""
+    """Returns how often each example is drawn: `(resamples, examples)`. A byte is enough: the mean is 1."""
     generator, shares = np.random.default_rng(seed), np.full(num_examples, 1 / num_examples)
     draws = np.empty((num_resamples, num_examples), dtype=np.uint8)
     for row in draws:
@@ -111,34 +115,34 @@ def _draw(num_examples: int, num_resamples: int, seed: int) -> np.ndarray:
 
 
 def score(system: Scores) -> Interval:
-    """The mean score over the seeds, with its interval within [0, 1]."""
+    """Returns the mean score over the seeds, with its interval within [0, 1]."""
     interval = _interval(system.by_seed.mean(), system.resampled.mean(axis=1), [system])
     return Interval(interval.estimate, max(interval.low, 0.0), min(interval.high, 1.0))
 
 
 def difference(first: Scores, second: Scores) -> Interval:
-    """The first system's mean score minus the second's, with its interval.
+    """Returns the first system's mean score minus the second's, with its interval.
 
     Raises:
         UserError: the two were not scored on the same resampled examples.
     """
     if len(first.resampled) != len(second.resampled):
         raise UserError(
-            f"Differences are of paired samples, but found {len(first.resampled)} of the first and "
-            f"{len(second.resampled)} of the second system. Use the same number of resamples."
+            f"A difference needs the same resamples of both systems, found {len(first.resampled)} of the first and "
+            f"{len(second.resampled)} of the second. Give both the same `num_resamples`."
         )
     estimate = first.by_seed.mean() - second.by_seed.mean()
     return _interval(estimate, first.resampled.mean(axis=1) - second.resampled.mean(axis=1), [first, second])
 
 
 def _interval(estimate: float, resampled: np.ndarray, systems: list[Scores]) -> Interval:
-    """Adds up the variances from the examples and from each system's seeds."""
+    """Returns the interval whose variance is the sum of those from the examples and from each system's seeds."""
     examples = resampled.var(ddof=1)
     seeds = [(_seed_variance(system), len(system.by_seed)) for system in systems if len(system.by_seed) > 1]
     variance = examples + sum(variance / number for variance, number in seeds)
     if variance == 0:
         return Interval(estimate, estimate, estimate)
-    # The examples are so many that their variance is as good as known.
+    # Only the seeds' variances are uncertain: there are enough examples to know theirs well.
     squares = sum((variance / number) ** 2 / (number - 1) for variance, number in seeds)
     degrees_of_freedom = variance**2 / squares if squares > 0 else np.inf
     margin = student_t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom) * np.sqrt(variance)
@@ -146,10 +150,11 @@ def _interval(estimate: float, resampled: np.ndarray, systems: list[Scores]) -> 
 
 
 def _seed_variance(system: Scores) -> float:
-    """Variance of the expected score from seed to seed.
+    """Returns the variance from seed to seed of a score on infinitely many examples.
 
-    The scores' variance holds more: on the few examples of a test set each seed is lucky or not by itself. That part
-    is what the seeds' deviations from their mean vary by in the bootstrap, whose variance has it already.
+    The plain variance of the scores overestimates it: on a finite test set each seed is lucky or unlucky by itself.
+    This part is estimated as the variance, in the bootstrap, of each seed's deviation from the mean. It is subtracted,
+    because the variance from the examples already contains it.
     """
     number = len(system.by_seed)
     deviations = system.resampled - system.resampled.mean(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""How far a classifier's confidence is from how often it is right.
+"""Calibration: whether a classifier is right as often as its confidence says.
 
 bins = reliability(labels, probabilities)
 expected_calibration_error(bins)      # 0: of the predictions made with 80% confidence, 80% are right
@@ -11,12 +11,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Reliability:
-    """Predictions in bins of equal width of their confidence; empty bins are left out.
+    """Predictions, sorted by confidence into bins of equal width; empty bins are left out.
 
     Attributes:
         confidence: mean confidence in each bin, `(bins,)`.
         accuracy: share of right predictions in each bin, `(bins,)`.
-        share: of all predictions, `(bins,)`.
+        share: share of all predictions in each bin, `(bins,)`.
     """
 
     confidence: np.ndarray
@@ -24,14 +24,8 @@ class Reliability:
     share: np.ndarray
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of the classes, along the last axis."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
-
-
 def reliability(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = 10) -> Reliability:
-    """Sorts predictions into bins of their confidence, the probability of the predicted class.
+    """Sorts predictions into bins by their confidence, which is the probability of the predicted class.
 
     Args:
         labels: class ids `(examples,)`.
@@ -49,7 +43,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = 1
 
 
 def expected_calibration_error(bins: Reliability) -> float:
-    """Mean distance of confidence and accuracy over all predictions, in [0, 1].
+    """Returns the mean distance between confidence and accuracy over all predictions, in [0, 1].
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks" (https://arxiv.org/abs/1706.04599), equation 3.
     """

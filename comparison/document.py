@@ -34,7 +34,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """An image: its path without extension, seen from the report, and what it shows."""
+    """An image.
+
+    Attributes:
+        path: relative to the document, without extension.
+        caption: what the image shows.
+    """
 
     path: str
     caption: str
@@ -49,6 +54,7 @@ Block = Heading | Text | Bullets | Table | Figure | Code
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
+    """Returns the document as Markdown, with figures as PNG."""
     return "\n\n".join(_markdown(block) for block in blocks) + "\n"
 
 
@@ -75,7 +81,7 @@ tr { border-bottom: 1px solid #ccc; } img { max-width: 100%; } figure { margin: 
 
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
-    """A page that stands alone but for its figures."""
+    """Returns the document as a page that needs no other file than its figures, which are SVG."""
     body = "\n".join(_html(block) for block in blocks)
     head = f"<meta charset='utf-8'>\n<title>{html.escape(title)}</title>\n<style>{STYLE}</style>"
     return f"<!DOCTYPE html>\n<html lang='en'>\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n"

@@ -1,13 +1,19 @@
-"""The report of a comparison: the two tables, what the intervals allow to say about them, and the figures."""
+"""The report of a comparison: the two tables, what the intervals allow to say about them, and the figures.
+
+report = build_report(results, scores, figures, failures, command)
+write_document(OUTPUT_DIR, "report", report)
+"""
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 from comparison.bootstrap import Interval, Scores, difference
 from comparison.document import Block, Bullets, Code, Figure, Heading, Table, Text
-from comparison.results import TEACHER, Results
+from comparison.results import TEACHER, Group, Results
+from layer_distillation.record import ModelRecord
 from training.tables import format_layers, spread
 
+# In tables.
 STRATEGY_TITLES = {
     "top": "Top-{depth}",
     "bottom": "Bottom-{depth}",
@@ -27,13 +33,16 @@ METHOD_TITLES = {
 }
 METRIC_TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
-Group = tuple[str, str]
+
+def strategy_name(strategy: str) -> str:
+    """Returns a strategy as sentences and figures name it."""
+    return {"cka": "CKA", "block_influence": "block influence"}.get(strategy, strategy)
 
 
 def group_title(group: Group, capital: bool = False) -> str:
-    """A group of runs in words: "odd, LoRA"."""
+    """Returns a group of runs in words: "odd, LoRA"."""
     method, strategy = group
-    title = "teacher" if group == TEACHER else f"{strategy}, {METHOD_TITLES[method]}"
+    title = "teacher" if group == TEACHER else f"{strategy_name(strategy)}, {METHOD_TITLES[method]}"
     return title[0].upper() + title[1:] if capital else title
 
 
@@ -41,50 +50,68 @@ def group_title(group: Group, capital: bool = False) -> str:
 
 
 def layer_table(results: Results) -> list[dict[str, str]]:
-    """*Student Layer | Training Loss | Validation Loss | Validation Accuracy*: the first method, and the teacher."""
-    method = results.runs[0].cell.method
+    """Returns the first method's students and the teacher.
+
+    Columns: *Student Layer | Training Loss | Validation Loss | Validation Accuracy*.
+    """
     rows = []
-    for (_, strategy), runs in results.groups_of(method).items():
-        title = STRATEGY_TITLES[strategy].format(depth=runs[0].student["num_layers"])
-        # What is chosen by evidence may differ from seed to seed.
-        sets = dict.fromkeys(format_layers(run.student["layers"]) for run in runs if run.student["layers"])
+    for (_, strategy), runs in results.groups_of(results.first_method).items():
+        title = STRATEGY_TITLES[strategy].format(depth=runs[0].student.num_layers)
+        # Strategies by evidence may choose other layers for every seed.
+        sets = dict.fromkeys(format_layers(run.student.layers) for run in runs if run.student.layers)
         layers = f" ({'; '.join(sets)})" if sets else ""
-        rows.append({"Student Layer": f"{title}{layers}", **_validation([run.student["results"] for run in runs])})
-    return [*rows, {"Student Layer": "Teacher", **_validation([results.teacher["results"]])}]
+        rows.append({"Student Layer": f"{title}{layers}", **_validation([run.student for run in runs])})
+    return [*rows, {"Student Layer": "Teacher", **_validation([results.teacher])}]
 
 
-def _validation(models: Sequence[dict]) -> dict[str, str]:
+def _validation(models: Sequence[ModelRecord]) -> dict[str, str]:
+    scores = [model.results for model in models]
     return {
-        "Training Loss": spread([model.get("train_loss_ce") for model in models], 3),
-        "Validation Loss": spread([model["eval_loss"] for model in models], 3),
-        "Validation Accuracy": spread([100 * model["eval_accuracy"] for model in models], 1),
+        "Training Loss": spread([metrics.get("train_loss_ce") for metrics in scores], 3),
+        "Validation Loss": spread([metrics["eval_loss"] for metrics in scores], 3),
+        "Validation Accuracy": spread([100 * metrics["eval_accuracy"] for metrics in scores], 1),
     }
 
 
 def method_table(results: Results) -> list[dict[str, str]]:
-    """*Model Type | Training Loss | Test Set Performance* of every group of runs, and the teacher's."""
-    rows = [_performance(group, [run.student for run in runs], results) for group, runs in results.groups.items()]
-    return [*rows, _performance(TEACHER, [results.teacher], results)]
+    """Returns *Model Type | Training Loss | Test Set Performance* of every group of runs and the teacher."""
+    rows = []
+    for group, runs in results.groups.items():
+        student = runs[0].student
+        rows.append(
+            {
+                **_performance(group, [run.student for run in runs], results),
+                "Trained Parameters": f"{student.trainable_parameters:,}",
+                **_cost(group, student, results, student.adapter),
+            }
+        )
+    performance = _performance(TEACHER, [results.teacher], results)
+    rows.append({**performance, "Trained Parameters": "-", **_cost(TEACHER, results.teacher, results)})
+    return rows
 
 
-def _performance(group: Group, models: Sequence[dict], results: Results) -> dict[str, str]:
-    prefix, split = results.prefix, results.split_title
-    scores = {f"{split} Accuracy": "accuracy", f"{split} Macro-F1": "macro_f1"}
+def _performance(group: Group, models: Sequence[ModelRecord], results: Results) -> dict[str, str]:
+    split = results.split_title
+    columns = {f"{split} Accuracy": "accuracy", f"{split} Macro-F1": "macro_f1"}
     if results.shows_classes:
-        scores |= {f"F1 {name}": f"f1_{name}" for name in results.label_names}
-    model = models[0]
-    adapter = f" + {model['adapter']['megabytes']:.1f}" if "adapter" in model else ""
+        columns |= {f"F1 {name}": f"f1_{name}" for name in results.label_names}
+    scores = [model.results for model in models]
     return {
         "Model Type": group_title(group, capital=True),
-        "Training Loss": spread([model["results"].get("train_loss_ce") for model in models], 3),
+        "Training Loss": spread([metrics.get("train_loss_ce") for metrics in scores], 3),
         **{
-            column: spread([_percent(model["results"].get(f"{prefix}_{name}")) for model in models], 1)
-            for column, name in scores.items()
+            column: spread([_percent(metrics.get(f"{results.prefix}_{name}")) for metrics in scores], 1)
+            for column, name in columns.items()
         },
-        "Trained Parameters": f"{model['trainable_parameters']:,}" if "trainable_parameters" in model else "-",
-        "Parameters": f"{model['parameters']:,}",
-        "Size (MB)": f"{model['megabytes']:.1f}{adapter}",
-        "ms an Example": f"{results.latency_ms[group]:.1f}",
+    }
+
+
+def _cost(group: Group, model: ModelRecord, results: Results, adapter: Mapping | None = None) -> dict[str, str]:
+    adapter_size = f" + {adapter['megabytes']:.1f}" if adapter else ""
+    return {
+        "Parameters": f"{model.parameters:,}",
+        "Size (MB)": f"{model.megabytes:.1f}{adapter_size}",
+        "ms per Example": f"{results.latency_ms[group]:.1f}",
     }
 
 
@@ -96,7 +123,7 @@ def _percent(value: float | None) -> float | None:
 
 
 def statement(first: str, second: str, metric: str, interval: Interval) -> str:
-    """One sentence about a difference, first minus second, that claims no more than its interval as printed.
+    """Returns a sentence about a difference, first minus second, that claims no more than its interval as printed.
 
     Args:
         interval: of a score between 0 and 1; the sentence gives percentage points.
@@ -109,21 +136,26 @@ def statement(first: str, second: str, metric: str, interval: Interval) -> str:
 
 
 def layer_statements(results: Results, scores: Mapping[Group, Scores]) -> list[str]:
-    """Every two strategies of the first method, the better one first."""
-    groups = list(results.groups_of(results.runs[0].cell.method))
+    """Returns a sentence for every two strategies of the first method, the better one first."""
+    groups = list(results.groups_of(results.first_method))
     return [
-        statement(first[1], second[1], _metric("accuracy", results), difference(scores[first], scores[second]))
+        statement(
+            strategy_name(first[1]),
+            strategy_name(second[1]),
+            _metric("accuracy", results),
+            difference(scores[first], scores[second]),
+        )
         for first, second in _pairs(groups, scores)
     ]
 
 
 def method_statements(results: Results, scores: Mapping[Group, Scores]) -> list[str]:
-    """For each strategy every two methods, the better one first."""
+    """Returns for each strategy a sentence for every two methods, the better one first."""
     sentences = []
     for strategy in dict.fromkeys(strategy for _, strategy in results.groups):
         groups = [group for group in results.groups if group[1] == strategy]
         for first, second in _pairs(groups, scores):
-            names = f"{strategy}: {METHOD_TITLES[first[0]]}", METHOD_TITLES[second[0]]
+            names = f"{strategy_name(strategy)}: {METHOD_TITLES[first[0]]}", METHOD_TITLES[second[0]]
             interval = difference(scores[first], scores[second])
             sentences.append(statement(*names, _metric("macro_f1", results), interval))
     return sentences
@@ -139,13 +171,13 @@ def _pairs(groups: Sequence[Group], scores: Mapping[Group, Scores]) -> list[tupl
 
 
 def teacher_table(results: Results, scores: Mapping[str, Mapping[Group, Scores]]) -> list[dict[str, str]]:
-    """What each group of students loses against the teacher, in percentage points with intervals."""
+    """Returns how far each group of students is from the teacher, in percentage points with intervals."""
     rows = []
     for group in results.groups:
         row = {"Student": group_title(group)}
         for metric, title in METRIC_TITLES.items():
             interval = difference(scores[metric][group], scores[metric][TEACHER])
-            row[f"{results.split_title} {title} - teacher's"] = str(interval)
+            row[f"{results.split_title} {title} minus teacher's (points)"] = str(interval)
         rows.append(row)
     return rows
 
@@ -160,57 +192,67 @@ def build_report(
     failures: Mapping[str, str],
     command: str,
 ) -> list[Block]:
-    """The whole report.
+    """Returns the whole report.
 
     Args:
         scores: as `score_groups` returns them.
-        figures: caption of each image, by its path from the report, without extension.
-        failures: reason of each run that failed, by its name.
+        figures: the caption of each image, by its path from the report, without extension.
+        failures: the reason of each run that failed, by its name.
     """
-    # Fewer where runs have failed.
-    numbers = {len(runs) for runs in results.groups.values()}
-    student, number = results.runs[0].student, len(results.label_ids)
     layers, methods = layer_statements(results, scores["accuracy"]), method_statements(results, scores["macro_f1"])
-    split = results.split_title.lower()
-    blocks = [
+    return [
         Heading(f"Comparison on {results.source}", 1),
-        Text(
-            f"Students of {student['num_layers']} of the {results.teacher['num_layers']} layers of "
-            f"{results.teacher['name']}, layer 1 nearest the input. Figures are means ± standard deviations over "
-            f"{_seeds(numbers)}; scores are in per cent. The losses are the cross-entropy with the labels, whatever "
-            "the student was trained with, so that they can be compared; that of the training is the mean over all "
-            f"its steps. The {split} split has {number:,} examples."
-        ),
+        Text(_introduction(results)),
         *([Heading("Failed runs"), Bullets([f"{name}: {why}" for name, why in failures.items()])] if failures else []),
         Heading("Which layers"),
-        Text(f"How the students were trained: {METHOD_TITLES[results.runs[0].cell.method]}."),
+        Text(f"Training method: {METHOD_TITLES[results.first_method]}."),
         Table(layer_table(results)),
         *([Bullets(layers)] if layers else []),
         Heading("Which method"),
         Table(method_table(results)),
         Text(
-            "Fine-tuned and LoRA students see the labels alone, without a teacher. Size is that of the whole student; "
-            "an adapter's own comes after the +. The time is the median for single examples, on which the models took "
-            "turns, with adapters merged."
+            "Fine-tuned and LoRA students are trained on the labels alone, without a teacher. The size is that of the "
+            "whole student; the size of an adapter follows the +. The time is the median over single examples. The "
+            "models took turns on each example, with adapters merged."
         ),
         *([Bullets(methods)] if methods else []),
         Heading("What is lost against the teacher"),
         Table(teacher_table(results, scores)),
         Heading("How sure this is"),
-        Text(
-            f"Brackets are 95% intervals of the difference on the {split} examples, over the choice of the examples "
-            f"(paired bootstrap) and over {_seeds(numbers)}"
-            + ("." if min(numbers) > 1 else ", whose spread one seed cannot show: read them as too narrow.")
-            + f" Each holds by itself: of the {len(layers) + len(methods)} comparisons above, one in twenty would "
-            "come out different from 0 by chance if all were equal. They say nothing about other data or a "
-            "teacher that is fine-tuned again."
-        ),
+        Text(_reservations(results, len(layers) + len(methods))),
         Heading("Figures"),
         *(Figure(path, caption) for path, caption in figures.items()),
-        Heading("Made by"),
+        Heading("Command"),
         Code(command),
     ]
-    return blocks
+
+
+def _introduction(results: Results) -> str:
+    student, teacher = results.runs[0].student, results.teacher
+    return (
+        f"Students have {student.num_layers} of the {teacher.num_layers} layers of {teacher.name}; layer 1 is nearest "
+        f"the input. Numbers are means ± standard deviations over {_seeds(_seeds_per_group(results))}; scores are in "
+        "per cent. All losses are the cross-entropy with the labels, whatever loss a student was trained with, so "
+        "that they can be compared. The training loss is the mean over all steps. "
+        f"The {results.split_title.lower()} split has {len(results.label_ids):,} examples."
+    )
+
+
+def _reservations(results: Results, num_comparisons: int) -> str:
+    numbers = _seeds_per_group(results)
+    one_seed = "One seed cannot show how far seeds differ: read intervals over one seed as too narrow. "
+    return (
+        f"Brackets are 95% intervals of a difference on the {results.split_title.lower()} examples, over the choice "
+        f"of the examples (paired bootstrap) and over {_seeds(numbers)}. {one_seed if min(numbers) == 1 else ''}"
+        "Each interval holds by itself: if all students were equal, one in twenty of the "
+        f"{num_comparisons} comparisons above would show a difference by chance. The intervals say nothing about "
+        "other data, nor about a teacher that is fine-tuned again."
+    )
+
+
+def _seeds_per_group(results: Results) -> set[int]:
+    """Returns the numbers of finished runs that groups have: groups whose runs failed have fewer."""
+    return {len(runs) for runs in results.groups.values()}
 
 
 def _seeds(numbers: Collection[int]) -> str:

@@ -1,6 +1,8 @@
 """Classifiers as ONNX files.
 
-float32  the graph
-int8     8-bit weights, by processor
-parity   what the graph answers
+arguments       what to export, where to, and for which processor
+float32         the graph
+int8            8-bit weights, by processor
+parity          what a graph answers, and the data it is checked on
+checked_export  both files, written and checked
 """

@@ -1,4 +1,8 @@
-"""8-bit weights by ONNX Runtime, stored for the processor that will run them."""
+"""8-bit weights by ONNX Runtime, stored for the processor that will run them.
+
+quantize("model.onnx", "model_int8.onnx")
+quantize("model.onnx", "model_int8.onnx", processor="avx2")      # for x86 without VNNI; correct on any processor
+"""
 
 import logging
 import platform
@@ -8,23 +12,22 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from datasets import Dataset
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from export.parity import INT8_BATCH_SIZE, compute_onnx_logits
+from export.parity import INT8_BATCH_SIZE
 
 logger = logging.getLogger(__name__)
 
-# Operators whose constant weights become int8; the products of two activations within attention stay float32.
+# Operators whose constant weights become int8. Attention multiplies two activations; these products stay float32.
 QUANTIZED_OPERATORS = ("MatMul", "Gemm", "Gather")
-# How weights are stored for each kind of processor. x86 processors without VNNI ("avx2", and AVX-512 without VNNI) add
-# two products of unsigned activations and signed weights in 16 bits, which saturates silently. Unsigned weights take
-# other instructions there, which do not; with VNNI they are slower than signed ones.
+# How weights are stored for each kind of processor. "avx2" stands for all x86 processors without VNNI, with AVX-512 or
+# without: with signed weights they add two products in 16 bits, which saturates silently. Unsigned weights use other
+# instructions there, which do not saturate. On processors with VNNI signed weights are correct, and faster.
 WEIGHT_TYPES = {"vnni": QuantType.QInt8, "arm": QuantType.QInt8, "avx2": QuantType.QUInt8}
 
 
 def this_processor() -> str:
-    """The kind of the processor that this process runs on, one of `WEIGHT_TYPES`."""
+    """Returns the kind of the processor that runs this process, one of `WEIGHT_TYPES`."""
     if platform.machine().lower() in ("aarch64", "arm64"):
         return "arm"
     capabilities = torch.cpu.get_capabilities()
@@ -34,14 +37,18 @@ def this_processor() -> str:
 def quantize(
     source: str | Path, target: str | Path, in_float32: Sequence[str] = (), processor: str | None = None
 ) -> None:
-    """Writes a float32 graph with 8-bit weights, one scale an output channel; activations become 8-bit as it runs.
+    """Writes a float32 graph with 8-bit weights, one scale for each output channel.
+
+    Activations become 8-bit while the graph runs.
 
     Args:
-        in_float32: names of operators that stay as they are.
-        processor: the kind that will run the graph, one of `WEIGHT_TYPES`; `None` for the one at hand.
+        source: the float32 graph.
+        target: the file to write.
+        in_float32: names of operators that stay in float32.
+        processor: the kind that will run the graph, one of `WEIGHT_TYPES`; `None` for the kind of this processor.
     """
     graph = onnx.load(source)
-    # The quantiser transposes weights but not their noted shapes, and then finds that the two differ:
+    # The quantizer transposes weights but not their recorded shapes, and then refuses the difference:
     # https://github.com/microsoft/onnxruntime/issues/25890
     del graph.graph.value_info[:]
     quantize_dynamic(
@@ -57,18 +64,20 @@ def quantize(
 def quantize_accurately(
     source: str | Path,
     target: str | Path,
-    sample: Dataset,
-    collator: Callable,
+    sample_logits: Callable[..., np.ndarray],
     is_accurate: Callable[[], bool],
     processor: str | None = None,
 ) -> list[str] | None:
-    """Quantises as many operators as accuracy allows.
+    """Quantizes as many operators as accuracy allows.
 
-    First all of them. If that is not accurate enough, those that disturb the logits of the sample most when they alone
-    are int8 stay in float32: the worst one, two, four, and so on up to half of them.
+    The first attempt quantizes all of them. If it is not accurate enough, each operator is quantized alone, and the
+    operators are sorted by how much they change the logits of a sample. Further attempts leave the worst operator in
+    float32, then the worst two, four, and so on, up to half of them.
 
     Args:
-        sample: some tokenised examples.
+        source: the float32 graph.
+        target: the file to write.
+        sample_logits: returns the logits of a graph for some examples; called with a file and a `batch_size`.
         is_accurate: judges the graph in `target`.
         processor: as for `quantize`.
 
@@ -79,14 +88,13 @@ def quantize_accurately(
     if is_accurate():
         return []
     names = _quantizable(source)
-    logger.warning(f"int8 costs too much accuracy: the {len(names)} operators are tried one by one.")
-    reference = compute_onnx_logits(source, sample, collator)
-    disturbance = {}
+    logger.warning(f"int8 costs too much accuracy. Now each of the {len(names)} operators is quantized alone.")
+    expected = sample_logits(source)
+    changes = {}
     for name in names:
         quantize(source, target, in_float32=[other for other in names if other != name], processor=processor)
-        logits = compute_onnx_logits(target, sample, collator, INT8_BATCH_SIZE)
-        disturbance[name] = np.abs(logits - reference).mean()
-    worst_first = sorted(names, key=disturbance.__getitem__, reverse=True)
+        changes[name] = np.abs(sample_logits(target, batch_size=INT8_BATCH_SIZE) - expected).mean()
+    worst_first = sorted(names, key=changes.__getitem__, reverse=True)
     count = 1
     while count <= len(names) // 2:
         quantize(source, target, in_float32=worst_first[:count], processor=processor)
@@ -97,7 +105,7 @@ def quantize_accurately(
 
 
 def _quantizable(source: str | Path) -> list[str]:
-    """Names of the operators with constant float32 weights, those that become int8."""
+    """Returns the names of the operators with constant float32 weights, which become int8."""
     graph = onnx.load(source).graph
     weights = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
     return [node.name for node in graph.node if node.op_type in QUANTIZED_OPERATORS and weights & set(node.input[:2])]

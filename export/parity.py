@@ -1,21 +1,31 @@
-"""The logits of an ONNX file, to be compared with those of the checkpoint."""
+"""What an ONNX graph answers, and the data on which its answers are compared with PyTorch's.
 
-from collections.abc import Callable
+data = CheckData({"validation": tokenized["validation"]}, collator, compute_metrics, SINGLE_LABEL)
+logits = compute_onnx_logits("model.onnx", data.validation, data.collator)
+scores = data.scores("model_int8.onnx", "validation", INT8_BATCH_SIZE)
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction
 
-BATCH_SIZE = 8  # on a processor the quickest per example; larger batches outgrow its caches
-# In int8 the activations of a batch have one scale, so that an answer would depend on the texts beside it.
+from layer_distillation.problem_types import REGRESSION
+
+BATCH_SIZE = 8  # the fastest per example on a processor; larger batches outgrow its caches
+# All int8 activations of a batch share one scale, so an answer would depend on the other texts of the batch.
 INT8_BATCH_SIZE = 1
 
 
 def compute_onnx_logits(
     file: str | Path, dataset: Dataset, collator: Callable, batch_size: int = BATCH_SIZE
 ) -> np.ndarray:
-    """Runs an ONNX classifier over a tokenised data set.
+    """Runs an ONNX classifier over a tokenized data set.
 
     Args:
         collator: pads a list of examples into a batch of tensors, for example `DataCollatorWithPadding(tokenizer)`.
@@ -26,9 +36,47 @@ def compute_onnx_logits(
     """
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]
-    inputs = dataset.select_columns(names)
-    rows = []
-    for start in range(0, len(inputs), batch_size):
-        batch = collator(inputs.select(range(start, min(start + batch_size, len(inputs)))).to_list())
-        rows.append(session.run(["logits"], {name: batch[name].numpy() for name in names})[0])
-    return np.concatenate(rows)
+    batches = DataLoader(dataset.select_columns(names), batch_size=batch_size, collate_fn=collator)
+    return np.concatenate(
+        [session.run(["logits"], {name: batch[name].numpy() for name in names})[0] for batch in batches]
+    )
+
+
+def deciding_metric(problem_type: str) -> str:
+    """Returns the score that int8 has to keep: "pearson" for regression, otherwise "accuracy"."""
+    return "pearson" if problem_type == REGRESSION else "accuracy"
+
+
+@dataclass(frozen=True)
+class CheckData:
+    """The data that an export is checked on.
+
+    Attributes:
+        splits: tokenized examples with `labels`, by name. The first split is the validation split, which decides
+            whether an export is good.
+        collator: as for `compute_onnx_logits`.
+        compute_metrics: returns scores by name for an `EvalPrediction`.
+        problem_type: one of `layer_distillation.problem_types`.
+    """
+
+    splits: Mapping[str, Dataset]
+    collator: Callable
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]]
+    problem_type: str
+
+    @property
+    def validation_split(self) -> str:
+        return next(iter(self.splits))
+
+    @property
+    def validation(self) -> Dataset:
+        return self.splits[self.validation_split]
+
+    @property
+    def metric(self) -> str:
+        return deciding_metric(self.problem_type)
+
+    def scores(self, file: str | Path, split: str, batch_size: int) -> dict[str, float]:
+        """Returns the scores of an ONNX classifier on a split, by name."""
+        logits = compute_onnx_logits(file, self.splits[split], self.collator, batch_size)
+        return self.compute_metrics(EvalPrediction(logits, np.array(self.splits[split]["labels"])))

@@ -2,14 +2,14 @@
 
 errors           what a user can cause
 problem_types    one label, several labels, regression
-arguments        the trainer's arguments
-losses           formulas: one value per example
-loss_table       every loss: formula, weight, title
-layer_losses     which layers are compared, and their losses
+arguments        the arguments of the trainer
+losses           formulas: one value an example
+loss_table       every loss by name: formula, what it compares, title
+layer_losses     which layers are compared, and the losses of a batch
 layer_outputs    reading hidden states, attention, queries, keys and values
 encoder_layers   where a model holds its layers
 student_config   the config of a student made of some layers
-model_outputs    what a model reads of an example; its logits for a data set
+model_outputs    running a model over a data set
 fingerprints     SHA-256 of weights and data
 teacher_outputs  stored teacher logits and hidden states
 batches          the order of the examples

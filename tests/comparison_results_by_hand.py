@@ -1,14 +1,13 @@
-"""Results of a comparison that no training has made, for the tests of its report and its figures."""
-
-from pathlib import Path
+"""Results of a comparison without any training, for the tests of its report and its figures."""
 
 import numpy as np
 
 from comparison.arguments import Cell
-from comparison.results import TEACHER, Results, Run
+from comparison.results import TEACHER, FinishedRun, Results
+from layer_distillation.record import DataRecord, RunRecord, StudentRecord, TeacherRecord
 
 LABELS = ("neither", "offensive_language", "hate_speech")
-LAYERS = {"top": [1, 2, 3], "bottom": [4, 5, 6], "odd": [1, 3, 5], "even": [2, 4, 6], "random": []}
+LAYERS = {"top": (1, 2, 3), "bottom": (4, 5, 6), "odd": (1, 3, 5), "even": (2, 4, 6), "cka": (1, 2, 6), "random": ()}
 NUM_EXAMPLES = 120
 
 
@@ -18,12 +17,38 @@ def logits_with_accuracy(label_ids, accuracy, draws):
     return 2 * np.eye(len(LABELS))[predicted] + draws.normal(size=(len(label_ids), len(LABELS))) * 0.3
 
 
-def model(layers, accuracy, **extra):
+def metrics(accuracy):
     results = {"train_loss_ce": 1 - accuracy, "eval_loss": 1.1 - accuracy, "eval_accuracy": accuracy}
     results |= {"predict_loss": 1.1 - accuracy, "predict_accuracy": accuracy, "predict_macro_f1": accuracy - 0.05}
-    results |= {f"predict_f1_{name}": accuracy - 0.1 for name in LABELS}
-    sizes = {"parameters": 17_390_594, "megabytes": 69.56, "num_layers": len(layers) or 3}
-    return {"layers": layers, **sizes, "results": results, **extra}
+    return results | {f"predict_f1_{name}": accuracy - 0.1 for name in LABELS}
+
+
+def student(strategy, accuracy, with_adapter):
+    return StudentRecord(
+        layer_strategy=strategy,
+        layers=LAYERS[strategy],
+        num_layers=3,
+        parameters=17_390_594,
+        megabytes=69.56,
+        latency_ms=5.0,
+        results=metrics(accuracy),
+        trainable_parameters=480_386 if with_adapter else 17_390_594,
+        adapter={"megabytes": 1.93} if with_adapter else None,
+    )
+
+
+def record(method, seed, scored_student):
+    data = DataRecord(source="some tweets", labels=LABELS, fingerprints={}, split_seed=None)
+    return RunRecord(
+        name="a-run",
+        command="python run_comparison.py",
+        settings={},
+        data=data,
+        seed=seed,
+        libraries={},
+        method=method,
+        student=scored_student,
+    )
 
 
 def history(with_teacher):
@@ -48,17 +73,21 @@ def make_results(accuracies, seeds=(0, 1, 2)):
     runs = []
     for (method, strategy), accuracy in accuracies.items():
         for seed in seeds:
-            trained = {"trainable_parameters": 17_390_594}
-            if method.startswith("lora"):
-                trained = {"trainable_parameters": 480_386, "adapter": {"megabytes": 1.93}}
-            student = model(LAYERS[strategy], accuracy + 0.01 * seed, **trained)
-            record = {"method": method, "seed": seed, "student": student}
+            scored = student(strategy, accuracy + 0.01 * seed, with_adapter=method.startswith("lora"))
             logits = logits_with_accuracy(label_ids, accuracy, draws)
-            runs.append(
-                Run(Cell(method, strategy, seed), record, logits, history("distill" in method), Path("nowhere"))
-            )
-    teacher = {"name": "a-teacher", **model([1, 2, 3, 4, 5, 6], 0.95)}
-    teacher |= {"parameters": 22_713_986, "megabytes": 90.86, "num_layers": 6}
+            cell = Cell(method, strategy, seed)
+            runs.append(FinishedRun(cell, record(method, seed, scored), logits, history("distill" in method)))
+    teacher = TeacherRecord(
+        name="a-teacher",
+        hub_name=None,
+        fingerprint="0",
+        layers=(1, 2, 3, 4, 5, 6),
+        num_layers=6,
+        parameters=22_713_986,
+        megabytes=90.86,
+        latency_ms=10.0,
+        results=metrics(0.95),
+    )
     teacher_logits = logits_with_accuracy(label_ids, 0.95, draws)
     latency_ms = {TEACHER: 10.0} | dict.fromkeys(accuracies, 5.0)
     return Results(runs, teacher, teacher_logits, label_ids, LABELS, latency_ms, "test", "some tweets")

@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import datasets
 import pytest
 import torch
+from filelock import FileLock
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
@@ -97,14 +98,18 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def served_model(tmp_path_factory):
+def served_model(tmp_path_factory, worker_id):
     """The folder `small` with a checkpoint and its export, that know a little about toxic comments."""
     # Not every test run needs what it imports.
     from tests.served_model import make_served_model
 
-    folder = tmp_path_factory.mktemp("served") / "small"
-    folder.mkdir()
-    make_served_model(folder)
+    folder = tmp_path_factory.getbasetemp()
+    # Made once for all workers of pytest-xdist.
+    folder = (folder if worker_id == "master" else folder.parent) / "served" / "small"
+    with FileLock(folder.parent.with_suffix(".lock")):
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            make_served_model(folder)
     return folder
 
 

@@ -1,6 +1,8 @@
 """GLUE tasks with made-up rows, in the form in which `datasets` keeps them in its cache.
 
-write_glue_cache(cache_dir, "rte", num_rows=6)
+    write_glue_cache(cache_dir, "rte", num_rows=6)
+
+`cache_dir` is what `datasets` calls HF_DATASETS_CACHE.
 """
 
 from pathlib import Path

@@ -65,14 +65,14 @@ def running_app(folder: Path, command: Sequence[str | Path], cwd: Path = ROOT) -
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(120)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
 
 
 def _wait_until_up(app: RunningApp) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         assert app.process.poll() is None, app.log
         try:

@@ -161,13 +161,13 @@ def test_a_body_of_another_form_is_refused_with_where_and_why(client, body, mess
         b"\x1f\x8b\x08\x00" + b"\x00" * 50,
     ],
 )
-@pytest.mark.parametrize("kind", ["application/json", "text/plain", "multipart/form-data; boundary=x"])
-def test_a_body_that_is_no_json_is_refused(client, content, kind):
-    response = client.post("/api/classify", content=content, headers={"content-type": kind})
-    assert response.status_code in (400, 422)
-    assert response.json().keys() == {"error"}
-    assert len(response.content) < 2000
-    assert "Traceback" not in response.text
+def test_a_body_that_is_no_json_is_refused(client, content):
+    for kind in ("application/json", "text/plain", "multipart/form-data; boundary=x"):
+        response = client.post("/api/classify", content=content, headers={"content-type": kind})
+        assert response.status_code in (400, 422)
+        assert response.json().keys() == {"error"}
+        assert len(response.content) < 2000
+        assert "Traceback" not in response.text
 
 
 def test_a_body_without_the_header_for_json_is_refused_with_what_to_do(client):

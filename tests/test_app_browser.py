@@ -1,4 +1,4 @@
-"""Tests of the page in a real browser: headless Chromium, driven by Playwright, as a person would use it."""
+"""Tests of the running app: its page in headless Chromium, as a person would use it, and what it keeps to itself."""
 
 import base64
 import csv
@@ -6,25 +6,31 @@ import io
 import os
 import re
 import shutil
+import subprocess
+import sys
+import threading
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
+from tests.running_app import WATCHED_APP
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SECRET = "xylophone-secret"
+TIMEOUT = 120_000  # ms: five seconds are too few beside other tests
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: `apt-get install chromium` brings one"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
 def browser():
-    expect.set_options(timeout=30_000)  # five seconds are too few beside other tests
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: `apt-get install chromium` brings one")
+    expect.set_options(timeout=TIMEOUT)
     with sync_playwright() as playwright:
         # Without a sandbox of its own: containers do not allow it, and only our own page is opened.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -32,28 +38,32 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def open_page(browser, app):
-    """Opens the page; afterwards looks for errors in its console, and for requests to any other server."""
-    problems, contexts = [], []
+@pytest.fixture(scope="module")
+def desktop(browser):
+    """What most tests open the page in; it keeps the page's scripts, which take seconds to load."""
+    return browser.new_context()
 
-    def open_page(**options):
-        context = browser.new_context(**options)
-        contexts.append(context)
+
+@pytest.fixture
+def open_page(desktop, app):
+    """Opens the page; afterwards looks for errors in its console, and for requests to any other server."""
+    problems, urls, pages = [], [], []
+
+    def open_page(context=desktop):
         page = context.new_page()
+        pages.append(page)
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("dialog", lambda dialog: problems.append(f"dialog: {dialog.message}") or dialog.dismiss())
         page.on("request", lambda request: urls.append(request.url))
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(TIMEOUT)
         page.goto(app.url)
-        expect(comment_box(page)).to_be_visible(timeout=60_000)
+        expect(comment_box(page)).to_be_visible()
         return page
 
-    urls = []
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert problems == []
     assert [url for url in urls if not url.startswith((app.url, "data:", "blob:"))] == []
     assert urls, "the browser's requests were not seen"
@@ -211,8 +221,8 @@ def test_screen_readers_are_told_the_answer_and_the_language(open_page):
 
 
 @pytest.mark.parametrize("color_scheme", ["light", "dark"])
-def test_no_rule_of_accessibility_is_broken(open_page, tmp_path, color_scheme):
-    page = open_page(color_scheme=color_scheme)
+def test_no_rule_of_accessibility_is_broken(browser, open_page, tmp_path, color_scheme):
+    page = open_page(browser.new_context(color_scheme=color_scheme))
     comment_box(page).fill("You are an idiot, and everybody here laughs at you.")
     page.get_by_role("button", name="Check and mark words").click()
     expect(answers(page)).to_have_count(2)
@@ -234,11 +244,72 @@ def violations(page):
     return [(found["id"], found["nodes"][0]["html"]) for found in Axe().run(page).response["violations"]]
 
 
-def test_a_phone_shows_everything_without_scrolling_sideways(open_page):
-    page = open_page(viewport={"width": 360, "height": 740}, has_touch=True)
+def test_a_phone_shows_everything_without_scrolling_sideways(browser, open_page):
+    page = open_page(browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True))
     check(page, "I hate you, you are an absolutelyunbelievablyendlesslyannoyingpersonwithoutanyspaces" + "x" * 100)
     expect(answers(page)).to_have_count(2)
     for tab in ("A comment", "A file", "About"):
         page.get_by_role("tab", name=tab).click()
         page.wait_for_timeout(200)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
+
+
+# ---- What the app keeps to itself ----
+
+
+@pytest.fixture
+def client(app):
+    with httpx.Client(base_url=app.url, timeout=120) as client:
+        yield client
+
+
+def test_nothing_that_was_sent_is_logged_or_stored(app, client):
+    for body in ({"text": SECRET}, {"text": [SECRET]}, {"texts": [SECRET, ""]}, {SECRET: 1}):
+        client.post("/api/classify", json=body)
+    client.post("/api/classify", content=f'{{"text": "{SECRET}'.encode())
+    client.get("/api/classify", params={"text": SECRET})
+    client.get(f"/{SECRET}")
+    client.get(f"/{SECRET}", headers={"Connection": "Upgrade", "Upgrade": "websocket"})
+    assert "Uvicorn running" in app.log  # it is the right log
+    assert SECRET not in app.log
+    assert SECRET not in client.get("/metrics").text
+    assert [path for path in app.temporary_files if SECRET.encode() in path.read_bytes()] == []
+
+
+def test_the_process_connects_to_nothing_outside_itself(app, client):
+    client.post("/api/classify", json={"text": "hello"})
+    client.get("/")
+    client.get("/gradio_api/file=https://example.com/")
+    assert [line for line in app.connections if not re.search(r"127\.0\.0\.1|localhost|::1", line)] == []
+
+
+def test_the_watch_on_connections_sees_them(tmp_path):
+    # Otherwise the test above could not fail.
+    (tmp_path / "app.py").write_text(
+        "import asyncio, socket, uvicorn\n"
+        "socket.getaddrinfo('127.0.0.1', 9)\n"
+        "with asyncio.Runner(loop_factory=uvicorn.Config(None).get_loop_factory()) as runner:\n"
+        "    try:\n"
+        "        runner.run(asyncio.open_connection('127.0.0.1', 9))\n"
+        "    except ConnectionRefusedError:\n"
+        "        pass\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "CONNECTIONS": str(tmp_path / "seen")}
+    subprocess.run([sys.executable, WATCHED_APP], env=environment, check=True)
+    assert len((tmp_path / "seen").read_text().splitlines()) == 2
+
+
+def test_the_requests_of_many_users_at_once_are_all_answered(app):
+    statuses = []
+
+    def ask():
+        with httpx.Client(base_url=app.url, timeout=120) as client:
+            for _ in range(5):
+                statuses.append(client.post("/api/classify", json={"text": "I hate you"}).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 100

@@ -27,7 +27,11 @@ def test_columns_are_told_apart_by_what_the_header_has_between_them(delimiter):
     assert comments == (["id", "text"], [["1", "one, two; three"]], 1, delimiter)
     scored = write_scored(comments, [ANSWER], LABELS)
     assert list(csv.reader(io.StringIO(scored, newline=""), delimiter=delimiter))[1] == [
-        *("1", "one, two; three", "toxic", "0.2500", "0.7500")
+        "1",
+        "one, two; three",
+        "toxic",
+        "0.2500",
+        "0.7500",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Tests of the app as a process: what it keeps to itself, how it stops, how it is deployed, and what it refuses."""
+"""Tests of the app as a process of its own: how it is deployed, how it stops, and what it refuses."""
 
 import ast
 import importlib.metadata
@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,63 +20,7 @@ from app.__main__ import available_cores, main
 from app.service import MAX_TEXTS
 from tests.running_app import ROOT, running_app
 
-SECRET = "xylophone-secret"
 APP = ROOT / "app"
-
-
-def test_nothing_that_was_sent_is_logged_or_stored(app):
-    for body in ({"text": SECRET}, {"text": [SECRET]}, {"texts": [SECRET, ""]}, {SECRET: 1}):
-        httpx.post(f"{app.url}/api/classify", json=body)
-    httpx.post(f"{app.url}/api/classify", content=f'{{"text": "{SECRET}'.encode())
-    httpx.get(f"{app.url}/api/classify", params={"text": SECRET})
-    httpx.get(f"{app.url}/{SECRET}")
-    httpx.get(f"{app.url}/{SECRET}", headers={"Connection": "Upgrade", "Upgrade": "websocket"})
-    assert "Uvicorn running" in app.log  # it is the right log
-    assert SECRET not in app.log
-    assert SECRET not in httpx.get(f"{app.url}/metrics").text
-    assert [path for path in app.temporary_files if SECRET.encode() in path.read_bytes()] == []
-
-
-def test_the_process_connects_to_nothing_outside_itself(app):
-    httpx.post(f"{app.url}/api/classify", json={"text": "hello"})
-    httpx.get(app.url)
-    httpx.get(f"{app.url}/gradio_api/file=https://example.com/")
-    assert [line for line in app.connections if not re.search(r"127\.0\.0\.1|localhost|::1", line)] == []
-
-
-def test_the_watch_on_connections_sees_them(tmp_path):
-    # Otherwise the test above could not fail.
-    (tmp_path / "app.py").write_text(
-        "import asyncio, socket, uvicorn\n"
-        "socket.getaddrinfo('127.0.0.1', 9)\n"
-        "with asyncio.Runner(loop_factory=uvicorn.Config(None).get_loop_factory()) as runner:\n"
-        "    try:\n"
-        "        runner.run(asyncio.open_connection('127.0.0.1', 9))\n"
-        "    except ConnectionRefusedError:\n"
-        "        pass\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(tmp_path), "CONNECTIONS": str(tmp_path / "seen")}
-    subprocess.run([sys.executable, ROOT / "tests" / "workers" / "watched_app.py"], env=environment, check=True)
-    assert len((tmp_path / "seen").read_text().splitlines()) == 2
-
-
-def test_the_requests_of_many_users_at_once_are_all_answered(app):
-    statuses = []
-
-    def ask():
-        with httpx.Client() as client:
-            for _ in range(5):
-                statuses.append(client.post(f"{app.url}/api/classify", json={"text": "I hate you"}).status_code)
-
-    threads = [threading.Thread(target=ask) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert statuses == [200] * 100
-
-
-# ---- As a Space or container ----
 
 
 @pytest.fixture(scope="module")
@@ -105,24 +48,26 @@ def docker_command():
 def test_the_folder_alone_serves_its_models_and_stops_only_after_the_last_answer(deployed, tmp_path):
     command = [argument.replace("0.0.0.0", "127.0.0.1") for argument in docker_command()]
     with running_app(tmp_path, command, cwd=deployed) as app:
-        assert httpx.get(f"{app.url}/healthz").json()["models"] == ["small"]
+        client = httpx.Client(base_url=app.url, timeout=120)
+        assert client.get("/healthz").json()["models"] == ["small"]
         answers = []
 
         def ask():
             body = {"texts": [f"text {i} " + "word " * 500 for i in range(MAX_TEXTS)]}
-            answers.append(httpx.post(f"{app.url}/api/classify", json=body, timeout=60))
+            answers.append(httpx.post(f"{app.url}/api/classify", json=body, timeout=300))
 
         thread = threading.Thread(target=ask)
         thread.start()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         is_working = re.compile(r'^waiting_texts\{model="small"\} [1-9]', re.MULTILINE)
-        while not is_working.search(httpx.get(f"{app.url}/metrics").text):
+        while not is_working.search(client.get("/metrics").text):
             assert time.monotonic() < deadline
+        client.close()
         app.process.send_signal(signal.SIGTERM)
         thread.join()
         assert answers[0].status_code == 200
         assert len(answers[0].json()["results"]) == MAX_TEXTS
-        assert app.process.wait(20) in (0, -signal.SIGTERM)
+        assert app.process.wait(120) in (0, -signal.SIGTERM)
         assert "Application shutdown complete" in app.log
         assert "Traceback" not in app.log
 

@@ -13,8 +13,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {"run_distillation", "run_lora", "run_comparison", "run_export"}
 PACKAGES = {
-    *("layer_distillation", "lora_adapters", "text_data", "training", "comparison", "export"),
-    *("app", "benchmarks", "experiments", "tests"),
+    "layer_distillation",
+    "lora_adapters",
+    "text_data",
+    "training",
+    "comparison",
+    "export",
+    "app",
+    "benchmarks",
+    "experiments",
+    "tests",
 }
 # What each imports of the others, no more and no less. A package stands for all of its modules.
 IMPORTS = {
@@ -27,7 +35,12 @@ IMPORTS = {
     "app": set(),
     "training": {"distill_trainer", "layer_distillation", "layer_mapping", "lora_adapters", "text_data"},
     "comparison": {
-        *("distill_trainer", "layer_distillation", "layer_mapping", "lora_adapters", "text_data", "training"),
+        "distill_trainer",
+        "layer_distillation",
+        "layer_mapping",
+        "lora_adapters",
+        "text_data",
+        "training",
     },
     "run_distillation": {"layer_distillation", "text_data", "training"},
     "run_lora": {"layer_distillation", "lora_adapters", "text_data", "training"},

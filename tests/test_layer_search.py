@@ -21,7 +21,7 @@ from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
 from tests.script_runs import read_record, run_elsewhere, run_here, run_main, sentences, weights
 from tests.tiny_models import TINY_CLASSIFIERS
-from training import layer_search
+from training import layer_search, search_plan
 from training.arguments import StudentArguments
 from training.layer_search import SEARCH_FILE, most_changing_layers, split_held_out, trial_arguments
 from training.layer_similarity import layer_changes
@@ -241,7 +241,8 @@ def watched_trials(stop_after=None):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layer_search, "DistillationTrainer", WatchedTrainer)
-        patch.setattr(layer_search, "ENOUGH_STEPS", MIN_STEPS)
+        for module in (layer_search, search_plan):
+            patch.setattr(module, "ENOUGH_STEPS", MIN_STEPS)
         yield trainers
 
 

@@ -20,8 +20,8 @@ def collate(rows):
 def hsic(first, second):
     """Hilbert-Schmidt independence criterion of two linear kernels, from its definition."""
     number = len(first)
-    centring = np.eye(number) - 1 / number
-    return np.trace(first @ first.T @ centring @ second @ second.T @ centring) / (number - 1) ** 2
+    centering = np.eye(number) - 1 / number
+    return np.trace(first @ first.T @ centering @ second @ second.T @ centering) / (number - 1) ** 2
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def features():
     return draws.normal(size=(40, 6)) + 3, draws.normal(size=(40, 9)) - 1
 
 
-def test_it_is_the_normalised_independence_criterion_of_the_linear_kernels(features):
+def test_it_is_the_normalized_independence_criterion_of_the_linear_kernels(features):
     first, second = features
     expected = hsic(first, second) / np.sqrt(hsic(first, first) * hsic(second, second))
     assert linear_cka(first, second) == pytest.approx(expected)

@@ -170,9 +170,9 @@ def test_a_read_only_teacher_folder_is_refused_before_the_fine_tuning(make_teach
         run_here(*arguments, "--output_dir", tmp_path / "student")
 
 
-def test_a_read_only_output_folder_is_refused_before_anything_is_loaded(small_disk):
+def test_a_read_only_output_folder_is_refused_before_anything_is_loaded(files, small_disk):
     make_read_only(small_disk)
-    arguments = ["--teacher_name_or_path", "nowhere", "--train_file", "nowhere.csv"]
+    arguments = ["--teacher_name_or_path", "nowhere", *files]
     with pytest.raises(UserError, match=f"--output_dir {small_disk / 'student'} .*read-only"):
         run_here(*arguments, "--output_dir", small_disk / "student")
 

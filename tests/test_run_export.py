@@ -1,9 +1,12 @@
 """Tests of the export: every architecture answers as in PyTorch, and what does not is refused."""
 
+import copy
 import csv
 import json
 import os
 from collections import defaultdict
+from functools import partial
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -13,21 +16,33 @@ import onnxruntime
 import pytest
 import torch
 from datasets import Dataset
+from onnx import TensorProto, helper
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    default_data_collator,
+)
 
 import run_export
+from export import checked_export
+from export.arguments import ExportArguments
+from export.checked_export import quantize_checked
 from export.float32 import export_float32
 from export.int8 import quantize, quantize_accurately, this_processor
-from export.parity import INT8_BATCH_SIZE, compute_onnx_logits
+from export.parity import INT8_BATCH_SIZE, CheckData, compute_onnx_logits
+from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import compute_logits
 from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
-from layer_distillation.record import write_record
-from run_export import ExportArguments, find_record, main, resolve_data
+from layer_distillation.problem_types import REGRESSION, SINGLE_LABEL
+from layer_distillation.record import DataRecord, RunRecord
+from run_export import find_record, main, resolve_data
 from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from text_data.arguments import DataArguments
 
-WORDS = (
+WORDS = [
     "you",
     "are",
     "lovely",
@@ -42,7 +57,22 @@ WORDS = (
     "game",
     "so",
     "a",
-)
+]
+
+
+def open_session(file):
+    return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+
+def answers(file, batch):
+    """What an ONNX file answers to a batch of tensors."""
+    session = open_session(file)
+    return session.run(["logits"], {node.name: batch[node.name].numpy() for node in session.get_inputs()})[0]
+
+
+def pytorch_answers(model, batch):
+    with torch.no_grad():
+        return model(**batch).logits.numpy()
 
 
 def batch_for(model, names, num_texts, length):
@@ -57,46 +87,91 @@ def batch_for(model, names, num_texts, length):
     return {name: batch[name] for name in names}
 
 
+# ---- Graphs of every architecture ----
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A function that returns a tiny model of an architecture and its float32 file, exported once."""
+    exports = {}
+
+    def export(architecture):
+        if architecture not in exports:
+            model = TINY_CLASSIFIERS[architecture](2, 3)
+            file = tmp_path_factory.mktemp(architecture) / "model.onnx"
+            export_float32(model, file)
+            exports[architecture] = model, file
+        return exports[architecture]
+
+    return export
+
+
 @pytest.mark.parametrize("architecture", TINY_CLASSIFIERS)
-def test_every_architecture_answers_as_in_pytorch_for_any_batch_and_length(architecture, tmp_path):
-    model = TINY_CLASSIFIERS[architecture](2, 3)
+def test_every_architecture_answers_as_in_pytorch_for_any_batch_and_length(architecture, exported, tmp_path):
+    model, float32_file = exported(architecture)
+    quantize(float32_file, tmp_path / "model_int8.onnx")
+    float32, int8 = open_session(float32_file), open_session(tmp_path / "model_int8.onnx")
     reads_types = architecture in ("bert", "electra")  # the others have one type of token, or no such input
-    export_float32(model, tmp_path / "model.onnx")
-    quantize(tmp_path / "model.onnx", tmp_path / "model_int8.onnx")
-    float32, int8 = (
-        onnxruntime.InferenceSession(tmp_path / name, providers=["CPUExecutionProvider"])
-        for name in ("model.onnx", "model_int8.onnx")
-    )
     names = [node.name for node in float32.get_inputs()]
     assert names == ["input_ids", "attention_mask"] + ["token_type_ids"] * reads_types
     for shape in ((1, 2), (1, 9), (2, 9), (3, 31), (5, 60)):
         batch = batch_for(model, names, *shape)
-        with torch.no_grad():
-            expected = model(**batch).logits.numpy()
+        expected = pytorch_answers(model, batch)
         arrays = {name: tensor.numpy() for name, tensor in batch.items()}
         np.testing.assert_allclose(float32.run(["logits"], arrays)[0], expected, atol=1e-4, rtol=0)
-        # Weights drawn this wide are hard to quantise: a scale in the wrong place would be off by far more.
+        # Weights drawn this wide are hard to quantize: a scale in the wrong place would be off by far more.
         np.testing.assert_allclose(int8.run(["logits"], arrays)[0], expected, atol=0.35 * np.abs(expected).max())
 
 
+def products_after_choosing_a_token(file):
+    """How many products with weights come after the head's choice of a token, in order of the graph."""
+    graph = onnx.load(file).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    chosen, count = set(), 0
+    for node in graph.node:
+        chooses = node.op_type == "Gather" and any(a.name == "axis" and a.i == 1 for a in node.attribute)
+        if chooses or chosen & set(node.input):
+            chosen.update(node.output)
+            count += node.op_type in ("MatMul", "Gemm") and bool(weights & set(node.input))
+    return count
+
+
+@pytest.mark.parametrize("architecture", TINY_CLASSIFIERS)
+def test_what_follows_the_last_attention_is_computed_for_the_token_that_the_head_reads(architecture, exported):
+    # The head's one or two, and of the last layer the attention's output and the feed-forward part's two. ModernBERT
+    # splits the first product of its feed-forward part in two, so that only the second product moves.
+    _, file = exported(architecture)
+    assert products_after_choosing_a_token(file) == (3 if architecture == "modernbert" else 5)
+
+
+def test_a_head_that_reads_all_tokens_gets_them(tmp_path):
+    model = TINY_CLASSIFIERS["modernbert"](2, 3)
+    model.config.classifier_pooling = "mean"
+    export_float32(model, tmp_path / "model.onnx")
+    assert products_after_choosing_a_token(tmp_path / "model.onnx") == 0
+    batch = batch_for(model, ("input_ids", "attention_mask"), 3, 31)
+    np.testing.assert_allclose(answers(tmp_path / "model.onnx", batch), pytorch_answers(model, batch), atol=1e-4)
+
+
+# ---- Processors ----
+
+
 @pytest.mark.parametrize("processor, stored_as", [("avx2", np.uint8), ("vnni", np.int8), ("arm", np.int8)])
-def test_weights_are_stored_so_that_their_products_do_not_saturate_on_the_processor(processor, stored_as, tmp_path):
-    # Where VNNI is at hand nothing saturates, so that the answers cannot show what the graph does.
-    model = TINY_CLASSIFIERS["bert"](2, 3)
-    float32, int8 = tmp_path / "model.onnx", tmp_path / "model_int8.onnx"
-    export_float32(model, float32)
-    quantize(float32, int8, processor=processor)
-    graph = onnx.load(int8).graph
+def test_weights_are_stored_so_that_their_products_do_not_saturate_on_the_processor(
+    processor, stored_as, exported, tmp_path
+):
+    # On a processor with VNNI nothing saturates, so that the answers cannot show what the graph does.
+    model, float32_file = exported("bert")
+    int8_file = tmp_path / "model_int8.onnx"
+    quantize(float32_file, int8_file, processor=processor)
+    graph = onnx.load(int8_file).graph
     multiplied = {name for node in graph.node if node.op_type == "MatMulInteger" for name in node.input}
     weights = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in multiplied]
     assert {matrix.dtype.type for matrix in weights if matrix.ndim == 2} == {stored_as}
     if processor in ("avx2", this_processor()):  # unsigned weights are right everywhere
         batch = batch_for(model, ("input_ids", "attention_mask", "token_type_ids"), 3, 31)
-        with torch.no_grad():
-            expected = model(**batch).logits.numpy()
-        session = onnxruntime.InferenceSession(int8, providers=["CPUExecutionProvider"])
-        answer = session.run(["logits"], {name: tensor.numpy() for name, tensor in batch.items()})[0]
-        np.testing.assert_allclose(answer, expected, atol=0.35 * np.abs(expected).max())
+        expected = pytorch_answers(model, batch)
+        np.testing.assert_allclose(answers(int8_file, batch), expected, atol=0.35 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
@@ -114,40 +189,101 @@ def test_the_kind_of_the_processor(machine, capabilities, kind, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert this_processor() == kind
+    assert ExportArguments(model_name_or_path="user/model").int8_processor == kind
 
 
-def products_after_choosing_a_token(file):
-    """How many products with weights come after the head's choice of a token, in order of the graph."""
-    graph = onnx.load(file).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    chosen, count = set(), 0
-    for node in graph.node:
-        chooses = node.op_type == "Gather" and any(a.name == "axis" and a.i == 1 for a in node.attribute)
-        if chooses or chosen & set(node.input):
-            chosen.update(node.output)
-            count += node.op_type in ("MatMul", "Gemm") and bool(weights & set(node.input))
-    return count
+# ---- Which operators stay in float32 ----
 
 
-@pytest.mark.parametrize("architecture", TINY_CLASSIFIERS)
-def test_what_follows_the_last_attention_is_computed_for_the_token_that_the_head_reads(architecture, tmp_path):
-    # The head's one or two, and of the last layer the attention's output and the feed-forward part's two. ModernBERT
-    # splits the first of those in two, so that only the second is left out.
-    export_float32(TINY_CLASSIFIERS[architecture](2, 3), tmp_path / "model.onnx")
-    assert products_after_choosing_a_token(tmp_path / "model.onnx") == (3 if architecture == "modernbert" else 5)
+def write_graph(file, num_layers, wide_layer=None):
+    """Embeddings, layers of one product each, and the mean over the tokens as two logits.
+
+    Args:
+        wide_layer: name of a product, which reads an activation so large that its neighbors drown in a common scale.
+    """
+    draws = np.random.default_rng(0)
+    weights = {"embeddings": draws.normal(size=(VOCAB_SIZE, 16))}
+    nodes = [helper.make_node("Gather", ["embeddings", "input_ids"], ["hidden_0"], name="embed")]
+    for layer in range(num_layers):
+        name, width = f"layer_{layer}", 2 if layer == num_layers - 1 else 16
+        weights[name], weights[f"{name}_bias"] = draws.normal(size=(16, width)) / 4, np.zeros(16)
+        if name == wide_layer:
+            weights[f"{name}_bias"][0] = 500
+            weights[name][0] *= 0.001
+        nodes += [
+            helper.make_node("Add", [f"hidden_{layer}", f"{name}_bias"], [f"{name}_input"]),
+            helper.make_node("MatMul", [f"{name}_input", name], [f"hidden_{layer + 1}"], name=name),
+        ]
+    nodes.append(helper.make_node("ReduceMean", [f"hidden_{num_layers}", "tokens"], ["logits"], keepdims=0))
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])],
+        [
+            onnx.numpy_helper.from_array(np.array([1]), "tokens"),
+            *(onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), file)
 
 
-def test_a_head_that_reads_all_tokens_gets_them(tmp_path):
-    model = TINY_CLASSIFIERS["modernbert"](2, 3)
-    model.config.classifier_pooling = "mean"
-    export_float32(model, tmp_path / "model.onnx")
-    assert products_after_choosing_a_token(tmp_path / "model.onnx") == 0
-    batch = batch_for(model, ("input_ids", "attention_mask"), 3, 31)
-    with torch.no_grad():
-        expected = model(**batch).logits.numpy()
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    answer = session.run(["logits"], {name: tensor.numpy() for name, tensor in batch.items()})[0]
-    np.testing.assert_allclose(answer, expected, atol=1e-4, rtol=0)
+def random_ids(num_examples, length=12):
+    ids = np.random.default_rng(1).integers(5, VOCAB_SIZE, (num_examples, length))
+    return Dataset.from_dict({"input_ids": ids})
+
+
+def test_the_operators_that_disturb_most_stay_in_float32(tmp_path):
+    float32, int8 = tmp_path / "model.onnx", tmp_path / "model_int8.onnx"
+    write_graph(float32, num_layers=4, wide_layer="layer_2")
+    sample_logits = partial(compute_onnx_logits, dataset=random_ids(24), collator=default_data_collator)
+    expected, differences = sample_logits(float32), []
+
+    def is_accurate():
+        differences.append(np.abs(sample_logits(int8, batch_size=INT8_BATCH_SIZE) - expected).mean())
+        return differences[-1] < 0.5 * differences[0]
+
+    assert quantize_accurately(float32, int8, sample_logits, is_accurate) == ["layer_2"]
+    assert len(differences) == 2
+    (product,) = (node for node in onnx.load(int8).graph.node if node.name == "layer_2")
+    assert product.op_type == "MatMul"
+
+
+def test_quantizing_gives_up_when_half_of_the_operators_do_not_help(tmp_path):
+    write_graph(tmp_path / "model.onnx", num_layers=8)
+    sample_logits = partial(compute_onnx_logits, dataset=random_ids(2), collator=default_data_collator)
+    attempts = []
+
+    def is_never_accurate():
+        quantized = [node for node in onnx.load(tmp_path / "int8.onnx").graph.node if "quant" in node.name]
+        attempts.append(sum(node.op_type == "MatMulInteger" for node in quantized))
+        return False
+
+    files = tmp_path / "model.onnx", tmp_path / "int8.onnx"
+    assert quantize_accurately(*files, sample_logits, is_never_accurate) is None
+    assert len(attempts) == 4  # with 0, 1, 2 and 4 of the 9 operators in float32
+    assert attempts[0] == 8 > attempts[1] > attempts[2] > attempts[3]
+
+
+def check_data(dataset, compute_metrics, problem_type=SINGLE_LABEL):
+    return CheckData({"validation": dataset}, default_data_collator, compute_metrics, problem_type)
+
+
+def test_int8_that_costs_too_much_is_an_error_with_the_numbers(tmp_path):
+    write_graph(tmp_path / "model.onnx", num_layers=2)
+    scores = iter([0.8, 0.75, 0.79])  # float32; int8; int8 with one of three operators in float32
+    data = check_data(random_ids(4).add_column("labels", [0] * 4), lambda prediction: {"accuracy": next(scores)})
+    with pytest.raises(UserError) as error:
+        quantize_checked(tmp_path / "model.onnx", tmp_path / "int8.onnx", data, "avx2")
+    for part in ("99%", "0.8000", "0.7500", "0.7900", "--int8_processor avx2", this_processor()):
+        assert part in str(error.value)
+
+
+def test_int8_without_a_correlation_to_keep_is_an_error_that_names_the_option(tmp_path):
+    write_graph(tmp_path / "model.onnx", num_layers=2)
+    data = check_data(random_ids(4).add_column("labels", [0.5] * 4), lambda prediction: {"mse": 0.0}, REGRESSION)
+    with pytest.raises(UserError, match="pearson .* 4 scores .* --validation_file"):
+        quantize_checked(tmp_path / "model.onnx", tmp_path / "int8.onnx", data, "avx2")
 
 
 # ---- The script ----
@@ -159,209 +295,150 @@ def random_texts(seed, count):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A tiny classifier with a tokenizer, and data files with its own answers as labels: it is right every time."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tokenizer = AutoTokenizer.from_pretrained(resolve_checkpoint(PACKAGED_TEACHER))
-    labels = {0: "good", 1: "bad"}
+def adapted():
+    """A tiny classifier with a LoRA adapter whose weights matter."""
     config = BertConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=30_522,
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=64,
         initializer_range=0.3,
-        id2label=labels,
-        label2id={name: index for index, name in labels.items()},
+        id2label={0: "good", 1: "bad"},
+        label2id={"good": 0, "bad": 1},
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model = BertForSequenceClassification(config).eval()
+        base = BertForSequenceClassification(config)
+        return get_peft_model(base, LoraConfig(task_type="SEQ_CLS", r=4, init_lora_weights=False)).eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(adapted, tmp_path_factory):
+    """The merged model, its tokenizer, and data files with its own answers as labels: it is right every time."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = AutoTokenizer.from_pretrained(resolve_checkpoint(PACKAGED_TEACHER))
     for seed, split in enumerate(("train", "validation", "test")):
         texts = random_texts(seed, 600)
-        with torch.no_grad():
-            logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+        logits = pytorch_answers(adapted, tokenizer(texts, padding=True, return_tensors="pt"))
         margins = logits[:, 1] - logits[:, 0]
         if split == "train":  # as many of one label as of the other
-            middle = margins.median()
-            model.classifier.bias.data -= torch.tensor([0.0, middle])
+            middle = float(np.median(margins))
+            adapted.base_model.model.classifier.modules_to_save["default"].bias.data[1] -= middle
             margins = margins - middle
-        sure = margins.abs().argsort(descending=True)[:60].tolist()
+        sure = np.argsort(-np.abs(margins))[:60]
         with open(folder / f"{split}.csv", "w", newline="") as file:
-            rows = [(texts[i], labels[int(margins[i] > 0)]) for i in sure]
+            rows = [(texts[i], "bad" if margins[i] > 0 else "good") for i in sure]
             csv.writer(file).writerows([("text", "label"), *rows])
-    model.save_pretrained(folder)
+    copy.deepcopy(adapted).merge_and_unload().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def run_main(monkeypatch, checkpoint, *further):
+def arguments(checkpoint, *further):
     data = [f"--{split}_file={checkpoint / split}.csv" for split in ("train", "validation", "test")]
-    argv = ["run_export.py", f"--model_name_or_path={checkpoint}", "--label_order=good,bad", *data, *further]
-    monkeypatch.setattr("sys.argv", list(map(str, argv)))
-    main()
+    return [f"--model_name_or_path={checkpoint}", "--label_order=good,bad", *data, *further]
 
 
 @pytest.fixture(scope="module")
-def export(checkpoint, tmp_path_factory):
-    """The folder that the script makes of the checkpoint."""
-    folder = tmp_path_factory.mktemp("export") / "new"
+def batch_sizes():
+    """The sizes of the batches that the script has run, by the name of the ONNX file."""
+    return defaultdict(set)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("export") / "new"
+
+
+@pytest.fixture(scope="module")
+def report(checkpoint, folder, batch_sizes):
+    """What the script returns for the checkpoint, exported into the folder for another kind of processor."""
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, file, **kwargs):
+            super().__init__(file, **kwargs)
+            self.file = Path(file)
+
+        def run(self, outputs, inputs):
+            batch_sizes[self.file.name].add(len(inputs["input_ids"]))
+            return super().run(outputs, inputs)
+
     with pytest.MonkeyPatch.context() as monkeypatch:
-        run_main(monkeypatch, checkpoint, f"--output_dir={folder}", "--max_seq_length=24")
-    return folder
+        monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+        return main(arguments(checkpoint, f"--output_dir={folder}", "--max_seq_length=24", "--int8_processor=avx2"))
 
 
-def test_the_folder_has_all_that_is_needed_to_serve_the_model(export):
-    assert sorted(path.name for path in export.iterdir()) == [
-        *("config.json", "metrics.json", "model.onnx", "model_int8.onnx", "tokenizer.json", "tokenizer_config.json")
+def test_the_folder_has_all_that_is_needed_to_serve_the_model(report, folder):
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "metrics.json",
+        "model.onnx",
+        "model_int8.onnx",
+        "tokenizer.json",
+        "tokenizer_config.json",
     ]
-    assert json.loads((export / "config.json").read_text())["id2label"] == {"0": "good", "1": "bad"}
-    assert AutoTokenizer.from_pretrained(export).model_max_length == 24
+    assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "good", "1": "bad"}
+    assert AutoTokenizer.from_pretrained(folder).model_max_length == 24
 
 
-def test_the_metrics_tell_what_was_measured(export, checkpoint):
-    metrics = json.loads((export / "metrics.json").read_text())
-    assert metrics["labels"] == ["good", "bad"]
-    assert metrics["max_length"] == 24
-    assert metrics["layers"] == 2
-    assert 0 < metrics["max_logit_difference"] <= 1e-4
-    assert metrics["int8_processor"] == metrics["int8_checked_on"] == this_processor()
+def test_the_report_tells_what_was_measured_and_is_in_the_folder(report, folder):
+    assert report == json.loads((folder / "metrics.json").read_text())
+    assert report["labels"] == ["good", "bad"]
+    assert report["max_length"] == 24
+    assert report["layers"] == 2
+    assert 0 < report["max_logit_difference"] <= 1e-4
     for kind, file in (("float32", "model.onnx"), ("int8", "model_int8.onnx")):
-        assert metrics[kind]["megabytes"] == (export / file).stat().st_size / 1e6
-        assert metrics[kind].keys() == {"megabytes", "validation", "test"}
-    assert metrics["float32"]["validation"]["accuracy"] == 1  # the labels are its own answers
-    assert metrics["int8"]["validation"]["accuracy"] >= 0.99
+        assert report[kind]["megabytes"] == (folder / file).stat().st_size / 1e6
+        assert report[kind].keys() == {"megabytes", "validation", "test"}
+    assert report["float32"]["validation"]["accuracy"] == 1  # the labels are its own answers
+    assert report["int8"]["validation"]["accuracy"] >= 0.99
 
 
-def test_an_export_for_another_processor_says_for_which_and_where_it_was_checked(checkpoint, tmp_path, monkeypatch):
-    run_main(monkeypatch, checkpoint, f"--output_dir={tmp_path / 'onnx'}", "--int8_processor=avx2")
-    metrics = json.loads((tmp_path / "onnx" / "metrics.json").read_text())
-    assert metrics["int8_processor"] == "avx2"
-    assert metrics["int8_checked_on"] == this_processor()
-    initializers = onnx.load(tmp_path / "onnx" / "model_int8.onnx").graph.initializer
-    assert onnx.TensorProto.INT8 not in {tensor.data_type for tensor in initializers}  # signed
+def test_an_export_for_another_processor_says_for_which_and_where_it_was_checked(report, folder):
+    assert (report["int8_processor"], report["int8_checked_on"]) == ("avx2", this_processor())
+    assert "--int8_processor=avx2" in report["command"]
+    initializers = onnx.load(folder / "model_int8.onnx").graph.initializer
+    assert TensorProto.INT8 not in {tensor.data_type for tensor in initializers}  # signed
 
 
-def test_int8_is_scored_as_it_is_served_a_text_at_a_time(checkpoint, tmp_path, monkeypatch):
-    sizes = defaultdict(set)
-
-    def noted(file, dataset, collator, batch_size=None):
-        sizes[file.name].add(batch_size)
-        return compute_onnx_logits(file, dataset, collator, batch_size or len(dataset))
-
-    monkeypatch.setattr(run_export, "compute_onnx_logits", noted)
-    run_main(monkeypatch, checkpoint, f"--output_dir={tmp_path / 'onnx'}")
-    assert sizes["model_int8.onnx"] == {1}
-    assert 1 not in sizes["model.onnx"]
+def test_int8_is_scored_as_it_is_served_a_text_at_a_time(report, batch_sizes):
+    assert batch_sizes["model_int8.onnx"] == {1}
+    assert 1 not in batch_sizes["model.onnx"]
 
 
-def test_the_int8_weights_take_about_a_quarter_of_the_space(export):
-    assert (export / "model_int8.onnx").stat().st_size < 0.3 * (export / "model.onnx").stat().st_size
+def test_the_int8_weights_take_about_a_quarter_of_the_space(report, folder):
+    assert (folder / "model_int8.onnx").stat().st_size < 0.3 * (folder / "model.onnx").stat().st_size
 
 
-def test_the_exported_logits_are_those_of_the_checkpoint(export, checkpoint):
-    tokenizer = AutoTokenizer.from_pretrained(export)
-    model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
-    batch = tokenizer(random_texts(9, 4), padding=True, return_tensors="pt")
-    with torch.no_grad():
-        expected = model(**batch).logits.numpy()
-    session = onnxruntime.InferenceSession(export / "model.onnx")
-    found = session.run(["logits"], {name: tensor.numpy() for name, tensor in batch.items()})[0]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+def test_the_export_of_merged_lora_weights_answers_as_the_adapted_model(report, folder, adapted):
+    batch = AutoTokenizer.from_pretrained(folder)(random_texts(9, 4), padding=True, return_tensors="pt")
+    expected = pytorch_answers(adapted, batch)
+    with adapted.disable_adapter():
+        assert np.abs(pytorch_answers(adapted, batch) - expected).max() > 0.01
+    np.testing.assert_allclose(answers(folder / "model.onnx", batch), expected, atol=1e-4)
 
 
-def test_merged_lora_weights_are_exported_with_their_changes(checkpoint, tmp_path):
-    base = AutoModelForSequenceClassification.from_pretrained(checkpoint)
-    adapted = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", r=4, init_lora_weights=False)).eval()
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    batch = tokenizer(random_texts(5, 3), padding=True, return_tensors="pt")
-    with torch.no_grad():
-        plain = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()(**batch).logits
-        expected = adapted(**batch).logits
-    assert (expected - plain).abs().max() > 0.01
-    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
-    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
-    export_float32(merged, tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    found = session.run(["logits"], {name: tensor.numpy() for name, tensor in batch.items()})[0]
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
-
-
-def test_a_graph_that_answers_otherwise_is_an_error_with_the_numbers(checkpoint, export, tmp_path, monkeypatch):
-    exported = (export / "model.onnx").read_bytes()
-    monkeypatch.setattr(run_export, "export_float32", lambda model, file: file.write_bytes(exported))
-    monkeypatch.setattr(run_export, "compute_logits", lambda *args: compute_logits(*args) + 0.01)
-    with pytest.raises(ValueError, match=r"within 0\.0001, but its logits .* off by up to 0\.010"):
-        run_main(monkeypatch, checkpoint, f"--output_dir={tmp_path / 'onnx'}")
-    assert not (tmp_path / "onnx" / "metrics.json").exists()
-
-
-def test_int8_that_costs_too_much_is_an_error_with_the_numbers(checkpoint, export, tmp_path, monkeypatch):
-    (tmp_path / "model.onnx").touch()  # an earlier export, which may be replaced
-    (tmp_path / "metrics.json").touch()
-    monkeypatch.setattr(run_export, "export_float32", lambda model, file: file.write_bytes(exported))
-    exported = (export / "model.onnx").read_bytes()
-    monkeypatch.setattr(run_export, "MIN_INT8_SHARE", 1.01)  # out of reach
-    with pytest.raises(
-        ValueError, match=r"int8 must keep 101% of the validation accuracy 1\.0000, but has [01]\.\d{4}"
-    ):
-        run_main(monkeypatch, checkpoint, f"--output_dir={tmp_path}")
+def test_a_graph_that_answers_otherwise_is_an_error_with_the_numbers_and_has_no_metrics(
+    report, folder, checkpoint, tmp_path, monkeypatch
+):
+    for name in ("model.onnx", "metrics.json"):  # of an earlier export, which may be replaced
+        (tmp_path / name).touch()
+    exported = (folder / "model.onnx").read_bytes()
+    monkeypatch.setattr(checked_export, "export_float32", lambda model, file: file.write_bytes(exported))
+    monkeypatch.setattr(checked_export, "compute_logits", lambda *args: compute_logits(*args) + 0.01)
+    with pytest.raises(UserError, match=r"0\.0001, .* 0\.010"):
+        main(arguments(checkpoint, f"--output_dir={tmp_path}"))
     assert not (tmp_path / "metrics.json").exists()
 
 
-def test_the_operators_that_disturb_most_stay_in_float32(tmp_path):
-    model = TINY_CLASSIFIERS["bert"](2, 3)
-    with torch.no_grad():  # an activation so large that its neighbours drown in a common scale
-        model.bert.encoder.layer[1].intermediate.dense.bias[0] = 500
-        model.bert.encoder.layer[1].output.dense.weight[:, 0] *= 0.001
-    float32, int8 = tmp_path / "model.onnx", tmp_path / "model_int8.onnx"
-    export_float32(model, float32)
-    generator = np.random.default_rng(0)
-    sample = Dataset.from_list(
-        [
-            {
-                "input_ids": generator.integers(5, VOCAB_SIZE, 12),
-                "attention_mask": [1] * 12,
-                "token_type_ids": [0] * 12,
-            }
-            for _ in range(24)
-        ]
-    )
-
-    def collator(examples):
-        return {name: torch.tensor([example[name] for example in examples]) for name in examples[0]}
-
-    reference = compute_onnx_logits(float32, sample, collator)
-    differences = []
-
-    def is_accurate():
-        logits = compute_onnx_logits(int8, sample, collator, INT8_BATCH_SIZE)
-        differences.append(np.abs(logits - reference).mean())
-        return len(differences) > 1 and differences[-1] < 0.5 * differences[0]
-
-    kept = quantize_accurately(float32, int8, sample, collator, is_accurate)
-    graph = onnx.load(float32).graph
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    reads_it = [
-        node.name for node in graph.node if shapes.get(node.input[1] if len(node.input) > 1 else "") == (64, 32)
-    ]
-    assert kept == [reads_it[1]]  # of the second layer
-
-
-def test_quantising_gives_up_when_half_of_the_operators_do_not_help(tmp_path):
-    model = TINY_CLASSIFIERS["distilbert"](1, 2)
-    export_float32(model, tmp_path / "model.onnx")
-    sample = Dataset.from_list([{"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1]}] * 2)
-
-    def collator(examples):
-        return {name: torch.tensor([example[name] for example in examples]) for name in examples[0]}
-
-    attempts = []
-    kept = quantize_accurately(
-        *(tmp_path / "model.onnx", tmp_path / "model_int8.onnx", sample, collator), lambda: attempts.append(1) or False
-    )
-    assert kept is None
-    assert len(attempts) == 4  # with 0, 1, 2 and 4 of its 10 operators in float32
+def test_a_head_that_was_never_trained_is_refused(checkpoint, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
+    model.bert.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="--model_name_or_path .* not trained"):
+        main(arguments(checkpoint, f"--model_name_or_path={tmp_path}"))
+    assert not (tmp_path / "onnx").exists()
 
 
 # ---- Arguments ----
@@ -369,15 +446,21 @@ def test_quantising_gives_up_when_half_of_the_operators_do_not_help(tmp_path):
 
 def test_an_adapter_that_is_not_merged_is_refused_with_what_to_do(tmp_path):
     (tmp_path / "adapter_config.json").touch()
-    with pytest.raises(ValueError, match="--merge_adapter"):
+    with pytest.raises(UserError, match="--merge_adapter"):
         ExportArguments(model_name_or_path=str(tmp_path))
 
 
 def test_a_folder_that_is_no_export_is_left_alone(checkpoint):
     before = {path: path.read_bytes() for path in checkpoint.iterdir()}
-    with pytest.raises(ValueError, match="Nothing in it was touched"):
+    with pytest.raises(UserError, match="--output_dir"):
         ExportArguments(model_name_or_path=str(checkpoint), output_dir=str(checkpoint))
     assert before == {path: path.read_bytes() for path in checkpoint.iterdir()}
+
+
+def test_a_file_is_no_folder_to_export_to(tmp_path):
+    (tmp_path / "onnx").touch()
+    with pytest.raises(UserError, match="--output_dir"):
+        ExportArguments(model_name_or_path=str(tmp_path))
 
 
 def test_the_export_goes_into_the_models_folder_by_default(tmp_path):
@@ -388,24 +471,19 @@ def test_the_export_of_a_model_from_the_hub_leaves_no_folder_of_its_name():
     assert ExportArguments(model_name_or_path="user/model").output_dir == os.path.join("outputs", "model", "onnx")
 
 
-def test_a_head_that_was_never_trained_is_refused(checkpoint, tmp_path, monkeypatch):
-    model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
-    model.bert.save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path)
-    data = [f"--{split}_file={checkpoint / split}.csv" for split in ("train", "validation")]
-    monkeypatch.setattr("sys.argv", ["run_export.py", f"--model_name_or_path={tmp_path}", *map(str, data)])
-    with pytest.raises(ValueError, match="is not trained"):
-        main()
-    assert not (tmp_path / "onnx").exists()
+def run_record(settings=None, split_seed=None):
+    data = DataRecord(source="some data", labels=("good", "bad"), fingerprints={}, split_seed=split_seed)
+    return RunRecord(name="run", command="", settings=settings or {}, data=data, seed=3, libraries={})
 
 
-@pytest.mark.parametrize("folder", ["run", "run/teacher", "run/merged"])
-def test_the_data_are_those_of_the_run_that_made_the_model(folder, tmp_path):
-    (tmp_path / folder).mkdir(parents=True)
+def test_the_data_are_those_of_the_run_that_made_the_model(tmp_path):
     settings = {"task_name": "sst2", "max_seq_length": 64, "learning_rate": 1e-4}
-    write_record(tmp_path / "run", {"status": "finished", "settings": settings})
-    record = find_record(str(tmp_path / folder))
-    assert resolve_data(DataArguments(), {}, record) == DataArguments(task_name="sst2", max_seq_length=64)
+    run_record(settings).write(tmp_path)
+    for folder in ("teacher", "merged"):
+        (tmp_path / folder).mkdir()
+    for folder in ("", "teacher", "merged"):
+        record = find_record(str(tmp_path / folder))
+        assert resolve_data(DataArguments(), {}, record) == DataArguments(task_name="sst2", max_seq_length=64)
     # What is given besides is kept, and other data win.
     shorter = DataArguments(max_seq_length=32)
     assert resolve_data(shorter, {"max_seq_length": "command line"}, record).max_seq_length == 32
@@ -414,18 +492,29 @@ def test_the_data_are_those_of_the_run_that_made_the_model(folder, tmp_path):
 
 
 def test_a_model_without_a_record_needs_data_with_its_labels(tmp_path):
-    assert find_record(str(tmp_path / "model")) == {}
-    with pytest.raises(ValueError, match="none are named and no record of a run .* --task_name"):
-        resolve_data(DataArguments(), {}, {})
+    assert find_record(str(tmp_path / "model")) is None
+    with pytest.raises(UserError, match="--train_file .* --task_name"):
+        resolve_data(DataArguments(), {}, None)
 
 
-def test_the_validation_split_is_the_one_that_the_run_has_split_off(checkpoint, tmp_path, monkeypatch):
-    seeds, load_data = [], run_export.load_data
-    monkeypatch.setattr(run_export, "load_data", lambda args, seed: (seeds.append(seed), load_data(args, seed))[1])
-    # The cells of a comparison have seeds of their own, but the data are split once for all.
-    record = {"seed": 3, "data": {"split_seed": 7}, "settings": {}}
+@pytest.mark.parametrize(
+    "record, expected",
+    [
+        # The cells of a comparison have seeds of their own, but the data are split once for all.
+        (run_record(split_seed=7), 7),
+        (run_record(split_seed=None), 42),
+        (None, 42),
+    ],
+)
+def test_the_validation_split_is_the_one_that_the_run_has_split_off(record, expected, checkpoint, monkeypatch):
+    class Loaded(Exception):
+        pass
+
+    def load_data(data_args, seed):
+        raise Loaded(seed)
+
+    monkeypatch.setattr(run_export, "load_data", load_data)
     monkeypatch.setattr(run_export, "find_record", lambda name: record)
-    run_main(monkeypatch, checkpoint, f"--output_dir={tmp_path / 'onnx'}", "--max_seq_length=24")
-    record["data"]["split_seed"] = None
-    run_main(monkeypatch, checkpoint, f"--output_dir={tmp_path / 'onnx'}", "--max_seq_length=24")
-    assert seeds == [7, 42]
+    with pytest.raises(Loaded) as loaded:
+        main(arguments(checkpoint))
+    assert loaded.value.args == (expected,)

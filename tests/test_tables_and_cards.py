@@ -33,14 +33,37 @@ def parse(table):
 def test_the_table_puts_teacher_and_student_side_by_side():
     teacher, student = parse(results_table(RECORD))
     assert list(teacher) == [
-        *("Model", "Layers", "Parameters", "Size (MB)", "Training loss", "Validation loss"),
-        *("Test accuracy", "Test macro-F1", "ms an example"),
+        "Model",
+        "Layers",
+        "Parameters",
+        "Size (MB)",
+        "Training loss",
+        "Validation loss",
+        "Test accuracy",
+        "Test macro-F1",
+        "ms an example",
     ]
     assert list(teacher.values()) == [
-        *("teacher", "1,2,3,4", "22,713,986", "90.9", "0.2500", "0.5000", "0.8600", "0.8500", "3.46")
+        "teacher",
+        "1,2,3,4",
+        "22,713,986",
+        "90.9",
+        "0.2500",
+        "0.5000",
+        "0.8600",
+        "0.8500",
+        "3.46",
     ]
     assert list(student.values()) == [
-        *("student", "2,4", "1,234", "1.0", "0.3100", "0.4100", "0.8451", "0.8400", "1.00")
+        "student",
+        "2,4",
+        "1,234",
+        "1.0",
+        "0.3100",
+        "0.4100",
+        "0.8451",
+        "0.8400",
+        "1.00",
     ]
 
 

@@ -162,11 +162,11 @@ def test_cells_keep_their_characters_and_keys_of_json_may_be_absent(load):
 
 
 def test_every_format_gives_the_same_data_and_formats_mix(write, tmp_path):
-    rows = [{"text": 'NA "', "label": "b"}, {"text": "2020-01-01", "label": "a"}]
-    columns = {"text": ['NA "', "2020-01-01"], "label": pa.array(["b", "a"]).dictionary_encode(), "other": [1, 2]}
+    rows = [{"text": '"NA', "label": "b"}, {"text": "2020-01-01", "label": "a"}]
+    columns = {"text": ['"NA', "2020-01-01"], "label": pa.array(["b", "a"]).dictionary_encode(), "other": [1, 2]}
     contents = {
-        "t.csv": '\ufefftext,label\r\n"NA """,b\r\n2020-01-01,a\r\n',
-        "t.TSV": '\ufefftext\tlabel\nNA "\tb\n2020-01-01\ta\n',
+        "t.csv": '\ufefftext,label\r\n"""NA",b\r\n2020-01-01,a\r\n',
+        "t.TSV": '\ufefftext\tlabel\n"NA\tb\n2020-01-01\ta\n',
         "t.json": "\ufeff" + json.dumps(rows, indent=1),
         "t.jsonl": rows,
         "t.parquet": pa.table(columns),

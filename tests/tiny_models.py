@@ -27,7 +27,7 @@ VOCAB_SIZE = 128
 
 
 def _randomize_vectors(model: PreTrainedModel) -> PreTrainedModel:
-    """Moves norms and biases, which every architecture initialises to 1 and 0, to random values."""
+    """Moves norms and biases, which every architecture initializes to 1 and 0, to random values."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:

@@ -1,10 +1,11 @@
 """The arguments that name the data and say how to read them.
 
-DataArguments(task_name="rte")
-DataArguments(dataset_name="tdavidson/hate_speech_offensive", text_column_name="tweet", label_column_name="class",
-              validation_split_percentage=10)
-DataArguments(train_file="train.csv", validation_file="dev.csv", test_file="test.csv")
-DataArguments()    # the embedded data set
+    DataArguments(task_name="rte")
+    DataArguments(dataset_name="cardiffnlp/tweet_eval", dataset_config_name="irony")
+    DataArguments(train_file="train.csv", validation_split_percentage=10, text_column_name="tweet")
+    DataArguments()    # the embedded data set
+
+The help texts and checks of these options are here; the other modules read the values.
 """
 
 from dataclasses import dataclass, field

@@ -1,6 +1,8 @@
 """Loads data sets of the Hub or of a local folder, with and without a network.
 
-load_hub_data("nyu-mll/glue", "rte")    # a DatasetDict
+    load_hub_data("nyu-mll/glue", "rte")    # a DatasetDict
+
+Without a network, or with a read-only cache, only what is in the cache can be loaded.
 """
 
 from pathlib import Path

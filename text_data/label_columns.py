@@ -1,6 +1,8 @@
 """The label column: which column it is, and the labels of every split by name.
 
-found = read_label_columns(raw, data_args)    # {"train": RawLabels, "validation": RawLabels, ...}
+    found = read_label_columns(raw, data_args)    # {"train": RawLabels, "validation": RawLabels, ...}
+
+`labels` gives the names their ids.
 """
 
 import math

@@ -1,6 +1,8 @@
 """The splits of the source that the arguments name, as the source holds them.
 
-name, raw = read_source(data_args)    # "nyu-mll/glue rte", {"train": RawSplit, "validation": RawSplit, ...}
+    name, raw = read_source(data_args)    # "nyu-mll/glue rte", {"train": RawSplit, "validation": RawSplit, ...}
+
+`files` and `hub` do the reading.
 """
 
 from dataclasses import dataclass

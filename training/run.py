@@ -159,7 +159,7 @@ def build_trainer(
         args=training_args,
         train_dataset=signal.train_dataset,
         eval_dataset=inputs.tokenized[inputs.data.validation_splits[0]],
-        data_collator=HiddenStatesCollator(inputs.collator) if training_args.uses("hidden") else inputs.collator,
+        data_collator=HiddenStatesCollator(inputs.collator) if training_args.needs_hidden_states else inputs.collator,
         processing_class=inputs.tokenizer,
         compute_metrics=inputs.compute_metrics,
         callbacks=[CheckpointMarker()],

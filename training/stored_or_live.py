@@ -61,7 +61,7 @@ def teacher_signal(
     if not training_args.needs_teacher:
         return TeacherSignal(dataset)
     model, compared = teacher.load(training_args.device), None
-    if training_args.uses("hidden", "attention"):
+    if training_args.needs_teacher_layers:
         compared = tuple(layers) or spread_evenly(num_layers(model), num_layers(unwrap_peft_model(student)))
     if not _are_stored(teacher.args, training_args):
         if teacher.args.teacher_cache:
@@ -70,7 +70,7 @@ def teacher_signal(
     how = storing(teacher.args, inputs, training_args)
     if training_args.uses("kl", "cosine"):
         dataset = add_teacher_logits(dataset, model, **how)
-    if training_args.uses("hidden"):
+    if training_args.needs_hidden_states:
         different = sorted(set(compared))
         dataset = add_teacher_hidden_states(dataset, model, different, max_bytes=_max_bytes(teacher.args), **how)
     return TeacherSignal(dataset, None, compared)
@@ -89,7 +89,7 @@ def check_losses(
         student, teacher: of the architecture that they will have; their weights do not matter.
     """
     check_shapes(training_args, student, teacher)
-    if training_args.uses("hidden") and _are_stored(teacher_args, training_args):
+    if training_args.needs_hidden_states and _are_stored(teacher_args, training_args):
         num_different = min(num_layers(student), num_layers(teacher))
         check_hidden_states_size(inputs.tokenized["train"], teacher, num_different, _max_bytes(teacher_args))
 
@@ -105,8 +105,8 @@ def storing(teacher_args: TeacherArguments, inputs: Inputs, training_args: Disti
 
 
 def _are_stored(teacher_args: TeacherArguments, training_args: DistillationTrainingArguments) -> bool:
-    has_room = not training_args.uses("hidden") or teacher_args.hidden_state_cache_gb > 0
-    return teacher_args.teacher_cache and has_room and not training_args.uses("attention", "relation")
+    has_room = not training_args.needs_hidden_states or teacher_args.hidden_state_cache_gb > 0
+    return teacher_args.teacher_cache and has_room and not training_args.needs_running_teacher
 
 
 def _why_live(
@@ -115,7 +115,7 @@ def _why_live(
     inputs: Inputs,
     training_args: DistillationTrainingArguments,
 ) -> str:
-    if training_args.uses("attention", "relation"):
+    if training_args.needs_running_teacher:
         return "The teacher runs in every step: attention and relations are not stored."
     size = hidden_states_size(inputs.tokenized["train"], teacher, len(set(compared)))
     return (

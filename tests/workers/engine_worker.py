@@ -95,7 +95,7 @@ def save_students(teachers, folder, **kwargs):
 
 
 def is_sharded(model):
-    return all(hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in model.parameters())
+    return any(hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def whole_weights_of(model):

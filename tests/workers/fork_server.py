@@ -22,7 +22,7 @@ import transformers.models.bert.tokenization_bert  # noqa: F401
 import run_comparison  # noqa: F401
 import run_lora  # noqa: F401
 
-TIME_LIMIT = 400
+TIME_LIMIT = 580
 
 
 def serve():

@@ -7,7 +7,6 @@ python tests/workers/killed_run.py writing 8 ARGUMENTS     # between two files o
 import os
 import signal
 import sys
-from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
@@ -42,18 +41,17 @@ def kill_while_writing(step):
 
 
 def main():
-    when, step = sys.argv[1], int(sys.argv[2])
-    sys.argv = [str(Path(run_distillation.__file__)), *sys.argv[3:]]
+    when, step, *arguments = sys.argv[1:]
     if when == "writing":
-        kill_while_writing(step)
+        kill_while_writing(int(step))
     else:
         marker = training_run.CheckpointMarker
 
         class MarkerThatKills(marker, KillAfterStep):
             pass
 
-        training_run.CheckpointMarker = lambda: MarkerThatKills(step)
-    run_distillation.main()
+        training_run.CheckpointMarker = lambda: MarkerThatKills(int(step))
+    run_distillation.main(arguments)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,62 @@
+"""The arguments of an export, and the names of its files."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from export.int8 import WEIGHT_TYPES, this_processor
+from layer_distillation.errors import UserError
+
+FLOAT32_FILE = "model.onnx"
+INT8_FILE = "model_int8.onnx"
+METRICS_FILE = "metrics.json"
+
+
+@dataclass
+class ExportArguments:
+    """What to export, and where to."""
+
+    model_name_or_path: str = field(
+        default="outputs/toxic_comments-even",
+        metadata={"help": "Local folder or Hub name of a fine-tuned classifier, with its tokenizer."},
+    )
+    output_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the export: a new one, an empty one, or one with an earlier export. Unset: the folder "
+            "`onnx` in the model's folder, or outputs/NAME/onnx for a model from the Hub."
+        },
+    )
+    int8_processor: str | None = field(
+        default=None,
+        metadata={
+            "help": "Processor that will run the int8 model: 'vnni' (x86 with VNNI), 'arm', or 'avx2' (x86 without "
+            "VNNI, where products of signed weights saturate). Unset: the kind that runs the export.",
+            "choices": list(WEIGHT_TYPES),
+        },
+    )
+
+    def __post_init__(self):
+        if self.int8_processor is None:
+            self.int8_processor = this_processor()
+        if self.int8_processor not in WEIGHT_TYPES:
+            raise UserError(
+                f"--int8_processor must be one of {', '.join(WEIGHT_TYPES)}, found {self.int8_processor!r}. Leave it "
+                "out for the processor that runs the export."
+            )
+        if (Path(self.model_name_or_path) / "adapter_config.json").is_file():
+            raise UserError(
+                f"--model_name_or_path must be a whole model, but {self.model_name_or_path} holds a LoRA adapter. "
+                "Train it with --merge_adapter, and name the folder `merged` that this writes."
+            )
+        if self.output_dir is None:
+            model = Path(self.model_name_or_path)
+            # A local folder with a Hub model's name would be taken for the model in the next run.
+            self.output_dir = str((model if model.is_dir() else Path("outputs") / model.name) / "onnx")
+        folder = Path(self.output_dir)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--output_dir must be a folder, but {folder} is a file. Choose a folder.")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / FLOAT32_FILE).is_file():
+            raise UserError(
+                f"--output_dir must be new, empty or an earlier export, but {folder} holds other files and no "
+                f"{FLOAT32_FILE}. Nothing in it was changed. Choose another folder, or empty this one."
+            )
