@@ -16,32 +16,27 @@ https://arxiv.org/abs/1910.01108, section 3). A new strategy by position is a `c
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from accelerate import init_empty_weights
+import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from layer_distillation.encoder_layers import find_layer_list, num_layers
+from layer_distillation.encoder_layers import blueprint, find_layer_list, num_layers
 from layer_distillation.errors import UserError
+from layer_distillation.student_config import config_of_layers
 
 # Strategies that look at the training data: `training.layer_search.choose_layers`.
 EVIDENCE_STRATEGIES = ("search", "cka", "block_influence")
 SYNONYMS = {"first": "top", "last": "bottom"}
 STRATEGIES = ("top", "first", "bottom", "last", "odd", "even", "uniform", "random", *EVIDENCE_STRATEGIES)
-# Config entries that hold one value a layer. A list of the right length may describe something else, such as the two
-# entries of DeBERTa's `pos_att_type` in a teacher of two layers.
-PER_LAYER_CONFIG_ENTRIES = (
-    "layer_types",
-    "mlp_layer_types",
-    "layers_block_type",
-    "no_rope_layers",
-    "attn_layers",
-    "attention_window",
-)
-# Attributes that only tell a layer its number. BigBird uses `seed` in training only.
-LAYER_NUMBER_ATTRIBUTES = ("layer_idx", "layer_id", "seed")
+# Attributes that only tell a layer its number or the depth. BigBird uses `seed` in training only. MiniMax keeps what
+# it computes from the depth in buffers, which are copied.
+LAYER_NUMBER_ATTRIBUTES = ("layer_idx", "layer_id", "block_id", "seed", "num_hidden_layers", "num_fwd_mem_blocks")
+# Zamba2's shared block holds an adapter for each hybrid layer that uses it. Adapters are copied by the number of their
+# hybrid layer, not by the place of the block.
+ADAPTER_LISTS = "_adapter_list."
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -155,7 +150,7 @@ def student_depth(num_teacher_layers: int, num_student_layers: int | None) -> in
 def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
     """Builds a student from layers of the teacher.
 
-    The student has the teacher's class, and its config except for the depth and the entries with one value a layer.
+    The student has the teacher's class, and its config except for the depth and the entries about single layers.
     Embeddings, pooler, head and the chosen layers are copied bit for bit, dtype included, so a student of layers 1..N
     gives the teacher's logits. Parts of the encoder that belong to no layer keep their place: the convolution of
     DeBERTa-v2 follows the student's first layer. The teacher stays unchanged and shares no memory with the student.
@@ -172,18 +167,26 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
             `ModuleList` (see `num_layers`); or a layer would not compute the same at its new position. ModernBERT's
             first layer, for example, has no `attn_norm`, but all others have one, so its layer 1 must stay first.
     """
-    layer_list_name = find_layer_list(teacher)
-    check_layers(layers, num_layers(teacher))
+    depth = num_layers(teacher)
+    check_layers(layers, depth)
     indices = [layer - 1 for layer in layers]  # the only change from 1-based to 0-based
 
-    student = _blueprint(teacher, _config_of_layers(teacher.config, indices))
-    _check_layers_fit(_blueprint(teacher, copy.deepcopy(teacher.config)), student, indices)
+    try:
+        student = _blueprint_of_layers(teacher, indices)
+    except _Misfit as misfit:
+        raise UserError(f"{misfit}; {_advice(teacher, layers)}.") from None
 
-    names = _student_to_teacher_names(student.state_dict(), layer_list_name, indices)
+    names = _student_to_teacher_names(teacher, student, indices)
+    shapes = {name: tensor.shape for name, tensor in student.state_dict().items()}
     with gathered(teacher):
         teacher_tensors = teacher.state_dict()
         student.load_state_dict(
-            {student_name: teacher_tensors[teacher_name].clone() for student_name, teacher_name in names.items()},
+            {
+                student_name: _parts_of_layers(
+                    teacher_tensors[teacher_name], shapes[student_name], indices, depth
+                ).clone()
+                for student_name, teacher_name in names.items()
+            },
             assign=True,
         )
     student.tie_weights()
@@ -191,15 +194,16 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
 
 
 def required_layers(teacher: PreTrainedModel) -> tuple[int, ...]:
-    """Returns the layers that every student needs: `(1,)` if the first is built unlike the others, else `()`."""
-    if num_layers(teacher) == 1:
+    """Returns the layers that every student needs: `(1,)` if no other layer can come first, else `()`."""
+    indices = range(1, num_layers(teacher))
+    if not indices:
         return (1,)
-    indices = [1]
-    student = _blueprint(teacher, _config_of_layers(teacher.config, indices))
     try:
-        _check_layers_fit(_blueprint(teacher, copy.deepcopy(teacher.config)), student, indices)
+        _blueprint_of_layers(teacher, indices)
+    except _Misfit as misfit:
+        return (1,) if misfit.position == 0 else ()
     except UserError:
-        return (1,)
+        return ()
     return ()
 
 
@@ -219,7 +223,7 @@ def build_random_student(teacher: PreTrainedModel, num_student_layers: int | Non
         UserError: K is not in 1..N, or the model does not hold its layers in one `ModuleList` (see `num_layers`).
     """
     depth = student_depth(num_layers(teacher), num_student_layers)
-    config = _config_of_layers(teacher.config, range(depth))
+    config = config_of_layers(teacher.config, range(depth))
     # Not `_from_config`, which under ZeRO-3 would leave each process a share of every weight.
     config.dtype = teacher.dtype
     return type(teacher)(config).to(teacher.device, teacher.dtype).eval()
@@ -237,24 +241,43 @@ def describe_mapping(layers: Sequence[int], num_teacher_layers: int) -> str:
 
 
 def _student_to_teacher_names(
-    student_names: Iterable[str], layer_list_name: str, indices: Sequence[int]
+    teacher: PreTrainedModel, student: PreTrainedModel, indices: Sequence[int]
 ) -> dict[str, str]:
     """Returns, for the name of each student tensor, the name of the teacher tensor that it is a copy of.
 
     Args:
-        student_names: names as in `state_dict()`.
-        layer_list_name: name of the `ModuleList` of layers, the same in both models, such as `bert.encoder.layer`.
         indices: 0-based teacher layers in student order.
     """
-    prefix = f"{layer_list_name}."
+    prefix = f"{find_layer_list(teacher)}."
+    teacher_hybrids = getattr(teacher.config, "hybrid_layer_ids", None)
 
     def teacher_name(student_name: str) -> str:
         if not student_name.startswith(prefix):
             return student_name
         position, rest = student_name.removeprefix(prefix).split(".", maxsplit=1)
-        return f"{prefix}{indices[int(position)]}.{rest}"
+        index = indices[int(position)]
+        if ADAPTER_LISTS in rest:
+            path, adapter = rest.split(ADAPTER_LISTS)
+            number, weight = adapter.split(".", maxsplit=1)
+            index = indices[student.config.hybrid_layer_ids[int(number)]]
+            rest = f"{path}{ADAPTER_LISTS}{teacher_hybrids.index(index)}.{weight}"
+        return f"{prefix}{index}.{rest}"
 
-    return {student_name: teacher_name(student_name) for student_name in student_names}
+    return {student_name: teacher_name(student_name) for student_name in student.state_dict()}
+
+
+def _parts_of_layers(tensor: torch.Tensor, shape: torch.Size, indices: Sequence[int], depth: int) -> torch.Tensor:
+    """Cuts a tensor that holds an equal part for each teacher layer, such as ESM's contact head, to the shape given.
+
+    Args:
+        indices: 0-based teacher layers in student order.
+        depth: the teacher's.
+    """
+    for dim, (size, student_size) in enumerate(zip(tensor.shape, shape, strict=True)):
+        if size != student_size:
+            parts = tensor.unflatten(dim, (depth, size // depth))
+            tensor = parts.index_select(dim, torch.tensor(indices, device=tensor.device)).flatten(dim, dim + 1)
+    return tensor
 
 
 def gathered(model: PreTrainedModel) -> AbstractContextManager:
@@ -301,50 +324,122 @@ def join_layers(layers: Sequence[int]) -> str:
     return ",".join(str(layer) for layer in layers)
 
 
-def _config_of_layers(config: PretrainedConfig, indices: Sequence[int]) -> PretrainedConfig:
-    """Returns a copy of the teacher's config for a student of the layers at these 0-based indices."""
-    student_config = copy.deepcopy(config)
-    for entry in PER_LAYER_CONFIG_ENTRIES:
-        values = getattr(config, entry, None)
-        if isinstance(values, (list, tuple)):
-            setattr(student_config, entry, [values[index] for index in indices])
-    student_config.num_hidden_layers = len(indices)
-    return student_config
+class _Misfit(Exception):
+    """Layers that would not compute in the student what they compute in the teacher; its message is the reason."""
+
+    def __init__(self, reason: str, position: int | None = None) -> None:
+        super().__init__(reason)
+        self.position = position  # 0-based, of the first layer that does not fit
 
 
-def _blueprint(teacher: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
-    """Builds a model of the teacher's class; its parameters take no memory and draw no random numbers."""
-    with init_empty_weights():
-        return type(teacher)(config)
-
-
-def _check_layers_fit(teacher: PreTrainedModel, student: PreTrainedModel, indices: Sequence[int]) -> None:
-    """Raises a `UserError` if a layer would not compute in the student what it computes in the teacher.
+def _blueprint_of_layers(teacher: PreTrainedModel, indices: Sequence[int]) -> PreTrainedModel:
+    """Builds the student without weights, and checks that its layers would compute what they compute in the teacher.
 
     Args:
-        teacher, student: as their configs build them, like a reloaded student. A teacher in use may differ from its
-            config, for example by activation checkpointing.
         indices: 0-based teacher layers in student order.
+
+    Raises:
+        UserError: as `config_of_layers`.
+        _Misfit: a layer would be built differently at its place in the student, or tied to another weight.
     """
-    teacher_layers = teacher.get_submodule(find_layer_list(teacher))
-    student_layers = student.get_submodule(find_layer_list(student))
-    for position, index in enumerate(indices):
-        differences = _structure(teacher_layers[index]).items() ^ _structure(student_layers[position]).items()
-        if differences:
-            names = ", ".join(sorted({name for name, _ in differences}))
-            raise UserError(
+    student_config = config_of_layers(_config_in_use(teacher), indices)
+    try:
+        student = blueprint(teacher, student_config)
+    except ValueError as error:
+        if "tie_weights_keys" not in str(error):
+            raise
+        # Zamba's hybrid layers share one block, and transformers refuses to build one hybrid layer without another.
+        raise _Misfit(
+            f"{type(teacher).__name__} cannot be built from the layers {join_layers([i + 1 for i in indices])}, "
+            "because only one of them has weights that layers share, and transformers expects a second to share them "
+            "with"
+        ) from None
+    _check_structure(teacher, student, indices)
+    _check_ties(teacher, student, indices)
+    return student
+
+
+def _config_in_use(teacher: PreTrainedModel) -> PretrainedConfig:
+    """Returns the config with the kind of attention that the teacher uses now.
+
+    BigBird turns from sparse to full attention for good when it reads a batch of short texts, and its config does not.
+    """
+    attention_type = getattr(teacher.base_model, "attention_type", None)
+    if attention_type is None or attention_type == teacher.config.attention_type:
+        return teacher.config
+    config = copy.deepcopy(teacher.config)
+    config.attention_type = attention_type
+    return config
+
+
+def _check_structure(teacher: PreTrainedModel, student: PreTrainedModel, indices: Sequence[int]) -> None:
+    """Raises a `_Misfit` if a layer is built differently in the student.
+
+    The teacher is compared as its config builds it, like a reloaded student. A teacher in use may differ from its
+    config, for example by activation checkpointing.
+    """
+    layer_list_name = find_layer_list(teacher)
+    teacher_layers = blueprint(teacher, copy.deepcopy(_config_in_use(teacher))).get_submodule(layer_list_name)
+    for position, (index, layer) in enumerate(zip(indices, student.get_submodule(layer_list_name), strict=True)):
+        expected, found = _structure(teacher_layers[index]), _structure(layer)
+        names = sorted({name for name, _ in expected.items() ^ found.items()})
+        if names:
+            differences = [f"{name}: {expected.get(name, 'none')}, {found.get(name, 'none')}" for name in names[:2]]
+            more = [f"{len(names) - 2} more"] if len(names) > 2 else []
+            raise _Misfit(
                 f"The teacher's layer {index + 1} cannot be the student's layer {position + 1}, because "
-                f"{type(teacher).__name__} builds these two layers differently ({names}). Keep the teacher's layer 1 "
-                "first: --layer_strategy top, --layer_strategy odd, or a list such as --layers 1,3,5."
+                f"{type(teacher).__name__} builds a layer by its number or by the depth, and these two differ "
+                f"({'; '.join([*differences, *more])})",
+                position,
+            )
+
+
+def _check_ties(teacher: PreTrainedModel, student: PreTrainedModel, indices: Sequence[int]) -> None:
+    """Raises a `_Misfit` if the student shares a weight where the teacher has two."""
+    names, ties = _student_to_teacher_names(teacher, student, indices), teacher.all_tied_weights_keys
+    for tied, source in student.all_tied_weights_keys.items():
+        weights = {ties.get(names[name], names[name]) for name in (tied, source) if name in names}
+        if len(weights) > 1:
+            raise _Misfit(
+                f"{type(teacher).__name__} shares weights among layers by their order, so the student would share a "
+                f"weight where the teacher has two ({' and '.join(sorted(weights))})"
             )
 
 
 def _structure(layer: nn.Module) -> dict[str, object]:
     """Returns what decides a layer's computation besides its weights: shapes, module classes and plain attributes."""
-    structure = {name: tensor.shape for name, tensor in layer.state_dict().items()}
+    structure = {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()}
     for path, module in layer.named_modules():
         structure[path] = type(module).__name__
         for name, value in vars(module).items():
-            if isinstance(value, (bool, int, float, str)) and name not in LAYER_NUMBER_ATTRIBUTES:
-                structure[f"{path}.{name}"] = value
-    return structure
+            if isinstance(value, float):
+                value = float(f"{value:.12g}")  # a factor that is computed from another depth may round differently
+            if isinstance(value, (bool, int, float, str)) and name not in LAYER_NUMBER_ATTRIBUTES and name[0] != "_":
+                structure[f"{path}.{name}".removeprefix(".")] = value
+    return {name: value for name, value in structure.items() if ADAPTER_LISTS not in f"{name}."}
+
+
+def _advice(teacher: PreTrainedModel, layers: Sequence[int]) -> str:
+    """Returns which other lists of as many layers fit."""
+    num_teacher_layers, depth = num_layers(teacher), len(layers)
+    options: dict[tuple[int, ...], str] = {}
+    for strategy in ("top", "odd", "even", "bottom", "uniform"):
+        if strategy not in ("odd", "even") or 2 * depth == num_teacher_layers:
+            of_depth = "" if depth == num_teacher_layers // 2 else f" --num_student_layers {depth}"
+            chosen = select_layers(strategy, num_teacher_layers, depth)
+            options.setdefault(chosen, f"--layer_strategy {strategy}{of_depth}")
+    others = [layer for layer in layers if layer != 1]
+    for chosen in (tuple(sorted(layers)), (1, *others)[:depth]):
+        options.setdefault(chosen, f"--layers {join_layers(chosen)}")
+    fitting = [option for chosen, option in options.items() if _fits(teacher, chosen)]
+    if not fitting:
+        return f"no usual choice of {depth} layers fits, so choose another teacher"
+    return f"use {' or '.join(fitting[:3])}"
+
+
+def _fits(teacher: PreTrainedModel, layers: Sequence[int]) -> bool:
+    try:
+        _blueprint_of_layers(teacher, [layer - 1 for layer in layers])
+    except (_Misfit, UserError):
+        return False
+    return True

@@ -6,10 +6,12 @@ find_layer_list(model)    # "bert.encoder.layer"
 num_layers(model)         # 12
 """
 
+from accelerate import init_empty_weights
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from layer_distillation.errors import UserError
+from layer_distillation.student_config import config_of_layers, encoder_config
 
 
 def num_layers(model: PreTrainedModel) -> int:
@@ -31,6 +33,8 @@ def find_layer_list(model: PreTrainedModel) -> str:
     if model.config.is_encoder_decoder:
         raise UserError(f"{model_name} has an encoder and a decoder. Choose an encoder-only teacher, such as BERT.")
     names = lists_of_layers(model)
+    if len(names) > 1:
+        names = _lists_that_grow(model, names)
     if len(names) != 1:
         found = f"several: {', '.join(names)}" if names else "none: its layers are shared, as in ALBERT, or nested"
         raise UserError(
@@ -41,13 +45,32 @@ def find_layer_list(model: PreTrainedModel) -> str:
 
 
 def lists_of_layers(model: PreTrainedModel) -> list[str]:
-    """Returns the name of every `ModuleList` with as many entries as the config says that the model has layers."""
+    """Returns the name of every `ModuleList` with as many entries as the config says that the model has layers.
+
+    A list within an entry of another is left out, such as the feed-forward networks of a MobileBERT layer.
+    """
     depth = _depth(model)
-    return [
-        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
-    ]
+    names = []
+    for name, module in model.named_modules():
+        is_nested = any(name.startswith(f"{outer}.") for outer in names)
+        if isinstance(module, nn.ModuleList) and len(module) == depth and not is_nested:
+            names.append(name)
+    return names
+
+
+def blueprint(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
+    """Builds a model of the same class; its parameters take no memory and draw no random numbers."""
+    with init_empty_weights():
+        return type(model)(config)
+
+
+def _lists_that_grow(model: PreTrainedModel, names: list[str]) -> list[str]:
+    """Returns those of the lists that would be longer in a model of one layer more."""
+    depth = _depth(model)
+    deeper = blueprint(model, config_of_layers(model.config, [*range(depth), depth - 1]))
+    return [name for name in names if len(deeper.get_submodule(name)) > depth]
 
 
 def _depth(model: PreTrainedModel) -> int | None:
     # Configs of models that are not made of layers lack the entry.
-    return getattr(model.config, "num_hidden_layers", None)
+    return getattr(encoder_config(model.config), "num_hidden_layers", None)

@@ -11,6 +11,8 @@ adds `lora_alpha / lora_r * B @ A` to a frozen weight matrix, so it needs the ex
 that model is made of layers of a teacher, and no checkpoint holds it. `loading.py` rebuilds it.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Callable
 
 from datasets import Dataset
@@ -18,11 +20,14 @@ from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model, initialize_lo
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from layer_distillation.encoder_layers import find_layer_list
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import MODEL_INPUTS
 from lora_adapters.arguments import LoraArguments
+
+logger = logging.getLogger(__name__)
 
 # Training examples that EVA reads. Its directions converge with fewer.
 NUM_EVA_EXAMPLES = 1024
@@ -44,21 +49,26 @@ def add_lora(
         The model to train. The random weights of the adapters are drawn with torch's global seed.
 
     Raises:
-        UserError: `lora_target_modules` names no linear layer of the encoder.
+        UserError: as `target_modules`.
     """
     initialization = lora_args.init_lora_weights
+    targets = target_modules(student, lora_args.lora_target_modules)
     config = LoraConfig(
         r=lora_args.lora_r,
         lora_alpha=lora_args.lora_alpha,
         lora_dropout=lora_args.lora_dropout,
-        target_modules=target_modules(student, lora_args.lora_target_modules),
+        target_modules=targets,
         modules_to_save=head_modules(student),
         use_dora=lora_args.use_dora,
         use_rslora=lora_args.use_rslora,
         init_lora_weights={"true": True, "false": False}.get(initialization, initialization),
         eva_config=EvaConfig() if initialization == "eva" else None,
+        fan_in_fan_out=isinstance(student.get_submodule(targets[0]), Conv1D),
     )
     model = get_peft_model(student, config)
+    if student.config.model_type == "reformer":
+        # Its reversible layers run their backward pass only if their input needs a gradient: embeddings are frozen.
+        student.enable_input_require_grads()
     # PEFT would name the teacher here, and PEFT's loaders would put the adapter on its first layers without an error.
     config.base_model_name_or_path = ""
     if initialization == "eva":
@@ -81,12 +91,23 @@ def target_modules(model: PreTrainedModel, names: str | None = None) -> list[str
         names: comma-separated; only layers whose full name ends in one of them are returned. `None`: all.
 
     Raises:
-        UserError: a name fits no linear layer.
+        UserError: a name fits no linear layer, or the encoder has none that PEFT can adapt.
     """
     prefix = find_layer_list(model)
-    layers = model.get_submodule(prefix).named_modules(prefix=prefix)
-    linear = [name for name, module in layers if isinstance(module, nn.Linear)]
+    linear, shared = _linear_layers(model, prefix)
+    if not linear:
+        kinds = sorted({type(m).__name__ for m in model.get_submodule(prefix).modules() if _has_matrix(m)})
+        raise UserError(
+            f"LoRA needs layers of the class Linear or Conv1D, but the encoder of {type(model).__name__} has only "
+            f"{', '.join(kinds)}; train the whole student with run_distillation.py."
+        )
     if names is None:
+        if shared:
+            logger.warning(
+                "%d linear layers get no adapter, because several layers share their weights: %s, for example.",
+                len(shared),
+                shared[0],
+            )
         return linear
     endings = [name.strip() for name in names.split(",")]
     for ending in endings:
@@ -97,6 +118,23 @@ def target_modules(model: PreTrainedModel, names: str | None = None) -> list[str
                 f"{', '.join(within_layer)}; leave the option out for all of them."
             )
     return [name for name in linear if any(f".{name}".endswith(f".{ending}") for ending in endings)]
+
+
+def _linear_layers(model: PreTrainedModel, prefix: str) -> tuple[list[str], list[str]]:
+    """Returns the full names of the linear layers that can have an adapter, and of those whose weights are shared.
+
+    Each layer that shares a weight, as in Zamba, would train an adapter of its own, and merging would add all of them
+    to the one weight. The routers of experts, which are classes of their own derived from `Linear`, are left alone.
+    """
+    modules = dict(model.get_submodule(prefix).named_modules(prefix=prefix, remove_duplicate=False))
+    linear = {name: module for name, module in modules.items() if type(module) in (nn.Linear, Conv1D)}
+    uses = Counter(id(module.weight) for module in linear.values())
+    shared = [name for name, module in linear.items() if uses[id(module.weight)] > 1]
+    return [name for name in linear if name not in shared], shared
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    return any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:

@@ -1,6 +1,7 @@
 """Tests of `lora_adapters`: what is wrapped and trained, and that a saved adapter is the model that was trained."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from lora_adapters.adapters import add_lora, count_parameters, head_modules, tar
 from lora_adapters.arguments import INITIALIZATIONS, LoraArguments, LoraTrainingArguments
 from lora_adapters.loading import load_adapter
 from tests.records import RECORD
+from tests.tiny_architectures import MECHANISMS, tiny
 from tests.tiny_models import TINY_CLASSIFIERS
 from training.arguments import StudentArguments
 from training.lora import check_layers_are_copied, finish_adapter
@@ -298,3 +300,43 @@ def test_a_student_of_fresh_weights_is_refused():
 def test_a_student_that_could_not_be_rebuilt_from_its_teacher_is_refused(name, value):
     with pytest.raises(UserError, match=f"--{name} {value}"):
         check_layers_are_copied(StudentArguments(**{name: value}))
+
+
+# --- architectures whose layers are not plain linear maps ---
+
+
+@pytest.mark.parametrize(
+    ("build", "left_alone"),
+    [
+        (MECHANISMS["one shared block"], "shared_transf"),
+        (MECHANISMS["adapters by the number of a hybrid layer"], "shared_transf"),
+        (MECHANISMS["padding by the kinds of layers"], None),
+        (partial(tiny, "gpt2", {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "pad_token_id": 0}), None),
+        (partial(tiny, "phimoe", num_hidden_layers=2, num_key_value_heads=2, num_local_experts=4), "router"),
+    ],
+    ids=["zamba", "zamba2", "reformer", "gpt2", "phimoe"],
+)
+def test_every_adapter_gets_a_gradient_and_merging_changes_nothing(build, left_alone):
+    student = build()
+    student.config.use_cache = False
+    model = add_lora(student, LoraArguments(lora_r=2, lora_dropout=0.0))
+    inputs = {"input_ids": torch.randint(5, 90, (2, 24), generator=torch.Generator().manual_seed(0))}
+    adapters = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
+    assert adapters and not any(left_alone and left_alone in name for name in adapters)
+    with torch.no_grad():
+        for name, parameter in adapters.items():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    model.train()(**inputs, labels=torch.tensor([0, 1])).loss.backward()
+    assert all(parameter.grad is not None for parameter in adapters.values())
+    with torch.no_grad():
+        expected = model.eval()(**inputs).logits
+        merged = model.merge_and_unload()(**inputs).logits
+    assert torch.allclose(expected, merged, atol=1e-4)
+
+
+@pytest.mark.parametrize(("model_type", "kind"), [("ibert", "QuantLinear"), ("squeezebert", "Conv1d")])
+def test_an_encoder_of_other_linear_maps_is_refused_with_their_class(model_type, kind):
+    entries = {"embedding_size": 32} if model_type == "squeezebert" else {}
+    with pytest.raises(UserError, match=f"{kind}.* run_distillation.py"):
+        add_lora(tiny(model_type, num_hidden_layers=2, **entries), LoraArguments())
