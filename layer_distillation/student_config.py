@@ -65,7 +65,7 @@ def config_of_layers(config: PretrainedConfig, indices: Sequence[int]) -> Pretra
     except NotImplementedError:
         raise UserError(
             f"The depth of {type(entries).__name__} cannot be changed, because its layers are arranged in blocks that "
-            "shorten the text. Choose a teacher with layers in one row, such as BERT."
+            "shorten the text; choose a teacher with layers in one row, such as BERT."
         ) from None
     if not _can_cache(entries):
         entries.use_cache = False

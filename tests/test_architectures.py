@@ -78,6 +78,7 @@ def logits_of_restacked_layers(teacher, layers, inputs):
     parent, _, name = find_layer_list(model).rpartition(".")
     stack = model.get_submodule(f"{parent}.{name}")
     setattr(model.get_submodule(parent), name, torch.nn.ModuleList([stack[layer - 1] for layer in layers]))
+    model.config.use_cache = False  # which would look for the states of the layers that are gone
     return logits_of(model, inputs)
 
 
