@@ -14,6 +14,11 @@ model, which the run's record names. For a model without a record, name the data
 tokenizer, the config and, only if both files passed the check, `metrics.json`. `python -m app --model_dir` serves it.
 """
 
+if __name__ == "__main__":
+    from training.processor import share_processor
+
+    share_processor()  # before torch is imported
+
 import json
 import logging
 import sys
@@ -37,6 +42,7 @@ from text_data.metrics import build_compute_metrics
 from text_data.tokenizing import tokenize
 from training.checkpoints import load_classifier, load_tokenizer
 from training.command_line import parse_arguments, run_script
+from training.processor import describe_threads
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +107,7 @@ def set_up_logging() -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, level=logging.ERROR)
     for name in (__name__, "export", "layer_distillation", "text_data", "training"):
         logging.getLogger(name).setLevel(logging.INFO)
+    logger.info(describe_threads())
 
 
 def find_record(model_name_or_path: str) -> RunRecord | None:
