@@ -239,7 +239,7 @@ def test_text_columns_are_those_named_else_inferred(header, rows, arguments, exp
 @pytest.mark.parametrize(
     ("train", "validation", "arguments", "parts"),
     [
-        ("x,y,z,label\na,b,c,0\na,b,c,1\n", None, {}, ("--text_column_name", "found 3", "x, y, z, label")),
+        ("x,y,z,label\na,b,c,0\na,b,c,1\n", None, {}, ("--text_column_name", "train.csv has 3", "x, y, z, label")),
         (SENTIMENT, None, {"text_column_name": "x"}, ("--text_column_name", "'x'", "text, label")),
         ([{"text": 1, "label": "a"}], None, {}, ("--text_column_name", "'text'", "train.jsonl", "int64")),
         ("label,y\na,b\n", None, {"text_column_name": "label", "label_column_name": "y"}, ("'label'", "train.csv")),

@@ -167,7 +167,7 @@ def shares_of_lists(rows: list[list | None], column: str, where: str) -> RawLabe
     lengths = {len(row) for row in rows if row is not None}
     values = [value for row in rows if row is not None for value in row]
     others = [value for value in values if _share(value) is None]
-    if len(lengths) != 1 or others:
+    if len(lengths) != 1 or lengths == {0} or others:
         raise UserError(
             f"Lists of labels must hold names, or one number from 0 to 1 for each label, but the labels of {where} "
             f"have the lengths {sorted(lengths)} and values such as {(others or values)[:5]}. Use lists of names."

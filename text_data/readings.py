@@ -101,15 +101,17 @@ def _check_complete(labels: RawLabels, where: str, problem_type: str | None) -> 
 
 def _for_names(labels: RawLabels, stated: str | None, order: tuple[str, ...], where: str) -> Reading:
     cells = set(labels.values)
-    if all(map(NUMBER.fullmatch, cells)) and not all(map(INTEGER.fullmatch, cells)):
+    are_numbers = all(map(NUMBER.fullmatch, cells))
+    if stated == MULTI_LABEL and (labels.declared or are_numbers):
+        raise _one_a_row(labels, where)
+    if are_numbers and not all(map(INTEGER.fullmatch, cells)):
         return _for_numbers(labels, stated, order, where)
     lists = [cell for cell in cells if _parse_list(cell)]
     if not lists and all(cell[:1] + cell[-1:] in BRACKETS for cell in cells):
         lists = list(cells)  # such as numpy's ['a' 'b']
     separator = _separator_of(cells)
     if stated == MULTI_LABEL:
-        used = next((mark for mark in SEPARATORS if any(mark in cell for cell in cells)), SEPARATORS[0])
-        return Reading(MULTI_LABEL, separator=None if lists else separator or used)
+        return Reading(MULTI_LABEL, separator=None if lists else separator or _semicolon(cells, where))
     if stated is not None or labels.declared or cells == set(order):
         return Reading(stated or SINGLE_LABEL)
     if lists or separator:
@@ -121,13 +123,28 @@ def _for_names(labels: RawLabels, stated: str | None, order: tuple[str, ...], wh
     return Reading(SINGLE_LABEL)
 
 
+def _one_a_row(labels: RawLabels, where: str) -> UserError:
+    return UserError(
+        f"--problem_type {MULTI_LABEL} needs several labels a row, but {where} has one, such as {labels.values[0]}. "
+        "Name a column for each label with --label_column_name, or use lists of names."
+    )
+
+
+def _semicolon(cells: Iterable[str], where: str) -> str:
+    """The separator where none is seen to join names that also occur alone."""
+    for cell in sorted(cells):
+        if ";" not in cell and ("," in cell or "|" in cell):
+            raise UserError(
+                f"The labels of {where} can be read in two ways: a cell such as {cell!r} may be the name of one "
+                f"label, or several. Join several with semicolons, or write lists such as {json.dumps([cell])}."
+            )
+    return ";"
+
+
 def _for_numbers(labels: RawLabels, stated: str | None, order: tuple[str, ...], where: str) -> Reading:
     is_whole = all(float(value).is_integer() for value in labels.values)
     if stated == MULTI_LABEL:
-        raise UserError(
-            f"--problem_type {MULTI_LABEL} needs several labels a row, but {where} has one number, such as "
-            f"{labels.values[0]}. Name a column for each label with --label_column_name, or use lists of names."
-        )
+        raise _one_a_row(labels, where)
     if stated is None and is_whole and set(order) == set(map(_class_name, labels.values)):
         stated = SINGLE_LABEL
     if stated is None and is_whole:
