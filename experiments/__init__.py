@@ -7,6 +7,7 @@ trial_length      how long the trials of a layer search must be
 small_validation  how far a small validation set misleads
 more_pairs        sentence pairs without labels for RTE
 everyday          60 everyday sentences
+fuzz_reader       made-up files of every format, read as they should be or refused
 draw_strategies   the picture of the layer strategies
 runs              runs, their predictions and metrics, as the studies use them
 """
