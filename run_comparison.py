@@ -33,7 +33,7 @@ from comparison.results import Results, compare_layers, read_results, score_grou
 from comparison.time_estimate import describe_plan, estimate_seconds
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.fingerprints import fingerprint_model
-from layer_distillation.pretrained import resolve_checkpoint
+from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
 from lora_adapters.arguments import LoraArguments
 from text_data.arguments import DataArguments
 from training.arguments import TeacherArguments, resolve_defaults
@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
     )
     teacher_args, data_args, lora_args, comparison_args, training_args = settings.arguments
     resolve_defaults(teacher_args, data_args, training_args, settings.sources, "comparison")
+    allow_remote_code(teacher_args.trust_remote_code)
     set_up_logging(training_args)
     logger.info(settings.explanation((*ALWAYS_SHOWN, "strategies", "methods", "seeds")))
     check_output_dir(training_args.output_dir)
