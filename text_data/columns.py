@@ -14,7 +14,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 def is_string(feature: object) -> bool:
     """Whether a column of this feature type holds strings."""
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
 
 
 def check_none_missing(what: str, values: Sequence, where: str, fix: str | None = None) -> None:
