@@ -229,6 +229,8 @@ def test_shares_that_sum_to_one_are_soft_single_labels_where_the_option_says_so(
     labels, shares = load([[0.2, 0.3, 0.5], [1, 0, 0]], problem_type=SINGLE_LABEL, label_order="a,b,c")
     assert labels == LabelMap(SINGLE_LABEL, ("a", "b", "c"), is_soft=True)
     np.testing.assert_allclose(shares, [[0.2, 0.3, 0.5], [1, 0, 0]], rtol=1e-6)
+    hard = load([[0, 1], [1, 0]], problem_type=SINGLE_LABEL, label_order="a,b")
+    assert hard == (LabelMap(SINGLE_LABEL, ("a", "b")), [1, 0])
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from text_data.arguments import DataArguments
 from text_data.columns import NUMBER
 from text_data.label_columns import NAME_LISTS, NAMES, NUMBERS, SHARES, RawLabels, read_label_columns
 from text_data.names import join_names
-from text_data.readings import INTEGER, choose_reading
+from text_data.readings import INTEGER, Reading, choose_reading
 from text_data.sources import RawSplit
 from text_data.splits import splits_for
 
@@ -101,9 +101,7 @@ def read_labels(raw: dict[str, RawSplit], data_args: DataArguments) -> tuple[Lab
     first = next(iter(found))
     where = raw[first].where
     reading = choose_reading(found[first], data_args, where)
-    label_map = build_label_map(
-        reading.of(found[first], where), reading.problem_type, data_args.ordered_label_names, where
-    )
+    label_map = build_label_map(reading.of(found[first], where), reading, data_args.ordered_label_names, where)
     hidden = [name for name in splits_for("test", found) if _are_hidden(found[name], label_map)]
     return label_map, {
         name: _encode(reading.of(labels, raw[name].where), label_map, raw[name].where)
@@ -112,12 +110,12 @@ def read_labels(raw: dict[str, RawSplit], data_args: DataArguments) -> tuple[Lab
     }
 
 
-def build_label_map(labels: RawLabels, problem_type: str, order: tuple[str, ...], where: str) -> LabelMap:
+def build_label_map(labels: RawLabels, reading: Reading, order: tuple[str, ...], where: str) -> LabelMap:
     """Returns the problem type and the label names in the order of their ids.
 
     The order is `order` (`label_order`) if given, else the order that the column declares, else sorted.
     """
-    if problem_type == REGRESSION:
+    if reading.problem_type == REGRESSION:
         if order:
             raise UserError(
                 f"--label_order is for classes, but the labels of {where} are scores ({REGRESSION}), such as "
@@ -138,7 +136,7 @@ def build_label_map(labels: RawLabels, problem_type: str, order: tuple[str, ...]
             "Check --label_column_name."
         )
     _warn_of_similar(names, where)
-    return LabelMap(problem_type, order or names, is_soft=problem_type == SINGLE_LABEL and labels.kind == SHARES)
+    return LabelMap(reading.problem_type, order or names, reading.is_soft)
 
 
 def _names_in(values: Iterable[str | list[str]]) -> set[str]:
@@ -170,7 +168,7 @@ def _encode(labels: RawLabels, label_map: LabelMap, where: str) -> list[int] | l
     expected = {
         REGRESSION: (NUMBERS,),
         MULTI_LABEL: (NAME_LISTS, SHARES),
-        SINGLE_LABEL: (SHARES,) if label_map.is_soft else (NAMES,),
+        SINGLE_LABEL: (SHARES,) if label_map.is_soft else (NAMES, SHARES),
     }[label_map.problem_type]
     if labels.kind not in expected:
         raise UserError(
@@ -192,9 +190,10 @@ def _encode(labels: RawLabels, label_map: LabelMap, where: str) -> list[int] | l
         return [label2id[name] for name in labels.values]
     if labels.kind == NAME_LISTS:
         return _as_lists(np.array([[name in row for name in label_map.names] for row in labels.values]))
-    if labels.has_positions:
-        return _as_lists(labels.values)
-    return _as_lists(labels.values[:, [labels.declared.index(name) for name in label_map.names]])
+    names = label_map.names if labels.has_positions else labels.declared
+    shares = labels.values[:, [names.index(name) for name in label_map.names]]
+    is_one_id = label_map.problem_type == SINGLE_LABEL and not label_map.is_soft
+    return hard_labels(shares, SINGLE_LABEL).tolist() if is_one_id else _as_lists(shares)
 
 
 def _as_lists(shares: np.ndarray) -> pa.Array:

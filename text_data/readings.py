@@ -45,8 +45,7 @@ class Reading:
     def of(self, labels: RawLabels, where: str) -> RawLabels:
         """Returns the labels of a split in the form of the problem type.
 
-        Regression: `NUMBERS`. Single-label: `NAMES`, soft ones `SHARES` that sum to 1. Multi-label: `NAME_LISTS` or
-        `SHARES`.
+        Regression: `NUMBERS`. Single-label: `NAMES` or `SHARES` that sum to 1. Multi-label: `NAME_LISTS` or `SHARES`.
 
         Raises:
             UserError: a label is missing, or cannot be read so.
@@ -57,7 +56,7 @@ class Reading:
         if self.problem_type == REGRESSION:
             return RawLabels(NUMBERS, labels.values) if labels.kind == NAMES else labels
         if labels.kind == SHARES:
-            return _distributions(labels, where) if self.is_soft else _one_hot(labels, where)
+            return _distributions(labels, where)
         if self.is_soft and labels.kind in (NAMES, NUMBERS):
             return _soft_labels(labels, where)
         if labels.kind == NUMBERS or (labels.kind == NAMES and self.is_number):
@@ -211,6 +210,7 @@ def _soft_labels(labels: RawLabels, where: str) -> RawLabels:
 
 
 def _distributions(labels: RawLabels, where: str) -> RawLabels:
+    """Shares of classes, which sum to 1 but for rounding, sum to 1."""
     sums = labels.values.sum(axis=1)
     wrong = ~(np.abs(sums - 1) < 0.01)
     if wrong.any():
@@ -221,12 +221,6 @@ def _distributions(labels: RawLabels, where: str) -> RawLabels:
         )
     shares = labels.values / sums[:, None]
     return RawLabels(SHARES, shares, labels.declared, labels.has_positions, labels.column)
-
-
-def _one_hot(labels: RawLabels, where: str) -> RawLabels:
-    _distributions(labels, where)
-    names = [labels.declared[index] for index in labels.values.argmax(axis=1)]
-    return RawLabels(NAMES, names, labels.declared, column=labels.column)
 
 
 # ---- several labels in a cell ----
