@@ -101,7 +101,8 @@ def _check_complete(labels: RawLabels, where: str, problem_type: str | None) -> 
 def _for_names(labels: RawLabels, stated: str | None, order: tuple[str, ...], where: str) -> Reading:
     cells = set(labels.values)
     are_numbers = all(map(NUMBER.fullmatch, cells))
-    if stated == MULTI_LABEL and (labels.declared or are_numbers):
+    are_booleans = {cell.lower() for cell in cells} <= {"true", "false"}
+    if stated == MULTI_LABEL and (labels.declared or are_numbers or are_booleans):
         raise _one_a_row(labels, where)
     if are_numbers and not all(map(INTEGER.fullmatch, cells)):
         return _for_numbers(labels, stated, order, where)
