@@ -57,10 +57,14 @@ def _guesses(references: np.ndarray, labels: LabelMap) -> dict[str, tuple[float,
 
 
 def _auc_error(column: np.ndarray) -> float | None:
-    """The standard error of the area under the ROC curve of random scores (Mann and Whitney 1947)."""
+    """The standard error of the area under the ROC curve of random scores (Mann and Whitney 1947).
+
+    With one positive example the area is uniform and exceeds 0.975 in 2.5% of the cases, which the normal approximation
+    would put above 1.
+    """
     positives = column.sum()
     pairs = positives * (len(column) - positives)
-    return math.sqrt((len(column) + 1) / (12 * pairs)) if pairs else None
+    return min(math.sqrt((len(column) + 1) / (12 * pairs)), (0.975 - 0.5) / 2) if pairs else None
 
 
 def _warn_of_missed_classes(metrics: Mapping[str, float], references: np.ndarray, labels: LabelMap) -> None:
