@@ -107,6 +107,12 @@ def _cause(name: str, auto_class: type, error: Exception) -> str | None:
             f"The checkpoint {name} comes with Python code of its own, which is not run by default. Read the code; if "
             "you trust it, add --trust_remote_code."
         )
+    if "instantiate the backend tokenizer" in message:
+        return (
+            f"The tokenizer of {name} has no tokenizer.json and cannot be made from its other files. Install what it "
+            "needs (`pip install sentencepiece tiktoken`), or name another one with the same vocabulary: "
+            "--tokenizer_name."
+        )
     if "does not recognize this architecture" in message:
         return (
             f"The checkpoint {name} has a model type that transformers {transformers.__version__} does not know. "
