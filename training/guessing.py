@@ -59,8 +59,8 @@ def _guesses(references: np.ndarray, labels: LabelMap) -> dict[str, tuple[float,
 def _auc_error(column: np.ndarray) -> float | None:
     """The standard error of the area under the ROC curve of random scores (Mann and Whitney 1947).
 
-    With one positive example the area is uniform: it exceeds 0.975 in 2.5% of the cases, where the normal approximation
-    has a number above 1.
+    With one positive example the area is uniform: it exceeds 0.975 in 2.5% of the cases, where the normal
+    approximation has a number above 1.
     """
     positives = column.sum()
     pairs = positives * (len(column) - positives)
