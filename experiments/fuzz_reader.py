@@ -318,7 +318,7 @@ def _is_readable(case: Case, values: list) -> bool:
         return all(any(row[name] is not None for row in case.rows) for name in COLUMNS)
     if case.kind in ("lists of names", "list cells", "joined names"):
         cells = [value if isinstance(value, list) else value.strip("[]").split(";") for value in values]
-        return len({name for cell in cells for name in cell}) > 1
+        return len({name for cell in cells for name in cell if name}) > 1
     if case.kind == "shares":
         return any(value % 1 for value in values)
     return case.kind != "fractions" or any(value % 1 for value in values)
@@ -337,9 +337,9 @@ def _is_open(case: Case) -> bool:
 def differences(case: Case, data: TextClassificationData, columns: dict[str, list]) -> str:
     """Compares texts, label map and labels row by row with the columns of another reader; "right" if all agree."""
     split, labels = data.splits["train"], data.labels
-    texts = columns[data.text_columns[0]]
-    if split["text"][:] != texts:
-        return f"WRONG: texts {split['text'][:]} are {texts}"
+    (text,) = data.text_columns
+    if split[text][:] != columns[text]:
+        return f"WRONG: texts {split[text][:]} are {columns[text]}"
     name = case.arguments.get("label_column_name") or ("label" if "label" in columns else "labels")
     values = list(zip(*(columns[column] for column in name.split(",")), strict=True))
     values = values if "," in name else [value for (value,) in values]

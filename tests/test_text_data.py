@@ -185,9 +185,20 @@ def corrupt_parquet(path):
     return content[:4] + b"\xff" * 40 + content[44:]
 
 
+def parquet_with_other_bytes(path):
+    pq.write_table(pa.table({"text": ["some text"] * 9, "label": ["x"] * 9}), path, compression="none")
+    return path.read_bytes().replace(b"some text", b"some \xff\xfext")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "part"),
     [
+        ("bytes.parquet", parquet_with_other_bytes, "UTF8"),
+        (
+            "boolean.jsonl",
+            '{"text": "a", "label": 0.5}\n{"text": "b", "label": true}\n',
+            "true (true or false) in row 2",
+        ),
         ("long.csv", "text,label\nfine,a\na, b,c\n", "Row #3: Expected 2 columns, got 3: a, b,c"),
         ("short.csv", "text,label\nfine,a\nno label\n", "Row #3: Expected 2 columns, got 1: no label"),
         ("quote.csv", 'text,label\nfine,a\n"open,b\nx,a\n', "Row #3: Expected 2 columns, got 1"),

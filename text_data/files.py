@@ -8,6 +8,8 @@ A new format is one more function from a path to an Arrow table, and one more en
 
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -36,8 +38,17 @@ def read_file(path: Path, json_field: str | None = None) -> Dataset:
     """
     reader = READERS[path.suffix.lower()]
     arguments = {"field": json_field} if reader is _read_json else {}
+    with _naming(path):
+        table = reader(path, **arguments)
+        table.validate(full=True)  # strings of damaged files may be no UTF-8
+        return Dataset(table)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What a damaged file makes pyarrow and json raise becomes a `UserError` with the name of the file."""
     try:
-        return Dataset(reader(path, **arguments))
+        yield
     # pyarrow raises OSError, KeyError and TypeError for damaged files, json RecursionError, and OverflowError is from
     # a number beyond 64 bits.
     except (ValueError, KeyError, TypeError, OSError, OverflowError, RecursionError, pa.ArrowException) as error:
@@ -150,18 +161,18 @@ def _check_for_fields(text: str) -> None:
 
 
 def _json_column(name: str, values: list) -> pa.Array:
-    """Builds a column; says which rows differ in kind if it has no type."""
+    """Builds a column; says which rows differ in kind."""
+    kinds = [(row, value, _json_kind(value)) for row, value in enumerate(values, 1) if value is not None]
+    for row, value, kind in kinds:
+        first, first_value, first_kind = kinds[0]
+        if kind != first_kind:
+            raise ValueError(
+                f"column {name!r} holds {json.dumps(first_value)[:50]} ({first_kind}) in row {first} and "
+                f"{json.dumps(value)[:50]} ({kind}) in row {row}. Write every row as one kind"
+            )
     try:
         return pa.array(values)
     except pa.ArrowException as error:
-        kinds = [(row, value, _json_kind(value)) for row, value in enumerate(values, 1) if value is not None]
-        first, first_value, first_kind = kinds[0]
-        for row, value, kind in kinds:
-            if kind != first_kind:
-                raise ValueError(
-                    f"column {name!r} holds {json.dumps(first_value)[:50]} ({first_kind}) in row {first} and "
-                    f"{json.dumps(value)[:50]} ({kind}) in row {row}. Write every row as one kind"
-                ) from error
         raise ValueError(f"column {name!r}: {error}") from error
 
 
@@ -201,6 +212,11 @@ def category_orders(path: Path) -> dict[str, tuple[str, ...]]:
     """
     if path.suffix.lower() != ".parquet":
         return {}
+    with _naming(path):
+        return _orders_in_parquet(path)
+
+
+def _orders_in_parquet(path: Path) -> dict[str, tuple[str, ...]]:
     file = pa.parquet.ParquetFile(path)
     fields = (file.schema_arrow.pandas_metadata or {}).get("columns", ())
     of_pandas = {field["name"] for field in fields if field["pandas_type"] == "categorical"}
