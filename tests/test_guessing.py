@@ -49,14 +49,14 @@ def test_a_teacher_that_always_names_the_frequent_class_is_guessing(log_of):
 @pytest.mark.parametrize("labels", [TWO, THREE, SEVERAL, SCORES])
 def test_about_one_of_twenty_random_teachers_passes(labels, log_of):
     rng, passed = np.random.default_rng(0), 0
-    for _ in range(100):
+    for _ in range(40):
         ids = rng.choice(labels.num_labels, size=100, p=[0.03, 0.97] if labels.num_labels == 2 else None)
         targets = rng.random((100, 2)) < (0.03, 0.3) if labels == SEVERAL else ids
         targets = (
             rng.random(100) if labels == SCORES else np.asarray(targets, dtype="float32" if labels == SEVERAL else int)
         )
         passed += "GUESSING" not in log_of(rng.normal(size=(100, labels.num_labels)), targets, labels)
-    assert passed <= 10
+    assert passed <= 4
 
 
 def test_a_teacher_with_the_labels_in_another_order_is_guessing(log_of):

@@ -9,6 +9,7 @@ A wrong order of the labels comes from `build_label_map`, a wrong problem type f
 
 import logging
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,8 @@ def build_label_map(labels: RawLabels, reading: Reading, order: tuple[str, ...],
     if order and set(order) != set(names):
         raise UserError(
             f"--label_order must be the labels of the data, but {where} has {join_names(names)} and --label_order "
-            f"is {join_names(order)}. Correct --label_order, or leave it out."
+            f"is {join_names(order)}. Leave it out, or give the names in this form: --label_order "
+            f"{shlex.quote(join_names(names))}."
         )
     if len(names) < 2:
         raise UserError(
