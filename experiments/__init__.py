@@ -8,6 +8,7 @@ small_validation  how far a small validation set misleads
 more_pairs        sentence pairs without labels for RTE
 everyday          60 everyday sentences
 fuzz_reader       made-up files of every format, read as they should be or refused
+runtimes          whether other runtimes read an export and answer as the app does
 draw_strategies   the picture of the layer strategies
 runs              runs, their predictions and metrics, as the studies use them
 """
