@@ -6,7 +6,8 @@ known_mistakes    what the usual mistakes of this exercise cost
 trial_length      how long the trials of a layer search must be
 small_validation  how far a small validation set misleads
 more_pairs        sentence pairs without labels for RTE
-everyday          60 everyday sentences
+everyday          everyday sentences
+identity_bias     AUCs and error rates by identity: teacher, student, LoRA, int8
 draw_strategies   the picture of the layer strategies
 runs              runs, their predictions and metrics, as the studies use them
 """
