@@ -8,6 +8,7 @@ small_validation  how far a small validation set misleads
 more_pairs        sentence pairs without labels for RTE
 everyday          everyday sentences
 identity_bias     AUCs and error rates by identity: teacher, student, LoRA, int8
+identity_swaps    training comments with identities exchanged
 draw_strategies   the picture of the layer strategies
 runs              runs, their predictions and metrics, as the studies use them
 """

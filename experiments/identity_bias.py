@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             form: _measure(folder, backend, texts, identity_args.toxic_labels) for form, backend in backends.items()
         }
         write_beside_model(folder, texts.source, forms)
-        measured |= {f"{folder.resolve().name}, {form}": bias for form, bias in forms.items()}
+        measured |= {f"{folder.name}, {form}": bias for form, bias in forms.items()}
     published = _read_published(args.published) if args.published else {}
     results = {
         "source": texts.source,
