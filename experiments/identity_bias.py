@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from transformers import HfArgumentParser
 
-from app.models import load_model
+from app.models import EXPORT_FOLDERS, load_model
 from benchmarks.results import RESULTS
 from comparison.identity_bias import AUCS, POWER, IdentityBias, identity_bias
 from comparison.identity_report import (
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     texts = read_identity_texts(identity_args)
     measured = {}
     for folder in map(Path, args.model_dirs):
-        backends = {"checkpoint": "pytorch"} | ({"int8": "int8"} if (folder / "onnx").is_dir() else {})
+        exported = any((folder / name).is_dir() for name in EXPORT_FOLDERS)
+        backends = {"checkpoint": "pytorch"} | ({"int8": "int8"} if exported else {})
         forms = {
             form: _measure(folder, backend, texts, identity_args.toxic_labels) for form, backend in backends.items()
         }
