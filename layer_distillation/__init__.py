@@ -13,6 +13,7 @@ student_config   the config of a student made of some layers
 model_outputs    running a model over a data set
 fingerprints     SHA-256 of weights and data
 teacher_outputs  stored teacher logits and hidden states
+dropout          setting every dropout rate of a model
 batches          the order of the examples
 engines          DeepSpeed ZeRO-3 and FSDP
 network          whether the Hub can be reached

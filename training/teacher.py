@@ -198,6 +198,7 @@ def fine_tune(
         num_train_epochs=start.args.teacher_num_train_epochs,
         max_steps=-1,
         learning_rate=start.args.teacher_learning_rate,
+        student_dropout=None,
         push_to_hub=False,
         **ONLY_TRAIN,
     )
