@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import os
+import shutil
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from transformers import (
 )
 
 import run_export
+from app.models import load_model
 from export import checked_export
 from export.arguments import ExportArguments
 from export.checked_export import quantize_checked
@@ -438,6 +440,37 @@ def test_the_export_of_merged_lora_weights_answers_as_the_adapted_model(report, 
     with adapted.disable_adapter():
         assert np.abs(pytorch_answers(adapted, batch) - expected).max() > 0.01
     np.testing.assert_allclose(answers(folder / "onnx" / "model.onnx", batch), expected, atol=1e-4)
+
+
+def test_a_model_with_several_labels_is_served_with_the_thresholds_of_its_export(checkpoint, tmp_path):
+    several = tmp_path / "several"
+    shutil.copytree(checkpoint, several)
+    config = json.loads((several / "config.json").read_text())
+    (several / "config.json").write_text(json.dumps(config | {"problem_type": MULTI_LABEL}))
+    for split in ("train", "validation"):
+        with open(checkpoint / f"{split}.csv", newline="") as file:
+            rows = [{"text": row["text"], "labels": [row["label"]]} for row in csv.DictReader(file)]
+        (several / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = [f"--{split}_file={several / split}.jsonl" for split in ("train", "validation")]
+    report = main([f"--model_name_or_path={several}", "--label_order=good,bad", *data, "--threshold_rule=recall=0.9"])
+    assert (report["problem_type"], report["labels"]) == (MULTI_LABEL, ["good", "bad"])
+    assert report["int8_beside_float32"]["agreement"].keys() == {"good", "bad"}
+
+    model = load_model(several, "float32")
+    chosen = json.loads((several / "export" / "thresholds.json").read_text())
+    assert (chosen["rule"], model.thresholds) == ("recall=0.9", chosen["thresholds"])
+    texts = [row["text"] for row in rows]
+    tokenizer, trained = (
+        AutoTokenizer.from_pretrained(several),
+        AutoModelForSequenceClassification.from_pretrained(several),
+    )
+    expected = 1 / (1 + np.exp(-pytorch_answers(trained.eval(), tokenizer(texts, padding=True, return_tensors="pt"))))
+    found = model.classify(texts)
+    np.testing.assert_allclose([list(answer.scores.values()) for answer in found], expected, atol=1e-5)
+    recall = np.mean(
+        ["bad" in answer.labels for answer, row in zip(found, rows, strict=True) if row["labels"] == ["bad"]]
+    )
+    assert recall >= 0.9
 
 
 def test_a_graph_that_answers_otherwise_is_an_error_with_the_numbers_and_has_no_metrics(
