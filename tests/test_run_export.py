@@ -4,7 +4,6 @@ import copy
 import csv
 import json
 import os
-import shutil
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
