@@ -6,6 +6,7 @@ time_estimate  how long a grid will take
 results        reading finished runs
 bootstrap      intervals of scores and differences
 calibration    confidence against accuracy
+styles         titles, colors and markers of strategies and methods
 figures        plots
 report         tables and statements
 document       Markdown and HTML

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from layer_distillation.record import RunRecord, StudentRecord
-from training.tables import METRICS, format_layers, results_table
+from training.tables import METRIC_TITLES, format_layers, results_table
 
 # How a student was trained, in words and in the Hub's tags, by the `method` of its record.
 METHODS = {
@@ -41,7 +41,7 @@ def write_model_card(output_dir: str | Path, record: RunRecord) -> None:
                 metric_type=metric,
                 metric_value=results[f"{prefix}_{metric}"],
             )
-            for metric in METRICS
+            for metric in METRIC_TITLES
             if f"{prefix}_{metric}" in results
         ],
     )
