@@ -34,6 +34,7 @@ from export.parity import CheckData, deciding_metric
 from layer_distillation.errors import UserError
 from layer_distillation.pretrained import resolve_checkpoint
 from layer_distillation.record import RunRecord, library_versions
+from layer_distillation.student_config import encoder_config
 from text_data.arguments import DataArguments
 from text_data.labels import LabelMap
 from text_data.loading import load_data
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         "problem_type": data.labels.problem_type,
         "labels": list(data.labels.names),
         "max_length": tokenizer.model_max_length,
-        "layers": model.config.num_hidden_layers,
+        "layers": encoder_config(model.config).num_hidden_layers,
         "parameters": model.num_parameters(),
         "libraries": library_versions(),
         **measured,
