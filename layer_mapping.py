@@ -11,29 +11,28 @@
 
 Layers are numbered from 1, nearest the embeddings, to N, nearest the head, in everything a person reads or passes.
 Starting a student from layers of its teacher is the initialization of DistilBERT (Sanh et al., 2019,
-https://arxiv.org/abs/1910.01108, section 3).
-
-A new strategy by position is a `case` in `select_layers` and a name in `STRATEGIES`. A new strategy by data is a name
-in `EVIDENCE_STRATEGIES` and a choice in `training/layer_search.py`. Both need a phrase in the help of `layer_strategy`
-(`training/arguments.py`) and an entry in `comparison/styles.py`.
+https://arxiv.org/abs/1910.01108, section 3). A new strategy by position is a `case` in `select_layers` and a name in
+`STRATEGIES`; one by data is a name in `EVIDENCE_STRATEGIES` and a choice in `training/layer_search.py`. Both need a
+phrase in the help of `layer_strategy` (`training/arguments.py`) and an entry in `comparison/styles.py`.
 """
 
 import copy
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from layer_distillation.encoder_layers import blueprint, find_layer_list, num_layers
+from layer_distillation.engines import gathered
 from layer_distillation.errors import UserError
+from layer_distillation.inner_neurons import keep_neurons
 from layer_distillation.student_config import config_of_layers
 
 # Strategies that look at the training data: `training.layer_search.choose_layers`.
 EVIDENCE_STRATEGIES = ("search", "cka", "block_influence")
 SYNONYMS = {"first": "top", "last": "bottom"}
-STRATEGIES = ("top", "first", "bottom", "last", "odd", "even", "uniform", "random", *EVIDENCE_STRATEGIES)
+STRATEGIES = ("top", "first", "bottom", "last", "odd", "even", "uniform", "random", "narrow", *EVIDENCE_STRATEGIES)
 # Attributes that only tell a layer its number or the depth. BigBird uses `seed` in training only. MiniMax keeps what
 # it computes from the depth in buffers, which are copied.
 LAYER_NUMBER_ATTRIBUTES = ("layer_idx", "layer_id", "block_id", "seed", "num_hidden_layers", "num_fwd_mem_blocks")
@@ -61,7 +60,8 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
     """Chooses which of the teacher's layers 1..N the student copies.
 
     `top`/`first` are layers 1..K, nearest the input. `bottom`/`last` are the last K, nearest the head. `odd` and
-    `even` are every second layer. `uniform` spreads K layers evenly over 1..N (see `spread_evenly`).
+    `even` are every second layer. `uniform` spreads K layers evenly over 1..N (see `spread_evenly`). `narrow` keeps
+    all layers; it leaves out inner neurons instead (see `build_student`).
 
     Args:
         strategy: one of `STRATEGIES`.
@@ -75,7 +75,14 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
         UserError: the strategy is unknown or needs data, K is not in 1..N, or `odd`/`even` do not have K = N/2.
     """
     check_strategy(strategy)
-    depth = student_depth(num_teacher_layers, num_student_layers)
+    depth, every_layer = student_depth(num_teacher_layers, num_student_layers), tuple(range(1, num_teacher_layers + 1))
+    if strategy == "narrow":
+        if num_student_layers not in (None, num_teacher_layers):
+            raise UserError(
+                f"--layer_strategy narrow keeps all {num_teacher_layers} layers of the teacher, found "
+                f"{num_student_layers}. Leave --num_student_layers and --stages out, or use uniform."
+            )
+        return every_layer
     if strategy in EVIDENCE_STRATEGIES:
         raise UserError(
             f"The strategy {strategy} needs the training data, but `select_layers` knows only the teacher's depth. "
@@ -88,7 +95,6 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
             "K layers over 1..N."
         )
 
-    every_layer = tuple(range(1, num_teacher_layers + 1))
     match SYNONYMS.get(strategy, strategy):
         case "top":
             return every_layer[:depth]
@@ -150,7 +156,9 @@ def student_depth(num_teacher_layers: int, num_student_layers: int | None) -> in
     return depth
 
 
-def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+def build_student(
+    teacher: PreTrainedModel, layers: Sequence[int], neurons: Sequence[Sequence[int]] = ()
+) -> PreTrainedModel:
     """Builds a student from layers of the teacher.
 
     The student has the teacher's class, and its config except for the depth and the entries about single layers.
@@ -161,6 +169,7 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
     Args:
         teacher: an encoder with any head, on any device.
         layers: 1-based layer numbers in the order the student stacks them.
+        neurons: for each of these layers, the inner neurons that the student keeps (see `keep_neurons`); `()` for all.
 
     Returns:
         The student on the teacher's device, in `eval()` mode, with every parameter trainable as in a new model.
@@ -193,7 +202,8 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
             assign=True,
         )
     student.tie_weights()
-    return student.to(teacher.device).eval()
+    student = student.to(teacher.device).eval()
+    return keep_neurons(student, neurons) if neurons else student
 
 
 def required_layers(teacher: PreTrainedModel) -> tuple[int, ...]:
@@ -281,16 +291,6 @@ def _parts_of_layers(tensor: torch.Tensor, shape: torch.Size, indices: Sequence[
             parts = tensor.unflatten(dim, (depth, size // depth))
             tensor = parts.index_select(dim, torch.tensor(indices, device=tensor.device)).flatten(dim, dim + 1)
     return tensor
-
-
-def gathered(model: PreTrainedModel) -> AbstractContextManager:
-    """Gives every process the whole parameters. Under ZeRO-3 it holds a share of them, and empty tensors instead."""
-    sharded = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
-    if not sharded:
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(sharded)
 
 
 def check_strategy(strategy: str) -> None:

@@ -4,7 +4,8 @@ STRATEGY_STYLES["top"].title.format(depth=3)    # "Top-3"
 group_title(("lora", "odd"))                    # "odd, LoRA"
 
 More than color tells series apart: strategies have a color and a marker, methods a hatch or a panel of their own. The
-colors are those of Okabe and Ito, which people with the common color vision deficiencies can tell apart, and a brown.
+colors are those of Okabe and Ito, which people with the common color vision deficiencies can tell apart, a brown and a
+wine red.
 """
 
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ STRATEGY_STYLES = {
     "even": Style("Even", "#D55E00", "s"),  # vermilion
     "uniform": Style("Uniform", "#CC79A7", "P"),  # pink
     "random": Style("Random (control)", "#7F7F7F", "X"),  # gray
+    "narrow": Style("Narrow", "#882255", "d"),  # wine
     "search": Style("Search", "#56B4E9", "D"),  # sky blue
     "cka": Style("CKA", "#F0E442", "<"),  # yellow
     "block_influence": Style("Block influence", "#6B4423", ">"),  # brown

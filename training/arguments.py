@@ -115,10 +115,11 @@ class StudentArguments:
         metadata={
             "help": "Which K of the teacher's layers 1 (nearest the input) to N the student copies. top or "
             "first: the first K. bottom or last: the last K. odd: 1,3,5,...; even: 2,4,6,... (both only "
-            "if K = N/2). uniform: spread evenly, with layer N. random: none, all weights are new. By "
-            "data: search, the winner of short training runs (see --search_budget); cka and "
-            "block_influence, the K layers that change their input most (measured: poor sets). Unset: "
-            "even."
+            "if K = N/2). uniform: spread evenly, with layer N. random: none, all weights are new. "
+            "narrow: all N, each without the inner neurons that matter least (see "
+            "--student_intermediate_size). By data: search, the winner of short training runs (see "
+            "--search_budget); cka and block_influence, the K layers that change their input most "
+            "(measured: poor sets). Unset: even."
         },
     )
     layers: str | None = field(
@@ -132,6 +133,13 @@ class StudentArguments:
     num_student_layers: int | None = field(
         default=None,
         metadata={"help": "Depth K of the student, from 1 to the teacher's depth N. Unset: half of N, rounded down."},
+    )
+    student_intermediate_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Number of inner neurons of each layer that --layer_strategy narrow keeps; >= 1. Unset: a "
+            "quarter of the teacher's, which halves the operations of a BERT-like encoder."
+        },
     )
     search_budget: float = field(
         default=0.5,
@@ -169,6 +177,11 @@ class StudentArguments:
         if self.layer_strategy is None:
             self.layer_strategy = "even"
         check_strategy(self.layer_strategy)
+        if self.student_intermediate_size is not None and not (self.is_narrow and self.student_intermediate_size >= 1):
+            raise UserError(
+                "--student_intermediate_size must be at least 1, and only --layer_strategy narrow reads it, found "
+                f"{self.student_intermediate_size} with --layer_strategy {self.layer_strategy}."
+            )
         if self.num_student_layers is not None and self.num_student_layers < 1:
             raise UserError(f"--num_student_layers must be at least 1, found {self.num_student_layers}.")
         if self.layers is not None:
@@ -225,6 +238,11 @@ class StudentArguments:
             replace(stage, layers=join_layers([kept.index(layer) + 1 for layer in layers]))
             for stage, kept, layers in zip(stages, before, of_stages)
         )
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the student keeps all layers and leaves out inner neurons."""
+        return self.layers is None and self.layer_strategy == "narrow"
 
     @property
     def needs_evidence(self) -> bool:
