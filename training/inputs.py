@@ -40,7 +40,7 @@ class Inputs:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Of the tokenised examples of every split and their labels."""
+        """Of the tokenized examples of every split and their labels."""
         return {name: fingerprint_dataset(split, (*MODEL_INPUTS, "labels")) for name, split in self.tokenized.items()}
 
     @property
@@ -53,11 +53,11 @@ class Inputs:
 def load_inputs(
     path: str, teacher_args: TeacherArguments, data_args: DataArguments, training_args: DistillationTrainingArguments
 ) -> Inputs:
-    """Loads and tokenises the data, with the tokenizer of the checkpoint at `path`."""
+    """Loads and tokenizes the data, with the tokenizer of the checkpoint at `path`."""
     data = load_data(data_args, training_args.seed)
     training_args.check_number_of_labels(data.labels.num_labels)
     tokenizer = load_tokenizer(path, teacher_args.tokenizer_name, teacher_args.teacher_revision)
-    with training_args.main_process_first(desc="tokenising"):
+    with training_args.main_process_first(desc="tokenizing"):
         tokenized = tokenize(data, tokenizer, data_args)
     prepare_for_saving(tokenizer, data_args.max_seq_length)
     compute_metrics = build_compute_metrics(data.labels, data_args.task_name)
