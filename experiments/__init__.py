@@ -6,6 +6,9 @@ known_mistakes    what the usual mistakes of this exercise cost
 trial_length      how long the trials of a layer search must be
 small_validation  how far a small validation set misleads
 more_pairs        sentence pairs without labels for RTE
+kept_layers       what a student must compute, from the forward pass of its teacher
+tiny_classifiers  tiny classifiers of every architecture
+architectures     students, adapters and exports of every architecture
 everyday          60 everyday sentences
 draw_strategies   the picture of the layer strategies
 runs              runs, their predictions and metrics, as the studies use them
