@@ -8,6 +8,8 @@ small_validation  how far a small validation set misleads
 more_pairs        sentence pairs without labels for RTE
 kept_layers       what a student must compute, from the forward pass of its teacher
 tiny_classifiers  tiny classifiers of every architecture
+first_norm        the norm that the first layer of ModernBERT lacks
+other_vocabulary  students with another vocabulary than their teacher
 architectures     students, adapters and exports of every architecture
 everyday          60 everyday sentences
 draw_strategies   the picture of the layer strategies

@@ -246,8 +246,7 @@ def _finished_record(
     else:
         student, adapter = finish_adapter(folder, build_student(teacher, origin.layers), trained, run.lora_args)
     student = student.to(args.device)
-    validation = run.inputs.tokenized[run.inputs.data.validation_splits[0]]
-    teacher_ms, student_ms = measure_latency([teacher, student], validation)
+    teacher_ms, student_ms = _latencies(teacher, student, run.inputs)
     return replace(
         run.record,
         method=method_of(args, run.lora_args is not None),
@@ -269,6 +268,15 @@ def _finished_record(
             results=results,
         ),
     )
+
+
+def _latencies(teacher: PreTrainedModel, student: PreTrainedModel, inputs: Inputs) -> list[float]:
+    """Returns the milliseconds an example of both models, which take turns if they read the same tokens."""
+    split = inputs.data.validation_splits[0]
+    if inputs.of_teacher is None:
+        return measure_latency([teacher, student], inputs.tokenized[split])
+    readings = ((teacher, inputs.read_by_teacher), (student, inputs))
+    return [measure_latency([model], of_model.tokenized[split])[0] for model, of_model in readings]
 
 
 def _loss_settings(args: DistillationTrainingArguments) -> dict[str, float | str]:
