@@ -32,6 +32,7 @@ from export.float32 import export_float32, model_inputs
 from layer_distillation.encoder_layers import find_layer_list, num_layers
 from layer_distillation.errors import UserError
 from layer_distillation.first_norm import lacks_first_norm
+from layer_distillation.student_config import encoder_config
 from layer_mapping import build_student, parse_layers, select_layers
 from lora_adapters.adapters import add_lora, coverage, target_modules
 from lora_adapters.arguments import LoraArguments
@@ -58,7 +59,8 @@ def main():
         rows = [measure(model_type, title) for title in configurations_of(model_type)]
         file_of(model_type).write_text(json.dumps(rows, indent=2) + "\n")
         print(model_type, *(f"{name}: {row[name]}" for row in rows for name in LISTS), flush=True)
-    rows = [row for name in every_type for row in json.loads(file_of(name).read_text())]
+    measured = [name for name in every_type if file_of(name).is_file()]
+    rows = [row for name in measured for row in json.loads(file_of(name).read_text())]
     write_results("architectures", rows, table(rows))
     PAGE.write_text(page(rows))
 
@@ -157,7 +159,7 @@ def lora_outcome(student: PreTrainedModel) -> str:
         for name, parameter in adapters.items():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    student.config.use_cache = False
+    encoder_config(student.config).use_cache = student.config.use_cache = False
     model.train()(**batch(), labels=torch.tensor([0, 1, 2])).loss.backward()
     idle = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
     if idle:

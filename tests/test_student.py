@@ -11,6 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
@@ -271,10 +274,22 @@ def other_words(save_student):
     return pretrained
 
 
+@pytest.fixture
+def albert(teacher, tmp_path):
+    """A teacher without layers of its own, with the words of all others here."""
+    tokenizer, config = AutoTokenizer.from_pretrained(teacher), AutoConfig.from_pretrained(teacher)
+    names = {"id2label": config.id2label, "label2id": config.label2id}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    model = AlbertForSequenceClassification(AlbertConfig(len(tokenizer), 16, **sizes, **names))
+    model.save_pretrained(tmp_path / "albert")
+    tokenizer.save_pretrained(tmp_path / "albert")
+    return tmp_path / "albert"
+
+
 def test_a_student_with_another_vocabulary_reads_its_own_tokens_and_learns_from_the_teachers_logits(
-    other_words, teacher, arguments, tmp_path, monkeypatch
+    other_words, albert, files, tmp_path, monkeypatch
 ):
-    folder, seen = tmp_path / "student", []
+    teacher, arguments, folder, seen = albert, ["--teacher_name_or_path", albert, *files], tmp_path / "student", []
     make = training_run.DistillationTrainer
     monkeypatch.setattr(training_run, "DistillationTrainer", lambda **given: seen.append(given) or make(**given))
     run_here(*arguments, "--student_name_or_path", other_words, "--max_steps", 1, "--output_dir", folder)

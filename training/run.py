@@ -21,11 +21,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
-from layer_distillation.encoder_layers import num_layers
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.loss_table import LAYER_LOSSES, PREDICTION_LOSSES, WEIGHTS
 from layer_distillation.pretrained import hub_name
 from layer_distillation.record import DataRecord, Origin, RunRecord, StudentRecord, TeacherRecord, library_versions
+from layer_distillation.student_config import encoder_config
 from layer_distillation.teacher_outputs import HiddenStatesCollator
 from layer_mapping import build_student
 from lora_adapters.adapters import add_lora
@@ -256,7 +256,7 @@ def _finished_record(
             name=teacher_args.teacher_name_or_path,
             hub_name=hub_name(teacher_args.teacher_name_or_path),
             fingerprint=fingerprint_model(teacher),
-            layers=tuple(range(1, num_layers(teacher) + 1)),
+            layers=tuple(range(1, encoder_config(teacher.config).num_hidden_layers + 1)),
             **describe_model(teacher, teacher_ms),
             results=run.teacher.results,
         ),
