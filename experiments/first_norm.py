@@ -15,7 +15,6 @@ keeping the first layers and one late layer of global attention. Everything goes
 from collections.abc import Callable
 from copy import deepcopy
 
-import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, ModernBertConfig, PreTrainedModel, set_seed
 
@@ -73,7 +72,9 @@ def main():
     train = add_teacher_logits(train, teacher, FOLDER / "outputs", inputs.collator)
     students = [("odd", None, ""), ("top", None, ""), ("1,2,6", None, "")]
     students += [(strategy, change, name) for strategy in ("even", "bottom") for name, change in CHANGES.items()]
-    rows = [row_of(teacher, inputs, train, *student, seed) for student in students for seed in SEEDS]
+    of_teacher = scores(teacher, inputs, arguments("teacher_run"))
+    rows = [{"layers": "all, the teacher", "norm": "", "seed": "", **with_ending(of_teacher, "_before"), **of_teacher}]
+    rows += [row_of(teacher, inputs, train, *student, seed) for student in students for seed in SEEDS]
     write_results("first_norm", rows, table(rows))
 
 
@@ -100,6 +101,7 @@ def trained_teacher(inputs: Inputs) -> PreTrainedModel:
             sep_token_id=inputs.tokenizer.sep_token_id,
             id2label=inputs.data.labels.id2label,
             label2id=inputs.data.labels.label2id,
+            problem_type=inputs.data.labels.problem_type,
         )
         model = AutoModelForSequenceClassification.from_config(config)
         args = arguments("teacher_run", num_train_epochs=3, learning_rate=5e-4, ce_weight=1.0, kl_weight=0.0)
@@ -124,25 +126,20 @@ def row_of(
         source = teacher.model.layers[numbers[0] - 1]
         change(student, source.attn_norm, source.attn.Wqkv.weight.data)
     args = arguments("student_run", num_train_epochs=1, seed=seed)
-    before = scores(student, inputs, args)
+    before = with_ending(scores(student, inputs, args), "_before")
     set_seed(seed)
     trained_on(train, student, inputs, args)
-    after = scores(student, inputs, args)
-    return {
-        "layers": layers,
-        "norm": name,
-        "seed": seed,
-        "eval_loss_before": before["eval_loss"],
-        "eval_accuracy_before": before["eval_accuracy"],
-        "eval_loss": after["eval_loss"],
-        "eval_accuracy": after["eval_accuracy"],
-        "teacher_eval_accuracy": scores(teacher, inputs, args)["eval_accuracy"],
-    }
+    return {"layers": layers, "norm": name, "seed": seed, **before, **scores(student, inputs, args)}
 
 
-@torch.no_grad()
 def scores(model: PreTrainedModel, inputs: Inputs, args: DistillationTrainingArguments) -> dict[str, float]:
-    return evaluate_model(model.eval(), inputs, ("validation",), "eval", args)
+    """Returns loss and accuracy on the validation split."""
+    metrics = evaluate_model(model.eval(), inputs, ("validation",), "eval", args)
+    return {name: metrics[name] for name in ("eval_loss", "eval_accuracy")}
+
+
+def with_ending(metrics: dict[str, float], ending: str) -> dict[str, float]:
+    return {f"{name}{ending}": value for name, value in metrics.items()}
 
 
 def table(rows: list[dict]) -> str:

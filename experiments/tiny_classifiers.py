@@ -97,7 +97,7 @@ CONFIGURATIONS: dict[str, dict[str, dict]] = {
     "deepseek_v3": {"dense layers first": _common(**LATENT_EXPERTS, first_k_dense_replace=3)},
     "diffllama": {"differences weighted by the number of a layer": _common()},
     "distilbert": {"": {"vocab_size": 99, "dim": 32, "n_layers": 6, "n_heads": 4, "hidden_dim": 64}},
-    "doge": {"": _common(), "experts": _common(**EXPERTS, is_moe=True, num_experts=16)},
+    "doge": {"": _common(), "experts": _common(**{**EXPERTS, "num_experts": 16}, is_moe=True)},
     "electra": {"": _own_heads(embedding_size=16)},
     "esm": {"a head that reads every layer": _own_heads(vocab_size=33, pad_token_id=1, mask_token_id=32)},
     "esmc": {"outputs divided by the depth": _own_heads()},
