@@ -349,7 +349,7 @@ def test_the_norm_of_modernberts_first_layer_is_folded_into_its_projections(name
             (found - expected).norm() / expected.norm()
             for found in (folded.attn.get_submodule(part)(states), projection(states))
         ]
-        assert errors[0] < 0.2 < errors[1]
+        assert errors[0] < errors[1] / 2
     assert_same_tensors(others[0].state_dict(), teacher.get_submodule(layers)[3].state_dict())
     assert torch.equal(folded.attn.Wo.weight, copied.attn.Wo.weight)
     assert_same_tensors(folded.mlp.state_dict(), copied.mlp.state_dict())

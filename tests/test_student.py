@@ -280,7 +280,7 @@ def albert(teacher, tmp_path):
     tokenizer, config = AutoTokenizer.from_pretrained(teacher), AutoConfig.from_pretrained(teacher)
     names = {"id2label": config.id2label, "label2id": config.label2id}
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    model = AlbertForSequenceClassification(AlbertConfig(len(tokenizer), 16, **sizes, **names))
+    model = AlbertForSequenceClassification(AlbertConfig(vocab_size=len(tokenizer), embedding_size=16, **sizes, **names))
     model.save_pretrained(tmp_path / "albert")
     tokenizer.save_pretrained(tmp_path / "albert")
     return tmp_path / "albert"
