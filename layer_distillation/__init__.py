@@ -10,6 +10,7 @@ layer_outputs    reading hidden states, attention, queries, keys and values
 encoder_layers   where a model holds its layers
 layer_structure  whether a layer is built the same at another place
 first_norm       the norm that the first layer of ModernBERT lacks
+inner_neurons    models that keep some of their inner neurons
 student_config   the config of a student made of some layers
 model_outputs    running a model over a data set
 fingerprints     SHA-256 of weights and data

@@ -60,7 +60,7 @@ def load_adapter(folder: str | Path, teacher_name_or_path: str | None = None) ->
         )
     # With the student's own config: what a student computes may depend on more than the teacher's weights.
     student = type(teacher)(student_config)
-    student.load_state_dict(build_student(teacher, record.student.layers).state_dict())
+    student.load_state_dict(build_student(teacher, record.student.layers, record.student.neurons).state_dict())
     return attach_adapter(student, folder)
 
 

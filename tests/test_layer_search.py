@@ -81,7 +81,7 @@ def test_a_sample_holds_the_named_strategies_and_differs_with_the_seed_alone():
 @pytest.mark.parametrize("seed", range(4))
 def test_a_sample_comes_from_every_depth_alike(seed):
     sums = sorted(sum(layers) for layers in itertools.combinations(range(1, 13), 6))
-    sample = sorted(sum(layers) for layers in candidate_sets(12, 6, (), 24, seed)[4:])
+    sample = sorted(sum(layers) for layers in candidate_sets(12, 6, 24, seed)[4:])
     for position, value in enumerate(sample):
         below, up_to = np.searchsorted(sums, value, "left"), np.searchsorted(sums, value, "right")
         share = (below + up_to) / 2 / len(sums)

@@ -51,9 +51,9 @@ def shrunk(arguments, tmp_path_factory):
     folder, sources = tmp_path_factory.mktemp("shrunk") / "student", []
     build = training_student.student_from_arguments
 
-    def watch(model, student_args):
+    def watch(model, *arguments):
         sources.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return build(model, student_args)
+        return build(model, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_student, "student_from_arguments", watch)
@@ -280,7 +280,9 @@ def albert(teacher, tmp_path):
     tokenizer, config = AutoTokenizer.from_pretrained(teacher), AutoConfig.from_pretrained(teacher)
     names = {"id2label": config.id2label, "label2id": config.label2id}
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    model = AlbertForSequenceClassification(AlbertConfig(vocab_size=len(tokenizer), embedding_size=16, **sizes, **names))
+    model = AlbertForSequenceClassification(
+        AlbertConfig(vocab_size=len(tokenizer), embedding_size=16, **sizes, **names)
+    )
     model.save_pretrained(tmp_path / "albert")
     tokenizer.save_pretrained(tmp_path / "albert")
     return tmp_path / "albert"

@@ -65,7 +65,11 @@ def test_probabilities_become_logits_with_these_probabilities(load):
         ({"scores_bad": [0.5] * 6}, {}, "bad, good.*of bad"),
         ({"scores": [[1.0, 2.0]] * 5 + [[1.0]]}, {"teacher_label_order": "bad,good"}, "row 6"),
         ({"scores_bad": [0.5] * 6, "scores_good": [1.0] * 5 + [None]}, {}, "row 6"),
-        ({"scores_bad": [0.5] * 6, "scores_good": [0.7] * 6}, {"teacher_scores": "probabilities"}, "row 1 .*0.5, 0.69"),
+        (
+            {"scores_bad": [0.5] * 6, "scores_good": [0.7] * 6},
+            {"teacher_scores": "probabilities"},
+            "row 1 .*0.5, 0.69",
+        ),
     ],
 )
 def test_scores_that_do_not_fit_the_labels_are_refused(load, columns, arguments, message):
