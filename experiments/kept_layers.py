@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from layer_distillation.encoder_layers import find_layer_list
 from layer_distillation.student_config import encoder_config
 
-# The layers of Reformer have two streams of states. A convolution of DeBERTa-v2 lies between its first two layers.
-RESTACKED = ("reformer", "deberta-v2")
+# Layers of Reformer and LiLT have two streams of states. A convolution of DeBERTa-v2 lies between its first layers.
+RESTACKED = ("reformer", "lilt", "deberta-v2")
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def logits_of_kept_layers(
 
     Every layer passes its input on and records its arguments. The last layer then runs the kept layers in the order
     given, each with the arguments that it got at its own place. Where other parts of the model lie between the layers
-    (`RESTACKED`), the kept layers stand in the place of all.
+    or the layers pass on more than states (`RESTACKED`), the kept layers stand in the place of all.
 
     Args:
         layers: 1-based.

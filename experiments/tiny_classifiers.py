@@ -56,6 +56,7 @@ LATENT_EXPERTS = {**LATENT, **EXPERTS, "num_key_value_heads": 4, "n_routed_exper
 HYBRIDS = ["linear_attention", "hybrid", "hybrid", "linear_attention", "hybrid", "hybrid"]
 SLIDING = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 3}
 LATE_SLIDING = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 3}
+TWO_ROPES = {kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("sliding_attention", "full_attention")}
 LINEAR = {"layer_types": ["linear_attention", "linear_attention", "full_attention"] * 2}
 
 
@@ -77,7 +78,7 @@ CONFIGURATIONS: dict[str, dict[str, dict]] = {
     "canine": {
         "encoders of characters": _own_heads(num_hash_buckets=64, local_transformer_stride=16),
     },
-    "cohere_compass_text": {"": _common(**SLIDING, rope_parameters={"sliding_attention": {"rope_theta": 1e4}})},
+    "cohere_compass_text": {"": _common(**SLIDING, rope_parameters=TWO_ROPES)},
     "convbert": {"": _own_heads(embedding_size=32)},
     "ctrl": {"": GPT | {"dff": 64}},
     "deberta": {"": _own_heads(relative_attention=True, pos_att_type=["c2p", "p2c"], position_biased_input=False)},
@@ -141,7 +142,7 @@ CONFIGURATIONS: dict[str, dict[str, dict]] = {
     "minimax": {"decay by depth in buffers": _common(num_local_experts=2)},
     "ministral": {"": _common(**SLIDING)},
     "mistral": {"": _common(sliding_window=8)},
-    "mistral4": {"": _common(**LATENT_EXPERTS, first_k_dense_replace=1)},
+    "mistral4": {"": _own_heads(**LATENT_EXPERTS, first_k_dense_replace=1)},
     "mixtral": {"": _common(sliding_window=8, num_local_experts=4)},
     "mobilebert": {"feed-forward networks in a layer": _own_heads(embedding_size=16, intra_bottleneck_size=16)},
     "modernbert": {"": _own_heads(cls_token_id=1, sep_token_id=2, local_attention=8)},

@@ -33,8 +33,10 @@ logger = logging.getLogger(__name__)
 
 # Stands where PEFT would name the teacher, on whose first layers its loaders would put the adapter without an error.
 BASE_MODEL = "layers of a teacher, put together by lora_adapters.loading.load_adapter"
-# What maps that choose experts are called. An adapter would move texts from expert to expert.
-ROUTERS = ("router", "router_gate", "gate")
+# What maps that choose experts or tokens are called. An adapter would change the choice, and no gradient passes it.
+ROUTERS = ("router", "router_gate", "gate", "indexer")
+# Maps that no text passes: Jamba multiplies by the weight itself, and LUKE calls these for entities.
+NOT_CALLED = ("dt_proj", "w2e_query", "e2w_query", "e2e_query")
 # Training examples that EVA reads. Its directions converge with fewer.
 NUM_EVA_EXAMPLES = 1024
 
@@ -153,15 +155,15 @@ def _linear_layers(model: PreTrainedModel, prefix: str) -> list[str]:
     """Returns the full names of the linear layers that can have an adapter.
 
     Each layer that shares a weight, as in Zamba, would train an adapter of its own, and merging would add all of them
-    to the one weight. These layers and the routers of experts are left alone.
+    to the one weight. These layers, the routers of experts and maps that no text passes are left alone.
     """
     modules = dict(model.get_submodule(prefix).named_modules(prefix=prefix, remove_duplicate=False))
-    linear = {name: module for name, module in modules.items() if type(module) in (nn.Linear, Conv1D)}
+    linear = {name: module for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)}
     uses = Counter(id(module.weight) for module in linear.values())
     return [
         name
         for name, module in linear.items()
-        if uses[id(module.weight)] == 1 and not set(name.split(".")).intersection(ROUTERS)
+        if uses[id(module.weight)] == 1 and not set(name.split(".")).intersection(ROUTERS + NOT_CALLED)
     ]
 
 
