@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 from layer_distillation.encoder_layers import find_layer_list
 from layer_distillation.student_config import encoder_config
 
-# Layers of Reformer and LiLT have two streams of states. A convolution of DeBERTa-v2 lies between its first layers.
-RESTACKED = ("reformer", "lilt", "deberta-v2")
+# Layers of Reformer and LiLT have two streams of states, those of GPT and SqueezeBERT return lists and dicts. A
+# convolution of DeBERTa-v2 lies between its first two layers.
+RESTACKED = ("reformer", "lilt", "openai-gpt", "squeezebert", "deberta-v2")
 
 
 @torch.no_grad()
@@ -35,7 +36,7 @@ def logits_of_kept_layers(
 
     Every layer passes its input on and records its arguments. The last layer then runs the kept layers in the order
     given, each with the arguments that it got at its own place. Where other parts of the model lie between the layers
-    or the layers pass on more than states (`RESTACKED`), the kept layers stand in the place of all.
+    or layers return something else than states (`RESTACKED`), the kept layers stand in the place of all.
 
     Args:
         layers: 1-based.

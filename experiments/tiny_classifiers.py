@@ -190,9 +190,10 @@ CONFIGURATIONS: dict[str, dict[str, dict]] = {
     "smollm3": {"": _common(**SLIDING, use_sliding_window=True, no_rope_layers=[1, 1, 0, 1, 1, 0])},
     "squeezebert": {"": _own_heads(embedding_size=32)},
     "stablelm": {
+        "": _common(),
         "norms by head in a layer": _own_heads(
             hidden_size=48, num_attention_heads=3, num_key_value_heads=3, qk_layernorm=True
-        )
+        ),
     },
     "starcoder2": {"": _common(sliding_window=8)},
     "t5": {"": T5 | {"decoder_start_token_id": 0}},
