@@ -12,6 +12,7 @@ first_norm        the norm that the first layer of ModernBERT lacks
 other_vocabulary  students with another vocabulary than their teacher
 architectures     students, adapters and exports of every architecture
 everyday          60 everyday sentences
+runtimes          whether other runtimes read an export and answer as the app does
 draw_strategies   the picture of the layer strategies
 runs              runs, their predictions and metrics, as the studies use them
 """

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import torch
 from datasets import Dataset
 from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model, initialize_lora_eva_weights
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
@@ -60,13 +61,13 @@ def add_lora(
         UserError: as `target_modules`.
     """
     initialization = lora_args.init_lora_weights
-    targets = target_modules(student, lora_args.lora_target_modules)
+    targets, heads = target_modules(student, lora_args.lora_target_modules), head_modules(student)
     config = LoraConfig(
         r=lora_args.lora_r,
         lora_alpha=lora_args.lora_alpha,
         lora_dropout=lora_args.lora_dropout,
         target_modules=targets,
-        modules_to_save=head_modules(student),
+        modules_to_save=heads,
         use_dora=lora_args.use_dora,
         use_rslora=lora_args.use_rslora,
         init_lora_weights={"true": True, "false": False}.get(initialization, initialization),
@@ -74,6 +75,10 @@ def add_lora(
         fan_in_fan_out=isinstance(student.get_submodule(targets[0]), Conv1D),
     )
     model = get_peft_model(student, config)
+    # PEFT takes the names for ends of names: ModernVBERT has a `head` in the part that reads images, too.
+    for name, module in student.named_modules():
+        if isinstance(module, ModulesToSaveWrapper) and name not in heads:
+            module.requires_grad_(False)
     if student.config.model_type == "reformer":
         # Its reversible layers run their backward pass only if their input needs a gradient: embeddings are frozen.
         student.enable_input_require_grads()

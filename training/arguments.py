@@ -153,6 +153,10 @@ class StudentArguments:
             "layers of the teacher. Losses on layers need one with the teacher's tokenizer."
         },
     )
+    license: str | None = field(
+        default=None,
+        metadata={"help": "License of the student for its model card, as the Hub writes it: apache-2.0. Unset: none."},
+    )
 
     def __post_init__(self):
         if self.student_name_or_path is not None:

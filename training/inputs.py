@@ -17,7 +17,8 @@ from layer_distillation.teacher_outputs import TEACHER_LOGITS
 from text_data.arguments import DataArguments
 from text_data.loading import TextClassificationData, load_data
 from text_data.metrics import build_compute_metrics
-from text_data.tokenizing import tokenize
+from text_data.thresholds import ThresholdRule
+from text_data.tokenizing import prepare_for_saving, tokenize
 from training.arguments import TeacherArguments
 from training.checkpoints import load_tokenizer
 
@@ -32,6 +33,7 @@ class Inputs:
         data: raw splits and label map.
         tokenized: the same splits as a model reads them.
         tokenizer, collator, compute_metrics: as a `Trainer` takes them.
+        threshold_rule: how the thresholds of the labels are chosen.
         of_teacher: the same texts as the teacher reads them; `None` if teacher and student read them alike.
     """
 
@@ -40,6 +42,7 @@ class Inputs:
     tokenizer: PreTrainedTokenizerBase
     collator: Callable
     compute_metrics: Callable[[EvalPrediction], dict[str, float]]
+    threshold_rule: ThresholdRule = ThresholdRule()
     of_teacher: "Inputs | None" = None
 
     @property
@@ -74,8 +77,16 @@ def load_inputs(
     tokenizer = load_tokenizer(path, teacher_args.tokenizer_name, teacher_args.teacher_revision)
     with training_args.main_process_first(desc="tokenising"):
         tokenized = tokenize(data, tokenizer, data_args)
+    prepare_for_saving(tokenizer, data_args.max_seq_length)
     compute_metrics = build_compute_metrics(data.labels, data_args.task_name)
-    return Inputs(data, tokenized, tokenizer, DataCollatorWithPadding(tokenizer), compute_metrics)
+    return Inputs(
+        data,
+        tokenized,
+        tokenizer,
+        DataCollatorWithPadding(tokenizer),
+        compute_metrics,
+        ThresholdRule.parse(data_args.threshold_rule),
+    )
 
 
 def read_by_student(
@@ -102,6 +113,7 @@ def read_by_student(
     if readings[0] == readings[1]:
         return inputs
     logger.info(f"{student_name_or_path} reads the texts with its own tokenizer, the teacher with another one.")
+    prepare_for_saving(tokenizer, data_args.max_seq_length)
     collator = DataCollatorWithPadding(tokenizer)
     return replace(inputs, tokenized=tokenized, tokenizer=tokenizer, collator=collator, of_teacher=inputs)
 
