@@ -46,7 +46,7 @@ LISTS = (*STRATEGIES, "any order")
 EXACT, CLOSE, REFUSED, NOT_BUILT, NOT_MEASURED = "exact", "close", "refused", "not built", "not measured"
 # Whose adapters cannot be judged on the machines at hand.
 WITHOUT_LORA = {
-    "mra": f"{NOT_MEASURED}: without its CUDA kernel the attention is zero (findings/transformers_mra_without_kernel.sh)"
+    "mra": f"{NOT_MEASURED}: without its CUDA kernel attention is zero (findings/transformers_mra_without_kernel.sh)"
 }
 TOLERANCE = 1e-6  # of the largest logit
 EXPORT_TOLERANCE = 1e-4
