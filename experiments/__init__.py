@@ -9,9 +9,11 @@ more_pairs        sentence pairs without labels for RTE
 kept_layers       what a student must compute, from the forward pass of its teacher
 tiny_classifiers  tiny classifiers of every architecture
 first_norm        the norm that the first layer of ModernBERT lacks
-other_vocabulary  students with another vocabulary than their teacher
 architectures     students, adapters and exports of every architecture
-everyday          60 everyday sentences
+fuzz_reader       made-up files of every format, read as they should be or refused
+everyday          everyday sentences
+identity_bias     AUCs and error rates by identity: teacher, student, LoRA, int8
+identity_swaps    training comments with identities exchanged
 runtimes          whether other runtimes read an export and answer as the app does
 draw_strategies   the picture of the layer strategies
 runs              runs, their predictions and metrics, as the studies use them
