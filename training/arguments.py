@@ -164,8 +164,8 @@ class StudentArguments:
     student_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub name of a pretrained encoder with the teacher's vocabulary, to train as the "
-            "student; its depth and width are free. Unset: the student copies layers of the teacher."
+            "help": "Folder or Hub name of a pretrained model to train as the student; its depth and width are free. "
+            "Losses on layers need one with the teacher's tokenizer. Unset: the student copies layers of the teacher."
         },
     )
     license: str | None = field(
