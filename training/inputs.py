@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
 
 from layer_distillation.arguments import DistillationTrainingArguments
@@ -39,6 +39,11 @@ class Inputs:
     def fingerprints(self) -> dict[str, str]:
         """Of the tokenised examples of every split and their labels."""
         return {name: fingerprint_dataset(split, (*MODEL_INPUTS, "labels")) for name, split in self.tokenized.items()}
+
+    @property
+    def validation(self) -> Dataset:
+        """The first validation split, tokenized."""
+        return self.tokenized[self.data.validation_splits[0]]
 
     @property
     def reported_split(self) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 from layer_distillation.record import RunRecord
+from training.evaluation import TRAINING_LOSS
 
 # Columns of the results table for each metric, in order; a run shows those that its task has.
 METRICS = {
@@ -27,7 +28,7 @@ def results_table(record: RunRecord) -> str:
             "Layers": "none (pretrained)" if is_pretrained else format_layers(model.layers),
             "Parameters": f"{model.parameters:,}",
             "Size (MB)": f"{model.megabytes:.1f}",
-            "Training loss": _number(model.results.get("train_loss_ce")),
+            "Training loss": _number(model.results.get(TRAINING_LOSS)),
             "Validation loss": _number(model.results.get("eval_loss")),
         }
         for metric, title in METRICS.items():
