@@ -27,20 +27,22 @@ if __name__ == "__main__":
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from comparison.arguments import Cell, ComparisonArguments, plan_cells
-from comparison.document import to_markdown, write_document
+from comparison.document import Block, to_markdown, write_document
 from comparison.figures import draw_figures
 from comparison.grid import CellPlan, Grid, check_grid, check_holds_no_run, plan_cell, run_grid, state_of
+from comparison.identity_runs import check_measurable, identity_section, measure_groups
+from comparison.identity_texts import IdentityArguments, read_identity_texts
 from comparison.report import build_report
 from comparison.results import Results, compare_layers, read_results, score_groups, write_results
 from comparison.sharing import share_grid, workers
 from comparison.time_estimate import describe_plan, estimate_seconds
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.fingerprints import fingerprint_model
-from layer_distillation.pretrained import resolve_checkpoint
+from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
 from lora_adapters.arguments import LoraArguments
 from text_data.arguments import DataArguments
 from training.arguments import TeacherArguments, resolve_defaults
@@ -63,12 +65,20 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
         shares the grid writes the report.
     """
     settings = parse_arguments(
-        (TeacherArguments, DataArguments, LoraArguments, ComparisonArguments, DistillationTrainingArguments),
+        (
+            TeacherArguments,
+            DataArguments,
+            LoraArguments,
+            ComparisonArguments,
+            IdentityArguments,
+            DistillationTrainingArguments,
+        ),
         argv,
         DEFAULT_ARGUMENTS,
     )
-    teacher_args, data_args, lora_args, comparison_args, training_args = settings.arguments
+    teacher_args, data_args, lora_args, comparison_args, identity_args, training_args = settings.arguments
     resolve_defaults(teacher_args, data_args, training_args, settings.sources, "comparison")
+    allow_remote_code(teacher_args.trust_remote_code)
     set_up_logging(training_args)
     logger.info(settings.explanation((*ALWAYS_SHOWN, "strategies", "methods", "seeds")))
     check_output_dir(training_args.output_dir)
@@ -78,6 +88,9 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
     # Data and plan
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
+    identity_texts = read_identity_texts(identity_args) if identity_args.identity_file else None
+    if identity_texts:
+        check_measurable(identity_texts, inputs.data.labels.names, identity_args)
     start = load_teacher(path, teacher_args, inputs.data.labels)
     grid = Grid(
         settings=settings,
@@ -95,6 +108,13 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
         print(describe_plan(plans, states, estimate_seconds(plans, states, grid, start.model)))
         return None
 
+    def identity(finished: Sequence[CellPlan]) -> list[Block]:
+        """Returns the section on identities, empty where no texts mention any."""
+        if identity_texts is None:
+            return []
+        measured = measure_groups(finished, grid, teacher, identity_texts, identity_args)
+        return identity_section(identity_texts, measured)
+
     # Teacher and students, shared with all processes that run this grid
     words = sys.argv[1:] if argv is None else [str(word) for word in argv]
     with share_grid(grid.folder) as share:
@@ -109,14 +129,25 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
         if failures is None:
             logger.info("The cells that are left run in other processes, the last of which writes the report.")
             return None
-        results = report(plans, grid, teacher, failures)
+        results = report(plans, grid, teacher, failures, identity)
     if failures:
         sys.exit(1)
     return results
 
 
-def report(plans: Sequence[CellPlan], grid: Grid, teacher: Teacher, failures: Mapping[Cell, str]) -> Results | None:
-    """Writes and prints what the finished cells of the grid show; returns `None` if there is none."""
+def report(
+    plans: Sequence[CellPlan],
+    grid: Grid,
+    teacher: Teacher,
+    failures: Mapping[Cell, str],
+    further: Callable[[Sequence[CellPlan]], list[Block]],
+) -> Results | None:
+    """Writes and prints what the finished cells of the grid show; returns `None` if there is none.
+
+    Args:
+        failures: the cells that failed, with the reason.
+        further: returns further sections for the finished cells.
+    """
     finished, results = [plan for plan in plans if plan.cell not in failures], None
     if finished:
         results = read_results(finished, grid, teacher)
@@ -126,6 +157,7 @@ def report(plans: Sequence[CellPlan], grid: Grid, teacher: Teacher, failures: Ma
         reasons = {cell.name: reason for cell, reason in failures.items()}
         captions = {f"figures/{name}": caption for name, caption in figures.items()}
         blocks = build_report(results, scores, captions, reasons, grid.settings.command)
+        blocks += further(finished)
         write_document(grid.folder, "report", blocks)
         print(to_markdown(blocks))
     for cell, reason in failures.items():

@@ -27,7 +27,15 @@ from layer_distillation.record import Origin, StudentRecord
 from layer_mapping import build_random_student, build_student, select_layers
 from training.arguments import StudentArguments
 from training.checkpoints import load_for_labels
-from training.evaluation import TRAINING_LOSS, measure_latency, score_logits, score_splits, write_predictions
+from training.evaluation import (
+    TRAINING_LOSS,
+    label_array,
+    measure_latency,
+    score_logits,
+    score_splits,
+    true_answers,
+    write_predictions,
+)
 from training.inputs import Inputs
 from training.layer_similarity import layer_features
 from training.output_folder import closing_run_folder
@@ -143,14 +151,14 @@ def run_classical(method: str, run: Run, encoder_path: str) -> None:
         classical = linear_probe(inputs, encoder.to(run.args.device))
     else:
         classical = tfidf(inputs, balanced=method == "tfidf_balanced")
-    targets = np.array(inputs.tokenized["train"]["labels"])
+    targets = true_answers(inputs.tokenized["train"], data.labels)
     classical.pipeline.fit(classical.read("train", None), targets)
     results = {"train_runtime": time.perf_counter() - started}
 
     ids = range(data.labels.num_labels)
     splits = dict.fromkeys(("train", *data.validation_splits, *data.test_splits))
     logits = {split: classical.logits(split, ids) for split in splits}
-    results[TRAINING_LOSS] = score_logits(logits["train"], targets, inputs)["loss"]
+    results[TRAINING_LOSS] = score_logits(logits["train"], label_array(inputs.tokenized["train"]), inputs)["loss"]
     results |= score_splits(logits.get, inputs, data.validation_splits, "eval")
     results |= score_splits(logits.get, inputs, data.test_splits, "predict")
 
@@ -158,7 +166,7 @@ def run_classical(method: str, run: Run, encoder_path: str) -> None:
     (teacher_ms,) = measure_latency([(teacher, inputs.validation)])
     with closing_run_folder(run.args.output_dir, run.args.distributed_state) as folder:
         split = inputs.reported_split
-        labels = np.array(inputs.tokenized[split]["labels"])
+        labels = label_array(inputs.tokenized[split])
         write_predictions(Path(folder) / f"predictions_{split}.csv", logits[split], labels, data.labels)
         frozen = 0 if encoder is None else encoder.num_parameters()
         student = StudentRecord(

@@ -55,7 +55,7 @@ class Interval:
 
     def __str__(self) -> str:
         estimate, low, high = self.points
-        return f"{estimate:+.1f} [{low:.1f}, {high:.1f}]" + ("" if self.over_seeds else " (examples alone)")
+        return f"{estimate:+.1f} [{low:.1f}, {high:.1f}]"
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def bootstrap(
             examples are the same.
         varies: as in `Scores`.
     """
-    draws = _draw(len(labels), num_resamples, seed)
+    draws = draw(len(labels), num_resamples, seed)
     by_seed, resampled = [], []
     for output in outputs:
         statistics = metric.statistics(labels, output)
@@ -135,7 +135,7 @@ def bootstrap(
 
 
 @functools.lru_cache(maxsize=2)
-def _draw(num_examples: int, num_resamples: int, seed: int) -> np.ndarray:
+def draw(num_examples: int, num_resamples: int, seed: int) -> np.ndarray:
     """Returns how often each example is drawn: `(resamples, examples)`. A byte is enough: the mean is 1."""
     generator, shares = np.random.default_rng(seed), np.full(num_examples, 1 / num_examples)
     draws = np.empty((num_resamples, num_examples), dtype=np.uint8)

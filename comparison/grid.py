@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 import datasets
+import numpy as np
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
@@ -39,6 +40,7 @@ from text_data.arguments import DataArguments
 from training.arguments import StudentArguments, TeacherArguments
 from training.checkpoints import load_for_labels, load_tokenizer
 from training.command_line import Settings
+from training.evaluation import true_answers
 from training.inputs import Inputs, load_inputs
 from training.output_folder import FolderInUseError, claimed, earlier_records, remove_checkpoints
 from training.run import Run, begin_run, build_trainer, new_record, num_steps, train_and_finish
@@ -206,6 +208,15 @@ def check_grid(grid: Grid, start: TeacherStart) -> None:
             "A comparison trains with labels, but the training examples have none. Distil on texts without labels "
             "with run_distillation.py."
         )
+    compared = [grid.inputs.reported_split]
+    if any(METHODS[method].is_classical for method in methods):
+        compared.append("train")  # which the other methods can read with labels that are unknown in part
+    for split in compared:
+        if np.isnan(true_answers(grid.inputs.tokenized[split], labels)).any():
+            raise UserError(
+                f"A comparison needs all labels of all {split} examples, but some are unknown. Complete them, or "
+                "train single students with run_distillation.py."
+            )
     if "tfidf_balanced" in methods and labels.problem_type != SINGLE_LABEL:
         raise UserError(
             f"Classes are weighted where each example has one, but the data are {labels.problem_type}. Leave "

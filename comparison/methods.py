@@ -20,6 +20,7 @@ class Method:
         has_seeds: whether another seed gives another result; the others run once, with scikit-learn.
         labels_alone: whether the loss is that of the labels.
         not_with: strategies that make no sense with it.
+        reads_teacher_tokens: whether it is a network with the teacher's tokenizer.
     """
 
     title: str
@@ -29,6 +30,7 @@ class Method:
     has_seeds: bool = True
     labels_alone: bool = True
     not_with: tuple[str, ...] = ()
+    reads_teacher_tokens: bool = True
 
     @property
     def is_classical(self) -> bool:
@@ -55,10 +57,20 @@ METHODS = {
     "fresh_layers": _baseline(
         "fresh layers, distilled", "the teacher's embeddings and fresh layers, distilled", labels_alone=False
     ),
-    "rival": _baseline("rival, fine-tuned", "another pretrained encoder, --rival_name_or_path, the labels alone"),
-    "linear_probe": _baseline("linear probe", "logistic regression on the frozen encoder", has_seeds=False),
-    "tfidf": _baseline("TF-IDF", "logistic regression on words and parts of words", has_seeds=False),
-    "tfidf_balanced": _baseline("TF-IDF, weighted classes", "as tfidf, rare classes weigh more", has_seeds=False),
+    "rival": _baseline(
+        "rival, fine-tuned",
+        "another pretrained encoder, --rival_name_or_path, the labels alone",
+        reads_teacher_tokens=False,
+    ),
+    "linear_probe": _baseline(
+        "linear probe", "logistic regression on the frozen encoder", has_seeds=False, reads_teacher_tokens=False
+    ),
+    "tfidf": _baseline(
+        "TF-IDF", "logistic regression on words and parts of words", has_seeds=False, reads_teacher_tokens=False
+    ),
+    "tfidf_balanced": _baseline(
+        "TF-IDF, weighted classes", "as tfidf, rare classes weigh more", has_seeds=False, reads_teacher_tokens=False
+    ),
 }
 LORA_METHODS = ("lora", "lora_distill")
 DEFAULT_METHODS = ("distill", "finetune", "lora", "lora_distill")

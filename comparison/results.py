@@ -28,7 +28,7 @@ from layer_mapping import build_random_student, build_student
 from lora_adapters.loading import load_adapter
 from text_data.labels import LabelMap
 from training.checkpoints import load_classifier
-from training.evaluation import TRAINING_LOSS, measure_latency
+from training.evaluation import TRAINING_LOSS, measure_latency, true_answers
 from training.layer_similarity import cka_matrix, layer_features
 from training.teacher import Teacher
 
@@ -145,7 +145,7 @@ def read_results(plans: Sequence[CellPlan], grid: Grid, teacher: Teacher) -> Res
     inputs, args = grid.inputs, grid.training_args
     split, labels = inputs.reported_split, inputs.data.labels
     tokenized = inputs.tokenized[split]
-    true = np.array(tokenized["labels"])
+    true = true_answers(tokenized, labels)
     runs = [_read_run(plan, split, labels, true) for plan in plans]
     teacher_model = teacher.load(args.device)
     logits = compute_logits(teacher_model, tokenized, inputs.collator, args.per_device_eval_batch_size, args.bf16)
@@ -154,7 +154,7 @@ def read_results(plans: Sequence[CellPlan], grid: Grid, teacher: Teacher) -> Res
         if METHODS[first.cell.method].is_classical:
             latency_ms[group] = RunRecord.read(first.folder).student.latency_ms
         else:
-            networks[group] = _load_student(first, grid).to(args.device), grid.inputs_of(group[0]).tokenized[split]
+            networks[group] = load_student(first, grid).to(args.device), grid.inputs_of(group[0]).tokenized[split]
     latency_ms |= dict(zip(networks, measure_latency(list(networks.values())), strict=True))
     return Results(
         runs=runs,
@@ -177,7 +177,8 @@ def _read_run(plan: CellPlan, split: str, labels: LabelMap, true: np.ndarray) ->
     return FinishedRun(plan.cell, RunRecord.read(plan.folder), predictions, history)
 
 
-def _load_student(plan: CellPlan, grid: Grid) -> PreTrainedModel:
+def load_student(plan: CellPlan, grid: Grid) -> PreTrainedModel:
+    """Loads the student of a finished cell, with its adapter merged."""
     if plan.lora_args is not None:
         return load_adapter(plan.folder).merge_and_unload()
     student, _ = load_classifier(str(plan.folder), grid.inputs.data.labels)
@@ -200,7 +201,7 @@ def compare_layers(plans: Sequence[CellPlan], grid: Grid, teacher: Teacher) -> d
     for strategy, (first, *_) in grouped(of_first_method, key=lambda plan: plan.cell.strategy).items():
         students = {
             "before training": _untrained_student(first, teacher_model),
-            "after training": _load_student(first, grid).to(teacher_model.device),
+            "after training": load_student(first, grid).to(teacher_model.device),
         }
         matrices[strategy] = {
             moment: cka_matrix(teacher_features, layer_features(student, examples, inputs.collator))

@@ -8,7 +8,11 @@ small_validation  how far a small validation set misleads
 coverage          how often the intervals of a comparison cover the truth
 intervals         intervals of a comparison again, from its committed predictions
 more_pairs        sentence pairs without labels for RTE
-everyday          60 everyday sentences
+fuzz_reader       made-up files of every format, read as they should be or refused
+everyday          everyday sentences
+identity_bias     AUCs and error rates by identity: teacher, student, LoRA, int8
+identity_swaps    training comments with identities exchanged
+runtimes          whether other runtimes read an export and answer as the app does
 draw_strategies   the picture of the layer strategies
 runs              runs, their predictions and metrics, as the studies use them
 """

@@ -40,6 +40,15 @@ def to_json(record: dict) -> str:
     return json.dumps(record, indent=2, default=str)  # arguments may be of any type
 
 
+def make_readable(folder: Path) -> None:
+    """Gives the files in a folder the permissions of new files. safetensors writes files for their owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in folder.iterdir():
+        if file.is_file():
+            file.chmod(0o666 & ~umask)
+
+
 @contextmanager
 def locked(file: Path, blocking: bool = True) -> Iterator[None]:
     """Holds a lock on a file until the block ends, or this process does, however it ends. The file goes with the lock.
@@ -76,6 +85,7 @@ def replacing(folder: str | Path, state: PartialState) -> Iterator[str]:
         yield str(unfinished)
         state.wait_for_everyone()
         if state.is_main_process:
+            make_readable(unfinished)
             for file in unfinished.iterdir():
                 file.replace(Path(folder) / file.name)
     finally:

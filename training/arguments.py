@@ -37,6 +37,10 @@ class TeacherArguments:
     teacher_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of a teacher on the Hub. Unset: its main branch."}
     )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run Python code that comes with a checkpoint. Off: a checkpoint that needs it is refused."},
+    )
     tokenizer_name: str | None = field(
         default=None,
         metadata={
@@ -159,6 +163,10 @@ class StudentArguments:
             "help": "Folder or Hub name of a pretrained encoder with the teacher's vocabulary, of any depth and "
             "width, as the student instead of layers of the teacher."
         },
+    )
+    license: str | None = field(
+        default=None,
+        metadata={"help": "License of the student for its model card, as the Hub writes it: apache-2.0. Unset: none."},
     )
 
     def __post_init__(self):

@@ -1,6 +1,7 @@
 """Classifiers and tokenizers for the labels and texts at hand."""
 
 import logging
+import shlex
 
 from transformers import (
     AutoConfig,
@@ -15,6 +16,7 @@ from transformers import (
 from layer_distillation.errors import UserError
 from layer_distillation.pretrained import from_pretrained
 from text_data.labels import LabelMap
+from text_data.names import join_names
 
 logger = logging.getLogger(__name__)
 
@@ -165,14 +167,14 @@ def _is_trained_for(labels: LabelMap, names: list[str], path: str, ignore_mismat
     if ignore_mismatch:
         return False
     if sorted(folded) == sorted(spelling):
-        order = ",".join(spelling[name] for name in folded)
+        order = join_names(spelling[name] for name in folded)
         raise UserError(
             f"The teacher {path} has its labels in the order {order}, the data in the order "
-            f"{','.join(labels.names)}. Run again with --label_order {order}."
+            f"{join_names(labels.names)}. Run again with --label_order {shlex.quote(order)}."
         )
     may_be_the_same = "If they mean the same, write them so in the data. " if len(names) == labels.num_labels else ""
     raise UserError(
-        f"The head of the teacher {path} is trained for the labels {','.join(names)}, but the data has "
-        f"{','.join(labels.names)}. {may_be_the_same}Name a teacher for these labels or a pretrained encoder, or "
+        f"The head of the teacher {path} is trained for the labels {join_names(names)}, but the data has "
+        f"{join_names(labels.names)}. {may_be_the_same}Name a teacher for these labels or a pretrained encoder, or "
         "fine-tune this one for them with --ignore_mismatched_sizes."
     )

@@ -11,11 +11,13 @@ import torch
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
+from layer_distillation.atomic_files import write_json
 from layer_distillation.losses import task_loss
 from layer_distillation.model_outputs import compute_logits, forward_columns, longest_first
 from layer_distillation.problem_types import MULTI_LABEL, SINGLE_LABEL
 from layer_distillation.student_config import encoder_config
-from text_data.labels import LabelMap
+from text_data.labels import LabelMap, hard_labels
+from text_data.thresholds import THRESHOLDS_FILE, choose_thresholds
 from training.inputs import Inputs
 
 # Key of `training_loss` among the results of a run.
@@ -40,8 +42,9 @@ def score_splits(
     """Returns what `evaluate_splits` returns, for anything that gives logits `(examples, labels)` for a split."""
     metrics = {}
     for split, suffix in _suffixes(splits).items():
-        if "labels" in inputs.tokenized[split].column_names:
-            scores = score_logits(logits_of(split), np.array(inputs.tokenized[split]["labels"]), inputs)
+        tokenized = inputs.tokenized[split]
+        if "labels" in tokenized.column_names:
+            scores = score_logits(logits_of(split), label_array(tokenized), inputs)
             metrics.update({f"{prefix}_{name}{suffix}": value for name, value in scores.items()})
     return metrics
 
@@ -63,6 +66,17 @@ def training_loss(trainer: Trainer, inputs: Inputs) -> dict[str, float]:
         return {}
     by_length = tokenized.select(longest_first(tokenized), keep_in_memory=True)  # for little padding
     return {TRAINING_LOSS: trainer.predict(by_length, metric_key_prefix="train_eval").metrics[TRAINING_LOSS]}
+
+
+def label_array(tokenized: Dataset) -> np.ndarray:
+    """Returns the labels of a split as a collator makes them: int64 ids, float32 shares or scores."""
+    label_ids = np.array(tokenized["labels"])
+    return label_ids.astype(np.float32) if label_ids.dtype.kind == "f" else label_ids
+
+
+def true_answers(tokenized: Dataset, labels: LabelMap) -> np.ndarray:
+    """Returns the labels of a split as predictions are compared with them (see `hard_labels`)."""
+    return hard_labels(label_array(tokenized), labels.problem_type)
 
 
 def evaluate_splits(trainer: Trainer, inputs: Inputs, splits: Sequence[str], prefix: str) -> dict[str, float]:
@@ -103,6 +117,18 @@ def predict_splits(trainer: Trainer, inputs: Inputs, splits: Sequence[str], fold
     return metrics
 
 
+def write_thresholds(trainer: Trainer, inputs: Inputs, folder: str | Path) -> None:
+    """Writes `thresholds.json` for a student with several labels, chosen on the first validation split."""
+    labels, split = inputs.data.labels, inputs.data.validation_splits[0]
+    if labels.problem_type != MULTI_LABEL:
+        return
+    output = trainer.predict(inputs.tokenized[split])
+    if trainer.is_world_process_zero():
+        logits = np.asarray(output.predictions)
+        report = choose_thresholds(logits, output.label_ids, labels.names, labels.problem_type, inputs.threshold_rule)
+        write_json(Path(folder) / THRESHOLDS_FILE, {"split": split, **report})
+
+
 def write_predictions(file: Path, logits: np.ndarray, label_ids: np.ndarray | None, labels: LabelMap) -> None:
     """Writes a file as `predict_splits` does."""
     logits = logits.reshape(-1, labels.num_labels)
@@ -125,9 +151,11 @@ def _decide(logits: np.ndarray, labels: LabelMap) -> np.ndarray:
 
 def _label_names(values: np.ndarray, labels: LabelMap) -> list:
     if labels.problem_type == SINGLE_LABEL:
-        return [labels.names[i] for i in values]
+        return [labels.names[i] for i in hard_labels(values, SINGLE_LABEL)]
     if labels.problem_type == MULTI_LABEL:
-        return [";".join(name for name, is_set in zip(labels.names, row, strict=True) if is_set) for row in values]
+        return [
+            ";".join(name for name, share in zip(labels.names, row, strict=True) if share >= 0.5) for row in values
+        ]
     return np.asarray(values).ravel().tolist()
 
 

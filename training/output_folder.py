@@ -19,9 +19,10 @@ from filelock import Timeout
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from layer_distillation.atomic_files import HALF_WRITTEN, check_writable, locked, replacing
+from layer_distillation.atomic_files import HALF_WRITTEN, check_writable, locked, make_readable, replacing
 from layer_distillation.errors import UserError
 from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE, RunRecord
+from text_data.thresholds import THRESHOLDS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ LOCK_FILE = ".run.lock"
 FILES_OF_A_RUN = (
     "*_results.json",
     "predictions_*.csv",
+    THRESHOLDS_FILE,
     "*.safetensors",
     "*.safetensors.index.json",
     "adapter_config.json",
@@ -160,7 +162,9 @@ class CheckpointMarker(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         args.distributed_state.wait_for_everyone()
         if state.is_world_process_zero:
-            Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", COMPLETE_MARK).touch()
+            checkpoint = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+            make_readable(checkpoint)
+            (checkpoint / COMPLETE_MARK).touch()
 
 
 def open_run_folder(output_dir: str | Path, record: RunRecord, keep_checkpoints: bool) -> None:
