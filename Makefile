@@ -16,7 +16,7 @@ app: $(STUDENT)/export/metrics.json
 	$(BIN)/python -m app --model_dir $(STUDENT) $(ARGS)
 
 $(STUDENT)/export/metrics.json: $(STUDENT)/distillation.json | $(VENV)/app
-	$(BIN)/python run_export.py
+	$(BIN)/python run_export.py --overwrite_output_dir
 
 $(STUDENT)/distillation.json: | $(VENV)/app
 	$(BIN)/python run_distillation.py

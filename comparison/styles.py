@@ -10,6 +10,7 @@ wine red.
 
 from dataclasses import dataclass
 
+from comparison.methods import METHODS
 from comparison.results import TEACHER, Group
 
 
@@ -40,13 +41,25 @@ STRATEGY_STYLES = {
     "block_influence": Style("Block influence", "#6B4423", ">"),  # brown
 }
 TEACHER_STYLE = Style("Teacher", "black", "*")
-METHOD_TITLES = {
-    "distill": "distilled",
-    "finetune": "fine-tuned",
-    "lora": "LoRA",
-    "lora_distill": "LoRA + distillation",
+BASELINE_STYLE = Style("Baseline", "#444444", "h")  # of methods without strategies
+HATCHES = {
+    "distill": "",
+    "finetune": "///",
+    "lora": "...",
+    "lora_distill": "xxx",
+    "pretrained": "|||",
+    "fresh_layers": "---",
+    "rival": "+++",
+    "linear_probe": "ooo",
+    "tfidf": "O",
+    "tfidf_balanced": "**",
 }
-HATCHES = {"distill": "", "finetune": "///", "lora": "...", "lora_distill": "xxx"}
+
+
+def style_of(group: Group) -> Style:
+    """Returns how figures show a group of runs."""
+    _, strategy = group
+    return TEACHER_STYLE if group == TEACHER else STRATEGY_STYLES.get(strategy, BASELINE_STYLE)
 
 
 def strategy_name(strategy: str) -> str:
@@ -57,7 +70,8 @@ def strategy_name(strategy: str) -> str:
 def group_title(group: Group) -> str:
     """Returns a group of runs in words: "odd, LoRA"."""
     method, strategy = group
-    return "teacher" if group == TEACHER else f"{strategy_name(strategy)}, {METHOD_TITLES[method]}"
+    title = "teacher" if group == TEACHER else METHODS[method].title
+    return f"{strategy_name(strategy)}, {title}" if strategy else title
 
 
 def capitalized(text: str) -> str:

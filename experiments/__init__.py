@@ -5,6 +5,8 @@ layer_sets        every set of layers, each trained in full
 known_mistakes    what the usual mistakes of this exercise cost
 trial_length      how long the trials of a layer search must be
 small_validation  how far a small validation set misleads
+coverage          how often the intervals of a comparison cover the truth
+intervals         intervals of a comparison again, from its committed predictions
 more_pairs        sentence pairs without labels for RTE
 kept_layers       what a student must compute, from the forward pass of its teacher
 tiny_classifiers  tiny classifiers of every architecture

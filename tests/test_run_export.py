@@ -480,7 +480,7 @@ def test_a_graph_that_answers_otherwise_is_an_error_with_the_numbers_and_has_no_
     monkeypatch.setattr(checked_export, "export_float32", lambda model, file: file.write_bytes(exported))
     monkeypatch.setattr(checked_export, "compute_logits", lambda *args: compute_logits(*args) + 0.01)
     with pytest.raises(UserError, match=r"0\.000\d+, .* 0\.010"):
-        main(arguments(checkpoint, f"--output_dir={tmp_path}"))
+        main(arguments(checkpoint, f"--output_dir={tmp_path}", "--overwrite_output_dir"))
     assert not (tmp_path / "metrics.json").exists()
 
 
@@ -507,6 +507,15 @@ def test_a_folder_that_is_no_export_is_left_alone(checkpoint):
     with pytest.raises(UserError, match="--output_dir"):
         ExportArguments(model_name_or_path=str(checkpoint), output_dir=str(checkpoint))
     assert before == {path: path.read_bytes() for path in checkpoint.iterdir()}
+
+
+def test_a_finished_export_is_kept_unless_it_may_be_overwritten(tmp_path):
+    (tmp_path / "onnx").mkdir()
+    for name in ("onnx/model.onnx", "metrics.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="--overwrite_output_dir"):
+        ExportArguments(model_name_or_path="a-model", output_dir=str(tmp_path))
+    ExportArguments(model_name_or_path="a-model", output_dir=str(tmp_path), overwrite_output_dir=True)
 
 
 def test_a_file_is_no_folder_to_export_to(tmp_path):

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -223,26 +224,26 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_looks_finished(cac
 def build_with_another(cache_dir, barrier, queue):
     torch.set_num_threads(1)
     teacher = bert(2)
-
-    def wait_for_the_other(*args):
-        barrier.wait(60)
-
-    # Both have looked for the cache by the time that either runs its teacher.
-    teacher.register_forward_pre_hook(wait_for_the_other)
-    queue.put(cached(add_teacher_logits(random_examples(NUM_EXAMPLES), teacher, cache_dir, pad)))
+    calls = count_calls(teacher)
+    teacher.register_forward_hook(lambda *args: time.sleep(0.5))  # long enough for the other to look for the cache
+    barrier.wait(60)
+    with_logits = add_teacher_logits(random_examples(NUM_EXAMPLES), teacher, cache_dir, pad)
+    queue.put((cached(with_logits), bool(calls)))
 
 
-def test_two_runs_that_build_the_same_cache_at_once_both_get_it(cache_dir, expected):
+def test_of_two_runs_that_need_the_same_cache_at_once_one_builds_it_for_both(cache_dir, expected):
     barrier, queue = FORK.Barrier(2), FORK.Queue()
     runs = [FORK.Process(target=build_with_another, args=(cache_dir, barrier, queue)) for _ in range(2)]
     for run in runs:
         run.start()
-    for logits in (queue.get(timeout=60), queue.get(timeout=60)):
-        assert logits == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    logits, teacher_ran = zip(*(queue.get(timeout=60) for _ in runs), strict=True)
+    for of_run in logits:
+        assert of_run == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert sorted(teacher_ran) == [False, True]
     for run in runs:
         run.join(60)
         assert run.exitcode == 0
-    assert len(list(cache_dir.iterdir())) == 1
+    assert list(cache_dir.iterdir()) == finished(cache_dir)
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(cache_dir, examples, monkeypatch):

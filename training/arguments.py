@@ -78,6 +78,13 @@ class TeacherArguments:
             "OUTPUT_DIR/teacher."
         },
     )
+    overwrite_teacher: bool = field(
+        default=False,
+        metadata={
+            "help": "Fine-tune the teacher again where --teacher_output_dir holds one that was made in another way, "
+            "and replace it. Off: such a teacher is an error."
+        },
+    )
     teacher_cache: bool = field(
         default=True,
         metadata={
@@ -268,6 +275,19 @@ class StudentArguments:
         if self.student_name_or_path is not None:
             return Path(self.student_name_or_path).name
         return "-".join(filter(None, (self.layers or self.layer_strategy, self.stages)))
+
+
+@dataclass
+class OutputArguments:
+    """What may be replaced in the output folder."""
+
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={
+            "help": "Train again where --output_dir holds a finished run, whatever its settings, and replace it. Off: "
+            "a run with the same settings is kept as it is, and another one is an error."
+        },
+    )
 
 
 def resolve_defaults(

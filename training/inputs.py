@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
 
 from layer_distillation.arguments import DistillationTrainingArguments
@@ -60,6 +60,11 @@ class Inputs:
         """Of the tokenized examples of every split, their labels and the scores of a teacher that the data hold."""
         columns = (*MODEL_INPUTS, "labels", TEACHER_LOGITS)
         return {name: fingerprint_dataset(split, columns) for name, split in self.tokenized.items()}
+
+    @property
+    def validation(self) -> Dataset:
+        """The first validation split, tokenized."""
+        return self.tokenized[self.data.validation_splits[0]]
 
     @property
     def reported_split(self) -> str:

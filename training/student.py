@@ -167,10 +167,12 @@ def _finish_stage(source: Source, stage_args: StudentArguments, strategy_name: s
         output_dir=str(Path(run.args.output_dir) / "stages" / str(depth)), resume_from_checkpoint=None
     )
     record = replace(run.record, name=f"{run.record.name}/stages/{depth}", built_from=fingerprint_model(source.model))
-    finished = _finished_record(record, args)
+    finished = _finished_record(record, args, run.overwrite)
     if finished is None:
         logger.info(f"Stage of {depth} layers, in {args.output_dir}:")
-        stage = replace(run, args=args, record=record, checkpoint=open_run(record, args), lora_args=None)
+        stage = replace(
+            run, args=args, record=record, checkpoint=open_run(record, args, run.overwrite), lora_args=None
+        )
         student, origin = _copy_layers(source, stage_args, strategy_name, stage)
         trainer = build_trainer(student, run.inputs, args, run.teacher, origin.layers)
         finished = train_and_finish(stage, trainer, origin)
@@ -184,12 +186,12 @@ def _finish_stage(source: Source, stage_args: StudentArguments, strategy_name: s
     return Source(model.to(args.device), stage_student.layers, (*source.stages, stage_student))
 
 
-def _finished_record(record: RunRecord, args: DistillationTrainingArguments) -> RunRecord | None:
+def _finished_record(record: RunRecord, args: DistillationTrainingArguments, overwrite: bool) -> RunRecord | None:
     """Returns the record of the stage if an earlier run has finished it from the same weights.
 
     The main process decides for all.
     """
-    finished, unfinished = earlier_records(args.output_dir, record)
+    finished, unfinished = earlier_records(args.output_dir, record, overwrite)
     is_this = finished is not None and unfinished is None and finished.built_from == record.built_from
     (finished,) = broadcast_object_list([finished if is_this else None])
     return finished

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 from layer_distillation.record import RunRecord
+from training.evaluation import TRAINING_LOSS
 
 # Metrics that tables and model cards show, in order, as far as a task has them.
 METRIC_TITLES = {
@@ -27,7 +28,7 @@ def results_table(record: RunRecord) -> str:
             "Layers": "none (pretrained)" if is_pretrained else format_layers(model.layers),
             "Parameters": f"{model.parameters:,}",
             "Size (MB)": f"{model.megabytes:.1f}",
-            "Training loss": _number(model.results.get("train_loss_ce")),
+            "Training loss": _number(model.results.get(TRAINING_LOSS)),
             "Validation loss": _number(model.results.get("eval_loss")),
         }
         for metric, title in METRIC_TITLES.items():
