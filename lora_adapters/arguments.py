@@ -46,7 +46,8 @@ class LoraArguments:
     merge_adapter: bool = field(
         default=False,
         metadata={
-            "help": "Also write OUTPUT_DIR/merged, a plain checkpoint with the adapter merged into its weights."
+            "help": "Also write OUTPUT_DIR/merged, a plain checkpoint with the adapter merged into its weights, which "
+            "any program loads. The adapter alone needs lora_adapters.loading.load_adapter."
         },
     )
 

@@ -31,6 +31,8 @@ GLUE_TEXT_COLUMNS = {
     "wnli": ("sentence1", "sentence2"),
 }
 EMBEDDED_DATA = "data/toxic_comments"
+# What the column of a teacher outside this project may hold.
+LOGITS, PROBABILITIES = "logits", "probabilities"
 # Starting processes pays only for splits of this size: one process already tokenizes on all cores.
 MULTIPROCESSING_MIN_ROWS = 100_000
 
@@ -97,6 +99,21 @@ class DataArguments:
     json_field: str | None = field(
         default=None,
         metadata={"help": "Field with the rows, for json files that hold one object. Unset: the file is the rows."},
+    )
+    teacher_column_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Training column with scores of a teacher outside this project, which replace the teacher's: "
+            "{label: score}, lists (--teacher_label_order), or a column for each label, NAME_LABEL. Unset: none."
+        },
+    )
+    teacher_scores: str = field(
+        default=LOGITS,
+        metadata={"help": "What --teacher_column_name holds.", "choices": (LOGITS, PROBABILITIES)},
+    )
+    teacher_label_order: str | None = field(
+        default=None,
+        metadata={"help": "Classes in the order of the lists in --teacher_column_name, with commas: good,bad."},
     )
     validation_split_percentage: int | None = field(
         default=None,
@@ -198,6 +215,16 @@ class DataArguments:
                 f"--label_order must have every label once, found {', '.join(names)} more than once. "
                 "Remove the repetition."
             )
+        if self.teacher_scores not in (LOGITS, PROBABILITIES):
+            raise UserError(
+                f"--teacher_scores must be {LOGITS} or {PROBABILITIES}, found {self.teacher_scores!r}. Choose one."
+            )
+        for option, value in (("label_order", self.teacher_label_order), ("scores", self.teacher_scores != LOGITS)):
+            if value and self.teacher_column_name is None:
+                raise UserError(
+                    f"--teacher_{option} describes --teacher_column_name, which is not given. Name the column, or "
+                    f"leave --teacher_{option} out."
+                )
         if self.validation_split_percentage is not None and not 1 <= self.validation_split_percentage <= 99:
             raise UserError(
                 f"--validation_split_percentage must be from 1 to 99, found {self.validation_split_percentage}. "
@@ -240,6 +267,11 @@ class DataArguments:
     def label_columns(self) -> tuple[str, ...]:
         """The names in `label_column_name`; empty if unset."""
         return split_names(self.label_column_name)
+
+    @property
+    def teacher_classes(self) -> tuple[str, ...]:
+        """The names in `teacher_label_order`; empty if unset."""
+        return split_names(self.teacher_label_order)
 
     @property
     def language_codes(self) -> tuple[str, ...]:

@@ -153,8 +153,8 @@ class StudentArguments:
     student_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub name of a pretrained encoder with the teacher's vocabulary, of any depth and "
-            "width, as the student instead of layers of the teacher."
+            "help": "Folder or Hub name of a pretrained model, of any depth and width, as the student instead of "
+            "layers of the teacher. Losses on layers need one with the teacher's tokenizer."
         },
     )
     license: str | None = field(

@@ -154,4 +154,7 @@ from lora_adapters.loading import load_adapter
 
 model = {load}.merge_and_unload()
 classifier = pipeline("text-classification", model=model, tokenizer="{name}")
-```"""
+```
+
+On any other model, such as the whole teacher, the adapter gives wrong answers without an error. `run_lora.py
+--merge_adapter` also writes a plain checkpoint, which `transformers` loads alone."""
