@@ -25,6 +25,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from layer_distillation.encoder_layers import blueprint, find_layer_list, num_layers
 from layer_distillation.errors import UserError
+from layer_distillation.merging import merged
+from layer_distillation.precision import in_float32
 from layer_distillation.student_config import config_of_layers
 
 # Strategies that look at the training data: `training.layer_search.choose_layers`.
@@ -151,12 +153,13 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
     """Builds a student from layers of the teacher.
 
     The student has the teacher's class, and its config except for the depth and the entries about single layers.
-    Embeddings, pooler, head and the chosen layers are copied bit for bit, dtype included, so a student of layers 1..N
-    gives the teacher's logits. Parts of the encoder that belong to no layer keep their place: the convolution of
-    DeBERTa-v2 follows the student's first layer. The teacher stays unchanged and shares no memory with the student.
+    Embeddings, pooler, head and the chosen layers are copied bit for bit, so a student of layers 1..N gives the
+    teacher's logits. Half precision becomes float32, because a training would lose most of its updates. Parts of the
+    encoder that belong to no layer keep their place: the convolution of DeBERTa-v2 follows the student's first layer.
+    The teacher stays unchanged and shares no memory with the student.
 
     Args:
-        teacher: an encoder with any head, on any device.
+        teacher: an encoder with any head, on any device. The adapters of a `PeftModel` are merged into the student.
         layers: 1-based layer numbers in the order the student stacks them.
 
     Returns:
@@ -167,6 +170,7 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
             `ModuleList` (see `num_layers`); or a layer would not compute the same at its new position. ModernBERT's
             first layer, for example, has no `attn_norm`, but all others have one, so its layer 1 must stay first.
     """
+    teacher = merged(teacher)
     depth = num_layers(teacher)
     check_layers(layers, depth)
     indices = [layer - 1 for layer in layers]  # the only change from 1-based to 0-based
@@ -190,7 +194,7 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
             assign=True,
         )
     student.tie_weights()
-    return student.to(teacher.device).eval()
+    return in_float32(student.to(teacher.device)).eval()
 
 
 def required_layers(teacher: PreTrainedModel) -> tuple[int, ...]:
@@ -213,7 +217,7 @@ def build_random_student(teacher: PreTrainedModel, num_student_layers: int | Non
     The weights are drawn with torch's global seed. Config entries with one value a layer keep their first K values.
 
     Args:
-        teacher: gives class, config, dtype and device; none of its weights is used.
+        teacher: gives class, config and device; none of its weights is used.
         num_student_layers: the student's depth K; half of the teacher's, rounded down, when None.
 
     Returns:
@@ -225,8 +229,8 @@ def build_random_student(teacher: PreTrainedModel, num_student_layers: int | Non
     depth = student_depth(num_layers(teacher), num_student_layers)
     config = config_of_layers(teacher.config, range(depth))
     # Not `_from_config`, which under ZeRO-3 would leave each process a share of every weight.
-    config.dtype = teacher.dtype
-    return type(teacher)(config).to(teacher.device, teacher.dtype).eval()
+    config.dtype = torch.float32
+    return type(teacher)(config).to(teacher.device, torch.float32).eval()
 
 
 def describe_mapping(layers: Sequence[int], num_teacher_layers: int) -> str:

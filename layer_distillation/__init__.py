@@ -9,7 +9,13 @@ layer_losses     which layers are compared, and the losses of a batch
 layer_outputs    reading hidden states, attention, queries, keys and values
 encoder_layers   where a model holds its layers
 student_config   the config of a student made of some layers
-model_outputs    running a model over a data set
+label_loss       the loss on the labels: the model's own, a function of the user's, or of the logits
+loss_log         means of the losses for the log
+matching         what student and teacher must share
+model_outputs    running a model over a data set; what it reads and returns
+columns          what each model reads of a batch
+merging          adapters of PEFT merged into a copy of a model
+precision        the precision of weights that are trained
 fingerprints     SHA-256 of weights and data
 teacher_outputs  stored teacher logits and hidden states
 batches          the order of the examples

@@ -29,6 +29,7 @@ from layer_distillation.pretrained import (
     PACKAGED_TEACHER,
     PACKAGED_TEACHER_HUB_NAME,
     PACKAGED_TEACHER_SHA256,
+    from_pretrained,
     hub_name,
     resolve_checkpoint,
 )
@@ -273,6 +274,12 @@ def test_a_truncated_checkpoint_is_refused_by_name(save):
         file.write_bytes(content[:size])
         with pytest.raises(UserError, match=f"{path}.*truncated"):
             load_classifier(path, LABELS)
+
+
+def test_an_adapter_alone_is_refused_with_how_to_merge_it(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="merge_and_unload"):
+        from_pretrained(AutoModelForSequenceClassification, str(tmp_path), None)
 
 
 def test_what_is_neither_a_folder_nor_within_reach_is_named_with_how_to_get_it():
