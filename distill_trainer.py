@@ -341,6 +341,20 @@ class DistillationTrainer(Trainer):
             weights = torch.load(Path(checkpoint, PROJECTION_FILE), map_location=self.args.device, weights_only=True)
             self._layers.projection.load_state_dict(weights)
 
+    def _issue_warnings_after_load(self, load_result) -> None:
+        """Raises a `UserError` where `Trainer` would only warn that weights of a checkpoint were not loaded.
+
+        Trainer reads the names in the file as they are, but transformers saves some architectures under other names.
+        """
+        names = [name for name in load_result.unexpected_keys if not name.startswith(PROJECTION)]
+        if names:
+            raise UserError(
+                f"The checkpoint cannot be continued from, because `Trainer` does not find {len(names)} of its "
+                f"weights in a {type(self.model).__name__}, for example {names[0]}. Train from the start, in another "
+                "--output_dir, and without --load_best_model_at_end."
+            )
+        super()._issue_warnings_after_load(load_result)
+
     @property
     def _saves_projection(self) -> bool:
         # The engines save and load all weights that they hold, the projection among them.

@@ -14,6 +14,11 @@ with the student, its record and its model card. Started again, the grid goes on
 runs are kept, also when strategies, methods or seeds are added.
 """
 
+if __name__ == "__main__":
+    from training.processor import share_processor
+
+    share_processor()  # before torch is imported
+
 import logging
 import sys
 from collections.abc import Sequence

@@ -22,6 +22,11 @@ Layers chosen by a tournament of short runs, a gradual shrinking, and a student 
     python run_distillation.py --task_name sst2 --student_name_or_path google/bert_uncased_L-4_H-256_A-4
 """
 
+if __name__ == "__main__":
+    from training.processor import share_processor
+
+    share_processor()  # before torch is imported
+
 import logging
 from collections.abc import Sequence
 from dataclasses import replace

@@ -14,6 +14,11 @@ model, which the run's record names. For a model without a record, name the data
 tokenizer, the config and, only if both files passed the check, `metrics.json`. `python -m app --model_dir` serves it.
 """
 
+if __name__ == "__main__":
+    from training.processor import share_processor
+
+    share_processor()  # before torch is imported
+
 import json
 import logging
 import sys
@@ -29,6 +34,7 @@ from export.parity import CheckData, deciding_metric
 from layer_distillation.errors import UserError
 from layer_distillation.pretrained import resolve_checkpoint
 from layer_distillation.record import RunRecord, library_versions
+from layer_distillation.student_config import encoder_config
 from text_data.arguments import DataArguments
 from text_data.labels import LabelMap
 from text_data.loading import load_data
@@ -36,6 +42,7 @@ from text_data.metrics import build_compute_metrics
 from text_data.tokenizing import tokenize
 from training.checkpoints import load_classifier, load_tokenizer
 from training.command_line import parse_arguments, run_script
+from training.processor import describe_threads
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         "problem_type": data.labels.problem_type,
         "labels": list(data.labels.names),
         "max_length": tokenizer.model_max_length,
-        "layers": model.config.num_hidden_layers,
+        "layers": encoder_config(model.config).num_hidden_layers,
         "parameters": model.num_parameters(),
         "libraries": library_versions(),
         **measured,
@@ -100,6 +107,7 @@ def set_up_logging() -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, level=logging.ERROR)
     for name in (__name__, "export", "layer_distillation", "text_data", "training"):
         logging.getLogger(name).setLevel(logging.INFO)
+    logger.info(describe_threads())
 
 
 def find_record(model_name_or_path: str) -> RunRecord | None:

@@ -14,6 +14,11 @@ With distillation on top, and with a plain checkpoint beside the adapter:
     python run_lora.py defaults/run_lora.json --ce_weight 0.5 --kl_weight 0.5 --merge_adapter
 """
 
+if __name__ == "__main__":
+    from training.processor import share_processor
+
+    share_processor()  # before torch is imported
+
 import logging
 from collections.abc import Sequence
 from dataclasses import replace

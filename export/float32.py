@@ -56,7 +56,7 @@ def export_float32(model: PreTrainedModel, file: str | Path) -> None:
     # The two sizes differ from each other and from 1: otherwise the exporter takes a size for a constant. The second
     # half of the tokens is padding, as in real batches.
     batch = {name: torch.zeros(2, 9, dtype=torch.long) for name in names}
-    batch["input_ids"] += model.config.pad_token_id or 0
+    batch["input_ids"] += model.config.get_text_config().pad_token_id or 0
     batch["input_ids"][:, :5] = 1 + batch["input_ids"][0, 0]
     batch["attention_mask"][:, :5] = 1
     with warnings.catch_warnings():

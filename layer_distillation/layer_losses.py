@@ -22,6 +22,7 @@ from layer_distillation.errors import UserError
 from layer_distillation.layer_outputs import HIDDEN_STATES, LayerOutputReader, LayerOutputs
 from layer_distillation.loss_table import LAYER_LOSSES
 from layer_distillation.model_outputs import plain_model
+from layer_distillation.student_config import encoder_config
 from layer_distillation.teacher_outputs import TEACHER_HIDDEN_STATES, TEACHER_LOGITS
 
 
@@ -80,8 +81,8 @@ class LayerLosses:
                 of_teacher[kind] |= {teacher_layer for _, teacher_layer in self._pairs[name]}
         self.projection = None
         if HIDDEN_STATES in of_student:
-            teacher_width = stored_width if teacher is None else teacher.config.hidden_size
-            self.projection = _projection(args, encoder.config.hidden_size, teacher_width)
+            teacher_width = stored_width if teacher is None else encoder_config(teacher.config).hidden_size
+            self.projection = _projection(args, encoder_config(encoder.config).hidden_size, teacher_width)
         self._student_reader = LayerOutputReader(student, _sorted(of_student), self.projection)
         self._teacher_reader = None if teacher is None else LayerOutputReader(teacher, _sorted(of_teacher))
 
@@ -144,7 +145,7 @@ def check_shapes(args: DistillationTrainingArguments, student: PreTrainedModel, 
     Raises:
         UserError: they do not fit.
     """
-    student_config, teacher_config = student.config, teacher.config
+    student_config, teacher_config = encoder_config(student.config), encoder_config(teacher.config)
     if args.uses("attention") and student_config.num_attention_heads != teacher_config.num_attention_heads:
         raise UserError(
             "--attention_weight compares attention heads one by one, but the student has "
@@ -160,7 +161,7 @@ def check_shapes(args: DistillationTrainingArguments, student: PreTrainedModel, 
 
 
 def _relation_heads(args: DistillationTrainingArguments, teacher: PreTrainedModel) -> int:
-    return args.relation_heads or teacher.config.num_attention_heads
+    return args.relation_heads or encoder_config(teacher.config).num_attention_heads
 
 
 def _pairs(

@@ -33,6 +33,7 @@ from layer_distillation.atomic_files import appearing_when_finished
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_outputs
 from layer_distillation.model_outputs import compute_logits, longest_first, outputs_of_batches
+from layer_distillation.student_config import encoder_config
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,8 @@ def add_teacher_hidden_states(
         UserError: the teacher lacks one of the layers, the layers would take more than `max_bytes`, float16 cannot
             hold a value, or as for `add_teacher_logits`.
     """
-    depth, width = teacher.config.num_hidden_layers, teacher.config.hidden_size
+    config = encoder_config(teacher.config)
+    depth, width = config.num_hidden_layers, config.hidden_size
     if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(range(1, depth + 1)):
         raise UserError(f"`layers` must be different numbers from 1 to {depth}, the teacher's depth, found {layers}.")
     check_hidden_states_size(dataset, teacher, len(layers), max_bytes)
@@ -137,7 +139,8 @@ def add_teacher_hidden_states(
 
 def hidden_states_size(dataset: Dataset, teacher: PreTrainedModel, num_layers: int) -> int:
     """Returns the number of bytes that `add_teacher_hidden_states` stores for so many layers."""
-    return sum(len(ids) for ids in dataset["input_ids"]) * teacher.config.hidden_size * 2 * num_layers
+    width = encoder_config(teacher.config).hidden_size
+    return sum(len(ids) for ids in dataset["input_ids"]) * width * 2 * num_layers
 
 
 def check_hidden_states_size(dataset: Dataset, teacher: PreTrainedModel, num_layers: int, max_bytes: int) -> None:
@@ -193,7 +196,7 @@ def _hidden_states(
     teacher: PreTrainedModel, dataset: Dataset, layers: Sequence[int], collator: Callable, batch_size: int, bf16: bool
 ) -> Iterator[list[pa.Array]]:
     """Yields Arrow columns, one a layer, for consecutive parts of the data set."""
-    width, part_size = teacher.config.hidden_size, 16 * batch_size
+    width, part_size = encoder_config(teacher.config).hidden_size, 16 * batch_size
     for part_start in tqdm(range(0, len(dataset), part_size), desc="Teacher hidden states"):
         part = dataset.select(range(part_start, min(part_start + part_size, len(dataset))))
         states = {layer: [None] * len(part) for layer in layers}

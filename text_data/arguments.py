@@ -109,7 +109,7 @@ class DataArguments:
     preprocessing_num_workers: int | None = field(
         default=None,
         metadata={
-            "help": "Number of tokenizing processes. Unset: one per core for splits of at least "
+            "help": "Number of tokenizing processes. Unset: one per core that may be used for splits of at least "
             f"{MULTIPROCESSING_MIN_ROWS:,} examples, else one, which is faster there."
         },
     )

@@ -7,8 +7,8 @@ The examples are not padded: `DataCollatorWithPadding(tokenizer)` pads the batch
 """
 
 import logging
-import os
 
+import joblib
 from datasets import DatasetDict
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
@@ -59,7 +59,7 @@ def tokenize(
     cache = writable_cache("tokenized")
     tokenized = DatasetDict()
     for name, split in data.splits.items():
-        default_workers = os.cpu_count() if len(split) >= MULTIPROCESSING_MIN_ROWS else None
+        default_workers = joblib.cpu_count() if len(split) >= MULTIPROCESSING_MIN_ROWS else None
         # By default `map` writes next to the data, which may be a read-only folder, and keeps nothing of what came
         # from a file.
         fingerprint = Hasher.hash((split._fingerprint, encode_hash))

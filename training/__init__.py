@@ -1,6 +1,7 @@
 """One run, from its arguments to a finished folder.
 
 arguments         teacher and student
+processor         threads that leave room for other work
 command_line      parsing, settings, errors in one line
 inputs            the data in every form that the steps need
 checkpoints       classifiers and tokenizers for the labels at hand

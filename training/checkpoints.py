@@ -6,6 +6,7 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
@@ -48,12 +49,33 @@ def load_tokenizer(
             f"There is no tokenizer in {name}, or it has no words. Save the teacher's tokenizer beside it with "
             "`tokenizer.save_pretrained`, or name one with --tokenizer_name."
         )
-    if len(tokenizer) > config.vocab_size:
+    vocab_size = config.get_text_config().vocab_size
+    if len(tokenizer) > vocab_size:
         raise UserError(
             f"The tokenizer {name} has {len(tokenizer)} tokens but the model {path} has embeddings for "
-            f"{config.vocab_size} only. Give the tokenizer that it was trained with as --tokenizer_name."
+            f"{vocab_size} only. Give the tokenizer that it was trained with as --tokenizer_name."
         )
+    return _with_padding_token(tokenizer, name)
+
+
+def _with_padding_token(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
+    """Gives a tokenizer of a decoder, which often lacks a padding token, the token for the end of a text as one."""
+    if tokenizer.pad_token is None and tokenizer.eos_token is None:
+        raise UserError(
+            f"The tokenizer {name} has no padding token, and no end-of-text token that could be used for it, so texts "
+            "of different lengths make no batch. Set its `pad_token` and save it, or name another with "
+            "--tokenizer_name."
+        )
+    if tokenizer.pad_token is None:
+        logger.info(f"The tokenizer has no padding token: {tokenizer.eos_token}, which ends a text, is used for it.")
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def set_padding(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tells a model what its tokenizer pads with: the head of a decoder reads the last token that is not padding."""
+    for part in (config, config.get_text_config()):
+        part.pad_token_id = tokenizer.pad_token_id
 
 
 def load_classifier(
@@ -101,6 +123,8 @@ def load_for_labels(
     ):
         setattr(config, name, value)
     config.problem_type = labels.problem_type
+    if config.get_text_config().pad_token_id is None:  # decoders
+        set_padding(config, load_tokenizer(path, revision=revision))
     model, loading_info = from_pretrained(
         AutoModelForSequenceClassification,
         path,

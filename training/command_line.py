@@ -21,6 +21,9 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from layer_distillation.errors import UserError
+from training.processor import describe_threads
+
+logger = logging.getLogger(__name__)
 
 # Arguments whose values go into no log, record or model card.
 SECRETS = ("hub_token",)
@@ -182,6 +185,7 @@ def set_up_logging(training_args: TrainingArguments) -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, level=level)
     for library in ("transformers", "datasets", "accelerate", "httpx", "DeepSpeed"):
         logging.getLogger(library).setLevel(training_args.get_process_log_level())
+    logger.info(describe_threads())
 
 
 def _plain(value):

@@ -14,6 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArgum
 from layer_distillation.losses import task_loss
 from layer_distillation.model_outputs import compute_logits, forward_columns
 from layer_distillation.problem_types import MULTI_LABEL, SINGLE_LABEL
+from layer_distillation.student_config import encoder_config
 from text_data.labels import LabelMap
 from training.inputs import Inputs
 
@@ -103,7 +104,7 @@ def describe_model(model: PreTrainedModel, latency_ms: float) -> dict[str, float
     """Layers, weights, their size when saved (MB of 10^6 bytes) and the given milliseconds an example."""
     num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     return {
-        "num_layers": model.config.num_hidden_layers,
+        "num_layers": encoder_config(model.config).num_hidden_layers,
         "parameters": model.num_parameters(),
         "megabytes": num_bytes / 1e6,
         "latency_ms": latency_ms,

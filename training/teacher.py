@@ -32,7 +32,7 @@ from layer_distillation.model_outputs import MODEL_INPUTS
 from layer_distillation.pretrained import from_pretrained
 from text_data.labels import LabelMap
 from training.arguments import TeacherArguments
-from training.checkpoints import load_classifier
+from training.checkpoints import load_classifier, load_tokenizer, set_padding
 from training.evaluation import evaluate_model
 from training.inputs import Inputs
 
@@ -109,6 +109,8 @@ def load_teacher(path: str, teacher_args: TeacherArguments, labels: LabelMap) ->
         revision=teacher_args.teacher_revision,
         ignore_mismatch=teacher_args.ignore_mismatched_sizes,
     )
+    if teacher_args.tokenizer_name is not None:
+        set_padding(model.config, load_tokenizer(path, teacher_args.tokenizer_name, teacher_args.teacher_revision))
     return TeacherStart(path, model, is_trained, teacher_args)
 
 
@@ -126,6 +128,7 @@ def check_teacher_output_dir(folder: str | Path) -> None:
 def prepare_teacher(start: TeacherStart, training_args: DistillationTrainingArguments, inputs: Inputs) -> Teacher:
     """Fine-tunes the teacher if it is not trained, scores it, and warns if it is no better than guessing."""
     data, path, model, results = inputs.data, start.path, start.model, {}
+    check_padding(model, inputs)
     if not start.is_trained:
         path = start.args.teacher_output_dir
         model, results["train_loss_ce"] = fine_tune(start, training_args, inputs)
@@ -135,6 +138,34 @@ def prepare_teacher(start: TeacherStart, training_args: DistillationTrainingArgu
     if training_args.do_predict:
         results |= evaluate_model(model, inputs, data.test_splits, "predict", training_args)
     return Teacher(path, start.args, data.labels, results)
+
+
+def check_padding(teacher: PreTrainedModel, inputs: Inputs) -> None:
+    """Raises a `UserError` if the teacher's answer to a text depends on the padding that the tokenizer adds to it.
+
+    It does if the head of a decoder takes padding for the end of the text, or if padding on the left moves the
+    positions, as in GPT-2. Nothing is run where texts are padded on the right with what the config calls padding.
+    """
+    tokenizer = inputs.tokenizer
+    expected = teacher.config.get_text_config().pad_token_id
+    if tokenizer.pad_token_id == expected and tokenizer.padding_side == "right":
+        return
+    train = inputs.tokenized["train"]
+    text = train.select_columns([name for name in MODEL_INPUTS if name in train.column_names])[0]
+    length = len(text["input_ids"])
+    alone, padded = (
+        tokenizer.pad([text], padding="max_length", max_length=length + extra, return_tensors="pt").to(teacher.device)
+        for extra in (0, 8)
+    )
+    with torch.no_grad():
+        logits, padded_logits = teacher.eval()(**alone).logits, teacher(**padded).logits
+    if not torch.allclose(logits, padded_logits, rtol=1e-2, atol=1e-2):
+        raise UserError(
+            "The teacher must answer a text alike with and without padding, but its logits differ by "
+            f"{(logits - padded_logits).abs().max():.2g}. The tokenizer pads on the {tokenizer.padding_side} with the "
+            f"token {tokenizer.pad_token_id}, and the teacher's config has the `pad_token_id` {expected}. Set "
+            '`padding_side="right"` and a matching `pad_token` in the tokenizer, and name it with --tokenizer_name.'
+        )
 
 
 def fine_tune(
