@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from distill_trainer import DistillationTrainer
 from layer_distillation import pretrained
@@ -153,6 +153,16 @@ def test_a_tokenizer_with_more_tokens_than_the_teacher_has_embeddings_is_refused
     path = save(words=[*WORDS, "extra"])
     with pytest.raises(UserError, match=f"{VOCAB_SIZE + 1}.*{VOCAB_SIZE}.*--tokenizer_name"):
         load_tokenizer(path)
+
+
+def test_texts_are_no_longer_than_the_model_and_the_tokenizer_allow(save):
+    path = save()
+    assert AutoTokenizer.from_pretrained(path).model_max_length > 64
+    assert load_tokenizer(path).model_max_length == 64
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.model_max_length = 16
+    tokenizer.save_pretrained(path)
+    assert load_tokenizer(path).model_max_length == 16
 
 
 def test_a_folder_without_a_tokenizer_is_refused(save):

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
-from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from layer_distillation.arguments import DistillationTrainingArguments
@@ -25,7 +24,7 @@ from layer_distillation.pretrained import hub_name, resolve_checkpoint
 from layer_distillation.record import Origin, RunRecord, StudentRecord
 from layer_mapping import build_random_student, build_student, describe_mapping, parse_layers, select_layers
 from training.arguments import StudentArguments
-from training.checkpoints import load_classifier, load_for_labels, load_tokenizer
+from training.checkpoints import load_classifier, load_for_labels, load_tokenizer, longest_text
 from training.inputs import Inputs
 from training.layer_search import choose_layers
 from training.output_folder import earlier_records
@@ -202,7 +201,7 @@ def _load_pretrained(name: str, training_args: DistillationTrainingArguments, in
             "teacher's tokenizer."
         )
     student, _ = load_for_labels(path, inputs.data.labels, training_args.seed)
-    limit = _max_length(student)
+    limit = longest_text(student)
     longest = max(len(ids) for split in inputs.tokenized.values() for ids in split["input_ids"])
     if limit is not None and longest > limit:
         raise UserError(
@@ -210,12 +209,3 @@ def _load_pretrained(name: str, training_args: DistillationTrainingArguments, in
             f"{longest}. Cut them with --max_seq_length {limit}, or choose another student."
         )
     return student
-
-
-def _max_length(model: PreTrainedModel) -> int | None:
-    """Number of tokens that the model has positions for, `None` where positions are relative and so have no end."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa and its kin count from the padding token's id on.
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return None
