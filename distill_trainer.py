@@ -169,7 +169,7 @@ class DistillationTrainer(Trainer):
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Returns the optimizer as `Trainer` does; one that was given trains the projection between widths too."""
         optimizer = super().create_optimizer(model)
-        if self._layers.projection is not None:
+        if self._holds_projection:
             optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
             weight = self._layers.projection.weight
             if id(weight) not in optimized:
@@ -330,14 +330,14 @@ class DistillationTrainer(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
         Path(output_dir).mkdir(parents=True, exist_ok=True)  # the main process may not have made it yet
         self._loss_log.save(Path(output_dir, self._loss_sums_file))
-        if self._saves_projection and self.args.should_save:
+        if self._holds_projection and self.args.should_save:
             torch.save(self._layers.projection.state_dict(), Path(output_dir, PROJECTION_FILE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self._loss_log.load(Path(checkpoint, self._loss_sums_file))
-        if checkpoint is not None and self._saves_projection:
+        if checkpoint is not None and self._holds_projection:
             weights = torch.load(Path(checkpoint, PROJECTION_FILE), map_location=self.args.device, weights_only=True)
             self._layers.projection.load_state_dict(weights)
 
@@ -356,8 +356,8 @@ class DistillationTrainer(Trainer):
         super()._issue_warnings_after_load(load_result)
 
     @property
-    def _saves_projection(self) -> bool:
-        # The engines save and load all weights that they hold, the projection among them.
+    def _holds_projection(self) -> bool:
+        # The engines optimize, save and load all weights that they hold, the projection among them.
         in_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
         return self._layers.projection is not None and not in_engine
 

@@ -57,6 +57,12 @@ class LayerLosses:
         teacher = None if teacher is None else plain_model(teacher)
         self._losses = {name: loss for name, loss in LAYER_LOSSES.items() if args.uses(name)}
         compared, pairs = {loss.layers for loss in self._losses.values()}, {}
+        for model in (encoder, teacher):
+            if self._losses and not isinstance(model, PreTrainedModel | None):
+                raise UserError(
+                    f"{' and '.join(f'--{name}_weight' for name in self._losses)} compare layers, which are known of a "
+                    f"`PreTrainedModel` alone, found {type(model).__name__}. Set the weight to 0."
+                )
         if "all" in compared:
             pairs["all"] = _pairs(num_layers(encoder), teacher_layers, teacher)
         if teacher is None and args.needs_running_teacher:

@@ -221,6 +221,12 @@ def test_a_student_with_lora_adapters_learns_from_layers_too(tmp_path):
     assert not any("projection" in key for key in load_file(tmp_path / "adapter_model.safetensors"))
 
 
+def test_layers_of_a_module_that_is_no_pretrained_model_are_refused(tmp_path):
+    for student, teacher in ((nn.Sequential(bert(2)), bert(3)), (bert(2), nn.Sequential(bert(3)))):
+        with pytest.raises(UserError, match="--hidden_weight .* Sequential"):
+            build_trainer(tmp_path, student, teacher, (1, 3), hidden_weight=1.0)
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
