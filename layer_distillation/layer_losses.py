@@ -60,8 +60,8 @@ class LayerLosses:
         for model in (encoder, teacher):
             if self._losses and not isinstance(model, PreTrainedModel | None):
                 raise UserError(
-                    f"{' and '.join(f'--{name}_weight' for name in self._losses)} compare layers, which are known of a "
-                    f"`PreTrainedModel` alone, found {type(model).__name__}. Set the weight to 0."
+                    f"{' and '.join(f'--{name}_weight' for name in self._losses)} compare layers, which only a "
+                    f"`PreTrainedModel` tells, found {type(model).__name__}. Set the weight to 0."
                 )
         if "all" in compared:
             pairs["all"] = _pairs(num_layers(encoder), teacher_layers, teacher)
