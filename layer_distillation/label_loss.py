@@ -59,7 +59,8 @@ class LabelLoss:
             num_real: examples at the start of the batch that count; a loss that is not computed here counts all.
 
         Returns:
-            One number, 0 if no label counts; `None` if there are no labels and the model has computed no loss.
+            One number; `None` if there are no labels and the model has computed no loss. If no label counts, 0 in
+            training, and in evaluation NaN as from PyTorch, which `Trainer` can leave out of a mean.
 
         Raises:
             UserError: the loss has to be computed from logits, and the model returns none.
@@ -78,9 +79,14 @@ class LabelLoss:
             raise UserError(
                 f"The student must return a `loss` or `logits`, found {', '.join(outputs)}. Name its outputs so."
             )
+        problem_type, logits, labels = self._problem_type_of(logits, labels), logits[:num_real], labels[:num_real]
         smoothing = self._label_smoothing if is_training else 0.0
-        problem_type = self._problem_type_of(logits, labels)
-        return _mean_task_loss(logits[:num_real], labels[:num_real], problem_type, smoothing)
+        if problem_type == SINGLE_LABEL and not labels.is_floating_point():
+            # One class an example or, as in token classification, a token.
+            logits, labels = logits.flatten(0, -2), labels.flatten()
+        losses = task_loss(logits, labels, problem_type, smoothing)
+        num_items = num_items_in(labels, num_real) if problem_type == SINGLE_LABEL else torch.tensor(num_real)
+        return losses.sum() / (num_items.clamp_min(1) if is_training else num_items)
 
 
 def has_standard_loss(model: nn.Module) -> bool:
@@ -119,13 +125,3 @@ def counted_predictions(logits: torch.Tensor, labels: torch.Tensor | None, num_r
     counted = labels != IGNORED_LABEL
     counted[num_real:] = False
     return counted
-
-
-def _mean_task_loss(
-    logits: torch.Tensor, labels: torch.Tensor, problem_type: str, label_smoothing: float
-) -> torch.Tensor:
-    if problem_type == SINGLE_LABEL and not labels.is_floating_point():
-        # One class an example or, as in token classification, a token.
-        losses = task_loss(logits.flatten(0, -2), labels.flatten(), problem_type, label_smoothing)
-        return losses.sum() / num_items_in(labels, len(labels)).clamp_min(1)
-    return task_loss(logits, labels, problem_type, label_smoothing).sum() / max(len(labels), 1)

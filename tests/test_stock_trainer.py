@@ -7,6 +7,7 @@ takes `**kwargs` (`test_distill_trainer.py` shows it).
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import pytest
@@ -156,6 +157,7 @@ def with_other_loss():
 # ---- data ----
 
 
+@cache
 def examples(seed=0):
     return random_examples(NUM_EXAMPLES, seed)
 
@@ -186,6 +188,7 @@ def with_spans(seed=0):
     )
 
 
+@cache
 def masked(seed=0):
     return token_examples(NUM_EXAMPLES, seed)
 
