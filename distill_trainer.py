@@ -8,7 +8,7 @@
     trainer.train()
 
 A `teacher_logits` column of the data set replaces the teacher: see `layer_distillation/teacher_outputs.py`. With
-`kl_weight=0` the trainer fine-tunes without a teacher and handles batches as in distillation: use that for baselines.
+`ce_weight=1, kl_weight=0` the trainer does what `Trainer` does, without a teacher: use that for baselines.
 Layers of the student can be compared with layers of the teacher (`hidden_weight`, `attention_weight`,
 `relation_weight`). The weights and the temperature can change during the training (`linear_to`).
 """
@@ -58,7 +58,7 @@ class DistillationTrainer(Trainer):
     If student and teacher differ in width, a linear map between their hidden states is trained with the student. It is
     not saved as a part of the student.
 
-    With `kl_weight=0` and `ce_weight=1` it does what `Trainer` does, whatever the model, the data, the labels and the
+    With `ce_weight=1, kl_weight=0` it does what `Trainer` does, whatever the model, the data, the labels and the
     optimizer are: the same losses, gradients, metrics and number of updates. It differs on purpose in these points:
 
     - The loss is a mean over the whole batch of an optimizer step, however the step is split. `Trainer` multiplies the
