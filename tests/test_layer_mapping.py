@@ -413,6 +413,16 @@ def test_teacher_without_one_list_of_layers_is_an_error(build_teacher, message):
             function(teacher)
 
 
+def test_a_teacher_class_that_needs_more_than_a_config_is_refused_by_name(make_teacher):
+    class NeedsMore(BertForSequenceClassification):
+        def __init__(self, config, dropout):
+            super().__init__(config)
+
+    teacher = NeedsMore(make_teacher("bert").config, 0.1)
+    with pytest.raises(UserError, match="`NeedsMore` needs dropout"):
+        build_student(teacher, (1, 2))
+
+
 # --- teachers with adapters ---
 
 
