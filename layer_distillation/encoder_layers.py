@@ -70,8 +70,8 @@ def blueprint(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedMod
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if needed:
         raise UserError(
-            f"A student is built from its config alone, but `{type(model).__name__}` needs {', '.join(needed)} too. Give "
-            "such arguments a default, or read them from the config."
+            f"A student is built from its config alone, but `{type(model).__name__}` needs {', '.join(needed)} too. "
+            "Give such arguments a default, or read them from the config."
         )
     with init_empty_weights():
         return type(model)(config)
