@@ -155,10 +155,10 @@ def loss_of(outputs: Mapping[str, torch.Tensor] | Sequence[torch.Tensor] | torch
 
 def with_loss(outputs: Any, loss: torch.Tensor | None) -> Any:
     """Returns the outputs of a model as `Trainer` expects them beside a loss: with a loss, in a tuple the first."""
+    if loss is None or loss_of(outputs) is not None:
+        return outputs
     if isinstance(outputs, torch.Tensor):
         return loss, outputs
-    if loss_of(outputs) is not None:
-        return outputs
     if isinstance(outputs, Mapping):
         outputs["loss"] = loss
         return outputs
