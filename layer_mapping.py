@@ -17,14 +17,15 @@ https://arxiv.org/abs/1910.01108, section 3). A new strategy by position is a `c
 
 import copy
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from layer_distillation.encoder_layers import blueprint, find_layer_list, num_layers
+from layer_distillation.engines import gathered
 from layer_distillation.errors import UserError
+from layer_distillation.inner_neurons import keep_neurons
 from layer_distillation.merging import merged
 from layer_distillation.precision import in_float32
 from layer_distillation.student_config import config_of_layers
@@ -32,7 +33,7 @@ from layer_distillation.student_config import config_of_layers
 # Strategies that look at the training data: `training.layer_search.choose_layers`.
 EVIDENCE_STRATEGIES = ("search", "cka", "block_influence")
 SYNONYMS = {"first": "top", "last": "bottom"}
-STRATEGIES = ("top", "first", "bottom", "last", "odd", "even", "uniform", "random", *EVIDENCE_STRATEGIES)
+STRATEGIES = ("top", "first", "bottom", "last", "odd", "even", "uniform", "random", "narrow", *EVIDENCE_STRATEGIES)
 # Attributes that only tell a layer its number or the depth. BigBird uses `seed` in training only. MiniMax keeps what
 # it computes from the depth in buffers, which are copied.
 LAYER_NUMBER_ATTRIBUTES = ("layer_idx", "layer_id", "block_id", "seed", "num_hidden_layers", "num_fwd_mem_blocks")
@@ -60,7 +61,8 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
     """Chooses which of the teacher's layers 1..N the student copies.
 
     `top`/`first` are layers 1..K, nearest the input. `bottom`/`last` are the last K, nearest the head. `odd` and
-    `even` are every second layer. `uniform` spreads K layers evenly over 1..N (see `spread_evenly`).
+    `even` are every second layer. `uniform` spreads K layers evenly over 1..N (see `spread_evenly`). `narrow` keeps
+    all layers; it leaves out inner neurons instead (see `build_student`).
 
     Args:
         strategy: one of `STRATEGIES`.
@@ -74,7 +76,14 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
         UserError: the strategy is unknown or needs data, K is not in 1..N, or `odd`/`even` do not have K = N/2.
     """
     check_strategy(strategy)
-    depth = student_depth(num_teacher_layers, num_student_layers)
+    depth, every_layer = student_depth(num_teacher_layers, num_student_layers), tuple(range(1, num_teacher_layers + 1))
+    if strategy == "narrow":
+        if num_student_layers not in (None, num_teacher_layers):
+            raise UserError(
+                f"--layer_strategy narrow keeps all {num_teacher_layers} layers of the teacher, found "
+                f"{num_student_layers}. Leave --num_student_layers and --stages out, or use uniform."
+            )
+        return every_layer
     if strategy in EVIDENCE_STRATEGIES:
         raise UserError(
             f"The strategy {strategy} needs the training data, but `select_layers` knows only the teacher's depth. "
@@ -87,7 +96,6 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
             "K layers over 1..N."
         )
 
-    every_layer = tuple(range(1, num_teacher_layers + 1))
     match SYNONYMS.get(strategy, strategy):
         case "top":
             return every_layer[:depth]
@@ -149,18 +157,20 @@ def student_depth(num_teacher_layers: int, num_student_layers: int | None) -> in
     return depth
 
 
-def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+def build_student(
+    teacher: PreTrainedModel, layers: Sequence[int], neurons: Sequence[Sequence[int]] = ()
+) -> PreTrainedModel:
     """Builds a student from layers of the teacher.
 
     The student has the teacher's class, and its config except for the depth and the entries about single layers.
-    Embeddings, pooler, head and the chosen layers are copied bit for bit, so a student of layers 1..N gives the
-    teacher's logits. Half precision becomes float32, because a training would lose most of its updates. Parts of the
-    encoder that belong to no layer keep their place: the convolution of DeBERTa-v2 follows the student's first layer.
-    The teacher stays unchanged and shares no memory with the student.
+    Embeddings, pooler, head and the chosen layers are copied bit for bit, half precision as float32 (see `precision`),
+    so a student of layers 1..N gives the teacher's logits. Parts of the encoder that belong to no layer keep their
+    place: DeBERTa-v2's convolution follows the student's first layer. The teacher stays unchanged and shares no memory.
 
     Args:
         teacher: an encoder with any head, on any device. The adapters of a `PeftModel` are merged into the student.
         layers: 1-based layer numbers in the order the student stacks them.
+        neurons: for each of these layers, the inner neurons that the student keeps (see `keep_neurons`); `()` for all.
 
     Returns:
         The student on the teacher's device, in `eval()` mode, with every parameter trainable as in a new model.
@@ -194,7 +204,8 @@ def build_student(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrained
             assign=True,
         )
     student.tie_weights()
-    return in_float32(student.to(teacher.device)).eval()
+    student = in_float32(student.to(teacher.device)).eval()
+    return keep_neurons(student, neurons) if neurons else student
 
 
 def required_layers(teacher: PreTrainedModel) -> tuple[int, ...]:
@@ -282,16 +293,6 @@ def _parts_of_layers(tensor: torch.Tensor, shape: torch.Size, indices: Sequence[
             parts = tensor.unflatten(dim, (depth, size // depth))
             tensor = parts.index_select(dim, torch.tensor(indices, device=tensor.device)).flatten(dim, dim + 1)
     return tensor
-
-
-def gathered(model: PreTrainedModel) -> AbstractContextManager:
-    """Gives every process the whole parameters. Under ZeRO-3 it holds a share of them, and empty tensors instead."""
-    sharded = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
-    if not sharded:
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(sharded)
 
 
 def check_strategy(strategy: str) -> None:

@@ -36,6 +36,7 @@ STRATEGY_STYLES = {
     "even": ("#D55E00", "s"),  # vermilion
     "uniform": ("#CC79A7", "P"),  # pink
     "random": ("#7F7F7F", "X"),  # gray
+    "narrow": ("#882255", "d"),  # wine
     "search": ("#56B4E9", "D"),  # sky blue
     "cka": ("#F0E442", "<"),  # yellow
     "block_influence": ("#6B4423", ">"),  # brown

@@ -21,6 +21,7 @@ STRATEGY_TITLES = {
     "even": "Even",
     "uniform": "Uniform",
     "random": "Random (control)",
+    "narrow": "Narrow",
     "search": "Search",
     "cka": "CKA",
     "block_influence": "Block influence",
@@ -228,12 +229,12 @@ def build_report(
 
 
 def _introduction(results: Results) -> str:
-    student, teacher = results.runs[0].student, results.teacher
+    teacher, depths = results.teacher, sorted({run.student.num_layers for run in results.runs})
     return (
-        f"Students have {student.num_layers} of the {teacher.num_layers} layers of {teacher.name}; layer 1 is nearest "
-        f"the input. Numbers are means ± standard deviations over {_seeds(_seeds_per_group(results))}; scores are in "
-        "per cent. All losses are the cross-entropy with the labels, whatever loss a student was trained with, so "
-        "that they can be compared. The training loss is the mean over all steps. "
+        f"Students have {' or '.join(map(str, depths))} of the {teacher.num_layers} layers of {teacher.name}; layer 1 "
+        f"is nearest the input. Numbers are means ± standard deviations over {_seeds(_seeds_per_group(results))}; "
+        "scores are in per cent. All losses are the cross-entropy with the labels, whatever loss a student was "
+        "trained with, so that they can be compared. The training loss is the mean over all steps. "
         f"The {results.split_title.lower()} split has {len(results.label_ids):,} examples."
     )
 

@@ -189,10 +189,10 @@ def compare_layers(plans: Sequence[CellPlan], grid: Grid, teacher: Teacher) -> d
 
 def _untrained_student(plan: CellPlan, teacher: PreTrainedModel) -> PreTrainedModel:
     """Builds the student of a finished cell again, as it was before its training."""
-    layers = RunRecord.read(plan.folder).student.layers
+    origin = RunRecord.read(plan.folder).student
     set_seed(plan.training_args.seed)
-    if layers:
-        return build_student(teacher, layers)
+    if origin.layers:
+        return build_student(teacher, origin.layers, origin.neurons)
     return build_random_student(teacher, plan.student_args.num_student_layers)
 
 

@@ -8,6 +8,7 @@ loss_table       every loss by name: formula, what it compares, title
 layer_losses     which layers are compared, and the losses of a batch
 layer_outputs    reading hidden states, attention, queries, keys and values
 encoder_layers   where a model holds its layers
+inner_neurons    models that keep some of their inner neurons
 student_config   the config of a student made of some layers
 label_loss       the loss on the labels: the model's own, a function of the user's, or of the logits
 loss_log         means of the losses for the log

@@ -6,7 +6,7 @@ teacher = shard_for_inference(model.eval(), trainer.accelerator)
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -37,6 +37,16 @@ def whole_weights() -> Iterator[None]:
     finally:
         if config is not None:
             deepspeed_integration.set_hf_deepspeed_config(config)
+
+
+def gathered(model: PreTrainedModel) -> AbstractContextManager:
+    """Gives every process the whole parameters. Under ZeRO-3 it holds a share of them, and empty tensors instead."""
+    sharded = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
+    if not sharded:
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(sharded)
 
 
 def renew_engine_config(args: TrainingArguments) -> None:

@@ -90,6 +90,7 @@ class Origin:
     Attributes:
         layer_strategy: what chose the layers, "explicit" where they were listed, "pretrained" for a checkpoint.
         layers: the teacher's, 1-based, in student order; empty for a random or a pretrained student.
+        neurons: for each layer, 0-based numbers of the inner neurons that are kept; empty where all are.
         pretrained: `name` and `hub_name` of a student that starts from a checkpoint.
         layer_choice: what the choice rests on, for strategies by evidence.
         layers_of_stage_before: of the student of the stage before, 1-based.
@@ -98,6 +99,7 @@ class Origin:
 
     layer_strategy: str
     layers: tuple[int, ...]
+    neurons: tuple[tuple[int, ...], ...] = ()
     pretrained: Mapping[str, str | None] | None = None
     layer_choice: Mapping | None = None
     layers_of_stage_before: tuple[int, ...] = ()
@@ -200,7 +202,7 @@ def _from_json(cls: type, values: Mapping):
         elif name == "stages":
             values[name] = tuple(_from_json(StudentRecord, stage) for stage in value)
         elif isinstance(value, list):
-            values[name] = tuple(value)
+            values[name] = tuple(tuple(item) if isinstance(item, list) else item for item in value)
     return cls(**values)
 
 

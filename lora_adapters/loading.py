@@ -50,7 +50,7 @@ def load_adapter(folder: str | Path, teacher_name_or_path: str | None = None) ->
             f"{record.teacher.fingerprint[:12]}...) than {teacher_name_or_path} ({fingerprint[:12]}...). Pass "
             "the right teacher as `teacher_name_or_path`."
         )
-    return attach_adapter(build_student(teacher, record.student.layers), folder)
+    return attach_adapter(build_student(teacher, record.student.layers, record.student.neurons), folder)
 
 
 def attach_adapter(student: PreTrainedModel, folder: str | Path) -> PeftModel:

@@ -49,9 +49,9 @@ def shrunk(arguments, tmp_path_factory):
     folder, sources = tmp_path_factory.mktemp("shrunk") / "student", []
     build = training_student.student_from_arguments
 
-    def watch(model, student_args):
+    def watch(model, *arguments):
         sources.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return build(model, student_args)
+        return build(model, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_student, "student_from_arguments", watch)

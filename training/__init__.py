@@ -10,6 +10,7 @@ stored_or_live    stored teacher outputs, or a teacher in every step
 student           what a student starts from; stages
 layer_search      choosing layers by evidence
 search_plan       what a search tries, and what it costs
+neuron_choice     choosing inner neurons by evidence
 layer_similarity  how alike layers are
 lora              what a LoRA run does beyond the trainer
 run               building the trainer, training, scoring, finishing

@@ -107,7 +107,8 @@ class StudentArguments:
         metadata={
             "help": "Teacher layers to copy; layer 1 is nearest the input. top (or first): 1..K. bottom (or last): "
             "the last K. odd: 1,3,5,...; even: 2,4,6,... (K = N/2). uniform: K layers spread evenly over 1..N. "
-            "random: none, all weights are fresh. From the training data: search, the winner of a tournament of "
+            "random: none, all weights are fresh. narrow: all layers, each without the inner neurons that matter "
+            "least (see --student_intermediate_size). From the training data: search, the winner of a tournament of "
             "short runs (see --search_budget); cka and block_influence, the K layers that change their input most. "
             "Unset: even."
         },
@@ -122,6 +123,13 @@ class StudentArguments:
     num_student_layers: int | None = field(
         default=None,
         metadata={"help": "Depth K of the student, from 1 to the teacher's depth N. Unset: half of N, rounded down."},
+    )
+    student_intermediate_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Inner neurons that each layer keeps with --layer_strategy narrow; >= 1. Unset: a quarter of the "
+            "teacher's, which halves the operations of a BERT-like encoder."
+        },
     )
     search_budget: float = field(
         default=0.5,
@@ -158,6 +166,11 @@ class StudentArguments:
         if self.layer_strategy is None:
             self.layer_strategy = "even"
         check_strategy(self.layer_strategy)
+        if self.student_intermediate_size is not None and not (self.is_narrow and self.student_intermediate_size >= 1):
+            raise UserError(
+                "--student_intermediate_size must be at least 1, and only --layer_strategy narrow reads it, found "
+                f"{self.student_intermediate_size} with --layer_strategy {self.layer_strategy}."
+            )
         if self.num_student_layers is not None and self.num_student_layers < 1:
             raise UserError(f"--num_student_layers must be at least 1, found {self.num_student_layers}.")
         if self.layers is not None:
@@ -214,6 +227,11 @@ class StudentArguments:
             replace(stage, layers=join_layers([kept.index(layer) + 1 for layer in layers]))
             for stage, kept, layers in zip(stages, before, of_stages)
         )
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the student keeps all layers and leaves out inner neurons."""
+        return self.layers is None and self.layer_strategy == "narrow"
 
     @property
     def needs_evidence(self) -> bool:

@@ -92,9 +92,10 @@ def _origin(record: RunRecord) -> str:
 Its teacher is `{teacher}`, none of whose layers it has."""
     depths = ", ".join(str(stage.num_layers) for stage in student.stages)
     stages = f", through students of {depths} layers" if depths else ""
+    neurons = f" Each layer keeps {len(student.neurons[0]):,} of its inner neurons." if student.neurons else ""
     return f"""A text classifier of {student.num_layers} layers, built from `{teacher}` and
 {method} on {source}.
-Teacher layers that it started from: {format_layers(student.layers)}{stages}; layer 1 is nearest the input."""
+Teacher layers that it started from: {format_layers(student.layers)}{stages}; layer 1 is nearest the input.{neurons}"""
 
 
 def _usage(name: str, student: StudentRecord) -> str:

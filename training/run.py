@@ -244,7 +244,8 @@ def _finished_record(
     if run.lora_args is None:
         student, _ = load_classifier(folder, run.inputs.data.labels)
     else:
-        student, adapter = finish_adapter(folder, build_student(teacher, origin.layers), trained, run.lora_args)
+        untrained = build_student(teacher, origin.layers, origin.neurons)
+        student, adapter = finish_adapter(folder, untrained, trained, run.lora_args)
     student = student.to(args.device)
     validation = run.inputs.tokenized[run.inputs.data.validation_splits[0]]
     teacher_ms, student_ms = measure_latency([teacher, student], validation)

@@ -9,6 +9,7 @@ an interrupted stage continues from its last checkpoint.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from training.arguments import StudentArguments
 from training.checkpoints import load_classifier, load_for_labels, load_tokenizer, longest_text
 from training.inputs import Inputs
 from training.layer_search import choose_layers
+from training.neuron_choice import choose_neurons, kept_width
 from training.output_folder import earlier_records
 from training.run import Run, build_trainer, open_run, train_and_finish
 from training.search_plan import Layers, plan_search
@@ -72,17 +74,23 @@ def check_student(
 
 
 def stand_in(teacher: PreTrainedModel, student_args: StudentArguments) -> PreTrainedModel:
-    """Returns a student as the arguments ask for; where evidence chooses its layers, a student of the same size."""
+    """Returns a student as the arguments ask for; where evidence chooses its parts, a student of the same size."""
     if student_args.needs_evidence:
         student_args = replace(student_args, layer_strategy="top")
-    student, _ = student_from_arguments(teacher, student_args)
+    neurons = ()
+    if student_args.is_narrow:
+        neurons = [range(kept_width(teacher, student_args))] * num_layers(teacher)
+    student, _ = student_from_arguments(teacher, student_args, neurons)
     return student
 
 
 def student_from_arguments(
-    teacher: PreTrainedModel, student_args: StudentArguments
+    teacher: PreTrainedModel, student_args: StudentArguments, neurons: Sequence[Sequence[int]] = ()
 ) -> tuple[PreTrainedModel, tuple[int, ...]]:
     """Builds the student that the arguments ask for.
+
+    Args:
+        neurons: as for `build_student`.
 
     Returns:
         The student and the 1-based teacher layers it was copied from, `()` for the strategy `random`.
@@ -96,7 +104,7 @@ def student_from_arguments(
         layers = select_layers(student_args.layer_strategy, num_layers(teacher), student_args.num_student_layers)
         if not layers:
             return build_random_student(teacher, student_args.num_student_layers), layers
-    return build_student(teacher, layers), layers
+    return build_student(teacher, layers, neurons), layers
 
 
 def start_student(run: Run, student_args: StudentArguments) -> tuple[PreTrainedModel, Origin]:
@@ -130,15 +138,18 @@ def _copy_layers(
     Args:
         strategy_name: for the record; stages list the layers that the strategy of the last one asks for.
     """
-    evidence = None
+    evidence, neurons = None, ()
+    if student_args.is_narrow:
+        neurons, evidence = choose_neurons(source.model, student_args, run)
     if student_args.needs_evidence:
         chosen, evidence = choose_layers(source.model, student_args, run)
         student_args = replace(student_args, layers=format_layers(chosen))
     set_seed(run.args.seed)
-    student, layers = student_from_arguments(source.model, student_args)
+    student, layers = student_from_arguments(source.model, student_args, neurons)
     return student, Origin(
         layer_strategy=strategy_name,
         layers=tuple(source.layers[layer - 1] for layer in layers),
+        neurons=neurons,
         layer_choice=evidence,
         layers_of_stage_before=layers if source.stages else (),
         stages=source.stages,

@@ -21,8 +21,8 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForSequenceClassification
 
 from distill_trainer import DistillationTrainer
-from layer_distillation.engines import whole_weights
-from layer_mapping import build_random_student, build_student, gathered
+from layer_distillation.engines import gathered, whole_weights
+from layer_mapping import build_random_student, build_student
 from tests.workers.train_worker import LOSS_WEIGHTS, arguments, bert, pad, random_examples, step_logs
 
 GLOBAL_BATCH = 16
