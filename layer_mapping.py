@@ -165,7 +165,7 @@ def build_student(
     The student has the teacher's class, and its config except for the depth and the entries about single layers.
     Embeddings, pooler, head and the chosen layers are copied bit for bit, half precision as float32 (see `precision`),
     so a student of layers 1..N gives the teacher's logits. Parts of the encoder that belong to no layer keep their
-    place: DeBERTa-v2's convolution follows the student's first layer. The teacher stays unchanged and shares no memory.
+    place: DeBERTa-v2's convolution follows the first layer. The teacher stays unchanged and shares no memory.
 
     Args:
         teacher: an encoder with any head, on any device. The adapters of a `PeftModel` are merged into the student.
