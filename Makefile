@@ -12,10 +12,10 @@ quickstart: $(VENV)/run
 
 # The page and API with the quickstart's student, which is trained and exported first if need be; ARGS="--port 8000" and
 # so on are passed on.
-app: $(STUDENT)/onnx/metrics.json
+app: $(STUDENT)/export/metrics.json
 	$(BIN)/python -m app --model_dir $(STUDENT) $(ARGS)
 
-$(STUDENT)/onnx/metrics.json: $(STUDENT)/distillation.json | $(VENV)/app
+$(STUDENT)/export/metrics.json: $(STUDENT)/distillation.json | $(VENV)/app
 	$(BIN)/python run_export.py
 
 $(STUDENT)/distillation.json: | $(VENV)/app

@@ -10,8 +10,9 @@ model, which the run's record names. For a model without a record, name the data
     python run_export.py --model_name_or_path outputs/sst2
     python run_export.py --model_name_or_path my-finetuned-bert --train_file train.csv --validation_file dev.csv
 
-`--output_dir` (by default the folder `onnx` in the model's folder) then holds `model.onnx`, `model_int8.onnx`, the
-tokenizer, the config and, only if both files passed the check, `metrics.json`. `python -m app --model_dir` serves it.
+`--output_dir` (by default the folder `export` in the model's folder) then holds `onnx/model.onnx`,
+`onnx/model_quantized.onnx`, the tokenizer, the config, `thresholds.json` and, only if both files passed the check,
+`metrics.json`. `python -m app --model_dir` serves it.
 """
 
 if __name__ == "__main__":
@@ -21,6 +22,7 @@ if __name__ == "__main__":
 
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -30,16 +32,20 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from export.arguments import METRICS_FILE, ExportArguments
 from export.checked_export import export_checked
-from export.parity import CheckData, deciding_metric
+from export.parity import BATCH_SIZE, CheckData, deciding_metric
+from layer_distillation.atomic_files import write_json
 from layer_distillation.errors import UserError
+from layer_distillation.model_outputs import compute_logits
 from layer_distillation.pretrained import resolve_checkpoint
+from layer_distillation.problem_types import REGRESSION
 from layer_distillation.record import RunRecord, library_versions
 from layer_distillation.student_config import encoder_config
 from text_data.arguments import DataArguments
 from text_data.labels import LabelMap
 from text_data.loading import load_data
 from text_data.metrics import build_compute_metrics
-from text_data.tokenizing import tokenize
+from text_data.thresholds import DEFAULT_THRESHOLD, THRESHOLDS_FILE, ThresholdRule, choose_thresholds
+from text_data.tokenizing import prepare_for_saving, tokenize
 from training.checkpoints import load_classifier, load_tokenizer
 from training.command_line import parse_arguments, run_script
 from training.processor import describe_threads
@@ -48,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_ARGUMENTS = Path(__file__).parent / "defaults" / "run_export.json"
 DEFAULT_SPLIT_SEED = 42  # the default of --seed
+# What the app calls the labels of the model in the form of the Perspective API, if the model's folder says it.
+ATTRIBUTES_FILE = "attributes.json"
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -69,25 +77,36 @@ def main(argv: Sequence[str] | None = None) -> dict:
     logger.info(settings.explanation(("model_name_or_path", "output_dir")))
     data = load_data(data_args, split_seed(record))
     tokenized = tokenize(data, tokenizer, data_args)
+    prepare_for_saving(tokenizer, data_args.max_seq_length)
     splits = [split for split in (*data.validation_splits, *data.test_splits) if "labels" in tokenized[split].features]
+    model = load_trained_classifier(path, data.labels)
     check_data = CheckData(
         splits={split: tokenized[split] for split in splits},
         collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=build_compute_metrics(data.labels, data_args.task_name),
         problem_type=data.labels.problem_type,
+        names=data.labels.names,
     )
-    model = load_trained_classifier(path, data.labels)
+    chosen = find_thresholds(path, settings.sources) or measure_thresholds(model, check_data, data_args.threshold_rule)
+    if chosen:
+        thresholds = dict.fromkeys(check_data.names, DEFAULT_THRESHOLD) | chosen["thresholds"]
+        check_data = replace(check_data, thresholds=thresholds)
 
     # Export
     folder = Path(export_args.output_dir)
-    tokenizer.model_max_length = min(data_args.max_seq_length, tokenizer.model_max_length)
     open_folder(folder, model, tokenizer)
+    if chosen:
+        write_json(folder / THRESHOLDS_FILE, chosen)
+    if (Path(path) / ATTRIBUTES_FILE).is_file():
+        shutil.copy(Path(path) / ATTRIBUTES_FILE, folder)
     measured = export_checked(model, folder, check_data, export_args.int8_processor)
 
     # Report
     report = {
+        "version": export_args.model_version,
         "command": settings.command,
         "data": data.source,
+        "languages": list(data_args.language_codes),
         "text_columns": list(data.text_columns),
         "problem_type": data.labels.problem_type,
         "labels": list(data.labels.names),
@@ -162,10 +181,30 @@ def load_trained_classifier(path: str, labels: LabelMap) -> PreTrainedModel:
     return model
 
 
+def find_thresholds(path: str, sources: Mapping[str, str]) -> dict | None:
+    """Returns the thresholds that the model's folder has, perhaps changed by hand.
+
+    `None` if there are none, or if `--threshold_rule` asks for others.
+    """
+    file = Path(path) / THRESHOLDS_FILE
+    return None if "threshold_rule" in sources or not file.is_file() else json.loads(file.read_text())
+
+
+def measure_thresholds(model: PreTrainedModel, data: CheckData, rule: str) -> dict | None:
+    """Returns thresholds that are chosen on the validation split, `None` for a regression."""
+    if data.problem_type == REGRESSION:
+        return None
+    logits = compute_logits(model, data.validation, data.collator, BATCH_SIZE)
+    labels = data.labels(data.validation_split)
+    chosen = choose_thresholds(logits, labels, data.names, data.problem_type, ThresholdRule.parse(rule))
+    return {"split": data.validation_split, **chosen}
+
+
 def open_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Makes the folder, and writes config and tokenizer. Metrics of an earlier export go: they vouch for its files."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / METRICS_FILE).unlink(missing_ok=True)
+    for name in (METRICS_FILE, THRESHOLDS_FILE):
+        (folder / name).unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
     model.config.save_pretrained(folder)
 

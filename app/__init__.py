@@ -5,7 +5,13 @@ batching       texts of all users, run together
 service        models, threads, limits and statistics
 server         the application: page and API behind a guard
 api            POST /api/classify, GET /healthz, GET /metrics
+perspective    POST /v1alpha1/comments:analyze, in the form of Google's Perspective API
 page           the page
+cards          answers as HTML
+about          facts about a model, and its thresholds, as HTML
 explain        words that count for an answer
 comments_file  csv files in and out
+score          `python -m app.score`: files larger than memory
+rows           rows from and to csv, jsonl and parquet
+cores          how many threads of models run
 """

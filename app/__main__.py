@@ -6,23 +6,19 @@ python -m app --model_dir outputs/toxic_comments-even --backend pytorch
 """
 
 import argparse
-import os
 import sys
 from collections import Counter
 from pathlib import Path
 
 import uvicorn
 
+from app.cores import available_cores, share_cores
 from app.models import BACKENDS, load_model
 from app.server import create_app
 from app.service import Service
 
 MODELS_FOLDER = Path(__file__).parent / "models"
-CORES_BY_TIME = Path("/sys/fs/cgroup/cpu.max")
 SECONDS_TO_FINISH = 8  # Docker kills after 10
-# Models need the interpreter's lock for moments only. By default Python lets a thread wait 5 ms for it while another
-# thread is busy, three times as long as a text takes.
-LOCK_SECONDS = 5e-5
 
 
 def main() -> None:
@@ -37,12 +33,10 @@ def main() -> None:
         repeated = [name for name, count in Counter(model.name for model in models).items() if count > 1]
         if repeated:
             raise ValueError(f"Models are told apart by their folders' names, but two are called {repeated[0]}.")
+        app = create_app(Service(models, workers=available_cores()))
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
-    # The tokenizers run on the models' threads, of which there is one for each core already.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    sys.setswitchinterval(LOCK_SECONDS)
-    app = create_app(Service(models, workers=available_cores()))
+    share_cores()
     # No access log, because addresses may hold what somebody typed. No WebSockets, which have a log of their own.
     uvicorn.run(
         app,
@@ -53,16 +47,6 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=SECONDS_TO_FINISH,
     )
-
-
-def available_cores() -> int:
-    """Returns the number of cores that this process may use; containers often limit it, by number or by time."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        microseconds, period = map(int, CORES_BY_TIME.read_text().split())
-    except (OSError, ValueError):  # another system, or "max"
-        return cores
-    return min(cores, max(1, round(microseconds / period)))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -3,18 +3,31 @@
 curl http://127.0.0.1:7860/api/classify -H 'Content-Type: application/json' -d '{"text": "I hate you"}'
 """
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 from starlette.exceptions import HTTPException
 
 from app.batching import BusyError
-from app.models import Answer
+from app.models import Answer, Model
 from app.service import MAX_CHARACTERS, MAX_TEXTS, Service, is_blank
+
+# A character that is neither white space, nor a control, nor one of the usual invisible ones.
+VISIBLE = r"[^\s\u0000-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
 
 
 def _not_blank(text: str) -> str:
@@ -23,19 +36,36 @@ def _not_blank(text: str) -> str:
     return text
 
 
-Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS), AfterValidator(_not_blank)]
+# The pattern is for readers of the schema. It lets some blank texts pass that the validator refuses.
+Text = Annotated[
+    str,
+    StringConstraints(max_length=MAX_CHARACTERS),
+    AfterValidator(_not_blank),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS, "pattern": VISIBLE}),
+]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class ClassifyRequest(BaseModel):
-    """One text or several."""
+    """One text or several. What is not given may not be null either."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"examples": [{"texts": ["I hate you", "See you tomorrow!"]}]}
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [{"texts": ["I hate you", "See you tomorrow!"]}],
+            "oneOf": [{"required": ["text"]}, {"required": ["texts"]}],
+        },
     )
 
-    text: Text | None = Field(default=None, description="A text. Give either this or `texts`.")
-    texts: list[Text] | None = Field(default=None, min_length=1, max_length=MAX_TEXTS, description="Several texts.")
-    model: str | None = Field(default=None, description="Name of a model. Unset: the first one of `GET /healthz`.")
+    text: Text = Field(default=None, description="A text. Give either this or `texts`.")
+    texts: list[Text] = Field(default=None, min_length=1, max_length=MAX_TEXTS, description="Several texts.")
+    model: str = Field(default=None, description="Name of a model. Unset: the first one of `GET /healthz`.")
+    thresholds: dict[str, Probability] = Field(
+        default=None,
+        description="From which probability a text has a label, for some labels of a model with several. Unset: those "
+        "that the model came with.",
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self):
@@ -47,9 +77,12 @@ class ClassifyRequest(BaseModel):
 class Result(BaseModel):
     """What a model says about a text."""
 
-    label: str = Field(description="The most probable class.")
-    scores: dict[str, float] = Field(description="A probability for every class, by its name.")
+    label: str | None = Field(description="The most probable one of `labels`; null if the text has no label.")
+    labels: list[str] = Field(description="The labels of the text: one, or any number if the model has several.")
+    scores: dict[str, float] = Field(description="A probability for every label, by its name.")
     model: str = Field(description="Name of the model.")
+    version: str | None = Field(description="Version of the model; null if it has none.")
+    fingerprint: str = Field(description="SHA-256 of the file with the model's weights.")
     truncated: bool = Field(description="Whether the text is longer than the model reads.")
 
 
@@ -75,6 +108,9 @@ class Error(BaseModel):
 def build_router(service: Service) -> APIRouter:
     """Returns the routes of the API."""
     router = APIRouter()
+    # The description names the models, so that it refuses what the server refuses.
+    names = Literal[tuple(service.models)], ClassifyRequest.model_fields["model"]
+    Body = create_model("ClassifyRequest", __base__=ClassifyRequest, model=names)
 
     @router.post(
         "/api/classify",
@@ -87,23 +123,28 @@ def build_router(service: Service) -> APIRouter:
             503: {"model": Error, "description": "Too many texts are waiting. Try again after `Retry-After` seconds."},
         },
     )
-    async def classify(body: ClassifyRequest) -> JSONResponse:
+    async def classify(body: Body) -> JSONResponse:
         """Says which class one text or each of several belongs to."""
-        if body.model is not None and body.model not in service.models:
-            return error_response(422, f"model: there is no such model; there are {', '.join(service.models)}")
-        name = body.model or service.default
+        model = service.models[body.model or service.default]
+        thresholds = body.thresholds or {}
+        if refusal := refuse_thresholds(thresholds, model):
+            return error_response(422, refusal)
         try:
-            answers = await service.classify(body.texts or [body.text], name)
+            answers = await service.classify(body.texts or [body.text], model.name)
         except BusyError:
             return busy_response()
+        if thresholds:
+            answers = [answer.with_thresholds(thresholds) for answer in answers]
         # Not a `ClassifyResponse`, because FastAPI would check and encode the numbers again in every request.
-        return JSONResponse({"results": [result(answer, name) for answer in answers]})
+        return JSONResponse({"results": [result(answer, model) for answer in answers]})
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", response_model=Health)
     async def healthz() -> Health:
         """Says that the service is up, and which models it serves."""
         return Health(status="ok", models=list(service.models))
 
+    @router.head("/metrics", include_in_schema=False)
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """Statistics for Prometheus."""
@@ -118,9 +159,20 @@ def build_router(service: Service) -> APIRouter:
     return router
 
 
-def result(answer: Answer, model: str) -> dict:
+def refuse_thresholds(thresholds: Mapping[str, float], model: Model) -> str | None:
+    """Returns why the model cannot decide by these thresholds, `None` if it can."""
+    if thresholds and model.thresholds is None:
+        return f"thresholds: {model.name} chooses one class for a text, so it has none"
+    for label in thresholds:
+        if label not in model.labels:
+            return f"thresholds: {model.name} has no such label; it has {', '.join(model.labels)}"
+    return None
+
+
+def result(answer: Answer, model: Model) -> dict:
     """Returns an answer in the form of a `Result`."""
-    return {"label": answer.label, "scores": answer.scores, "model": model, "truncated": answer.truncated}
+    said = {"label": answer.label, "labels": answer.labels, "scores": answer.scores}
+    return {**said, **model.identity, "truncated": answer.truncated}
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -68,7 +68,8 @@ def read_comments(content: bytes, max_characters: int) -> Comments:
 def write_scored(comments: Comments, answers: Sequence[Answer | None], labels: Sequence[str]) -> str:
     """Returns the rows as CSV with further columns: `predicted_label` and a score for every label.
 
-    The new cells are empty where there is no answer. No cell is left that a spreadsheet would run as a formula.
+    Several labels of a comment are separated by semicolons; a comment may have none. The new cells are empty where
+    there is no answer. No cell is left that a spreadsheet would run as a formula.
     """
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, delimiter=comments.delimiter, lineterminator="\r\n")
@@ -76,7 +77,7 @@ def write_scored(comments: Comments, answers: Sequence[Answer | None], labels: S
     for row, answer in zip(comments.rows, answers, strict=True):
         scored = ["", *[""] * len(labels)]
         if answer is not None:
-            scored = [_as_text(answer.label), *(f"{answer.scores[label]:.4f}" for label in labels)]
+            scored = [_as_text(";".join(answer.labels)), *(f"{answer.scores[label]:.4f}" for label in labels)]
         writer.writerow([*map(_as_text, row), *scored])
     return stream.getvalue()
 

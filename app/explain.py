@@ -30,19 +30,19 @@ async def explain(
     """Leaves out the first `MAX_WORDS` words, one at a time.
 
     Returns:
-        The answer to the whole text, the words with their effects, and the rest of the text, whose words were not left
-        out.
+        The answer to the whole text, the words with their effects on its most probable label, and the rest of the
+        text, whose words were not left out.
     """
     matches = list(re.finditer(r"(\S+)(\s*)", text))[:MAX_WORDS]
     shorter = [text[: match.start()] + text[match.end() :] for match in matches]
     answer, *others = await classify([text, *shorter])
+    label = answer.most_probable
     words = [
-        Word(match[1], match[2], _log_odds(answer, answer.label) - _log_odds(other, answer.label))
+        Word(match[1], match[2], _log_odds(answer.scores[label]) - _log_odds(other.scores[label]))
         for match, other in zip(matches, others, strict=True)
     ]
     return answer, words, text[matches[-1].end() :] if matches else text
 
 
-def _log_odds(answer: Answer, label: str) -> float:
-    others = sum(score for name, score in answer.scores.items() if name != label)
-    return math.log(max(answer.scores[label], 1e-9) / max(others, 1e-9))
+def _log_odds(probability: float) -> float:
+    return math.log(max(probability, 1e-9) / max(1 - probability, 1e-9))

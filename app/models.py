@@ -1,26 +1,40 @@
-"""Loads classifiers for the app and runs them: texts in, a probability for every class out.
+"""Loads classifiers for the app and runs them: texts in, a probability for every label out.
 
     model = load_model("outputs/toxic_comments-even")            # the int8 ONNX file that run_export.py has written
     model = load_model("outputs/toxic_comments-even", "pytorch")  # the checkpoint itself
 
+A model chooses one class for a text, or says of each of several labels whether the text has it. In the second case a
+text has the labels whose probability reaches their threshold, which `thresholds.json` in the model's folder gives.
+
 Weights come from ONNX or safetensors files only. Neither can hold code, unlike pickles; remote code is never run.
 """
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from tokenizers import Encoding, Tokenizer
 
-ONNX_FILES = {"int8": "model_int8.onnx", "float32": "model.onnx"}
+ONNX_FILES = {"int8": "model_quantized.onnx", "float32": "model.onnx"}
 BACKENDS = (*ONNX_FILES, "pytorch")
+# Exports of version 0.1.0 have their ONNX files beside the config, and this name for the int8 file.
+OLD_INT8_FILE = "model_int8.onnx"
+# Where run_export.py puts the export of a checkpoint by default; 0.1.0 put it into the second one.
+EXPORT_FOLDERS = ("export", "onnx")
+METRICS_FILE = "metrics.json"
+THRESHOLDS_FILE = "thresholds.json"
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+# Of a label that `thresholds.json` does not name.
+DEFAULT_THRESHOLD = 0.5
 # Labels of a config that names none: Transformers leaves these two out.
 DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
-# For checkpoints without an export, which do not say with which length they were trained.
+# For tokenizers without a limit.
 DEFAULT_MAX_LENGTH = 128
 
 
@@ -29,16 +43,36 @@ class Answer:
     """What a model says about a text.
 
     Attributes:
-        scores: a probability for every class, by its name, in the model's order.
+        scores: a probability for every label, by its name, in the model's order. They add up to 1 if the model
+            chooses one class.
         truncated: whether the text is longer than the model reads; the rest of it was ignored.
+        thresholds: from which probability a text has a label, by its name; `None` if the model chooses one class.
     """
 
-    scores: dict[str, float]
+    scores: Mapping[str, float]
     truncated: bool
+    thresholds: Mapping[str, float] | None = None
 
     @property
-    def label(self) -> str:
+    def labels(self) -> list[str]:
+        """The labels that the text has: exactly one if the model chooses one class, otherwise any number."""
+        if self.thresholds is None:
+            return [self.most_probable]
+        return [label for label, score in self.scores.items() if score >= self.thresholds[label]]
+
+    @property
+    def label(self) -> str | None:
+        """The most probable one of `labels`, `None` if there is none."""
+        return max(self.labels, key=self.scores.__getitem__, default=None)
+
+    @property
+    def most_probable(self) -> str:
+        """The label with the highest probability, whether it reaches its threshold or not."""
         return max(self.scores, key=self.scores.__getitem__)
+
+    def with_thresholds(self, changed: Mapping[str, float]) -> "Answer":
+        """Returns the answer with other thresholds for some labels of a model with several."""
+        return replace(self, thresholds={**self.thresholds, **changed})
 
 
 class Model(ABC):
@@ -47,31 +81,59 @@ class Model(ABC):
     Attributes:
         runs_together: whether the model runs several texts as one batch.
         name: the name of its folder.
-        labels: class names in the order of the model's outputs.
+        folder: the folder with its config.
+        labels: label names in the order of the model's outputs.
+        thresholds: from which probability a text has a label, by its name; `None` if the model chooses one class.
+        threshold_curves: what other thresholds would do, from `thresholds.json`; empty without one.
         max_length: number of tokens that the model reads of a text.
         metrics: `metrics.json` of run_export.py; empty for a checkpoint without an export.
+        version: of the model, from its export; `None` without one.
+        fingerprint: SHA-256 of the file with the weights, in hexadecimal.
+        languages: codes of the languages that the model reads, such as "en"; empty if it does not say.
     """
 
     runs_together = True
 
-    def __init__(self, name: str, folder: Path, metrics: dict):
+    def __init__(self, name: str, folder: Path, weights: Path, metrics: dict):
         config = _read_json(folder / "config.json")
-        self.name, self.metrics = name, metrics
+        self.name, self.folder, self.metrics = name, folder, metrics
         labels = config.get("id2label") or DEFAULT_LABELS
         self.labels = tuple(label for _, label in sorted((int(i), label) for i, label in labels.items()))
-        problem_type = config.get("problem_type") or "single_label_classification"
-        if problem_type != "single_label_classification" or len(self.labels) < 2:
+        problem_type = config.get("problem_type") or SINGLE_LABEL
+        if problem_type not in (SINGLE_LABEL, MULTI_LABEL) or len(self.labels) < 2:
             raise ValueError(
-                f"The app serves models that choose one of several classes, but {folder} is for {problem_type} with "
-                f"{len(self.labels)} label(s). Train one on single labels."
+                f"The app serves models with several labels, of which a text has one or any number, but {folder} is "
+                f"for {problem_type} with {len(self.labels)} label(s). Train one on such labels."
             )
         if len(metrics.get("text_columns", ["text"])) != 1:
             raise ValueError(f"The app serves models of single texts, but {folder} reads pairs: {metrics['data']}.")
-        self.max_length = metrics.get("max_length", DEFAULT_MAX_LENGTH)
+        chosen = _read_json_if_there(folder / THRESHOLDS_FILE)
+        self.threshold_curves = chosen.get("curves", {})
+        self.thresholds = self._read_thresholds(chosen) if problem_type == MULTI_LABEL else None
+        self.max_length = metrics.get("max_length") or _read_max_length(folder)
+        self.version = metrics.get("version")
+        self.languages = tuple(metrics.get("languages", ()))
+        with open(weights, "rb") as file:
+            self.fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
         self._pad_token_id = config.get("pad_token_id") or 0
         self._tokenizer = Tokenizer.from_file(str(_existing(folder / "tokenizer.json")))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.max_length)
+
+    def _read_thresholds(self, chosen: dict) -> dict[str, float]:
+        thresholds = chosen.get("thresholds", {})
+        for label, threshold in thresholds.items():
+            if label not in self.labels or not 0 <= threshold <= 1:
+                raise ValueError(
+                    f"{self.folder / THRESHOLDS_FILE} must give probabilities from 0 to 1 for labels of the model, "
+                    f"{', '.join(self.labels)}, but has {label}: {threshold}. Correct the file."
+                )
+        return dict.fromkeys(self.labels, DEFAULT_THRESHOLD) | thresholds
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """What every answer says about the model: `model` (its name), `version` and `fingerprint`."""
+        return {"model": self.name, "version": self.version, "fingerprint": self.fingerprint}
 
     @property
     @abstractmethod
@@ -80,7 +142,7 @@ class Model(ABC):
 
     @abstractmethod
     def _logits(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """Returns logits, `(texts, classes)`.
+        """Returns logits, `(texts, labels)`.
 
         Args:
             inputs: `input_ids`, `attention_mask` and `token_type_ids`, `(texts, tokens)` each.
@@ -90,12 +152,12 @@ class Model(ABC):
         """Returns one answer for each text; texts of similar length are quickest, because a batch is padded."""
         encodings = self._tokenizer.encode_batch(list(texts))
         groups = [encodings] if self.runs_together else [[encoding] for encoding in encodings]
-        logits = np.concatenate([self._logits(self._padded(group)) for group in groups])
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+        # float64 holds probabilities close to 1, which words that count are measured by.
+        logits = np.concatenate([self._logits(self._padded(group)) for group in groups]).astype(np.float64)
+        probabilities = _softmax(logits) if self.thresholds is None else 1 / (1 + np.exp(-logits))
         return [
-            Answer(dict(zip(self.labels, map(float, row), strict=True)), bool(encoding.overflowing))
-            for row, encoding in zip(probabilities, encodings, strict=True)
+            Answer(dict(zip(self.labels, row, strict=True)), bool(encoding.overflowing), self.thresholds)
+            for row, encoding in zip(probabilities.tolist(), encodings, strict=True)
         ]
 
     def _padded(self, encodings: Sequence[Encoding]) -> dict[str, np.ndarray]:
@@ -111,11 +173,16 @@ class Model(ABC):
         return inputs
 
 
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
 class OnnxModel(Model):
     """A classifier that ONNX Runtime runs."""
 
-    def __init__(self, name: str, folder: Path, metrics: dict, kind: str):
-        super().__init__(name, folder, metrics)
+    def __init__(self, name: str, folder: Path, file: Path, metrics: dict, kind: str):
+        super().__init__(name, folder, file, metrics)
         self._kind = kind
         # In int8 the activations of a batch share one scale, so an answer would depend on the other texts. Each text
         # runs alone; without padding this takes hardly longer.
@@ -123,7 +190,6 @@ class OnnxModel(Model):
         options = onnxruntime.SessionOptions()
         # Two texts at the same time, each on one core, take less time than one after the other on both cores.
         options.intra_op_num_threads = 1
-        file = folder / ONNX_FILES[kind]
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no other class in common
@@ -142,7 +208,7 @@ class TorchModel(Model):
     """A classifier that PyTorch runs, from a checkpoint's safetensors file."""
 
     def __init__(self, name: str, folder: Path, metrics: dict):
-        super().__init__(name, folder, metrics)
+        super().__init__(name, folder, _existing(folder / "model.safetensors"), metrics)
         # Imported here, because the app runs ONNX models without these two packages.
         import torch
         from transformers import AutoModelForSequenceClassification
@@ -169,7 +235,7 @@ def load_model(folder: str | Path, backend: str = "int8") -> Model:
     """Loads a model.
 
     Args:
-        folder: a checkpoint with its export in the subfolder `onnx`, or an export of run_export.py alone.
+        folder: a checkpoint with its export in the subfolder `export`, or an export of run_export.py alone.
         backend: "int8" or "float32" for ONNX, "pytorch" for the checkpoint.
 
     Raises:
@@ -177,16 +243,23 @@ def load_model(folder: str | Path, backend: str = "int8") -> Model:
         ValueError: the app cannot serve this kind of model.
     """
     folder = Path(folder).resolve()
-    checkpoint = folder.parent if folder.name == "onnx" else folder
-    export = checkpoint / "onnx" if (checkpoint / "onnx").is_dir() else folder
-    metrics = _read_json(export / "metrics.json") if (export / "metrics.json").is_file() else {}
+    checkpoint = folder.parent if folder.name in EXPORT_FOLDERS else folder
+    exports = [checkpoint / name for name in EXPORT_FOLDERS if (checkpoint / name / "config.json").is_file()]
+    export = exports[0] if exports else folder
+    metrics = _read_json_if_there(export / METRICS_FILE)
     if backend == "pytorch":
-        _existing(checkpoint / "model.safetensors")
         return TorchModel(checkpoint.name, checkpoint, metrics)
-    _existing(export / ONNX_FILES[backend])
+    file = _find_graph(export, backend)
     if not metrics:
-        raise FileNotFoundError(f"There is no metrics.json in {export}: the export has failed. Run it again.")
-    return OnnxModel(checkpoint.name, export, metrics, backend)
+        raise FileNotFoundError(f"There is no {METRICS_FILE} in {export}: the export has failed. Run it again.")
+    return OnnxModel(checkpoint.name, export, file, metrics, backend)
+
+
+def _find_graph(export: Path, kind: str) -> Path:
+    """Returns the ONNX file of an export, which has it beside its config if version 0.1.0 has made it."""
+    file = export / "onnx" / ONNX_FILES[kind]
+    old_file = export / (OLD_INT8_FILE if kind == "int8" else ONNX_FILES[kind])
+    return old_file if old_file.is_file() else _existing(file)
 
 
 def _existing(file: Path) -> Path:
@@ -200,3 +273,13 @@ def _existing(file: Path) -> Path:
 
 def _read_json(file: Path) -> dict:
     return json.loads(_existing(file).read_text(encoding="utf-8"))
+
+
+def _read_json_if_there(file: Path) -> dict:
+    return _read_json(file) if file.is_file() else {}
+
+
+def _read_max_length(folder: Path) -> int:
+    """Returns the limit of a checkpoint's tokenizer."""
+    limit = _read_json(folder / "tokenizer_config.json").get("model_max_length", DEFAULT_MAX_LENGTH)
+    return limit if limit < 1_000_000 else DEFAULT_MAX_LENGTH  # Transformers writes 10^30 for "none"

@@ -14,11 +14,19 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import perspective
 from app.api import build_router, error_response, explain_invalid, explain_refusal
 from app.page import CSS, HEAD, SCRIPT, THEME, build_page
 from app.service import MAX_BODY_BYTES, MAX_BODY_SECONDS, RETRY_AFTER_SECONDS, Service
 
-API_PATHS = ("/api/classify", "/healthz", "/metrics", "/openapi.json")
+API_PATHS = (
+    "/api/classify",
+    "/healthz",
+    "/metrics",
+    "/openapi.json",
+    perspective.ANALYZE_PATH,
+    perspective.DISCOVERY_PATH,
+)
 # The routes of Gradio that the page needs. Others would serve files of this machine or fetch addresses.
 GRADIO_PATH = "/gradio_api/"
 PAGE_PATHS = tuple(GRADIO_PATH + name for name in ("app_id", "queue/", "startup-events", "upload"))
@@ -35,7 +43,11 @@ SECURITY_HEADERS = [
 
 
 def create_app(service: Service) -> FastAPI:
-    """Returns the application, which starts and stops the service."""
+    """Returns the application, which starts and stops the service.
+
+    Raises:
+        ValueError: `attributes.json` of the first model is wrong.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -46,6 +58,7 @@ def create_app(service: Service) -> FastAPI:
     # FastAPI's documentation pages would load scripts from another server. /openapi.json remains.
     app = FastAPI(title="Text classifier", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.include_router(build_router(service))
+    app.include_router(perspective.build_router(service))
     app.add_exception_handler(RequestValidationError, explain_invalid)
     app.add_exception_handler(HTTPException, explain_refusal)
     app.add_middleware(Guard, service=service)
@@ -105,7 +118,9 @@ class Guard:
         try:
             body = await _read_body(scope, receive)
         except HTTPException as error:
-            await error_response(error.status_code, error.detail, {"Connection": "close"})(scope, receive, send)
+            in_form = perspective.error_response if scope["path"].startswith(perspective.PREFIX) else error_response
+            response = in_form(error.status_code, error.detail, headers={"Connection": "close"})
+            await response(scope, receive, send)
             return
         if body[-1]["type"] != "http.disconnect":
             await self._app(scope, _replay(body, receive), send)

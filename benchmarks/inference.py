@@ -27,6 +27,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks.results import write_results
+from export.arguments import FLOAT32_FILE, INT8_FILE
 from export.float32 import model_inputs
 from training.tables import markdown_table
 
@@ -59,7 +60,7 @@ class Pass(NamedTuple):
 
 def main():
     args = parse_arguments()
-    tokenizer = AutoTokenizer.from_pretrained(Path(args.student) / "onnx")
+    tokenizer = AutoTokenizer.from_pretrained(Path(args.student) / "export")
     label2id = AutoConfig.from_pretrained(args.student).label2id
     with open(args.data_file, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))[: args.max_examples]
@@ -71,10 +72,10 @@ def main():
         for way in ways
         for name, load in {
             "teacher PyTorch": lambda threads: load_pytorch(args.teacher, threads),
-            "teacher ONNX": lambda threads: load_onnx(args.teacher, "model.onnx", threads),
+            "teacher ONNX": lambda threads: load_onnx(args.teacher, FLOAT32_FILE, threads),
             "student PyTorch": lambda threads: load_pytorch(args.student, threads),
-            "student ONNX": lambda threads: load_onnx(args.student, "model.onnx", threads),
-            "student int8": lambda threads: load_onnx(args.student, "model_int8.onnx", threads),
+            "student ONNX": lambda threads: load_onnx(args.student, FLOAT32_FILE, threads),
+            "student int8": lambda threads: load_onnx(args.student, INT8_FILE, threads),
         }.items()
     }
     results = []
@@ -158,7 +159,7 @@ def load_pytorch(folder: str, threads: int) -> Loaded:
 
 def load_onnx(folder: str, file: str, threads: int) -> Loaded:
     """Loads a file of a checkpoint's export, to run each batch on so many threads."""
-    path = Path(folder) / "onnx" / file
+    path = Path(folder) / "export" / file
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -199,8 +200,12 @@ def ratio(row: dict, teacher: str) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", required=True, help="folder of the checkpoint, which holds its export in `onnx`")
-    parser.add_argument("--student", required=True, help="folder of the checkpoint, which holds its export in `onnx`")
+    parser.add_argument(
+        "--teacher", required=True, help="folder of the checkpoint, which holds its export in `export`"
+    )
+    parser.add_argument(
+        "--student", required=True, help="folder of the checkpoint, which holds its export in `export`"
+    )
     parser.add_argument("--data_file", required=True, help="csv file with the columns text and label")
     parser.add_argument("--max_examples", type=int, help="number of rows, from the first; unset: all")
     parser.add_argument("--rounds", type=int, default=5, help="passes of each variant over the file")

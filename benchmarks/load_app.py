@@ -8,7 +8,8 @@ starts `python -m app` with the int8 model and then measures, one after the othe
    then with four. Before and after, because the pace of a machine changes, the model without the app: its throughput
    in batches of the size that the app forms under load, on as many threads as the app uses;
 2. memory over 10,000 further requests;
-3. 10,000 hostile bodies, some of them broken off or too large.
+3. the same clients in the form of the Perspective API, for a minute;
+4. 10,000 hostile bodies, some of them broken off or too large.
 
 The figures go to `docs/results/NAME.json`. The clients run on the same machine as the app, so their share of the
 cores is measured too.
@@ -37,8 +38,10 @@ from benchmarks.results import RESULTS, ROOT
 
 HOST = "127.0.0.1"
 TEXTS_A_REQUEST = (1, 4)
-# Most of the hostile bodies go to the API, the others to the two Gradio routes that the page uses.
-FUZZED_PATHS = 8 * ("/api/classify",) + ("/gradio_api/queue/join", "/gradio_api/upload")
+CLASSIFY_PATH = "/api/classify"
+PERSPECTIVE_PATH = "/v1alpha1/comments:analyze"
+# Most of the hostile bodies go to the APIs, the others to the two Gradio routes that the page uses.
+FUZZED_PATHS = 4 * (CLASSIFY_PATH, PERSPECTIVE_PATH) + ("/gradio_api/queue/join", "/gradio_api/upload")
 
 
 def main():
@@ -84,6 +87,7 @@ async def measure(port: int, texts: list[str], args: argparse.Namespace) -> dict
         "command": " ".join(["python", *sys.argv]),
         "cores": len(os.sched_getaffinity(0)),
         "load": load,
+        "perspective": await measure_perspective(port, texts, args),
         "memory": {"requests": args.requests, "resident_mb_every_tenth": memory},
         "fuzz": await fuzz(port, args),
     }
@@ -120,6 +124,22 @@ async def measure_load(port: int, model: Model, texts: list[str], size: int, arg
     }
 
 
+async def measure_perspective(port: int, texts: list[str], args: argparse.Namespace) -> dict:
+    """Measures latency and throughput in the form of the Perspective API."""
+    attribute = {"requestedAttributes": {"TOXICITY": {}}, "languages": ["en"]}
+    bodies = [json.dumps({"comment": {"text": text}, **attribute}).encode() for text in texts]
+    taken, statuses = await run_clients(port, bodies, args.clients, seconds=args.seconds, path=PERSPECTIVE_PATH)
+    return {
+        "clients": args.clients,
+        "seconds": args.seconds,
+        "requests": len(taken),
+        "errors": sum(count for status, count in statuses.items() if status != 200),
+        "texts_per_second": len(taken) / args.seconds,
+        "p50_ms": np.percentile(taken, 50) * 1000,
+        "p95_ms": np.percentile(taken, 95) * 1000,
+    }
+
+
 def batch_size_since(before: dict[str, float], after: dict[str, float]) -> float:
     """Returns the mean number of texts in the app's batches, from two readings of its statistics."""
     texts, batches = (
@@ -131,7 +151,12 @@ def batch_size_since(before: dict[str, float], after: dict[str, float]) -> float
 
 
 async def run_clients(
-    port: int, bodies: list[bytes], clients: int, seconds: float | None = None, count: int | None = None
+    port: int,
+    bodies: list[bytes],
+    clients: int,
+    seconds: float | None = None,
+    count: int | None = None,
+    path: str = CLASSIFY_PATH,
 ) -> tuple[list[float], Counter]:
     """Runs clients that each ask again as soon as they are answered, for a time or for a total number of requests.
 
@@ -148,7 +173,7 @@ async def run_clients(
             body = bodies[asked % len(bodies)]
             asked += 1
             start = time.perf_counter()
-            writer.write(request_head(len(body)) + body)
+            writer.write(request_head(len(body), path) + body)
             status = await read_response(reader)
             taken.append(time.perf_counter() - start)
             statuses[status] += 1
@@ -158,7 +183,7 @@ async def run_clients(
     return taken, statuses
 
 
-def request_head(length: int, path: str = "/api/classify", method: str = "POST") -> bytes:
+def request_head(length: int, path: str = CLASSIFY_PATH, method: str = "POST") -> bytes:
     """Returns a head of as few bytes as HTTP allows, because clients and app share the cores."""
     return (
         f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\n"
@@ -257,11 +282,25 @@ def hostile_body(generator: random.Random) -> bytes:
         ["a"] * 300,
         ["a" * 5000] * 100,
         {"text": "a"},
+        {"TOXICITY": {"scoreThreshold": "a"}},
         ["", None, 3],
         "=cmd|' /C calc'!A0",
         "é" * 4999,
     ]
-    keys = ["text", "texts", "model", "", "Text", "__proto__", "\ud800", "texts.0", "x" * 500]
+    keys = [
+        "text",
+        "texts",
+        "model",
+        "comment",
+        "requestedAttributes",
+        "languages",
+        "",
+        "Text",
+        "__proto__",
+        "\ud800",
+        "texts.0",
+        "x" * 500,
+    ]
     form = generator.random()
     if form < 0.02:
         return generator.choice((b"[", b'{"text":')) * generator.randint(1, 50_000)

@@ -7,6 +7,7 @@ trial_length      how long the trials of a layer search must be
 small_validation  how far a small validation set misleads
 more_pairs        sentence pairs without labels for RTE
 everyday          60 everyday sentences
+runtimes          whether other runtimes read an export and answer as the app does
 draw_strategies   the picture of the layer strategies
 runs              runs, their predictions and metrics, as the studies use them
 """

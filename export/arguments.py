@@ -1,13 +1,16 @@
 """The arguments of an export, and the names of its files."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from export.int8 import WEIGHT_TYPES, this_processor
 from layer_distillation.errors import UserError
 
-FLOAT32_FILE = "model.onnx"
-INT8_FILE = "model_int8.onnx"
+# The folder and the names by which transformers.js and optimum find a graph. transformers.js takes the second one in
+# browsers.
+FLOAT32_FILE = "onnx/model.onnx"
+INT8_FILE = "onnx/model_quantized.onnx"
 METRICS_FILE = "metrics.json"
 
 
@@ -23,7 +26,7 @@ class ExportArguments:
         default=None,
         metadata={
             "help": "Folder of the export: a new one, an empty one, or one with an earlier export. Unset: the folder "
-            "`onnx` in the model's folder, or outputs/NAME/onnx for a model from the Hub."
+            "`export` in the model's folder, or outputs/NAME/export for a model from the Hub."
         },
     )
     int8_processor: str | None = field(
@@ -35,7 +38,14 @@ class ExportArguments:
         },
     )
 
+    model_version: str | None = field(
+        default=None,
+        metadata={"help": "Version of the model, which every answer of the app names. Unset: today's date."},
+    )
+
     def __post_init__(self):
+        if self.model_version is None:
+            self.model_version = datetime.now(UTC).date().isoformat()
         if self.int8_processor is None:
             self.int8_processor = this_processor()
         if self.int8_processor not in WEIGHT_TYPES:
@@ -51,7 +61,7 @@ class ExportArguments:
         if self.output_dir is None:
             model = Path(self.model_name_or_path)
             # A local folder with a Hub model's name would be taken for the model in the next run.
-            self.output_dir = str((model if model.is_dir() else Path("outputs") / model.name) / "onnx")
+            self.output_dir = str((model if model.is_dir() else Path("outputs") / model.name) / "export")
         folder = Path(self.output_dir)
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--output_dir must be a folder, but {folder} is a file. Choose a folder.")

@@ -13,13 +13,14 @@ from transformers import PreTrainedModel
 
 from export.arguments import FLOAT32_FILE, INT8_FILE, METRICS_FILE
 from export.float32 import export_float32
-from export.int8 import quantize_accurately, this_processor
+from export.int8 import processor_name, quantize_accurately, this_processor
 from export.parity import BATCH_SIZE, INT8_BATCH_SIZE, CheckData, compute_onnx_logits
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import compute_logits
 
 logger = logging.getLogger(__name__)
 
+# Where the largest logit is at most 1; of the largest logit where it is larger.
 MAX_LOGIT_DIFFERENCE = 1e-4
 MIN_INT8_SHARE = 0.99
 SAMPLE_SIZE = 64
@@ -39,13 +40,15 @@ def export_checked(model: PreTrainedModel, folder: Path, data: CheckData, proces
         UserError: a file does not answer as it should.
     """
     float32_file, int8_file = folder / FLOAT32_FILE, folder / INT8_FILE
+    float32_file.parent.mkdir(exist_ok=True)
     difference = export_checked_float32(model, float32_file, data)
-    in_float32 = quantize_checked(float32_file, int8_file, data, processor)
+    quantized = quantize_checked(float32_file, int8_file, data, processor)
     return {
         "max_logit_difference": difference,
-        "in_float32": in_float32,
         "int8_processor": processor,
         "int8_checked_on": this_processor(),
+        "int8_checked_on_processor": processor_name(),
+        **quantized,
         "float32": _describe(float32_file, data, BATCH_SIZE),
         "int8": _describe(int8_file, data, INT8_BATCH_SIZE),
     }
@@ -53,7 +56,10 @@ def export_checked(model: PreTrainedModel, folder: Path, data: CheckData, proces
 
 def _describe(file: Path, data: CheckData, batch_size: int) -> dict:
     """Returns the size of a file in MB (10^6 bytes), and its scores on each split."""
-    scores = {split: data.scores(file, split, batch_size) for split in data.splits}
+    scores = {
+        split: data.scores(compute_onnx_logits(file, examples, data.collator, batch_size), split)
+        for split, examples in data.splits.items()
+    }
     return {"megabytes": file.stat().st_size / 1e6, **scores}
 
 
@@ -61,53 +67,65 @@ def export_checked_float32(model: PreTrainedModel, file: Path, data: CheckData) 
     """Writes the float32 graph; returns the largest difference between its validation logits and PyTorch's.
 
     Raises:
-        UserError: the difference is larger than `MAX_LOGIT_DIFFERENCE`.
+        UserError: the difference is larger than `MAX_LOGIT_DIFFERENCE`, relative to the largest logit if that is
+            larger than 1.
     """
     expected = compute_logits(model, data.validation, data.collator, BATCH_SIZE)
     export_float32(model, file)
     difference = np.abs(compute_onnx_logits(file, data.validation, data.collator) - expected).max().item()
+    allowed = MAX_LOGIT_DIFFERENCE * max(1, np.abs(expected).max().item())
     logger.info(f"float32: logits within {difference:.1e} of PyTorch's on {len(expected)} validation examples")
-    if not difference <= MAX_LOGIT_DIFFERENCE:  # also if it is not a number
+    if not difference <= allowed:  # also if it is not a number
         raise UserError(
-            f"The float32 export must answer as PyTorch does, within {MAX_LOGIT_DIFFERENCE:g}, but its logits on the "
-            f"validation split differ by up to {difference:g}. Use the checkpoint in PyTorch. The export is left in "
-            f"{file.parent}, without {METRICS_FILE}."
+            f"The float32 export must answer as PyTorch does, within {allowed:g}, but its logits on the validation "
+            f"split differ by up to {difference:g}. Use the checkpoint in PyTorch. The graph is left in {file}, but "
+            f"{METRICS_FILE} is not written."
         )
     return difference
 
 
-def quantize_checked(float32_file: Path, int8_file: Path, data: CheckData, processor: str) -> list[str]:
-    """Writes the int8 graph; returns the names of the operators that had to stay in float32.
+def quantize_checked(float32_file: Path, int8_file: Path, data: CheckData, processor: str) -> dict:
+    """Writes the int8 graph, and checks it as it is served, a text at a time.
+
+    Returns:
+        `in_float32`, the names of the operators that had to stay in float32, and `int8_beside_float32`, what
+        `Gate.measure` says about the graph.
 
     Raises:
-        UserError: the graph loses too much accuracy even with half of the operators in float32, or the validation
-            split does not allow to measure the accuracy.
+        UserError: the graph does not pass even with half of the operators in float32, or the validation split does not
+            allow to measure it.
     """
-    metric = data.metric
-    required = data.scores(float32_file, data.validation_split, BATCH_SIZE).get(metric)
+    metric, split = data.metric, data.validation_split
+    float32_logits = compute_onnx_logits(float32_file, data.validation, data.collator)
+    required = data.scores(float32_logits, split).get(metric)
     if required is None:
         raise UserError(
             f"int8 must keep the {metric} correlation of float32 on the validation split, which has none: all its "
             f"{len(data.validation)} scores are the same, or all predictions of them. Give --validation_file with "
             "scores that differ."
         )
-    found = []
+    gate, attempts = data.gate(float32_logits), []
 
-    def is_accurate() -> bool:
+    def is_good() -> bool:
+        logits = compute_onnx_logits(int8_file, data.validation, data.collator, INT8_BATCH_SIZE)
         # A graph that gives every example the same answer has no correlation.
-        scores = data.scores(int8_file, data.validation_split, INT8_BATCH_SIZE)
-        found.append(scores.get(metric, -math.inf))
-        logger.info(f"int8: validation {metric} {found[-1]:.4f}, float32 {required:.4f}")
-        return found[-1] >= MIN_INT8_SHARE * required
+        found = data.scores(logits, split).get(metric, -math.inf)
+        failures = gate.failures(logits)
+        if not found >= MIN_INT8_SHARE * required:
+            failures.insert(0, f"has the {metric} {found:.4f}, float32 {required:.4f}")
+        logger.info(f"int8: validation {metric} {found:.4f}, float32 {required:.4f}; {'; '.join(failures) or 'good'}")
+        attempts.append((failures, logits))
+        return not failures
 
     sample = data.validation.select(range(min(SAMPLE_SIZE, len(data.validation))))
     sample_logits = partial(compute_onnx_logits, dataset=sample, collator=data.collator)
-    in_float32 = quantize_accurately(float32_file, int8_file, sample_logits, is_accurate, processor)
+    in_float32 = quantize_accurately(float32_file, int8_file, sample_logits, is_good, processor)
+    failures, logits = attempts[-1]
     if in_float32 is None:
         raise UserError(
-            f"int8 must keep {MIN_INT8_SHARE:.0%} of the validation {metric} {required:.4f}, but has {found[0]:.4f}, "
-            f"and {found[-1]:.4f} with the worst half of the operators in float32. Use {float32_file}, which is good; "
-            f"{METRICS_FILE} is not written. The int8 model is for --int8_processor {processor}, and was checked on a "
-            f"processor of the kind {this_processor()}."
+            f"int8 must keep {MIN_INT8_SHARE:.0%} of the validation {metric} and decide as float32 does, but it "
+            f"{'; '.join(attempts[0][0])}. With the worst half of the operators in float32 it {'; '.join(failures)}. "
+            f"Use {float32_file}, which is good; {METRICS_FILE} is not written. The int8 model is for "
+            f"--int8_processor {processor}, and was checked on a processor of the kind {this_processor()}."
         )
-    return in_float32
+    return {"in_float32": in_float32, "int8_beside_float32": gate.measure(logits)}

@@ -6,6 +6,7 @@ quantize("model.onnx", "model_int8.onnx", processor="avx2")      # for x86 witho
 
 import logging
 import platform
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def this_processor() -> str:
         return "arm"
     capabilities = torch.cpu.get_capabilities()
     return "vnni" if capabilities.get("avx512_vnni") or capabilities.get("avx_vnni") else "avx2"
+
+
+def processor_name() -> str:
+    """Returns the name of the processor that runs this process, as its maker writes it; its kind if it has none."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else []
+    return names[0].strip() if names else platform.processor() or platform.machine()
 
 
 def quantize(
@@ -65,12 +73,12 @@ def quantize_accurately(
     source: str | Path,
     target: str | Path,
     sample_logits: Callable[..., np.ndarray],
-    is_accurate: Callable[[], bool],
+    is_good: Callable[[], bool],
     processor: str | None = None,
 ) -> list[str] | None:
     """Quantizes as many operators as accuracy allows.
 
-    The first attempt quantizes all of them. If it is not accurate enough, each operator is quantized alone, and the
+    The first attempt quantizes all of them. If it is not good enough, each operator is quantized alone, and the
     operators are sorted by how much they change the logits of a sample. Further attempts leave the worst operator in
     float32, then the worst two, four, and so on, up to half of them.
 
@@ -78,17 +86,17 @@ def quantize_accurately(
         source: the float32 graph.
         target: the file to write.
         sample_logits: returns the logits of a graph for some examples; called with a file and a `batch_size`.
-        is_accurate: judges the graph in `target`.
+        is_good: judges the graph in `target`.
         processor: as for `quantize`.
 
     Returns:
-        Names of the operators left in float32; `None` if even the last attempt is not accurate enough.
+        Names of the operators left in float32; `None` if even the last attempt is not good enough.
     """
     quantize(source, target, processor=processor)
-    if is_accurate():
+    if is_good():
         return []
     names = _quantizable(source)
-    logger.warning(f"int8 costs too much accuracy. Now each of the {len(names)} operators is quantized alone.")
+    logger.warning(f"int8 changes too much. Now each of the {len(names)} operators is quantized alone.")
     expected = sample_logits(source)
     changes = {}
     for name in names:
@@ -98,7 +106,7 @@ def quantize_accurately(
     count = 1
     while count <= len(names) // 2:
         quantize(source, target, in_float32=worst_first[:count], processor=processor)
-        if is_accurate():
+        if is_good():
             return worst_first[:count]
         count *= 2
     return None

@@ -1,8 +1,8 @@
 """What an ONNX graph answers, and the data on which its answers are compared with PyTorch's.
 
-data = CheckData({"validation": tokenized["validation"]}, collator, compute_metrics, SINGLE_LABEL)
+data = CheckData({"validation": tokenized["validation"]}, collator, compute_metrics, SINGLE_LABEL, ("no", "yes"))
 logits = compute_onnx_logits("model.onnx", data.validation, data.collator)
-scores = data.scores("model_int8.onnx", "validation", INT8_BATCH_SIZE)
+scores = data.scores(logits, "validation")
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,8 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction
 
-from layer_distillation.problem_types import REGRESSION
+from export.gate import Gate
+from layer_distillation.problem_types import MULTI_LABEL, REGRESSION
 
 BATCH_SIZE = 8  # the fastest per example on a processor; larger batches outgrow its caches
 # All int8 activations of a batch share one scale, so an answer would depend on the other texts of the batch.
@@ -57,12 +58,16 @@ class CheckData:
         collator: as for `compute_onnx_logits`.
         compute_metrics: returns scores by name for an `EvalPrediction`.
         problem_type: one of `layer_distillation.problem_types`.
+        names: of the labels, in the order of their ids.
+        thresholds: from which probability an example has a label, by its name; for several labels only.
     """
 
     splits: Mapping[str, Dataset]
     collator: Callable
     compute_metrics: Callable[[EvalPrediction], dict[str, float]]
     problem_type: str
+    names: tuple[str, ...]
+    thresholds: Mapping[str, float] | None = None
 
     @property
     def validation_split(self) -> str:
@@ -76,7 +81,17 @@ class CheckData:
     def metric(self) -> str:
         return deciding_metric(self.problem_type)
 
-    def scores(self, file: str | Path, split: str, batch_size: int) -> dict[str, float]:
-        """Returns the scores of an ONNX classifier on a split, by name."""
-        logits = compute_onnx_logits(file, self.splits[split], self.collator, batch_size)
-        return self.compute_metrics(EvalPrediction(logits, np.array(self.splits[split]["labels"])))
+    def labels(self, split: str) -> np.ndarray:
+        return np.array(self.splits[split]["labels"])
+
+    def scores(self, logits: np.ndarray, split: str) -> dict[str, float]:
+        """Returns the scores of answers to a split, by name."""
+        return self.compute_metrics(EvalPrediction(logits, self.labels(split)))
+
+    def gate(self, float32_logits: np.ndarray) -> Gate:
+        """Returns the gate for int8, from float32's answers to the validation split."""
+        thresholds = None
+        if self.problem_type == MULTI_LABEL:
+            thresholds = np.array([self.thresholds[name] for name in self.names])
+        labels = self.labels(self.validation_split)
+        return Gate(float32_logits, labels, self.problem_type, self.names, thresholds)

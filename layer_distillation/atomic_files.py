@@ -40,6 +40,15 @@ def to_json(record: dict) -> str:
     return json.dumps(record, indent=2, default=str)  # arguments may be of any type
 
 
+def make_readable(folder: Path) -> None:
+    """Gives the files in a folder the permissions of new files. safetensors writes files for their owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in folder.iterdir():
+        if file.is_file():
+            file.chmod(0o666 & ~umask)
+
+
 @contextmanager
 def replacing(folder: str | Path, state: PartialState) -> Iterator[str]:
     """Gives a new folder to write to; its files move to `folder` when the block ends without an error.
@@ -57,6 +66,7 @@ def replacing(folder: str | Path, state: PartialState) -> Iterator[str]:
         yield str(unfinished)
         state.wait_for_everyone()
         if state.is_main_process:
+            make_readable(unfinished)
             for file in unfinished.iterdir():
                 file.replace(Path(folder) / file.name)
     finally:

@@ -1,4 +1,5 @@
 import gc
+import json
 import os
 import shutil
 
@@ -114,12 +115,30 @@ def served_model(tmp_path_factory, worker_id):
 
 
 @pytest.fixture(scope="session")
+def several_labels(served_model, tmp_path_factory):
+    """The export of `small` as if each of its labels were judged by itself, with a threshold for one of them."""
+    folder = tmp_path_factory.mktemp("served") / "several"
+    shutil.copytree(served_model / "export", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"problem_type": "multi_label_classification"}))
+    curve = {
+        "threshold": [0.0, 0.5, 0.9],
+        "precision": [0.5, 0.75, 1.0],
+        "recall": [1.0, 0.8, 0.4],
+        "flagged": [1, 0.6, 0.2],
+    }
+    chosen = {"rule": "f1", "split": "validation", "thresholds": {"not_toxic": 0.9}, "curves": {"not_toxic": curve}}
+    (folder / "thresholds.json").write_text(json.dumps(chosen))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def app(served_model, tmp_path_factory):
     """The app with two models, `small` and its copy `other`, as a process whose connections are watched."""
     from tests.running_app import WATCHED_APP, running_app
 
     other = tmp_path_factory.mktemp("served") / "other"
-    shutil.copytree(served_model / "onnx", other)
+    shutil.copytree(served_model / "export", other)
     command = [WATCHED_APP, "--model_dir", served_model, "--model_dir", other]
     with running_app(tmp_path_factory.mktemp("app"), command) as app:
         yield app

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from export.arguments import FLOAT32_FILE, INT8_FILE
 from export.float32 import export_float32
 from export.int8 import quantize
 from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
@@ -28,14 +29,16 @@ def make_served_model(folder: Path) -> None:
         )
         _train(model, tokenizer)
     model.eval().save_pretrained(folder)
-    export = folder / "onnx"
+    export = folder / "export"
+    (export / FLOAT32_FILE).parent.mkdir(parents=True)
     for target in (folder, export):
         tokenizer.save_pretrained(target)
         model.config.save_pretrained(target)
-    export_float32(model, export / "model.onnx")
-    quantize(export / "model.onnx", export / "model_int8.onnx")
+    export_float32(model, export / FLOAT32_FILE)
+    quantize(export / FLOAT32_FILE, export / INT8_FILE)
     scores = {"megabytes": 1.0, "validation": {"accuracy": 0.8, "macro_f1": 0.79}}
     metrics = {
+        "version": "1",
         "data": "data/toxic_comments",
         "text_columns": ["text"],
         "max_length": MAX_LENGTH,

@@ -13,6 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
+from jsonschema import Draft202012Validator
 
 from app.models import load_model
 from app.server import Guard, create_app
@@ -22,9 +23,10 @@ SECRET = "xylophone-secret"
 
 
 @pytest.fixture(scope="module")
-def client(served_model):
+def client(served_model, several_labels):
     models = [load_model(served_model), load_model(served_model, "float32")]
     models[1].name = "precise"
+    models.append(load_model(several_labels))
     # Errors of the server are raised here instead of becoming a 500.
     with TestClient(create_app(Service(models, workers=2))) as client:
         yield client
@@ -41,8 +43,9 @@ def test_a_text_gets_a_label_scores_by_class_name_and_the_models_name(client):
     response = classify(client, text="I hate you")
     assert response.status_code == 200
     (result,) = response.json()["results"]
-    assert result.keys() == {"label", "scores", "model", "truncated"}
-    assert (result["label"], result["model"], result["truncated"]) == ("toxic", "small", False)
+    assert result.keys() == {"label", "labels", "scores", "model", "version", "fingerprint", "truncated"}
+    assert (result["label"], result["labels"], result["truncated"]) == ("toxic", ["toxic"], False)
+    assert (result["model"], result["version"], len(result["fingerprint"])) == ("small", "1", 64)
     assert result["scores"].keys() == {"toxic", "not_toxic"}
     assert sum(result["scores"].values()) == pytest.approx(1, abs=1e-6)
     assert result["scores"]["toxic"] > 0.5
@@ -59,6 +62,16 @@ def test_a_model_can_be_chosen_by_name(client):
     (precise,) = classify(client, text="I hate you", model="precise").json()["results"]
     assert precise["model"] == "precise"
     assert precise["scores"] != default["scores"]
+
+
+def test_thresholds_of_a_request_decide_which_labels_a_text_has(client):
+    (usual,) = classify(client, text="I hate you", model="several").json()["results"]
+    assert (usual["label"], usual["labels"]) == ("toxic", ["toxic"])
+    (all_labels,) = classify(client, text="I hate you", model="several", thresholds={"not_toxic": 0}).json()["results"]
+    assert (all_labels["label"], all_labels["labels"]) == ("toxic", ["not_toxic", "toxic"])
+    (none,) = classify(client, text="I hate you", model="several", thresholds={"toxic": 1}).json()["results"]
+    assert (none["label"], none["labels"]) == (None, [])
+    assert none["scores"] == usual["scores"]
 
 
 def test_the_largest_request_that_is_allowed_is_answered(client):
@@ -79,7 +92,13 @@ def test_markup_other_scripts_emoji_and_control_characters_get_a_plain_answer(cl
 
 
 def test_health_names_the_models_the_default_first(client):
-    assert client.get("/healthz").json() == {"status": "ok", "models": ["small", "precise"]}
+    assert client.get("/healthz").json() == {"status": "ok", "models": ["small", "precise", "several"]}
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/metrics"])
+def test_monitors_may_ask_by_head(client, path):
+    response = client.head(path)
+    assert (response.status_code, response.content) == (200, b"")
 
 
 def test_openapi_describes_bodies_and_errors(client):
@@ -87,7 +106,7 @@ def test_openapi_describes_bodies_and_errors(client):
     post = api["paths"]["/api/classify"]["post"]
     assert {"200", "413", "422", "503"} <= post["responses"].keys()
     request = api["components"]["schemas"]["ClassifyRequest"]["properties"]
-    assert request.keys() == {"text", "texts", "model"}
+    assert request.keys() == {"text", "texts", "model", "thresholds"}
     assert all(field["description"] for field in request.values())
 
 
@@ -110,35 +129,58 @@ def test_the_metrics_count_requests_texts_and_batches(client):
 # ---- Refusals ----
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ({}, "give either"),
-        ({"text": "a", "texts": ["b"]}, "give either"),
-        ({"text": ""}, "text: .*nothing to read"),
-        ({"text": " \t\n\u3000\u200b\x00"}, "text: .*nothing to read"),
-        ({"text": "x" * (MAX_CHARACTERS + 1)}, "text: .*5000 characters"),
-        ({"text": 3}, "text: .*string"),
-        ({"text": ["a"]}, "text: .*string"),
-        ({"text": {"a": "b"}}, "text: .*string"),
-        ({"texts": "a"}, "texts: .*list"),
-        ({"texts": []}, "texts: .*at least 1"),
-        ({"texts": ["a"] * (MAX_TEXTS + 1)}, "texts: .*at most 256"),
-        ({"texts": ["a", None]}, "texts.1: .*string"),
-        ({"texts": ["a", "b", ""]}, "texts.2: .*nothing to read"),
-        ({"text": "a", "model": "other"}, "model: there is no such model; there are small, precise"),
-        ({"text": "a", "model": 1}, "model: .*string"),
-        ({"text": "a", "top_k": 3}, "top_k: .*not permitted"),
-        (["a"], "dictionary"),
-        ("a", "dictionary"),
-        (None, "required|dictionary"),
-    ],
-)
+REFUSED = [
+    ({}, "give either"),
+    ({"text": "a", "texts": ["b"]}, "give either"),
+    ({"text": ""}, "text: .*nothing to read"),
+    ({"text": " \t\n\u3000\u200b\x00"}, "text: .*nothing to read"),
+    ({"text": "x" * (MAX_CHARACTERS + 1)}, "text: .*5000 characters"),
+    ({"text": 3}, "text: .*string"),
+    ({"text": ["a"]}, "text: .*string"),
+    ({"text": {"a": "b"}}, "text: .*string"),
+    ({"texts": "a"}, "texts: .*list"),
+    ({"texts": []}, "texts: .*at least 1"),
+    ({"texts": ["a"] * (MAX_TEXTS + 1)}, "texts: .*at most 256"),
+    ({"texts": ["a", None]}, "texts.1: .*string"),
+    ({"texts": ["a", "b", ""]}, "texts.2: .*nothing to read"),
+    ({"text": "a", "model": "other"}, "model: .*'small', 'precise' or 'several'"),
+    ({"text": "a", "texts": None}, "texts: .*list"),
+    ({"text": "a", "thresholds": {"toxic": 1.5}}, "thresholds.toxic: .*less than or equal to 1"),
+    ({"text": "a", "model": 1}, "model: .*'small'"),
+    ({"text": "a", "top_k": 3}, "top_k: .*not permitted"),
+    (["a"], "dictionary"),
+    ("a", "dictionary"),
+    (None, "required|dictionary"),
+]
+
+
+@pytest.mark.parametrize(("body", "message"), REFUSED)
 def test_a_body_of_another_form_is_refused_with_where_and_why(client, body, message):
     response = client.post("/api/classify", json=body)
     assert response.status_code == 422
     assert response.json().keys() == {"error"}
     assert re.search(message, response.json()["error"], re.IGNORECASE), response.json()
+
+
+def test_thresholds_that_the_model_cannot_use_are_refused(client):
+    for model, thresholds, said in (
+        ("small", {"toxic": 0.5}, "one class"),
+        ("several", {"rude": 0.5}, "not_toxic, toxic"),
+    ):
+        response = classify(client, text="a", model=model, thresholds=thresholds)
+        assert response.status_code == 422
+        assert said in response.json()["error"]
+
+
+def test_the_description_refuses_what_the_server_refuses_and_takes_what_it_takes(client):
+    description = client.get("/openapi.json").json()
+    schema = description["paths"]["/api/classify"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    validator = Draft202012Validator(schema | {"components": description["components"]})
+    for body, _ in REFUSED:
+        assert not validator.is_valid(body), body
+    for body in ({"text": "a"}, {"texts": ["a"] * MAX_TEXTS, "model": "precise"}, {"text": "x" * MAX_CHARACTERS}):
+        assert validator.is_valid(body), body
+        assert client.post("/api/classify", json=body).status_code == 200
 
 
 @pytest.mark.parametrize(

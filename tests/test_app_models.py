@@ -1,6 +1,7 @@
 """Tests of the models that the app serves, and of the words that speak for their answers."""
 
 import asyncio
+import hashlib
 import json
 import math
 import os
@@ -68,7 +69,7 @@ def test_odd_text_gets_an_answer(served_model, text):
 
 
 def test_the_export_alone_and_the_checkpoint_with_it_are_the_same_model(served_model):
-    by_checkpoint, by_export = load_model(served_model), load_model(served_model / "onnx")
+    by_checkpoint, by_export = load_model(served_model), load_model(served_model / "export")
     assert (by_checkpoint.name, by_checkpoint.backend) == (by_export.name, by_export.backend) == ("small", "ONNX int8")
     assert by_checkpoint.classify(TEXTS) == by_export.classify(TEXTS)
 
@@ -83,26 +84,26 @@ def test_pickled_weights_are_not_loaded(served_model, tmp_path):
 
 def test_a_folder_without_an_export_says_how_to_make_one(served_model, tmp_path):
     shutil.copy(served_model / "model.safetensors", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no model_int8\.onnx in .* `python run_export\.py"):
+    with pytest.raises(FileNotFoundError, match=r"no model_quantized\.onnx in .* `python run_export\.py"):
         load_model(tmp_path)
 
 
 def test_an_export_that_has_failed_is_not_served(served_model, tmp_path):
-    shutil.copytree(served_model / "onnx", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(served_model / "export", tmp_path, dirs_exist_ok=True)
     (tmp_path / "metrics.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no metrics\.json"):
         load_model(tmp_path)
 
 
 def test_a_file_that_is_no_model_says_so(served_model, tmp_path):
-    shutil.copytree(served_model / "onnx", tmp_path, dirs_exist_ok=True)
-    (tmp_path / "model_int8.onnx").write_text("version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(ValueError, match=r"model_int8\.onnx cannot be loaded"):
+    shutil.copytree(served_model / "export", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "onnx" / "model_quantized.onnx").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match=r"model_quantized\.onnx cannot be loaded"):
         load_model(tmp_path)
 
 
 def test_two_classes_without_names_get_those_of_transformers(served_model, tmp_path):
-    shutil.copytree(served_model / "onnx", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(served_model / "export", tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["id2label"], config["label2id"]
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -113,16 +114,60 @@ def test_two_classes_without_names_get_those_of_transformers(served_model, tmp_p
     ("file", "change", "message"),
     [
         ("config.json", {"problem_type": "regression", "id2label": {"0": "score"}}, "is for regression"),
-        ("config.json", {"problem_type": "multi_label_classification"}, "is for multi_label_classification"),
+        ("thresholds.json", {"thresholds": {"rude": 0.5}}, "thresholds.json .* not_toxic, toxic, .* rude"),
+        ("thresholds.json", {"thresholds": {"toxic": 50}}, "thresholds.json .* toxic: 50"),
         ("metrics.json", {"text_columns": ["premise", "hypothesis"]}, "reads pairs"),
     ],
 )
 def test_models_of_another_kind_are_refused(served_model, tmp_path, file, change, message):
-    shutil.copytree(served_model / "onnx", tmp_path, dirs_exist_ok=True)
-    changed = json.loads((tmp_path / file).read_text()) | change
-    (tmp_path / file).write_text(json.dumps(changed))
+    shutil.copytree(served_model / "export", tmp_path, dirs_exist_ok=True)
+    if file == "thresholds.json":
+        change_file(tmp_path / "config.json", {"problem_type": "multi_label_classification"})
+    change_file(tmp_path / file, change)
     with pytest.raises(ValueError, match=message):
         load_model(tmp_path)
+
+
+def change_file(file, change):
+    """Changes entries of a JSON file, which may be missing."""
+    content = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(content | change))
+
+
+def test_a_model_with_several_labels_gives_each_the_sigmoid_of_its_logit(served_model, several_labels):
+    one, several = load_model(served_model, "float32"), load_model(several_labels, "float32")
+    for chosen, answer in zip(one.classify(TEXTS), several.classify(TEXTS), strict=True):
+        logits = {label: math.log(score / (1 - score)) for label, score in answer.scores.items()}
+        # The softmax of two logits is the sigmoid of their difference.
+        difference = logits["toxic"] - logits["not_toxic"]
+        assert 1 / (1 + math.exp(-difference)) == pytest.approx(chosen.scores["toxic"], abs=1e-6)
+
+
+def test_a_text_has_the_labels_whose_thresholds_it_reaches(several_labels):
+    model = load_model(several_labels)
+    assert model.thresholds == {"not_toxic": 0.9, "toxic": 0.5}  # the second one is not in the file
+    answer = Answer({"not_toxic": 0.9, "toxic": 0.499}, False, model.thresholds)
+    assert (answer.labels, answer.label, answer.most_probable) == (["not_toxic"], "not_toxic", "not_toxic")
+    assert answer.with_thresholds({"toxic": 0.4}).labels == ["not_toxic", "toxic"]
+    neither = answer.with_thresholds({"not_toxic": 0.95})
+    assert (neither.labels, neither.label, neither.most_probable) == ([], None, "not_toxic")
+
+
+def test_a_model_is_told_apart_by_version_and_fingerprint(served_model, several_labels):
+    one, other = load_model(served_model), load_model(served_model, "float32")
+    weights = (served_model / "export" / "onnx" / "model_quantized.onnx").read_bytes()
+    assert one.identity == {"model": "small", "version": "1", "fingerprint": hashlib.sha256(weights).hexdigest()}
+    assert other.fingerprint != one.fingerprint == load_model(several_labels).fingerprint
+
+
+def test_an_export_of_the_first_version_is_read(served_model, tmp_path):
+    export = tmp_path / "small" / "onnx"
+    shutil.copytree(served_model / "export", export)
+    for name, old_name in (("model.onnx", "model.onnx"), ("model_quantized.onnx", "model_int8.onnx")):
+        (export / "onnx" / name).rename(export / old_name)
+    for backend in ("int8", "float32"):
+        old, new = load_model(tmp_path / "small", backend), load_model(served_model, backend)
+        assert (old.name, old.classify(TEXTS)) == ("small", new.classify(TEXTS))
 
 
 # ---- Which words count ----

@@ -16,7 +16,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import httpx
 import pytest
 
-from app.__main__ import available_cores, main
+from app.__main__ import main
+from app.cores import available_cores
 from app.service import MAX_TEXTS
 from tests.running_app import ROOT, running_app
 
@@ -31,7 +32,7 @@ def deployed(served_model, tmp_path_factory):
     """
     home = tmp_path_factory.mktemp("home")
     shutil.copytree(APP, home / "app", ignore=shutil.ignore_patterns("models", "__pycache__"))
-    shutil.copytree(served_model / "onnx", home / "app" / "models" / "small")
+    shutil.copytree(served_model / "export", home / "app" / "models" / "small")
     for name in ("torch", "transformers"):
         (home / f"{name}.py").write_text("raise ImportError('not installed')")
     return home
@@ -85,7 +86,8 @@ def test_the_space_is_declared_as_its_dockerfile_runs_it():
 
 def test_the_requirements_name_all_that_the_app_imports():
     required = {re.split(r"[\[=]", line)[0] for line in (APP / "requirements.txt").read_text().splitlines()}
-    others = {*sys.stdlib_module_names, "app", "torch", "transformers"}  # the last two are optional
+    # The last four are optional: other backends, and files of other formats.
+    others = {*sys.stdlib_module_names, "app", "torch", "transformers", "pyarrow", "datasets"}
     distributions = importlib.metadata.packages_distributions()
     for path in APP.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -102,9 +104,9 @@ def test_the_requirements_name_all_that_the_app_imports():
     ("arguments", "message"),
     [
         ([], "There is no model: give --model_dir"),
-        (["--model_dir", "nowhere"], r"There is no model_int8\.onnx in .*nowhere"),
+        (["--model_dir", "nowhere"], r"There is no model_quantized\.onnx in .*nowhere"),
         (["--model_dir", "{model}", "--model_dir", "{model}"], "two are called small"),
-        (["--model_dir", "{model}/onnx", "--backend", "float16"], "invalid choice"),
+        (["--model_dir", "{model}/export", "--backend", "float16"], "invalid choice"),
         (["--model_dir", "{model}", "--port", "99999"], "--port: must be from 1 to 65535, found 99999"),
     ],
 )
@@ -121,7 +123,7 @@ def test_a_wrong_command_line_ends_in_one_line(served_model, tmp_path, monkeypat
 )
 def test_no_more_threads_run_than_a_container_has_time_for(tmp_path, monkeypatch, limit, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(4)))
-    monkeypatch.setattr("app.__main__.CORES_BY_TIME", tmp_path / "cpu.max")
+    monkeypatch.setattr("app.cores.CORES_BY_TIME", tmp_path / "cpu.max")
     assert available_cores() == 4
     (tmp_path / "cpu.max").write_text(f"{limit}\n")
     assert available_cores() == cores

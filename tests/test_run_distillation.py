@@ -1,5 +1,6 @@
 """Tests of `run_distillation.py` from the command line to the files it leaves, on tiny teachers."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -59,6 +60,21 @@ def test_every_output_of_the_design_is_there(finished):
     expected |= {"distillation.json", "predictions_test.csv", "trainer_state.json"}
     assert expected <= {path.name for path in folder.iterdir()}
     assert not list(folder.rglob("*unfinished*"))
+
+
+def test_the_files_can_be_read_by_whom_the_umask_allows(finished):
+    folder, _, _ = finished
+    new_file = folder.parent / "new"
+    new_file.touch()
+    allowed = new_file.stat().st_mode
+    assert {path.name for path in folder.iterdir() if path.is_file() and path.stat().st_mode != allowed} == set()
+
+
+def test_the_tokenizer_is_saved_with_the_length_of_the_training_and_no_padding_or_truncation(finished):
+    folder, _, _ = finished
+    assert json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"] == 128
+    saved = json.loads((folder / "tokenizer.json").read_text())
+    assert (saved["padding"], saved["truncation"]) == (None, None)
 
 
 def test_the_student_is_a_standard_checkpoint_with_the_datas_label_names(finished, teacher):
@@ -193,11 +209,21 @@ def test_lists_of_labels_are_multi_label(make_teacher, tmp_path):
     arguments += ["--validation_file", write_json_lines(tmp_path / "validation.jsonl", rows[24:32])]
     arguments += ["--test_file", write_json_lines(tmp_path / "test.jsonl", rows[32:])]
     arguments += ["--teacher_name_or_path", make_teacher(names), "--num_train_epochs", 1]
-    run_here(*arguments, "--output_dir", folder)
+    run_here(*arguments, "--output_dir", folder, "--threshold_rule", "flagged=0.25")
     assert {"eval_micro_f1", "predict_macro_f1", "predict_f1_vulgar"} <= results(folder).keys()
     assert [row["label"] for row in predictions(folder)] == [";".join(row["labels"]) for row in rows[32:]]
     config = AutoModelForSequenceClassification.from_pretrained(folder).config
     assert (config.problem_type, list(config.id2label.values())) == ("multi_label_classification", names)
+    chosen = json.loads((folder / "thresholds.json").read_text())
+    assert (chosen["rule"], chosen["split"], list(chosen["thresholds"])) == ("flagged=0.25", "validation", names)
+    # At most 2 of the 8 validation texts; one more would be flagged at the next lower threshold.
+    classify = make_pipeline("text-classification", model=str(folder), device="cpu", top_k=None)
+    scores = [
+        {entry["label"]: entry["score"] for entry in answer} for answer in classify([r["text"] for r in rows[24:32]])
+    ]
+    for name, threshold in chosen["thresholds"].items():
+        assert sum(score[name] >= threshold for score in scores) == 2
+    assert "flagged=0.25" in (folder / "README.md").read_text()
 
 
 @pytest.fixture

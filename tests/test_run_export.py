@@ -31,12 +31,13 @@ from export import checked_export
 from export.arguments import ExportArguments
 from export.checked_export import quantize_checked
 from export.float32 import export_float32
-from export.int8 import quantize, quantize_accurately, this_processor
+from export.gate import Gate
+from export.int8 import processor_name, quantize, quantize_accurately, this_processor
 from export.parity import INT8_BATCH_SIZE, CheckData, compute_onnx_logits
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import compute_logits
 from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
-from layer_distillation.problem_types import REGRESSION, SINGLE_LABEL
+from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from layer_distillation.record import DataRecord, RunRecord
 from run_export import find_record, main, resolve_data
 from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
@@ -266,7 +267,7 @@ def test_quantizing_gives_up_when_half_of_the_operators_do_not_help(tmp_path):
 
 
 def check_data(dataset, compute_metrics, problem_type=SINGLE_LABEL):
-    return CheckData({"validation": dataset}, default_data_collator, compute_metrics, problem_type)
+    return CheckData({"validation": dataset}, default_data_collator, compute_metrics, problem_type, ("a", "b"))
 
 
 def test_int8_that_costs_too_much_is_an_error_with_the_numbers(tmp_path):
@@ -370,16 +371,34 @@ def report(checkpoint, folder, batch_sizes):
 
 
 def test_the_folder_has_all_that_is_needed_to_serve_the_model(report, folder):
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == [
         "config.json",
         "metrics.json",
-        "model.onnx",
-        "model_int8.onnx",
+        "onnx/model.onnx",
+        "onnx/model_quantized.onnx",
+        "thresholds.json",
         "tokenizer.json",
         "tokenizer_config.json",
     ]
-    assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "good", "1": "bad"}
+    config = json.loads((folder / "config.json").read_text())
+    assert config["id2label"] == {"0": "good", "1": "bad"}
+    assert config["problem_type"] == SINGLE_LABEL  # by which other programs choose softmax or sigmoid
+
+
+def test_the_tokenizer_is_saved_with_its_limit_and_without_padding_or_truncation(report, folder):
     assert AutoTokenizer.from_pretrained(folder).model_max_length == 24
+    saved = json.loads((folder / "tokenizer.json").read_text())
+    assert (saved["padding"], saved["truncation"]) == (None, None)
+
+
+def test_the_files_are_of_a_version_that_old_runtimes_read_and_say_nothing_of_this_machine(report, folder):
+    for name in ("model.onnx", "model_quantized.onnx"):
+        model = onnx.load(folder / "onnx" / name)
+        assert model.ir_version == 9
+        assert [(opset.domain, opset.version <= 20) for opset in model.opset_import] == [("", True)]
+        content = (folder / "onnx" / name).read_bytes()
+        for trace in (str(Path(__file__).parent.parent), "site-packages", ".py"):
+            assert trace.encode() not in content
 
 
 def test_the_report_tells_what_was_measured_and_is_in_the_folder(report, folder):
@@ -388,7 +407,7 @@ def test_the_report_tells_what_was_measured_and_is_in_the_folder(report, folder)
     assert report["max_length"] == 24
     assert report["layers"] == 2
     assert 0 < report["max_logit_difference"] <= 1e-4
-    for kind, file in (("float32", "model.onnx"), ("int8", "model_int8.onnx")):
+    for kind, file in (("float32", "onnx/model.onnx"), ("int8", "onnx/model_quantized.onnx")):
         assert report[kind]["megabytes"] == (folder / file).stat().st_size / 1e6
         assert report[kind].keys() == {"megabytes", "validation", "test"}
     assert report["float32"]["validation"]["accuracy"] == 1  # the labels are its own answers
@@ -398,17 +417,19 @@ def test_the_report_tells_what_was_measured_and_is_in_the_folder(report, folder)
 def test_an_export_for_another_processor_says_for_which_and_where_it_was_checked(report, folder):
     assert (report["int8_processor"], report["int8_checked_on"]) == ("avx2", this_processor())
     assert "--int8_processor=avx2" in report["command"]
-    initializers = onnx.load(folder / "model_int8.onnx").graph.initializer
+    assert report["int8_checked_on_processor"] == processor_name()
+    initializers = onnx.load(folder / "onnx" / "model_quantized.onnx").graph.initializer
     assert TensorProto.INT8 not in {tensor.data_type for tensor in initializers}  # signed
 
 
 def test_int8_is_scored_as_it_is_served_a_text_at_a_time(report, batch_sizes):
-    assert batch_sizes["model_int8.onnx"] == {1}
+    assert batch_sizes["model_quantized.onnx"] == {1}
     assert 1 not in batch_sizes["model.onnx"]
 
 
 def test_the_int8_weights_take_about_a_quarter_of_the_space(report, folder):
-    assert (folder / "model_int8.onnx").stat().st_size < 0.3 * (folder / "model.onnx").stat().st_size
+    files = folder / "onnx" / "model_quantized.onnx", folder / "onnx" / "model.onnx"
+    assert files[0].stat().st_size < 0.3 * files[1].stat().st_size
 
 
 def test_the_export_of_merged_lora_weights_answers_as_the_adapted_model(report, folder, adapted):
@@ -416,18 +437,19 @@ def test_the_export_of_merged_lora_weights_answers_as_the_adapted_model(report, 
     expected = pytorch_answers(adapted, batch)
     with adapted.disable_adapter():
         assert np.abs(pytorch_answers(adapted, batch) - expected).max() > 0.01
-    np.testing.assert_allclose(answers(folder / "model.onnx", batch), expected, atol=1e-4)
+    np.testing.assert_allclose(answers(folder / "onnx" / "model.onnx", batch), expected, atol=1e-4)
 
 
 def test_a_graph_that_answers_otherwise_is_an_error_with_the_numbers_and_has_no_metrics(
     report, folder, checkpoint, tmp_path, monkeypatch
 ):
-    for name in ("model.onnx", "metrics.json"):  # of an earlier export, which may be replaced
+    (tmp_path / "onnx").mkdir()
+    for name in ("onnx/model.onnx", "metrics.json"):  # of an earlier export, which may be replaced
         (tmp_path / name).touch()
-    exported = (folder / "model.onnx").read_bytes()
+    exported = (folder / "onnx" / "model.onnx").read_bytes()
     monkeypatch.setattr(checked_export, "export_float32", lambda model, file: file.write_bytes(exported))
     monkeypatch.setattr(checked_export, "compute_logits", lambda *args: compute_logits(*args) + 0.01)
-    with pytest.raises(UserError, match=r"0\.0001, .* 0\.010"):
+    with pytest.raises(UserError, match=r"0\.000\d+, .* 0\.010"):
         main(arguments(checkpoint, f"--output_dir={tmp_path}"))
     assert not (tmp_path / "metrics.json").exists()
 
@@ -438,7 +460,7 @@ def test_a_head_that_was_never_trained_is_refused(checkpoint, tmp_path):
     AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="--model_name_or_path .* not trained"):
         main(arguments(checkpoint, f"--model_name_or_path={tmp_path}"))
-    assert not (tmp_path / "onnx").exists()
+    assert not (tmp_path / "export").exists()
 
 
 # ---- Arguments ----
@@ -458,17 +480,17 @@ def test_a_folder_that_is_no_export_is_left_alone(checkpoint):
 
 
 def test_a_file_is_no_folder_to_export_to(tmp_path):
-    (tmp_path / "onnx").touch()
+    (tmp_path / "export").touch()
     with pytest.raises(UserError, match="--output_dir"):
         ExportArguments(model_name_or_path=str(tmp_path))
 
 
 def test_the_export_goes_into_the_models_folder_by_default(tmp_path):
-    assert ExportArguments(model_name_or_path=str(tmp_path)).output_dir == str(tmp_path / "onnx")
+    assert ExportArguments(model_name_or_path=str(tmp_path)).output_dir == str(tmp_path / "export")
 
 
 def test_the_export_of_a_model_from_the_hub_leaves_no_folder_of_its_name():
-    assert ExportArguments(model_name_or_path="user/model").output_dir == os.path.join("outputs", "model", "onnx")
+    assert ExportArguments(model_name_or_path="user/model").output_dir == os.path.join("outputs", "model", "export")
 
 
 def run_record(settings=None, split_seed=None):
@@ -518,3 +540,85 @@ def test_the_validation_split_is_the_one_that_the_run_has_split_off(record, expe
     with pytest.raises(Loaded) as loaded:
         main(arguments(checkpoint))
     assert loaded.value.args == (expected,)
+
+
+# ---- The gate for int8 ----
+
+
+def logits_for(decisions, margin=2.0):
+    """Logits of a classifier with three classes that gives each example the class of these ids."""
+    return margin * np.eye(3, dtype=np.float32)[decisions]
+
+
+@pytest.fixture(scope="module")
+def rare_class():
+    """1,000 examples, 8 of them of class 2, and a gate for a float32 classifier that finds all classes."""
+    labels = np.array([0] * 600 + [1] * 392 + [2] * 8)
+    return labels, Gate(logits_for(labels), labels, SINGLE_LABEL, ("common", "other", "rare"))
+
+
+def test_int8_that_answers_as_float32_does_passes(rare_class):
+    labels, gate = rare_class
+    assert gate.failures(logits_for(labels)) == []
+    measured = gate.measure(logits_for(labels, margin=2.1))
+    assert measured["found"] == {"common": [600, 600], "other": [392, 392], "rare": [8, 8]}
+    assert measured["agreement"] == {"common": 1, "other": 1, "rare": 1}
+    of_class = [np.exp(margin) / (np.exp(margin) + 2) for margin in (2.0, 2.1)]
+    assert measured["loss"] == pytest.approx(-np.log(of_class), abs=1e-6)
+    assert measured["largest_probability_change"] == pytest.approx(of_class[1] - of_class[0], abs=1e-6)
+
+
+@pytest.mark.parametrize(("lost", "passes"), [(1, True), (2, False), (8, False)])
+def test_int8_may_lose_one_example_of_a_rare_class_whatever_its_accuracy(rare_class, lost, passes):
+    labels, gate = rare_class
+    decisions = np.where(np.arange(1000) >= 1000 - lost, 0, labels)  # accuracy 0.999, 0.998, 0.992
+    failures = gate.failures(logits_for(decisions))
+    assert (failures == []) == passes
+    assert passes or ("rare" in failures[0] and f" {8 - lost} " in failures[0])
+
+
+def test_the_only_example_of_a_class_may_not_be_lost():
+    labels = np.array([0] * 500 + [1])
+    gate = Gate(logits_for(labels)[:, :2], labels, SINGLE_LABEL, ("common", "rare"))
+    assert "rare" in gate.failures(logits_for(np.zeros(501, int))[:, :2])[0]
+
+
+def test_int8_that_is_right_as_often_but_decides_otherwise_fails(rare_class):
+    labels, _ = rare_class
+    position = np.arange(1000)
+    float32, int8 = (np.where((position >= start) & (position < start + 30), 1, labels) for start in (0, 30))
+    failures = Gate(logits_for(float32), labels, SINGLE_LABEL, ("common", "other", "rare")).failures(logits_for(int8))
+    assert len(failures) == 2
+    assert all(
+        f"about {name} on 94.00%" in failure for name, failure in zip(("common", "other"), failures, strict=True)
+    )
+
+
+def test_int8_that_decides_alike_but_is_more_certain_of_what_is_wrong_fails(rare_class):
+    labels, _ = rare_class
+    decisions = np.where(np.arange(1000) < 300, 1, labels)
+    gate = Gate(logits_for(decisions), labels, SINGLE_LABEL, ("common", "other", "rare"))
+    assert gate.failures(logits_for(decisions)) == []
+    (failure,) = gate.failures(logits_for(decisions, margin=4))
+    assert "loss" in failure
+
+
+def test_several_labels_are_decided_by_their_thresholds_and_unknown_ones_are_left_out():
+    probabilities = np.array([[0.25, 0.9], [0.35, 0.1], [0.1, 0.8], [0.5, 0.2]])
+    logits = np.log(probabilities / (1 - probabilities)).astype(np.float32)
+    labels = np.array([[1, 1], [1, 0], [0, np.nan], [np.nan, 0]], dtype=np.float32)
+    gate = Gate(logits, labels, MULTI_LABEL, ("low", "high"), np.array([0.3, 0.85]))
+    int8 = np.array([[-9, 9], [-9, -9], [-9, 9], [9, -9]], dtype=np.float32)  # loses "low", and adds a "high"
+    measured = gate.measure(int8)
+    assert measured["found"] == {"low": [1, 0], "high": [1, 1]}
+    assert measured["agreement"] == {"low": 0.75, "high": 0.75}
+
+
+def test_scores_may_change_by_a_share_of_their_scale_whatever_their_unit():
+    scores = np.random.default_rng(0).normal(size=(300, 1)).astype(np.float32)
+    labels = scores[:, 0]
+    for unit in (1e-3, 1, 1e3):
+        gate = Gate(scores * unit, labels * unit, REGRESSION, ("score",))
+        assert gate.failures(1.05 * scores * unit) == []
+        assert len(gate.failures(1.2 * scores * unit)) == 1  # the correlation is the same
+        assert len(gate.failures(scores * unit + unit)) == 1

@@ -1,6 +1,8 @@
 """Tests of the results table and the model card."""
 
+import json
 import os
+import re
 from dataclasses import replace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -136,6 +138,30 @@ def test_the_model_card_has_metadata_and_results_that_the_hub_reads(tmp_path):
     assert {name: result.metric_value for name, result in results.items()} == {"accuracy": 0.8451, "macro_f1": 0.84}
     assert results["accuracy"].dataset_type == "nyu-mll/glue"
     assert results["accuracy"].dataset_split == "test"
+
+
+def test_the_model_card_names_license_languages_and_data_as_the_hub_reads_them(tmp_path):
+    settings = {"languages": "en,de", "license": "apache-2.0", "dataset_name": "google/civil_comments"}
+    write_model_card(tmp_path, replace(RECORD, settings=settings))
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert (data.license, data.language, data.datasets) == ("apache-2.0", ["en", "de"], ["google/civil_comments"])
+    write_model_card(tmp_path, replace(RECORD, settings={"task_name": "sst2"}))
+    assert ModelCard.load(tmp_path / "README.md").data.datasets == ["nyu-mll/glue"]
+    write_model_card(tmp_path, replace(RECORD, settings={"train_file": "train.csv"}))
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert (data.license, data.language, data.datasets) == (None, None, None)
+
+
+def test_the_model_card_of_several_labels_has_their_thresholds(tmp_path):
+    measured = {"rude": {"precision": 0.75, "recall": 0.5, "flagged": 0.125}}
+    report = {"rule": "f1", "split": "validation", "thresholds": {"rude": 0.31, "loud": 0.5}, "measured": measured}
+    (tmp_path / "thresholds.json").write_text(json.dumps(report))
+    write_model_card(tmp_path, with_results({"predict_loss": 1.0}, {"predict_loss": 0.9, "predict_f1_rude": 0.6}))
+    rows = parse(re.search(r"(\| Label .*?)\n\n", (tmp_path / "README.md").read_text(), re.DOTALL)[1])
+    assert [list(row.values()) for row in rows] == [
+        ["rude", "0.310", "75.0%", "50.0%", "12.5%", "0.6000"],
+        ["loud", "0.500", "-", "-", "-", "-"],
+    ]
 
 
 def test_the_text_of_the_model_card_says_how_the_student_was_made(tmp_path):

@@ -17,4 +17,5 @@ columns        the type of a column, and rows without a value
 splits         names of splits, splitting off a validation split, the first n examples
 tokenizing     tokenized splits, cached on disk
 metrics        accuracy, F1, correlations and others
+thresholds     from which probability a text has a label
 """

@@ -14,6 +14,7 @@ from pathlib import Path
 from layer_distillation.errors import UserError
 from text_data.columns import repeated
 from text_data.files import FILE_EXTENSIONS
+from text_data.thresholds import ThresholdRule
 
 GLUE = "nyu-mll/glue"
 GLUE_TEXT_COLUMNS = {
@@ -114,6 +115,20 @@ class DataArguments:
         },
     )
     overwrite_cache: bool = field(default=False, metadata={"help": "Tokenize again even if a cached result exists."})
+    languages: str | None = field(
+        default=None,
+        metadata={
+            "help": "Languages of the texts, as codes with commas: en,de. For the model card, and for the app, which "
+            "refuses other languages. Unset: not said."
+        },
+    )
+    threshold_rule: str = field(
+        default="f1",
+        metadata={
+            "help": "How the threshold of each label is chosen on the validation split: f1, recall=R (the highest "
+            "precision that finds a share R of its texts) or flagged=S (gives the label to at most a share S of all)."
+        },
+    )
 
     def __post_init__(self):
         if self.task_name is not None:
@@ -165,6 +180,7 @@ class DataArguments:
                 f"--validation_split_percentage must be from 1 to 99, found {self.validation_split_percentage}. "
                 "A common choice is 10."
             )
+        ThresholdRule.parse(self.threshold_rule)
         numbers = {
             "--max_seq_length": self.max_seq_length,
             "--max_train_samples": self.max_train_samples,
@@ -196,6 +212,11 @@ class DataArguments:
     def text_columns(self) -> tuple[str, ...]:
         """The names in `text_column_name`; empty if unset."""
         return _split_names(self.text_column_name)
+
+    @property
+    def language_codes(self) -> tuple[str, ...]:
+        """The codes in `languages`, in lower case; empty if unset."""
+        return tuple(code.lower() for code in _split_names(self.languages))
 
     @property
     def ordered_label_names(self) -> tuple[str, ...]:

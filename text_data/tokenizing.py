@@ -74,3 +74,15 @@ def tokenize(
             desc=f"Tokenizing {name}",
         )
     return tokenized
+
+
+def prepare_for_saving(tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> None:
+    """Gives the tokenizer the limit of its model, and removes what it has kept of padding and truncation.
+
+    A tokenizer keeps padding and truncation of its last call and saves them. Programs that read `tokenizer.json`
+    alone, such as the app, would then pad every text.
+    """
+    tokenizer.model_max_length = min(max_seq_length, tokenizer.model_max_length)
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()

@@ -153,6 +153,10 @@ class StudentArguments:
             "width, as the student instead of layers of the teacher."
         },
     )
+    license: str | None = field(
+        default=None,
+        metadata={"help": "License of the student for its model card, as the Hub writes it: apache-2.0. Unset: none."},
+    )
 
     def __post_init__(self):
         if self.student_name_or_path is not None:

@@ -11,11 +11,13 @@ import torch
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
+from layer_distillation.atomic_files import write_json
 from layer_distillation.losses import task_loss
 from layer_distillation.model_outputs import compute_logits, forward_columns
 from layer_distillation.problem_types import MULTI_LABEL, SINGLE_LABEL
 from layer_distillation.student_config import encoder_config
 from text_data.labels import LabelMap
+from text_data.thresholds import THRESHOLDS_FILE, choose_thresholds
 from training.inputs import Inputs
 
 
@@ -71,6 +73,18 @@ def predict_splits(trainer: Trainer, inputs: Inputs, splits: Sequence[str], fold
         if output.label_ids is not None:
             metrics.update({f"{name}{suffix}": value for name, value in output.metrics.items()})
     return metrics
+
+
+def write_thresholds(trainer: Trainer, inputs: Inputs, folder: str | Path) -> None:
+    """Writes `thresholds.json` for a student with several labels, chosen on the first validation split."""
+    labels, split = inputs.data.labels, inputs.data.validation_splits[0]
+    if labels.problem_type != MULTI_LABEL:
+        return
+    output = trainer.predict(inputs.tokenized[split])
+    if trainer.is_world_process_zero():
+        logits = np.asarray(output.predictions)
+        report = choose_thresholds(logits, output.label_ids, labels.names, labels.problem_type, inputs.threshold_rule)
+        write_json(Path(folder) / THRESHOLDS_FILE, {"split": split, **report})
 
 
 def _write_predictions(file: Path, logits: np.ndarray, label_ids: np.ndarray | None, labels: LabelMap) -> None:

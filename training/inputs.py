@@ -14,7 +14,8 @@ from layer_distillation.model_outputs import MODEL_INPUTS
 from text_data.arguments import DataArguments
 from text_data.loading import TextClassificationData, load_data
 from text_data.metrics import build_compute_metrics
-from text_data.tokenizing import tokenize
+from text_data.thresholds import ThresholdRule
+from text_data.tokenizing import prepare_for_saving, tokenize
 from training.arguments import TeacherArguments
 from training.checkpoints import load_tokenizer
 
@@ -27,6 +28,7 @@ class Inputs:
         data: raw splits and label map.
         tokenized: the same splits as a model reads them.
         tokenizer, collator, compute_metrics: as a `Trainer` takes them.
+        threshold_rule: how the thresholds of the labels are chosen.
     """
 
     data: TextClassificationData
@@ -34,6 +36,7 @@ class Inputs:
     tokenizer: PreTrainedTokenizerBase
     collator: Callable
     compute_metrics: Callable[[EvalPrediction], dict[str, float]]
+    threshold_rule: ThresholdRule = ThresholdRule()
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -56,8 +59,16 @@ def load_inputs(
     tokenizer = load_tokenizer(path, teacher_args.tokenizer_name, teacher_args.teacher_revision)
     with training_args.main_process_first(desc="tokenising"):
         tokenized = tokenize(data, tokenizer, data_args)
+    prepare_for_saving(tokenizer, data_args.max_seq_length)
     compute_metrics = build_compute_metrics(data.labels, data_args.task_name)
-    return Inputs(data, tokenized, tokenizer, DataCollatorWithPadding(tokenizer), compute_metrics)
+    return Inputs(
+        data,
+        tokenized,
+        tokenizer,
+        DataCollatorWithPadding(tokenizer),
+        compute_metrics,
+        ThresholdRule.parse(data_args.threshold_rule),
+    )
 
 
 def check_training_labels(

@@ -1,5 +1,6 @@
 """What `run_lora.py` does beyond the trainer: which students can have adapters, and completing the folder of one."""
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from layer_distillation.errors import UserError
 from lora_adapters.adapters import count_parameters
 from lora_adapters.arguments import LoraArguments
 from lora_adapters.loading import attach_adapter, load_adapter
+from text_data.thresholds import THRESHOLDS_FILE
 from training.arguments import StudentArguments
 
 
@@ -57,8 +59,10 @@ def finish_adapter(
 
 
 def save_merged(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Writes FOLDER/merged: the student of a finished LoRA run as a plain checkpoint, with its tokenizer."""
+    """Writes FOLDER/merged: the student of a finished LoRA run as a checkpoint, with tokenizer and thresholds."""
     merged = load_adapter(folder).merge_and_unload()
     with replacing(Path(folder) / "merged", PartialState()) as unfinished:
         merged.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        if (Path(folder) / THRESHOLDS_FILE).is_file():
+            shutil.copy(Path(folder) / THRESHOLDS_FILE, unfinished)

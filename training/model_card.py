@@ -1,11 +1,15 @@
 """The model card of a run."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from layer_distillation.record import RunRecord, StudentRecord
-from training.tables import METRICS, format_layers, results_table
+from text_data.arguments import GLUE
+from text_data.thresholds import THRESHOLDS_FILE, thresholds_table
+from training.tables import METRICS, format_layers, markdown_table, results_table
 
 # How a student was trained, in words and in the Hub's tags, by the `method` of its record.
 METHODS = {
@@ -24,10 +28,14 @@ def write_model_card(output_dir: str | Path, record: RunRecord) -> None:
         record: of a finished run.
     """
     name, student, data, results = record.name, record.student, record.data, record.student.results
+    settings = record.settings
     prefix, split = record.evaluated_on
     _, tags = METHODS[record.method]
     metadata = ModelCardData(
         model_name=name,
+        license=settings.get("license"),
+        language=settings["languages"].split(",") if settings.get("languages") else None,
+        datasets=_datasets(settings),
         base_model=student.pretrained["hub_name"] if student.pretrained else record.teacher.hub_name,
         library_name="peft" if student.adapter else "transformers",
         pipeline_tag="text-classification",
@@ -45,10 +53,9 @@ def write_model_card(output_dir: str | Path, record: RunRecord) -> None:
             if f"{prefix}_{metric}" in results
         ],
     )
-    settings = {"seed": record.seed, **record.training, **record.loss}
-    settings = "\n".join(
+    training = "\n".join(
         f"- `{setting}`: {value}" if isinstance(value, str) else f"- `{setting}`: {value:g}"
-        for setting, value in settings.items()
+        for setting, value in {"seed": record.seed, **record.training, **record.loss}.items()
     )
     versions = ", ".join(f"{library} {version}" for library, version in record.libraries.items())
     text = f"""---
@@ -68,10 +75,10 @@ def write_model_card(output_dir: str | Path, record: RunRecord) -> None:
 
 Losses are those of the labels alone, without the distillation terms. The time is the median of single examples on the
 machine that trained the model.
-
+{_labels(Path(output_dir), results, prefix)}
 ## Training
 
-{settings}
+{training}
 
 ```bash
 {record.command}
@@ -80,6 +87,33 @@ machine that trained the model.
 {versions}
 """
     (Path(output_dir) / "README.md").write_text(text)
+
+
+def _datasets(settings: Mapping) -> list[str] | None:
+    """The names of the data on the Hub, `None` for files and for local folders."""
+    name = GLUE if settings.get("task_name") else settings.get("dataset_name")
+    return [name] if name and not Path(name).exists() else None
+
+
+def _labels(folder: Path, results: Mapping[str, float], prefix: str) -> str:
+    """The thresholds of several labels and what they do, as Markdown; nothing where the student chooses one class."""
+    file = folder / THRESHOLDS_FILE
+    if not file.is_file():
+        return ""
+    report = json.loads(file.read_text())
+    rows = [
+        {**row, "F1 at 0.5": f"{results[score]:.4f}" if (score := f"{prefix}_f1_{row['Label']}") in results else "-"}
+        for row in thresholds_table(report)
+    ]
+    return f"""
+## Thresholds
+
+A text has a label if its probability (the sigmoid of its logit) reaches the threshold in `{THRESHOLDS_FILE}`. The
+thresholds were chosen by `{report["rule"]}` on the {report["split"]} split, which precision, recall and the share of
+flagged texts come from.
+
+{markdown_table(rows)}
+"""
 
 
 def _origin(record: RunRecord) -> str:

@@ -15,15 +15,16 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from layer_distillation.atomic_files import HALF_WRITTEN, check_writable, replacing
+from layer_distillation.atomic_files import HALF_WRITTEN, check_writable, make_readable, replacing
 from layer_distillation.errors import UserError
 from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE, RunRecord
+from text_data.thresholds import THRESHOLDS_FILE
 
 logger = logging.getLogger(__name__)
 
 COMPLETE_MARK = "complete"
 # Trainer adds to `all_results.json`, so that metrics of an earlier run would stay in it.
-RESULT_FILES = ("*_results.json", "predictions_*.csv")
+RESULT_FILES = ("*_results.json", "predictions_*.csv", THRESHOLDS_FILE)
 
 
 def check_output_dir(output_dir: str | Path, must_hold_run: bool = False) -> None:
@@ -81,7 +82,9 @@ class CheckpointMarker(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         args.distributed_state.wait_for_everyone()
         if state.is_world_process_zero:
-            Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", COMPLETE_MARK).touch()
+            checkpoint = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+            make_readable(checkpoint)
+            (checkpoint / COMPLETE_MARK).touch()
 
 
 def open_run_folder(output_dir: str | Path, record: RunRecord, keep_checkpoints: bool) -> None:

@@ -32,7 +32,7 @@ from lora_adapters.adapters import add_lora
 from lora_adapters.arguments import LoraArguments
 from training.checkpoints import load_classifier
 from training.command_line import Settings
-from training.evaluation import describe_model, evaluate_splits, measure_latency, predict_splits
+from training.evaluation import describe_model, evaluate_splits, measure_latency, predict_splits, write_thresholds
 from training.inputs import Inputs
 from training.lora import finish_adapter
 from training.model_card import write_model_card
@@ -206,7 +206,7 @@ def train_and_finish(run: Run, trainer: DistillationTrainer, origin: Origin) -> 
 def score(trainer: DistillationTrainer, inputs: Inputs, folder: str) -> dict[str, float]:
     """Returns metrics on the validation splits (`--do_eval`) and on the test splits (`--do_predict`).
 
-    They are written to the folder, with the predictions for the test splits.
+    They are written to the folder, with the thresholds of several labels and the predictions for the test splits.
     """
     args, data, results = trainer.args, inputs.data, {}
     if args.do_eval:
@@ -214,6 +214,7 @@ def score(trainer: DistillationTrainer, inputs: Inputs, folder: str) -> dict[str
         results |= metrics
         if trainer.is_world_process_zero():
             _write_results(folder, "eval", metrics)
+        write_thresholds(trainer, inputs, folder)
     if args.do_predict:
         metrics = predict_splits(trainer, inputs, data.test_splits, folder)
         results |= metrics

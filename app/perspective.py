@@ -1,0 +1,269 @@
+"""The form of Google's Perspective API: `POST /v1alpha1/comments:analyze` and its discovery document.
+
+curl http://127.0.0.1:7860/v1alpha1/comments:analyze -H 'Content-Type: application/json' \
+    -d '{"comment": {"text": "I hate you"}, "requestedAttributes": {"TOXICITY": {}}}'
+
+Requests, answers and errors have the form that Perspective's documentation gives. The scores are those of the app's
+first model. docs/PERSPECTIVE.md says what differs.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from app.batching import BusyError
+from app.models import Answer, Model
+from app.service import Service, is_blank
+
+PREFIX = "/v1alpha1/"
+ANALYZE_PATH = f"{PREFIX}comments:analyze"
+DISCOVERY_PATH = "/$discovery/rest"
+DISCOVERY = json.loads((Path(__file__).parent / "discovery.json").read_text(encoding="utf-8"))
+ATTRIBUTES_FILE = "attributes.json"
+# Labels of Jigsaw's and Civil Comments' data, by the attributes that Perspective has made of them. Every other label
+# is an attribute of its own name in capitals.
+WELL_KNOWN = {
+    "toxic": "TOXICITY",
+    "severe_toxic": "SEVERE_TOXICITY",
+    "obscene": "PROFANITY",
+    "identity_hate": "IDENTITY_ATTACK",
+    "sexual_explicit": "SEXUALLY_EXPLICIT",
+}
+MAX_COMMENT_BYTES = 20_480
+# Every span takes a run of the model. What follows the last but one is one span.
+MAX_SPANS = 64
+PLAIN_TEXT = "PLAIN_TEXT"
+PROBABILITY = "PROBABILITY"
+# A sentence ends with a mark before white space, or with its line.
+SENTENCE = re.compile(r"\S.*?(?:[.!?…]+(?=\s|$)|$)", re.MULTILINE)
+# Google's names of the statuses that this API answers with.
+STATUS_NAMES = {
+    400: "INVALID_ARGUMENT",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    413: "INVALID_ARGUMENT",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+}
+
+
+class AnalyzeError(Exception):
+    """A request that Perspective would refuse.
+
+    Attributes:
+        error_type: Perspective's name of the reason, for programs.
+        details: what else it says about the reason.
+    """
+
+    def __init__(self, message: str, error_type: str = "INVALID_REQUEST", **details):
+        super().__init__(message)
+        self.error_type, self.details = error_type, details
+
+
+class _Message(BaseModel):
+    """As Google reads messages: names in camelCase or with underscores, no others, and null for what is not set."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, fields):
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+class TextEntry(_Message):
+    text: str = ""
+    type: str = PLAIN_TEXT
+
+
+class AttributeOptions(_Message):
+    score_type: str = PROBABILITY
+    score_threshold: float | None = None
+
+
+class AnalyzeRequest(_Message):
+    """A request. What has no meaning here is read and ignored: the app stores no text and knows no conversation."""
+
+    comment: TextEntry = Field(default_factory=TextEntry)
+    requested_attributes: dict[str, AttributeOptions] = Field(default_factory=dict)
+    languages: list[str] = Field(default_factory=list)
+    span_annotations: bool = False
+    client_token: str | None = None
+    do_not_store: bool = False
+    context: dict | None = None
+    session_id: str | None = None
+    community_id: str | None = None
+
+
+class Span(NamedTuple):
+    """A part of a comment, by its first character and the one after its last."""
+
+    begin: int
+    end: int
+
+
+def build_router(service: Service) -> APIRouter:
+    """Returns the routes.
+
+    Raises:
+        ValueError: `attributes.json` of the first model names a label that the model does not have.
+    """
+    router = APIRouter(include_in_schema=False)
+    model = service.models[service.default]
+    attributes = read_attributes(model)
+
+    @router.post(ANALYZE_PATH)
+    async def analyze(request: Request) -> JSONResponse:
+        try:
+            asked = read_request(await request.body())
+            check_request(asked, attributes, model.languages)
+            text = asked.comment.text
+            spans = sentences(text) if asked.span_annotations else []
+            whole, *parts = await service.classify([text, *(text[span.begin : span.end] for span in spans)])
+        except AnalyzeError as error:
+            return error_response(400, str(error), [{"errorType": error.error_type, **error.details}])
+        except BusyError:
+            return error_response(503, "Too many comments are waiting. Try again in a moment.")
+        # Without annotations the comment is one span.
+        scored = list(zip(spans, parts, strict=True)) or [(Span(0, len(text)), whole)]
+        scores = {
+            name: attribute_scores(attributes[name], options, whole, scored)
+            for name, options in asked.requested_attributes.items()
+        }
+        response = {
+            "attributeScores": {name: score for name, score in scores.items() if score},
+            "languages": asked.languages or list(model.languages),
+            "clientToken": asked.client_token,
+        }
+        return JSONResponse({name: value for name, value in response.items() if value is not None} | model.identity)
+
+    @router.get(DISCOVERY_PATH)
+    async def discovery(request: Request) -> JSONResponse:
+        """Describes the API to Google's client libraries, with the address that this request came to."""
+        address = str(request.base_url)
+        return JSONResponse(DISCOVERY | {"rootUrl": address, "baseUrl": address})
+
+    @router.api_route(PREFIX + "{name:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
+    async def refuse(name: str) -> JSONResponse:
+        if name == "comments:suggestscore":
+            return error_response(501, "Suggested scores are not read: this server learns nothing from its users.")
+        return error_response(404, f"There is nothing here. Send comments with POST to {ANALYZE_PATH}.")
+
+    return router
+
+
+def read_attributes(model: Model) -> dict[str, str]:
+    """Returns the label of each attribute: as `attributes.json` in the model's folder has them, or all labels.
+
+    The file maps labels to attributes: `{"toxic": "TOXICITY"}`. Labels that it leaves out cannot be requested.
+
+    Raises:
+        ValueError: the file is no such map, or names a label that the model does not have.
+    """
+    file = model.folder / ATTRIBUTES_FILE
+    if not file.is_file():
+        return {WELL_KNOWN.get(label, label.upper()): label for label in model.labels}
+    names = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f'{file} must map labels to attributes, as {{"toxic": "TOXICITY"}}. Correct the file.')
+    for label in names:
+        if label not in model.labels:
+            raise ValueError(
+                f"{file} names the label {label}, but the model has {', '.join(model.labels)}. Correct the file."
+            )
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"{file} must give each label an attribute of its own. Correct the file.")
+    return {attribute: label for label, attribute in names.items()}
+
+
+def read_request(body: bytes) -> AnalyzeRequest:
+    """Reads a request, whatever it announces itself as.
+
+    Raises:
+        AnalyzeError: it is no JSON of the right form. The message says where, without the text.
+    """
+    try:
+        return AnalyzeRequest.model_validate_json(body)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, problem["loc"]))[:200]
+        raise AnalyzeError(f"Invalid JSON payload received. {where}: {problem['msg']}") from None
+
+
+def check_request(asked: AnalyzeRequest, attributes: dict[str, str], languages: Sequence[str]) -> None:
+    """Refuses what Perspective refuses, with its messages.
+
+    Args:
+        attributes: those that can be requested.
+        languages: those that the model reads; empty if it does not say, and then none is refused.
+
+    Raises:
+        AnalyzeError: the comment or the list of attributes is empty, the comment is too long, or an attribute, its
+            kind of score or a language is unknown.
+    """
+    if asked.comment.type not in (PLAIN_TEXT, "TEXT_TYPE_UNSPECIFIED"):
+        raise AnalyzeError("Currently, only 'PLAIN_TEXT' comments are supported")
+    if is_blank(asked.comment.text):
+        raise AnalyzeError("Comment must be non-empty.", "COMMENT_EMPTY")
+    if len(asked.comment.text.encode()) > MAX_COMMENT_BYTES:
+        raise AnalyzeError("Comment text too long.", "COMMENT_TOO_LONG")
+    if not asked.requested_attributes:
+        raise AnalyzeError("Missing requested_attributes", "NO_REQUESTED_ATTRIBUTES")
+    foreign = [code for code in asked.languages if languages and code.split("-")[0].lower() not in languages]
+    for name, options in asked.requested_attributes.items():
+        if name not in attributes:
+            raise AnalyzeError(f"Unknown requested attribute: {name[:200]}")
+        if options.score_type not in (PROBABILITY, "SCORE_TYPE_UNSPECIFIED"):
+            raise AnalyzeError(f"Requested score type {options.score_type[:200]} is not supported by attribute {name}")
+        if foreign:
+            raise AnalyzeError(
+                f"Attribute {name} does not support request languages: {', '.join(foreign)[:200]}",
+                "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE",
+                languageNotSupportedByAttributeError={"requestedLanguages": foreign, "attribute": name},
+            )
+
+
+def sentences(text: str) -> list[Span]:
+    """Returns the sentences of a text that is not blank, without the white space between them, at most `MAX_SPANS`."""
+    spans = [Span(*match.span()) for match in SENTENCE.finditer(text)]
+    if len(spans) > MAX_SPANS:
+        spans[MAX_SPANS - 1 :] = [Span(spans[MAX_SPANS - 1].begin, spans[-1].end)]
+    return spans
+
+
+def attribute_scores(
+    label: str, options: AttributeOptions, whole: Answer, parts: Sequence[tuple[Span, Answer]]
+) -> dict:
+    """Returns the scores of an attribute for the whole comment and its spans, without those below the threshold."""
+
+    def is_wanted(answer: Answer) -> bool:
+        return options.score_threshold is None or answer.scores[label] >= options.score_threshold
+
+    def score(answer: Answer) -> dict:
+        return {"value": answer.scores[label], "type": PROBABILITY}
+
+    spans = [{**span._asdict(), "score": score(part)} for span, part in parts if is_wanted(part)]
+    found = {"spanScores": spans} if spans else {}
+    return found | {"summaryScore": score(whole)} if is_wanted(whole) else found
+
+
+def error_response(
+    status: int, message: str, details: Sequence[dict] = (), headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """Returns an error in Google's form."""
+    error = {"code": status, "message": message, "status": STATUS_NAMES[status]}
+    if details:
+        kind = "type.googleapis.com/google.commentanalyzer.v1alpha1.Error"
+        error["details"] = [{"@type": kind, **entry} for entry in details]
+    return JSONResponse({"error": error}, status, headers)

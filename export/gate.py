@@ -1,0 +1,115 @@
+"""The gate that an int8 file has to pass: what may change between the answers of float32 and of int8.
+
+    gate = Gate(float32_logits, labels, SINGLE_LABEL, names)
+    gate.failures(int8_logits)      # [], or for example ["agrees with float32 about rare on 96.10% of the examples"]
+
+Accuracy alone would pass a file that never finds a rare class. The gate therefore also looks at the examples of each
+label, at agreement with float32, and at the loss, which says whether the probabilities still fit (calibration).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import expit, softmax
+
+from layer_distillation.losses import task_loss
+from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+
+# Of the examples of a label that float32 finds, int8 finds at least this share, or all but one.
+MIN_RECALL_SHARE = 0.98
+# Of the decisions about a label, int8 makes at least this share as float32 does.
+MIN_AGREEMENT = 0.98
+# The mean loss grows by at most this many nats, and this share of it.
+MAX_LOSS_INCREASE, MAX_LOSS_GROWTH = 0.01, 0.05
+# Root mean square of the change of a score, in standard deviations of the scores.
+MAX_SCORE_CHANGE = 0.1
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Compares the logits of an int8 file with those of float32 on the validation split.
+
+    Attributes:
+        float32_logits: `(examples, num_labels)`.
+        labels: ids or scores `(examples,)`, or 0/1 or shares `(examples, num_labels)`, NaN where a label is unknown.
+        problem_type: one of `layer_distillation.problem_types`.
+        names: of the labels.
+        thresholds: probability from which an example has a label, `(num_labels,)`; for several labels only.
+    """
+
+    float32_logits: np.ndarray
+    labels: np.ndarray
+    problem_type: str
+    names: tuple[str, ...]
+    thresholds: np.ndarray | None = None
+
+    def failures(self, int8_logits: np.ndarray) -> list[str]:
+        """Returns what has changed too much, with the numbers; empty if the file is as good as float32."""
+        if not np.isfinite(int8_logits).all():
+            return ["answers with numbers that are not finite"]
+        measured = self.measure(int8_logits)
+        if self.problem_type == REGRESSION:
+            change = measured["score_change"]
+            return [f"changes scores by {change:.3f} of their deviation"] * (change > MAX_SCORE_CHANGE)
+        failures = []
+        for name, (found, found_in_int8) in measured["found"].items():
+            needed = max(min(np.ceil(MIN_RECALL_SHARE * found), found - 1), min(found, 1))
+            if found_in_int8 < needed:
+                failures.append(
+                    f"finds {found_in_int8} examples of {name} of {found} that float32 finds; {needed:.0f} are needed"
+                )
+        for name, agreement in measured["agreement"].items():
+            if agreement < MIN_AGREEMENT:
+                failures.append(f"agrees with float32 about {name} on {agreement:.2%} of the examples")
+        loss, int8_loss = measured["loss"]
+        if int8_loss > loss + max(MAX_LOSS_INCREASE, MAX_LOSS_GROWTH * loss):
+            failures.append(f"has a loss of {int8_loss:.4f}, float32 {loss:.4f}: its probabilities fit worse")
+        return failures
+
+    def measure(self, int8_logits: np.ndarray) -> dict:
+        """Returns what `metrics.json` says about int8 beside its scores.
+
+        Returns:
+            For regression `score_change`, the root mean square of the change in standard deviations of the scores.
+            Otherwise for each label `found`, the number of its examples that float32 and int8 find, and `agreement`,
+            the share of equal decisions; `loss` of both; `largest_probability_change`.
+        """
+        if self.problem_type == REGRESSION:
+            change = np.sqrt(np.mean((int8_logits - self.float32_logits) ** 2))
+            return {"score_change": float(change / max(self.float32_logits.std(), 1e-12))}
+        decided, decided_in_int8 = self._decide(self.float32_logits), self._decide(int8_logits)
+        has_label = self._has_label()
+        agreement = (decided == decided_in_int8).mean(axis=0)
+        change = np.abs(self._probabilities(int8_logits) - self._probabilities(self.float32_logits)).max()
+        return {
+            "found": {
+                name: [int((kind & has_label)[:, index].sum()) for kind in (decided, decided_in_int8)]
+                for index, name in enumerate(self.names)
+            },
+            "agreement": dict(zip(self.names, agreement.tolist(), strict=True)),
+            "loss": [self._loss(self.float32_logits), self._loss(int8_logits)],
+            "largest_probability_change": float(change),
+        }
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        return expit(logits) if self.problem_type == MULTI_LABEL else softmax(logits, axis=1)
+
+    def _decide(self, logits: np.ndarray) -> np.ndarray:
+        """Returns which labels each example gets, bool `(examples, num_labels)`."""
+        if self.problem_type == SINGLE_LABEL:
+            return np.arange(logits.shape[1]) == logits.argmax(axis=1)[:, None]
+        return self._probabilities(logits) >= self.thresholds
+
+    def _has_label(self) -> np.ndarray:
+        """Returns which labels each example has, bool `(examples, num_labels)`; none that is unknown."""
+        if self.labels.ndim == 1:
+            return np.arange(len(self.names)) == self.labels[:, None]
+        if self.problem_type == SINGLE_LABEL:
+            return np.arange(len(self.names)) == self.labels.argmax(axis=1)[:, None]
+        return self.labels >= 0.5
+
+    def _loss(self, logits: np.ndarray) -> float:
+        labels = torch.from_numpy(self.labels)
+        labels = labels.float() if labels.is_floating_point() else labels
+        return task_loss(torch.from_numpy(logits), labels, self.problem_type).nanmean().item()

@@ -1,0 +1,57 @@
+"""Tests of what the page shows about models with several labels: answers with thresholds, and their curves."""
+
+import csv
+import io
+import re
+
+import pytest
+
+from app.about import describe
+from app.cards import card, scored
+from app.comments_file import Comments, write_scored
+from app.models import Answer, load_model
+
+THRESHOLDS = {"not_toxic": 0.9, "toxic": 0.5}
+
+
+@pytest.fixture(scope="module")
+def model(several_labels):
+    return load_model(several_labels)
+
+
+def plain(html):
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html)).strip()
+
+
+@pytest.mark.parametrize(
+    ("scores", "heading", "tone"),
+    [
+        ((0.95, 0.6), "Not toxic, toxic", "unwelcome"),
+        ((0.95, 0.1), "Not toxic", "welcome"),
+        ((0.1, 0.1), "No label", "neutral"),
+    ],
+)
+def test_a_card_names_the_labels_of_a_comment_and_marks_their_thresholds(model, scores, heading, tone):
+    html = card(model, Answer(dict(zip(THRESHOLDS, scores, strict=True)), False, THRESHOLDS), 0.01)
+    assert f"<h2>{heading}</h2>" in html
+    assert f'class="card {tone}"' in html
+    assert re.findall(r'<i style="left: ([\d.]+)%"', html) == ["90.0", "50.0"]
+    assert html.count('class="below"') == sum(score < at for score, at in zip(scores, (0.9, 0.5), strict=True))
+
+
+def test_the_thresholds_are_told_with_what_they_do(model):
+    told = plain(describe(model))
+    # The point of the curve at 0.9; the other label has no curve.
+    assert "Not toxic 0.900 100.0 % 40.0 % 20.0 %" in told
+    assert "Toxic 0.500 – – – –" in told
+    assert model.fingerprint in told
+
+
+def test_a_scored_file_has_all_labels_of_a_comment(model):
+    comments = Comments(["text"], [["a"], ["b"]], 0, ",")
+    scores = {"not_toxic": 0.9, "toxic": 0.5}, {"not_toxic": 0.0, "toxic": 0.0}
+    answers = [Answer(each, False, THRESHOLDS) for each in scores]
+    html = scored(comments, answers, model, "comments.csv", 1.0)
+    assert "2 comments , 1 not toxic, 1 toxic" in plain(html)
+    rows = list(csv.DictReader(io.StringIO(write_scored(comments, answers, model.labels), newline="")))
+    assert [row["predicted_label"] for row in rows] == ["not_toxic;toxic", ""]

@@ -1,0 +1,141 @@
+"""Tests of scoring files larger than memory: every format, an interruption, shards, and what is refused."""
+
+import csv
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from app import score
+from app.models import load_model
+
+TEXTS = ["I hate you", "See you\ntomorrow, my friend!", "", "You are an idiot."] * 3 + [None]
+
+
+@pytest.fixture(scope="module")
+def expected(served_model):
+    """The columns that the scores of the texts are expected in."""
+    model = load_model(served_model)
+    answers = {text: model.classify([text])[0] for text in set(TEXTS) if text}
+    return [
+        {"predicted_label": answers[text].label, **{f"score_{name}": p for name, p in answers[text].scores.items()}}
+        if text
+        else {"predicted_label": None, "score_not_toxic": None, "score_toxic": None}
+        for text in TEXTS
+    ]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(score, "BLOCK_ROWS", 3)
+
+
+def write(file, texts=TEXTS):
+    """A file of texts with a number each; csv has no missing texts."""
+    rows = [{"id": number, "text": text} for number, text in enumerate(texts)]
+    if file.suffix == ".parquet":
+        schema = pa.schema([("id", pa.int16()), ("text", pa.string())])
+        pq.write_table(pa.Table.from_pylist(rows, schema), file)
+    elif file.suffix == ".jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        with open(file, "w", newline="") as stream:
+            csv.writer(stream, delimiter=";").writerows([["id", "text"], *(row.values() for row in rows)])
+    return file
+
+
+def read(file):
+    if file.suffix == ".parquet":
+        return pq.read_table(file).to_pylist()
+    if file.suffix == ".jsonl":
+        return [json.loads(line) for line in file.read_text().splitlines()]
+    with open(file, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def run(served_model, source, target, *further):
+    score.main([str(source), "--model_dir", str(served_model), "--output", str(target), *further])
+    return read(target)
+
+
+@pytest.mark.parametrize(("source", "target"), [("parquet", "parquet"), ("jsonl", "jsonl"), ("parquet", "csv")])
+def test_every_row_comes_back_in_its_order_with_label_and_scores(served_model, tmp_path, expected, source, target):
+    rows = run(served_model, write(tmp_path / f"in.{source}"), tmp_path / f"out.{target}")
+    assert [int(row["id"]) for row in rows] == list(range(len(TEXTS)))
+    if target != "csv":
+        assert [row["text"] for row in rows] == TEXTS
+    for row, columns in zip(rows, expected, strict=True):
+        assert (row["predicted_label"] or None) == columns["predicted_label"]
+        for name in ("score_not_toxic", "score_toxic"):
+            assert (float(row[name]) if row[name] else None) == pytest.approx(columns[name], abs=1e-6)
+    assert [path.name for path in tmp_path.iterdir() if "parts" in path.name] == []
+    if target == "parquet":
+        assert pq.read_schema(tmp_path / "out.parquet").field("id").type == pa.int16()
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(served_model, tmp_path, monkeypatch):
+    source = write(tmp_path / "in.csv")
+    whole = run(served_model, source, tmp_path / "whole.csv")
+    seen, classify_all = [], score.classify_all
+
+    def stop_at_the_third_block(model, executor, texts):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(texts)
+        return classify_all(model, executor, texts)
+
+    monkeypatch.setattr(score, "classify_all", stop_at_the_third_block)
+    with pytest.raises(KeyboardInterrupt):
+        run(served_model, source, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+    rest = []
+    monkeypatch.setattr(score, "classify_all", lambda *args: rest.append(args[2]) or classify_all(*args))
+    assert run(served_model, source, tmp_path / "out.csv") == whole
+    assert len(seen) + len(rest) == 5
+
+
+def test_finished_blocks_of_another_input_are_not_mixed_in(served_model, tmp_path, capsys):
+    source = write(tmp_path / "in.csv")
+    (tmp_path / "out.csv.parts").mkdir()
+    (tmp_path / "out.csv.parts" / "settings.json").write_text('{"input": "other.csv"}')
+    with pytest.raises(SystemExit, match=r"out\.csv\.parts .* input"):
+        run(served_model, source, tmp_path / "out.csv")
+
+
+def test_shards_have_every_block_once(served_model, tmp_path):
+    source = write(tmp_path / "in.parquet")
+    shards = [run(served_model, source, tmp_path / f"{i}.parquet", "--shard", f"{i}/2") for i in (1, 2)]
+    assert [[row["id"] for row in rows] for rows in shards] == [[0, 1, 2, 6, 7, 8, 12], [3, 4, 5, 9, 10, 11]]
+
+
+def test_thresholds_decide_which_of_several_labels_a_comment_has(several_labels, tmp_path):
+    source = write(tmp_path / "in.jsonl", ["I hate you"])
+    (row,) = run(several_labels, source, tmp_path / "usual.jsonl")
+    assert row["predicted_label"] == "toxic"
+    (row,) = run(several_labels, source, tmp_path / "all.jsonl", "--threshold", "not_toxic=0")
+    assert row["predicted_label"] == "not_toxic;toxic"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in.csv", "--output", "out.xlsx"], r"--output .*\.csv, \.jsonl, \.parquet"),
+        (["nothing.csv", "--output", "out.csv"], r"nothing\.csv"),
+        (["in.csv", "--output", "in.csv"], "in.csv exists"),
+        (["in.csv", "--output", "out.csv", "--text_column", "comment"], "--text_column .*id, text.* comment"),
+        (["in.csv", "--output", "out.csv", "--shard", "3/2"], "--shard .*'3/2'"),
+        (["in.csv", "--output", "out.csv", "--threshold", "toxic=0.5"], "--threshold .*one class"),
+        (["uneven.csv", "--output", "out.csv"], r"Line 3 of uneven\.csv has 1 columns"),
+        (["broken.jsonl", "--output", "out.csv"], r"Line 2 of broken\.jsonl"),
+        (["scored.csv", "--output", "out.csv"], "score_toxic"),
+    ],
+)
+def test_what_cannot_be_scored_ends_in_one_line(served_model, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "in.csv")
+    (tmp_path / "uneven.csv").write_text("id,text\n1,a\n2\n")
+    (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n[1]\n')
+    (tmp_path / "scored.csv").write_text("text,score_toxic\na,1\n")
+    with pytest.raises(SystemExit, match=message):
+        score.main([*arguments, "--model_dir", str(served_model)])
