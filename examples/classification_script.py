@@ -78,11 +78,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     def preprocess(examples):
         padding = "max_length" if data_args.pad_to_max_length else False
         result = tokenizer(examples["text"], padding=padding, max_length=data_args.max_seq_length, truncation=True)
-        result["label"] = [label_to_id[label] for label in examples["label"]]
+        result["labels"] = [label_to_id[label] for label in examples["label"]]
         return result
 
     with training_args.main_process_first(desc="tokenization"):
-        tokenized = raw_datasets.map(preprocess, batched=True)
+        tokenized = raw_datasets.map(preprocess, batched=True, remove_columns=["text", "label"])
     train_dataset = tokenized["train"]
     if data_args.max_train_samples is not None:
         train_dataset = train_dataset.select(range(min(len(train_dataset), data_args.max_train_samples)))

@@ -71,7 +71,7 @@ class LayerLosses:
                 f"{' and '.join(weights)} compare what is not stored. Pass a `teacher_model` (--no_teacher_cache), or "
                 "set the weight to 0."
             )
-        if teacher is not None:
+        if teacher is not None and self._losses:
             check_shapes(args, encoder, teacher)
         if "last" in compared:
             pairs["last"] = [(num_layers(encoder), num_layers(teacher))]

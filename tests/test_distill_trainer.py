@@ -750,7 +750,6 @@ def int8(num_layers):
 
 TEACHERS = {
     "PEFT": peft_model,
-    "compiled": lambda num_layers: torch.compile(bert(num_layers), backend="eager"),
     "tuples": tuples,
     "int8": int8,
     "half precision": lambda num_layers: bert(num_layers).half(),
