@@ -28,12 +28,14 @@ from comparison.arguments import ComparisonArguments, plan_cells
 from comparison.document import to_markdown, write_document
 from comparison.figures import draw_figures
 from comparison.grid import Grid, check_grid, check_holds_no_run, plan_cell, run_grid, state_of
+from comparison.identity_runs import check_measurable, identity_section, measure_groups
+from comparison.identity_texts import IdentityArguments, read_identity_texts
 from comparison.report import build_report
 from comparison.results import Results, compare_layers, read_results, score_groups, write_results
 from comparison.time_estimate import describe_plan, estimate_seconds
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.fingerprints import fingerprint_model
-from layer_distillation.pretrained import resolve_checkpoint
+from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
 from lora_adapters.arguments import LoraArguments
 from text_data.arguments import DataArguments
 from training.arguments import TeacherArguments, resolve_defaults
@@ -55,12 +57,20 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
         The results of all finished runs, `None` after `--dry_run` or if every run failed.
     """
     settings = parse_arguments(
-        (TeacherArguments, DataArguments, LoraArguments, ComparisonArguments, DistillationTrainingArguments),
+        (
+            TeacherArguments,
+            DataArguments,
+            LoraArguments,
+            ComparisonArguments,
+            IdentityArguments,
+            DistillationTrainingArguments,
+        ),
         argv,
         DEFAULT_ARGUMENTS,
     )
-    teacher_args, data_args, lora_args, comparison_args, training_args = settings.arguments
+    teacher_args, data_args, lora_args, comparison_args, identity_args, training_args = settings.arguments
     resolve_defaults(teacher_args, data_args, training_args, settings.sources, "comparison")
+    allow_remote_code(teacher_args.trust_remote_code)
     set_up_logging(training_args)
     logger.info(settings.explanation((*ALWAYS_SHOWN, "strategies", "methods", "seeds")))
     check_output_dir(training_args.output_dir)
@@ -70,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
     # Data and plan
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
+    identity_texts = read_identity_texts(identity_args) if identity_args.identity_file else None
+    if identity_texts:
+        check_measurable(identity_texts, inputs.data.labels.names, identity_args)
     start = load_teacher(path, teacher_args, inputs.data.labels)
     grid = Grid(
         settings=settings,
@@ -104,6 +117,10 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
         reasons = {cell.name: reason for cell, reason in failures.items()}
         captions = {f"figures/{name}": caption for name, caption in figures.items()}
         report = build_report(results, scores, captions, reasons, settings.command)
+        if identity_texts:
+            report += identity_section(
+                identity_texts, measure_groups(finished, grid, teacher, identity_texts, identity_args)
+            )
         write_document(grid.folder, "report", report)
         print(to_markdown(report))
     for cell, reason in failures.items():

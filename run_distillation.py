@@ -33,7 +33,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from layer_distillation.arguments import DistillationTrainingArguments
-from layer_distillation.pretrained import resolve_checkpoint
+from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
 from layer_distillation.record import RunRecord
 from text_data.arguments import DataArguments
 from training.arguments import StudentArguments, TeacherArguments, resolve_defaults
@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     )
     teacher_args, student_args, data_args, training_args = settings.arguments
     resolve_defaults(teacher_args, data_args, training_args, settings.sources, student_args.short_name)
+    allow_remote_code(teacher_args.trust_remote_code)
     set_up_logging(training_args)
     logger.info(settings.explanation(ALWAYS_SHOWN))
     check_output_dir(training_args.output_dir, must_hold_run=not training_args.do_train)

@@ -36,7 +36,7 @@ from export.parity import BATCH_SIZE, CheckData, deciding_metric
 from layer_distillation.atomic_files import write_json
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import compute_logits
-from layer_distillation.pretrained import resolve_checkpoint
+from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
 from layer_distillation.problem_types import REGRESSION
 from layer_distillation.record import RunRecord, library_versions
 from layer_distillation.student_config import encoder_config
@@ -66,11 +66,17 @@ def main(argv: Sequence[str] | None = None) -> dict:
     """
     settings = parse_arguments((ExportArguments, DataArguments), argv, DEFAULT_ARGUMENTS)
     export_args, data_args = settings.arguments
+    allow_remote_code(export_args.trust_remote_code)
     set_up_logging()
 
     # Data and model; without data arguments the record of the model's run names the data
     path = resolve_checkpoint(export_args.model_name_or_path)
     tokenizer = load_tokenizer(path)
+    if not tokenizer.is_fast:
+        logger.warning(
+            f"The tokenizer {type(tokenizer).__name__} is written in Python alone and has no tokenizer.json: Python "
+            "programs can use the export with it, the app and other runtimes cannot."
+        )
     record = find_record(export_args.model_name_or_path)
     data_args = resolve_data(data_args, settings.sources, record)
     settings = replace(settings, arguments=(export_args, data_args))

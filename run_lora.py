@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from layer_distillation.pretrained import resolve_checkpoint
+from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
 from layer_distillation.record import RunRecord
 from lora_adapters.adapters import count_parameters, target_modules
 from lora_adapters.arguments import LoraArguments, LoraTrainingArguments
@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     )
     teacher_args, student_args, data_args, lora_args, training_args = settings.arguments
     resolve_defaults(teacher_args, data_args, training_args, settings.sources, f"{student_args.short_name}-lora")
+    allow_remote_code(teacher_args.trust_remote_code)
     set_up_logging(training_args)
     logger.info(settings.explanation((*ALWAYS_SHOWN, "lora_r", "lora_alpha", "lora_target_modules")))
     check_output_dir(training_args.output_dir, must_hold_run=not training_args.do_train)

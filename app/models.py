@@ -116,7 +116,7 @@ class Model(ABC):
         with open(weights, "rb") as file:
             self.fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
         self._pad_token_id = config.get("pad_token_id") or 0
-        self._tokenizer = Tokenizer.from_file(str(_existing(folder / "tokenizer.json")))
+        self._tokenizer = Tokenizer.from_file(str(_tokenizer_file(folder)))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.max_length)
 
@@ -269,6 +269,16 @@ def _existing(file: Path) -> Path:
             "--model_name_or_path CHECKPOINT`; for --backend pytorch, name a checkpoint with safetensors weights."
         )
     return file
+
+
+def _tokenizer_file(folder: Path) -> Path:
+    file = folder / "tokenizer.json"
+    if not file.is_file() and (folder / "tokenizer_config.json").is_file():
+        raise FileNotFoundError(
+            f"The tokenizer in {folder} is written in Python alone and has no tokenizer.json, which the app needs. "
+            'Use the checkpoint with `pipeline("text-classification")`, or train a student of a teacher that has one.'
+        )
+    return _existing(file)
 
 
 def _read_json(file: Path) -> dict:

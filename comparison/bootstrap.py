@@ -100,12 +100,12 @@ def bootstrap(
 
     return Scores(
         by_seed=scores(np.ones(len(labels))),
-        resampled=np.array([scores(counts) for counts in _draw(len(labels), num_resamples, seed)]),
+        resampled=np.array([scores(counts) for counts in draw(len(labels), num_resamples, seed)]),
     )
 
 
 @functools.lru_cache(maxsize=2)
-def _draw(num_examples: int, num_resamples: int, seed: int) -> np.ndarray:
+def draw(num_examples: int, num_resamples: int, seed: int) -> np.ndarray:
     """Returns how often each example is drawn: `(resamples, examples)`. A byte is enough: the mean is 1."""
     generator, shares = np.random.default_rng(seed), np.full(num_examples, 1 / num_examples)
     draws = np.empty((num_resamples, num_examples), dtype=np.uint8)

@@ -133,7 +133,7 @@ def read_results(plans: Sequence[CellPlan], grid: Grid, teacher: Teacher) -> Res
     runs = [_read_run(plan, split, label_names) for plan in plans]
     models = {TEACHER: teacher.load(args.device)}
     for group, (first, *_) in grouped(plans, key=lambda plan: plan.cell.group).items():
-        models[group] = _load_student(first, grid).to(args.device)
+        models[group] = load_student(first, grid).to(args.device)
     return Results(
         runs=runs,
         teacher=runs[0].record.teacher,
@@ -155,7 +155,8 @@ def _read_run(plan: CellPlan, split: str, label_names: Sequence[str]) -> Finishe
     return FinishedRun(plan.cell, RunRecord.read(plan.folder), np.array(logits), history)
 
 
-def _load_student(plan: CellPlan, grid: Grid) -> PreTrainedModel:
+def load_student(plan: CellPlan, grid: Grid) -> PreTrainedModel:
+    """Loads the student of a finished cell, with its adapter merged."""
     if plan.lora_args is not None:
         return load_adapter(plan.folder).merge_and_unload()
     student, _ = load_classifier(str(plan.folder), grid.inputs.data.labels)
@@ -178,7 +179,7 @@ def compare_layers(plans: Sequence[CellPlan], grid: Grid, teacher: Teacher) -> d
     for strategy, (first, *_) in grouped(of_first_method, key=lambda plan: plan.cell.strategy).items():
         students = {
             "before training": _untrained_student(first, teacher_model),
-            "after training": _load_student(first, grid).to(teacher_model.device),
+            "after training": load_student(first, grid).to(teacher_model.device),
         }
         matrices[strategy] = {
             moment: cka_matrix(teacher_features, layer_features(student, examples, inputs.collator))

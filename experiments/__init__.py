@@ -6,7 +6,10 @@ known_mistakes    what the usual mistakes of this exercise cost
 trial_length      how long the trials of a layer search must be
 small_validation  how far a small validation set misleads
 more_pairs        sentence pairs without labels for RTE
-everyday          60 everyday sentences
+fuzz_reader       made-up files of every format, read as they should be or refused
+everyday          everyday sentences
+identity_bias     AUCs and error rates by identity: teacher, student, LoRA, int8
+identity_swaps    training comments with identities exchanged
 runtimes          whether other runtimes read an export and answer as the app does
 draw_strategies   the picture of the layer strategies
 runs              runs, their predictions and metrics, as the studies use them

@@ -1,8 +1,9 @@
-"""How many of 60 everyday sentences the models of the app classify correctly.
+"""How many everyday sentences the models of the app classify correctly.
 
     python -m experiments.everyday --model_dir outputs/toxic_comments-even --name everyday
+    python -m experiments.everyday --model_dir STUDENT --name fresh --sentences tests/fresh_sentences.csv
 
-Half of the sentences (`tests/everyday_sentences.csv`) are toxic. All were written before any model saw them. The
+Half of the sentences are toxic, in both files. All were written without a look at models or training data. The
 number of correct answers by kind of sentence goes to `docs/results/NAME.md`, every answer to `NAME.csv`.
 """
 
@@ -14,12 +15,12 @@ from app.models import BACKENDS, load_model
 from benchmarks.results import ROOT, write_results
 from training.tables import markdown_table
 
-SENTENCES = ROOT / "tests" / "everyday_sentences.csv"
+SENTENCES = ROOT / "tests" / "everyday_sentences.csv"  # 60; fresh_sentences.csv has 120
 
 
 def main():
     args = parse_arguments()
-    with open(SENTENCES, encoding="utf-8", newline="") as file:
+    with open(args.sentences, encoding="utf-8", newline="") as file:
         sentences = list(csv.DictReader(file))
     answers, rows = [], []
     for folder in args.model_dir:
@@ -55,6 +56,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--model_dir", action="append", required=True, help="folder of a model, as for `python -m app`; repeatable"
+    )
+    parser.add_argument(
+        "--sentences", default=SENTENCES, help="csv file with text, label and kind (default: %(default)s)"
     )
     parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="default: %(default)s")
     parser.add_argument(

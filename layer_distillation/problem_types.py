@@ -3,7 +3,12 @@
 infer_problem_type(num_labels=3, labels=torch.tensor([0, 2]))    # SINGLE_LABEL
 """
 
-import torch
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # reading data needs the names, and no torch
+    import torch
 
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"

@@ -140,7 +140,7 @@ def test_checks_of_the_arguments_themselves_are_raised(parse):
         parse("--learning_rate", "0")
 
 
-def test_every_argument_file_of_the_project_is_read():
+def test_every_argument_file_of_the_project_is_read(tmp_path, monkeypatch):
     from comparison.arguments import ComparisonArguments
     from layer_distillation.arguments import DistillationTrainingArguments
     from lora_adapters.arguments import LoraArguments, LoraTrainingArguments
@@ -156,7 +156,11 @@ def test_every_argument_file_of_the_project_is_read():
     files = sorted(file for folder in ("defaults", "examples") for file in (root / folder).glob("*.json"))
     files = [file for file in files if not file.name.startswith("ds_")]  # DeepSpeed's own format
     assert files
+    monkeypatch.chdir(tmp_path)
     for file in files:
+        if train_file := json.loads(file.read_text()).get("train_file"):  # which users download
+            Path(train_file).parent.mkdir()
+            Path(train_file).write_text("text,label\n")
         types = lora if file.stem == "run_lora" else distillation
         types = comparison if file.stem == "run_comparison" or file.name.startswith("compare_") else types
         types = (ExportArguments, DataArguments) if file.stem == "run_export" else types

@@ -98,6 +98,19 @@ def test_task_loss_follows_its_definition(problem_type):
     )
 
 
+def test_shares_and_unknown_labels_of_multi_label_data_enter_the_loss_as_defined():
+    logits, labels = random_logits(0), torch.rand(BATCH, NUM_LABELS, generator=torch.Generator().manual_seed(1))
+    labels[0, 1] = labels[1, 0] = labels[1, 3] = labels[4] = math.nan
+    logits.requires_grad_()
+    losses = task_loss(logits, labels, MULTI_LABEL)
+    for row, targets, loss in zip(logits.tolist(), labels.tolist(), losses.tolist(), strict=True):
+        known = [(sigmoid(value), target) for value, target in zip(row, targets, strict=True) if target == target]
+        terms = [-target * math.log(p) - (1 - target) * math.log(1 - p) for p, target in known]
+        assert loss == pytest.approx(mean(terms) if terms else 0, rel=1e-5)
+    losses.sum().backward()
+    assert (logits.grad[labels.isnan()] == 0).all() and logits.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 def test_kl_divergence_follows_its_definition(problem_type):
     student, teacher = random_logits(1), random_logits(2)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from transformers import AutoModelForSequenceClassification
+from sklearn.metrics import roc_auc_score
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import run_comparison
 import run_distillation
@@ -20,7 +21,16 @@ from comparison import grid as comparison_grid
 from layer_distillation.errors import UserError
 from layer_distillation.record import UNFINISHED_RECORD_FILE
 from lora_adapters.loading import load_adapter
-from tests.script_runs import read_record, results, run_main, sentences, tree, weights, write_json_lines
+from tests.script_runs import (
+    read_record,
+    results,
+    run_main,
+    sentences,
+    tree,
+    weights,
+    write_csv,
+    write_json_lines,
+)
 from training import run as training_run
 
 pytestmark = pytest.mark.usefixtures("script_caches")
@@ -39,9 +49,12 @@ def arguments(make_teacher, files):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, arguments):
-    folder = tmp_path_factory.mktemp("comparison") / "grid"
-    run_here(*arguments, *GRID, "--output_dir", folder)
-    return folder
+    folder = tmp_path_factory.mktemp("comparison")
+    # "garden" and "song" stand in for identities.
+    rows = [(text, {"good": "fine"}.get(label, label)) for text, label in sentences(500)]
+    identities = ["--identity_file", write_csv(folder / "identities.csv", rows), "--toxic_labels", "bad"]
+    run_here(*arguments, *GRID, *identities, "--identities", "garden", "song", "--output_dir", folder / "grid")
+    return folder / "grid"
 
 
 @pytest.fixture
@@ -163,6 +176,24 @@ def test_without_a_labelled_test_split_the_report_is_on_validation(arguments, sa
     text = (tmp_path / "grid" / "report.md").read_text()
     assert {"Validation Accuracy", "Validation Macro-F1"} <= set(table(text, "Model Type")[0])
     assert "18 examples" in text
+
+
+def test_the_identity_bias_of_every_run_is_in_the_report_in_its_folder_and_in_its_model_card(finished):
+    _, rows = table((finished / "report.md").read_text(), "Identity")
+    assert [row[0] for row in rows] == ["garden", "song"]
+    folder = finished / "runs" / "distill-odd-0"
+    texts, labels = zip(*sentences(500), strict=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    classify = pipeline("text-classification", str(folder), tokenizer=tokenizer, top_k=None)
+    probabilities = [
+        {answer["label"]: answer["score"] for answer in answers}["bad"] for answers in classify(list(texts))
+    ]
+    chosen = [i for i, text in enumerate(texts) if ("song" in text) != (labels[i] == "bad")]
+    bpsn = roc_auc_score([labels[i] == "bad" for i in chosen], [probabilities[i] for i in chosen])
+    (model,) = json.loads((folder / "identity_bias.json").read_text())["models"]
+    by_identity = {row["identity"]: row for row in model["identities"]}
+    assert by_identity["song"]["bpsn_auc"]["estimate"] == pytest.approx(bpsn, abs=1e-3)
+    assert "identities.csv" in ModelCard.load(folder / "README.md").text.partition("## Identity bias")[2]
 
 
 # ---- Again, interrupted, failed ----

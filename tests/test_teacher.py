@@ -38,7 +38,7 @@ from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from text_data.labels import LabelMap
 from training.arguments import TeacherArguments
 from training.checkpoints import load_classifier, load_tokenizer
-from training.teacher import RECIPE_FILE, check_teacher_output_dir, fine_tune, load_teacher, warn_if_guessing
+from training.teacher import RECIPE_FILE, check_teacher_output_dir, fine_tune, load_teacher
 
 LABELS = LabelMap(SINGLE_LABEL, ("bad", "good"))
 WORDS = [f"word{i}" for i in range(VOCAB_SIZE - 4)]
@@ -484,48 +484,3 @@ def test_a_model_that_the_project_has_not_made_is_not_replaced(save, tmp_path):
     with pytest.raises(UserError, match="--teacher_output_dir.*--teacher_name_or_path"):
         check_teacher_output_dir(save(names=LABELS.names))
     check_teacher_output_dir(tmp_path / "new")
-
-
-# ---- Guessing ----
-
-
-def warns(metrics, targets, caplog):
-    caplog.clear()
-    warn_if_guessing(metrics, targets)
-    return "GUESSING" in caplog.text
-
-
-def test_accuracy_must_exceed_the_majority_class_by_two_standard_errors(caplog):
-    targets = [0] * 60 + [1] * 40  # two standard errors of 0.6: 0.098
-    assert warns({"eval_accuracy": 0.6}, targets, caplog)
-    assert warns({"eval_accuracy": 0.69}, targets, caplog)
-    assert {"accuracy", "0.690", "100", "0.600", "0.098"} <= set(re.findall(r"[a-z]+|[\d.]*\d", caplog.text))
-    assert not warns({"eval_accuracy": 0.71}, targets, caplog)
-    assert not warns({"eval_accuracy": 0.64}, targets * 100, caplog)
-
-
-def test_an_unbalanced_data_set_does_not_pass_by_its_majority_class(caplog):
-    assert warns({"eval_accuracy": 0.95}, [0] * 95 + [1] * 5, caplog)
-
-
-def test_the_majority_of_a_multi_label_set_is_its_most_frequent_combination(caplog):
-    targets = [[0.0, 0.0]] * 70 + [[1.0, 0.0]] * 20 + [[1.0, 1.0]] * 10
-    assert warns({"eval_accuracy": 0.7}, targets, caplog)
-    assert not warns({"eval_accuracy": 0.9}, targets, caplog)
-
-
-def test_regression_must_correlate(caplog):
-    targets = np.linspace(0, 5, 100).tolist()
-    assert warns({"eval_pearson": 0.1}, targets, caplog)
-    assert warns({"eval_pearson": -0.9}, targets, caplog)
-    assert not warns({"eval_pearson": 0.3}, targets, caplog)
-
-
-@pytest.mark.parametrize("metrics", [{"eval_mse": 1.0}, {}])
-def test_constant_or_infinite_predictions_of_a_score_are_guessing(caplog, metrics):
-    assert warns(metrics, [0.5, 1.0, 2.0], caplog)
-
-
-def test_targets_may_come_straight_from_a_data_set(caplog):
-    targets = Dataset.from_dict({"labels": [0] * 60 + [1] * 40})["labels"]
-    assert not warns({"eval_accuracy": 0.9}, targets, caplog)

@@ -73,6 +73,32 @@ def test_multi_label_metrics_equal_scikit_learn():
     assert predict(LabelMap(MULTI_LABEL, tuple("abc")), logits, references) == pytest.approx(expected, abs=1e-12)
 
 
+def test_unknown_labels_count_nowhere_and_shares_count_from_one_half_on():
+    rng = np.random.default_rng(0)
+    logits, shares = rng.normal(size=(60, 3)), rng.choice([0.0, 0.25, 0.5, 1.0, np.nan], size=(60, 3))
+    shares[7] = np.nan
+    rows = [~np.isnan(shares[:, i]) for i in range(3)]
+    columns = [(shares[known, i] >= 0.5, logits[known, i]) for i, known in enumerate(rows)]
+    f1 = [f1_score(references, scores > 0) for references, scores in columns]
+    right = [all((s >= 0.5) == (x > 0) for s, x in zip(*pair) if s == s) for pair in zip(shares, logits)]
+    expected = {
+        **{f"f1_{name}": value for name, value in zip("abc", f1)},
+        "macro_f1": np.mean(f1),
+        "micro_f1": f1_score(*(np.concatenate(part) for part in zip(*((r, x > 0) for r, x in columns)))),
+        "accuracy": np.mean([r for i, r in enumerate(right) if i != 7]),
+        "roc_auc": np.mean([roc_auc_score(*column) for column in columns]),
+        "average_precision": np.mean([average_precision_score(*column) for column in columns]),
+    }
+    assert predict(LabelMap(MULTI_LABEL, tuple("abc")), logits, shares) == pytest.approx(expected, abs=1e-12)
+
+
+def test_soft_single_labels_are_scored_by_their_largest_share():
+    labels = LabelMap(SINGLE_LABEL, tuple("abc"), is_soft=True)
+    shares = np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1]])
+    hard = predict(LabelMap(SINGLE_LABEL, tuple("abc")), np.eye(3), np.array([2, 0, 1]))
+    assert predict(labels, np.eye(3), shares) == pytest.approx(hard)
+
+
 def test_regression_metrics_equal_scipy():
     logits, references = np.random.default_rng(0).normal(size=(2, 50))
     expected = {

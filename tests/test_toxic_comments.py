@@ -1,5 +1,6 @@
 """Tests of the sample data set, and of the example in the README that uses it."""
 
+import hashlib
 import html
 import os
 import re
@@ -15,12 +16,14 @@ import pytest
 from scipy.sparse import csr_matrix
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
+from comparison.identity_texts import IDENTITIES
 from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
 from tests.comments import read_rows, words
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "data" / "toxic_comments"
 SPLITS = ("train", "validation", "test")
+TEMPLATES = ROOT.parent / "shared" / "data" / "identity_templates"
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +44,20 @@ def test_every_row_is_a_text_and_one_of_the_two_labels(rows):
         assert all(row["text"] == row["text"].strip() != "" for row in rows[split])
 
 
-def test_there_are_about_1500_comments_in_the_usual_proportions_and_as_many_toxic_ones_in_every_split(rows):
+def test_there_are_about_3000_comments_and_about_as_many_toxic_ones_in_every_split(rows):
     sizes = np.array([len(rows[split]) for split in SPLITS])
     toxic = np.array([sum(row["label"] == "toxic" for row in rows[split]) for split in SPLITS])
-    assert 1400 <= sizes.sum() <= 1700
-    assert sizes / sizes.sum() == pytest.approx([0.7, 0.15, 0.15], abs=0.03)
+    assert 2900 <= sizes.sum() <= 3300
+    assert sizes[:2] / sizes[:2].sum() == pytest.approx([0.87, 0.13], abs=0.02)
     overall = toxic.sum() / sizes.sum()
-    assert 0.3 <= overall <= 0.6
+    assert 0.4 <= overall <= 0.5
     assert toxic / sizes == pytest.approx([overall] * 3, abs=0.05)
+
+
+def test_the_test_split_is_the_one_that_earlier_results_were_measured_on(rows):
+    content = (FOLDER / "test.csv").read_bytes()
+    assert len(rows["test"]) == 232
+    assert hashlib.sha256(content).hexdigest() == "4297d88fc18f10a7fb2be73caac5dfa42f12fc69b57ef4b3fe13e7a19cf8d1d2"
 
 
 def test_the_files_are_plain_utf_8_without_html_addresses_or_control_characters():
@@ -71,14 +80,39 @@ def test_no_two_comments_have_the_same_words(texts):
 
 def test_no_two_comments_of_four_words_or_more_share_three_quarters_of_their_words(texts):
     long = [text for text in texts if len(words(text)) >= 4]
-    sizes = np.array([len(words(text)) for text in long])
-    vocabulary = {word: i for i, word in enumerate(sorted(set().union(*map(words, long))))}
-    columns = [vocabulary[word] for text in long for word in words(text)]
-    matrix = csr_matrix((np.ones(len(columns), dtype=np.int32), columns, np.concatenate([[0], np.cumsum(sizes)])))
-    shared = (matrix @ matrix.T).tocoo()
-    jaccard = shared.data / (sizes[shared.row] + sizes[shared.col] - shared.data)
-    close = (jaccard >= 0.75) & (shared.row < shared.col)
-    assert [(long[i], long[j]) for i, j in zip(shared.row[close], shared.col[close])] == []
+    close = close_pairs(list(map(words, long)), list(map(words, long)), 0.75)
+    assert [(long[i], long[j]) for i, j in close if i < j] == []
+
+
+def close_pairs(first, second, least):
+    """Positions in two lists of sets of words whose Jaccard similarity is at least `least`."""
+    vocabulary = {word: i for i, word in enumerate(sorted(set().union(*first, *second)))}
+
+    def matrix(sets):
+        columns = [vocabulary[word] for each in sets for word in each]
+        rows = np.concatenate([[0], np.cumsum(list(map(len, sets)))])
+        return csr_matrix((np.ones(len(columns), dtype=np.int32), columns, rows), (len(sets), len(vocabulary)))
+
+    shared = (matrix(first) @ matrix(second).T).tocoo()
+    sizes = [np.array(list(map(len, sets))) for sets in (first, second)]
+    jaccard = shared.data / (sizes[0][shared.row] + sizes[1][shared.col] - shared.data)
+    return [(i, j) for i, j, value in zip(shared.row, shared.col, jaccard) if value >= least]
+
+
+def test_no_comment_is_a_near_copy_of_a_template_of_identities(rows):
+    """Identity words count as one word, so that another identity in a template makes no difference."""
+    if not TEMPLATES.is_dir():
+        pytest.skip(f"there are no templates at {TEMPLATES}")
+    identity = re.compile(rf"\b(?:{'|'.join(sorted(IDENTITIES, key=len, reverse=True))})s?\b")
+
+    def masked(text):
+        return words(identity.sub("identity", text.casefold()))
+
+    files = [TEMPLATES / f"{name}.csv" for name in ("intersectional", "en_sentence_templates")]
+    templates = list({masked(row["phrase"]) for file in files for row in read_rows(file)})
+    comments = [row["text"] for split in ("train", "validation") for row in rows[split]]
+    close = close_pairs(list(map(masked, comments)), templates, 0.6)
+    assert sorted({comments[i] for i, _ in close}) == []
 
 
 # ---- The README's example ----

@@ -11,8 +11,10 @@ files          readers of csv, tsv, json, jsonl and parquet files; a new format 
 hub            data sets of the Hub, online and offline
 caches         folders for caches, also where HF_HOME is read-only
 texts          which columns hold the text
-label_columns  which column holds the labels, and what it holds
+label_columns  which columns hold the labels, and what they hold
+readings       what the labels mean: one label, several labels, scores
 labels         the order of the labels, their ids
+names          lists of names as one word of a command line
 columns        the type of a column, and rows without a value
 splits         names of splits, splitting off a validation split, the first n examples
 tokenizing     tokenized splits, cached on disk

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from layer_distillation.errors import UserError
+from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from text_data.columns import repeated
 from text_data.files import FILE_EXTENSIONS
+from text_data.names import split_names
 from text_data.thresholds import ThresholdRule
 
 GLUE = "nyu-mll/glue"
@@ -74,16 +76,27 @@ class DataArguments:
     label_column_name: str | None = field(
         default=None,
         metadata={
-            "help": "Label column. Names, integers, booleans: classification. Decimal numbers: regression. Lists of "
-            "names or 0/1 vectors: multi-label. Unset: label or labels."
+            "help": "Label column, or a column for each label with commas: toxic,insult,threat, with 0/1, booleans or "
+            "shares from 0 to 1; an empty cell or -1 is unknown. Unset: label or labels."
+        },
+    )
+    problem_type: str | None = field(
+        default=None,
+        metadata={
+            "help": f"What the labels mean: {SINGLE_LABEL} (shares from 0 to 1 are soft labels), {MULTI_LABEL} or "
+            f"{REGRESSION}. Unset: what the label column says; needed only where it can be read in two ways."
         },
     )
     label_order: str | None = field(
         default=None,
         metadata={
-            "help": "Label names in the order of their ids, with commas: not_toxic,toxic. Unset: the order that the "
-            "data set declares, else sorted."
+            "help": "Label names in the order of their ids, with commas: not_toxic,toxic. Names that hold commas as a "
+            'JSON list: \'["a, b", "c"]\'. Unset: the order that the data set declares, else sorted.'
         },
+    )
+    json_field: str | None = field(
+        default=None,
+        metadata={"help": "Field with the rows, for json files that hold one object. Unset: the file is the rows."},
     )
     validation_split_percentage: int | None = field(
         default=None,
@@ -165,10 +178,20 @@ class DataArguments:
                 f"--text_column_name must be two different columns, found {self.text_column_name!r}. "
                 "Name the column once."
             )
-        if self.label_column_name is not None and self.label_column_name in self.text_columns:
+        if both := [name for name in self.label_columns if name in self.text_columns]:
             raise UserError(
-                f"A column is either text or label, found {self.label_column_name!r} as both. "
+                f"A column is either text or label, found {both[0]!r} as both. "
                 "Change --text_column_name or --label_column_name."
+            )
+        if names := repeated(self.label_columns):
+            raise UserError(
+                f"--label_column_name must have every column once, found {', '.join(names)} more than once. "
+                "Remove the repetition."
+            )
+        if self.problem_type not in (None, SINGLE_LABEL, MULTI_LABEL, REGRESSION):
+            raise UserError(
+                f"--problem_type must be {SINGLE_LABEL}, {MULTI_LABEL} or {REGRESSION}, found {self.problem_type!r}. "
+                "Leave it out for what the label column says."
             )
         if names := repeated(self.ordered_label_names):
             raise UserError(
@@ -211,21 +234,27 @@ class DataArguments:
     @property
     def text_columns(self) -> tuple[str, ...]:
         """The names in `text_column_name`; empty if unset."""
-        return _split_names(self.text_column_name)
+        return split_names(self.text_column_name)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The names in `label_column_name`; empty if unset."""
+        return split_names(self.label_column_name)
 
     @property
     def language_codes(self) -> tuple[str, ...]:
         """The codes in `languages`, in lower case; empty if unset."""
-        return tuple(code.lower() for code in _split_names(self.languages))
+        return tuple(code.lower() for code in split_names(self.languages))
 
     @property
     def ordered_label_names(self) -> tuple[str, ...]:
         """The names in `label_order`; empty if unset."""
-        return _split_names(self.label_order)
+        return split_names(self.label_order)
 
-
-def _split_names(names: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in names.split(",")) if names else ()
+    @property
+    def stated_problem_type(self) -> str | None:
+        """The problem type that an argument states: `problem_type`, or the scores of the GLUE task stsb."""
+        return self.problem_type or (REGRESSION if self.task_name == "stsb" else None)
 
 
 def _check_file(option: str, path: Path) -> None:

@@ -14,17 +14,17 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 def is_string(feature: object) -> bool:
     """Whether a column of this feature type holds strings."""
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
 
 
-def check_none_missing(what: str, values: Sequence, where: str) -> None:
+def check_none_missing(what: str, values: Sequence, where: str, fix: str | None = None) -> None:
     """Raises a `UserError` with the rows whose value is `None`. `what` is "text" or "label", `where` the split."""
     missing = [row for row, value in enumerate(values, 1) if value is None]
     if missing:
         shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         raise UserError(
             f"Every row must have a {what}, but in {where} {len(missing)} of {len(values)} rows have none: "
-            f"row {shown} (counted from 1, without a header). Fill in the {what} or remove the rows."
+            f"row {shown} (counted from 1, without a header). {fix or f'Fill in the {what}'}, or remove the rows."
         )
 
 

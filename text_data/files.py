@@ -1,33 +1,57 @@
 """Reads csv, tsv, json, jsonl and parquet files without changing what is in them.
 
     read_file(Path("train.csv"))    # a Dataset
+    category_orders(Path("train.parquet"))    # {"label": ("negative", "neutral", "positive")}
 
 A new format is one more function from a path to an Arrow table, and one more entry in `READERS`.
 """
 
+import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 from datasets import Dataset
+from pyarrow import compute
 
 from layer_distillation.errors import UserError
 from text_data.columns import repeated
 
+# Spreadsheets write semicolons where the comma is the decimal point.
+OTHER_DELIMITERS = ";\t|"
+DECIMAL_COMMA = r"^\s*[+-]?\d*,\d+\s*$"
+NUMBER_OR_EMPTY = r"^\s*([+-]?\d*,?\d+)?\s*$"
 
-def read_file(path: Path) -> Dataset:
+
+def read_file(path: Path, json_field: str | None = None) -> Dataset:
     """Loads a file by the reader for the ending of its name.
+
+    Args:
+        json_field: the field of a json object that holds the rows, if the file is such an object.
 
     Raises:
         UserError: the file is not what the ending says, or two columns have one name.
     """
+    reader = READERS[path.suffix.lower()]
+    arguments = {"field": json_field} if reader is _read_json else {}
+    with _naming(path):
+        table = reader(path, **arguments)
+        table.validate(full=True)  # strings of damaged files may be no UTF-8
+        return Dataset(table)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What a damaged file makes pyarrow and json raise becomes a `UserError` with the name of the file."""
     try:
-        return Dataset(READERS[path.suffix.lower()](path))
-    # pyarrow raises OSError and KeyError for damaged files, json RecursionError, and OverflowError is from a number
-    # beyond 64 bits.
-    except (ValueError, KeyError, OSError, OverflowError, RecursionError, pa.ArrowException) as error:
+        yield
+    # pyarrow raises OSError, KeyError and TypeError for damaged files, json RecursionError, and OverflowError is from
+    # a number beyond 64 bits.
+    except (ValueError, KeyError, TypeError, OSError, OverflowError, RecursionError, pa.ArrowException) as error:
         raise UserError(
             f"A data file must be what its name says, but reading {str(path)!r} found: {error}. "
             "Text is UTF-8; every csv row has as many cells as the header, cells with commas, quotes or line breaks "
@@ -35,8 +59,13 @@ def read_file(path: Path) -> Dataset:
         ) from error
 
 
+# ---- csv and tsv ----
+
+
 def _read_csv(path: Path) -> pa.Table:
-    return _read_cells(path, pa.csv.ParseOptions(newlines_in_values=True))
+    delimiter = _delimiter(path)
+    table = _read_cells(path, pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
+    return _with_decimal_points(table) if delimiter == ";" else table
 
 
 def _read_tsv(path: Path) -> pa.Table:
@@ -56,31 +85,169 @@ def _read_cells(path: Path, parse_options: pa.csv.ParseOptions) -> pa.Table:
     return pa.csv.read_csv(path, convert_options=strings, **options)
 
 
-def _read_json(path: Path) -> pa.Table:
+def _delimiter(path: Path) -> str:
+    """A comma, or what separates the names of the header if commas do not."""
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        header = file.readline()
+    for delimiter in "," + OTHER_DELIMITERS:
+        if len(next(csv.reader([header], delimiter=delimiter), ())) > 1:
+            return delimiter
+    return ","
+
+
+def _with_decimal_points(table: pa.Table) -> pa.Table:
+    """Writes the numbers of columns that hold numbers alone, some with a decimal comma, with a decimal point."""
+    for index, name in enumerate(table.column_names):
+        column = table[name]
+        is_number = compute.match_substring_regex(column, NUMBER_OR_EMPTY)
+        has_comma = compute.match_substring_regex(column, DECIMAL_COMMA)
+        if compute.all(is_number).as_py() and compute.any(has_comma).as_py():
+            table = table.set_column(index, name, compute.replace_substring(column, ",", "."))
+    return table
+
+
+# ---- json and jsonl ----
+
+
+def _read_json(path: Path, field: str | None = None) -> pa.Table:
     """Reads one list of objects, or one object per line. Arrow's reader would turn texts like dates into dates."""
     text = path.read_text(encoding="utf-8-sig")
-    if text.lstrip().startswith("["):
+    if field is not None:
+        rows = _rows_in_field(json.loads(text), field)
+    elif text.lstrip().startswith("["):
         rows = json.loads(text)
     else:
-        rows = [_parse_json_line(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("a row that is no object")
+        rows = _parse_json_lines(text)
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} is no object but {json.dumps(row)[:50]}")
     columns = dict.fromkeys(column for row in rows for column in row)
-    return pa.table({column: [row.get(column) for row in rows] for column in columns})
+    return pa.table({column: _json_column(column, [row.get(column) for row in rows]) for column in columns})
 
 
-def _parse_json_line(number: int, line: str) -> object:
+def _rows_in_field(document: object, field: str) -> list:
+    if not isinstance(document, dict) or not isinstance(document.get(field), list):
+        fields = f"an object with the fields {', '.join(document)}" if isinstance(document, dict) else "no object"
+        raise ValueError(f"--json_field must name a list of rows, found {field!r}, and the file is {fields}")
+    return document[field]
+
+
+def _parse_json_lines(text: str) -> list:
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            _check_for_fields(text)
+            raise ValueError(f"line {number}: {error}") from error
+    if len(rows) == 1:
+        _check_for_fields(text)
+    return rows
+
+
+def _check_for_fields(text: str) -> None:
+    """Raises if the text is one object, of which a field holds the rows."""
     try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {number}: {error}") from error
+        document = json.loads(text)
+    except json.JSONDecodeError:
+        return
+    fields = document.items() if isinstance(document, dict) else ()
+    with_rows = [name for name, value in fields if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if with_rows:
+        raise ValueError(
+            f"one object with the fields {', '.join(document)}. If the rows are in one of them, name it: "
+            f"--json_field {with_rows[0]}"
+        )
+
+
+def _json_column(name: str, values: list) -> pa.Array:
+    """Builds a column; says which rows differ in kind."""
+    kinds = [(row, value, _json_kind(value)) for row, value in enumerate(values, 1) if value is not None]
+    for row, value, kind in kinds:
+        first, first_value, first_kind = kinds[0]
+        if kind != first_kind:
+            raise ValueError(
+                f"column {name!r} holds {json.dumps(first_value)[:50]} ({first_kind}) in row {first} and "
+                f"{json.dumps(value)[:50]} ({kind}) in row {row}. Write every row as one kind"
+            )
+    try:
+        return pa.array(values)
+    except pa.ArrowException as error:
+        raise ValueError(f"column {name!r}: {error}") from error
+
+
+def _json_kind(value: object) -> str:
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a string", list: "a list"}
+    return kinds.get(type(value), "an object")
+
+
+# ---- parquet ----
 
 
 def _read_parquet(path: Path) -> pa.Table:
     _check_columns(pa.parquet.read_schema(path).names)
     table = pa.parquet.read_table(path)
-    plain = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in table.schema]
-    return table.cast(pa.schema(plain, metadata=table.schema.metadata))  # categories of pandas become strings
+    plain = [field.with_type(_plain_type(field.type)) for field in table.schema]
+    return table.cast(pa.schema(plain, metadata=table.schema.metadata))
+
+
+def _plain_type(dtype: pa.DataType) -> pa.DataType:
+    """The type as `datasets` knows it: categories and views of strings become strings, also in lists."""
+    if pa.types.is_dictionary(dtype):
+        return _plain_type(dtype.value_type)
+    if pa.types.is_string_view(dtype):
+        return pa.large_string()
+    if pa.types.is_list(dtype):
+        return pa.list_(_plain_type(dtype.value_type))
+    if pa.types.is_large_list(dtype):
+        return pa.large_list(_plain_type(dtype.value_type))
+    return dtype
+
+
+def category_orders(path: Path) -> dict[str, tuple[str, ...]]:
+    """Returns the categories in the order of the column's type, for every column whose type has an order.
+
+    Such a type is a Categorical of pandas, an Enum of polars or another ordered dictionary of Arrow, also in lists,
+    and an ENUM of DuckDB. Categories that polars or Arrow number as they occur have no order.
+    """
+    if path.suffix.lower() != ".parquet":
+        return {}
+    with _naming(path):
+        return _orders_in_parquet(path)
+
+
+def _orders_in_parquet(path: Path) -> dict[str, tuple[str, ...]]:
+    file = pa.parquet.ParquetFile(path)
+    fields = (file.schema_arrow.pandas_metadata or {}).get("columns", ())
+    of_pandas = {field["name"] for field in fields if field["pandas_type"] == "categorical"}
+    of_duckdb = _enums_of_duckdb(file.metadata)
+    orders = {}
+    for field in file.schema_arrow:
+        dtype = _item_type(field.type)
+        is_ordered = pa.types.is_dictionary(dtype) and (dtype.ordered or field.name in of_pandas)
+        if is_ordered or field.name in of_duckdb:
+            column = pa.parquet.read_table(path, columns=[field.name], read_dictionary=[field.name])[field.name]
+            while not pa.types.is_dictionary(column.type):
+                column = compute.list_flatten(column)
+            if column.num_chunks:
+                orders[field.name] = tuple(column.unify_dictionaries().chunk(0).dictionary.to_pylist())
+    return orders
+
+
+def _item_type(dtype: pa.DataType) -> pa.DataType:
+    is_list = pa.types.is_list(dtype) or pa.types.is_large_list(dtype)
+    return dtype.value_type if is_list else dtype
+
+
+def _enums_of_duckdb(metadata: pa.parquet.FileMetaData) -> set[str]:
+    """The columns that DuckDB wrote from an ENUM, whose order the file has; the encoding is the only sign of it."""
+    if not metadata.created_by.startswith("DuckDB") or not metadata.num_row_groups:
+        return set()
+    first = metadata.row_group(0)
+    columns = [first.column(index) for index in range(first.num_columns)]
+    return {
+        c.path_in_schema for c in columns if c.physical_type == "BYTE_ARRAY" and c.encodings == ("RLE_DICTIONARY",)
+    }
 
 
 def _check_columns(names: list[str]) -> None:

@@ -12,7 +12,7 @@ from datasets import DatasetDict, load_dataset
 from datasets.utils.py_utils import temporary_assignment
 
 from layer_distillation.errors import UserError
-from layer_distillation.pretrained import hub_answers
+from layer_distillation.network import hub_answers
 from text_data.caches import datasets_cache, is_writable, lockable_datasets_cache
 
 

@@ -1,14 +1,17 @@
-"""The label column: which column it is, and the labels of every split by name.
+"""The label columns: which columns they are, and what every split has in them.
 
     found = read_label_columns(raw, data_args)    # {"train": RawLabels, "validation": RawLabels, ...}
 
-`labels` gives the names their ids.
+`readings` decides what the values mean, and `labels` gives the names their ids.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
 from datasets import ClassLabel, LargeList, List, Value
 
 from layer_distillation.errors import UserError
@@ -17,48 +20,62 @@ from text_data.columns import WELL_KNOWN_LABEL_COLUMNS, is_string
 from text_data.sources import RawSplit
 from text_data.splits import splits_for
 
+# What one row of `RawLabels.values` holds.
+NAMES = "a name"
+NUMBERS = "a number"
+NAME_LISTS = "a list of names"
+SHARES = "a share of each label"
+
 
 @dataclass(frozen=True)
 class RawLabels:
-    """The labels of one split by name, before they have ids.
+    """The labels of one split as its columns hold them.
 
     Attributes:
-        values: one entry a row: a name, a float (regression), a list of names (multi-label), or `None` if missing.
-        declared: the names in the order of their ids, if the type of the column declares them.
-        is_vector: whether the column holds 0/1 vectors; the names are then the positions "0", "1", ...
+        kind: what one row holds: `NAMES`, `NUMBERS`, `NAME_LISTS` or `SHARES`.
+        values: one entry a row: a name, a float, a list of names, or `None` if missing. For `SHARES` an array of
+            shape (rows, labels) with numbers from 0 to 1, and NaN where a label is unknown.
+        declared: the names in the order of their ids, if the type of the column declares them; of `SHARES` always.
+        has_positions: whether the names of `SHARES` are not in the data, so that `label_order` may replace them.
+        column: name of the label column.
     """
 
-    values: Sequence[str | float | list[str] | None]
+    kind: str
+    values: list | np.ndarray
     declared: tuple[str, ...] = ()
-    is_vector: bool = False
+    has_positions: bool = False
+    column: str = ""
 
 
 def read_label_columns(raw: dict[str, RawSplit], data_args: DataArguments) -> dict[str, RawLabels]:
     """Returns the labels of every split that has some.
 
     Raises:
-        UserError: there is no label column, a validation split has no labels, or the column holds something else.
+        UserError: there is no label column, a validation split has no labels, or a column holds something else.
     """
-    column = _find_label_column(raw, data_args)
-    found = {name: labels for name in raw if (labels := _read_labels(raw[name], column)) is not None}
+    columns = _find_label_columns(raw, data_args)
+    found = {name: labels for name, split in raw.items() if (labels := _read_labels(split, columns)) is not None}
     for name in splits_for("validation", raw):
         if name not in found:
             raise UserError(
-                f"{raw[name].where} must have labels in the column {column!r}, but found none; the columns are "
-                f"{', '.join(raw[name].data.column_names)}. Add the labels: only training and test data may lack them."
+                f"{raw[name].where} must have labels in the column {', '.join(map(repr, columns))}, but found none; "
+                f"the columns are {', '.join(raw[name].data.column_names)}. Add the labels: only training and test "
+                "data may lack them."
             )
     return found
 
 
-def _find_label_column(raw: dict[str, RawSplit], data_args: DataArguments) -> str:
-    """The first candidate that holds labels in the training split, else in a validation split."""
-    candidates = (data_args.label_column_name,) if data_args.label_column_name else WELL_KNOWN_LABEL_COLUMNS
+def _find_label_columns(raw: dict[str, RawSplit], data_args: DataArguments) -> tuple[str, ...]:
+    """The named columns, else the first well-known one that holds labels in the training or a validation split."""
+    named = data_args.label_columns
+    candidates = [named] if named else [(column,) for column in WELL_KNOWN_LABEL_COLUMNS]
     for name in ("train", *splits_for("validation", raw)):
-        for column in candidates:
-            if _values(raw[name], column) is not None:
-                return column
+        for columns in candidates:
+            if any(_values(raw[name], column) is not None for column in columns):
+                return columns
+    wanted = " and ".join(map(repr, named)) or " or ".join(map(repr, WELL_KNOWN_LABEL_COLUMNS))
     raise UserError(
-        f"The training data must have labels in a column {' or '.join(map(repr, candidates))}, but found none among "
+        f"The training data {raw['train'].where} must have labels in a column {wanted}, but found none among "
         f"the columns {', '.join(raw['train'].data.column_names)}. Name the label column: --label_column_name. "
         "Training data without labels need a validation split that has them."
     )
@@ -75,46 +92,59 @@ def _values(split: RawSplit, column: str) -> list | None:
     return None if all(value in (None, "") or value != value for value in values) else values
 
 
-def _read_labels(split: RawSplit, column: str) -> RawLabels | None:
+def _read_labels(split: RawSplit, columns: tuple[str, ...]) -> RawLabels | None:
+    if len(columns) == 1:
+        return _read_column(split, *columns)
+    missing = [column for column in columns if column not in split.data.column_names]
+    if len(missing) == len(columns):
+        return None
+    if missing:
+        raise UserError(
+            f"{split.where} must have a column for each label of --label_column_name, but has no "
+            f"{', '.join(map(repr, missing))}; the columns are {', '.join(split.data.column_names)}."
+        )
+    return _read_shares(split, {column: _arrow_column(split, column) for column in columns})
+
+
+def _read_column(split: RawSplit, column: str) -> RawLabels | None:
     values = _values(split, column)
     if values is None:
         return None
     feature = split.data.features[column]
+    order = split.orders.get(column, ())
     if isinstance(feature, ClassLabel):
-        return RawLabels([_class_name(feature, value) for value in values], tuple(feature.names))
+        return RawLabels(NAMES, [_class_name(feature, value) for value in values], tuple(feature.names), column=column)
     if isinstance(feature, (List, LargeList)):
-        return _read_lists(feature.feature, values, split.where)
+        return _read_lists(feature.feature, values, split, column)
+    if isinstance(feature, dict):
+        struct = _arrow_column(split, column)
+        return _read_shares(split, {name: pa.compute.struct_field(struct, [name]) for name in feature})
     if is_string(feature):
-        return RawLabels([value or None for value in values])  # an empty csv cell is a missing label
+        names = [value or None for value in values]  # an empty csv cell is a missing label
+        return RawLabels(NAMES, names, order, column=column)
     dtype = feature.dtype if isinstance(feature, Value) else ""
-    if dtype.startswith("float"):
-        return RawLabels([None if value is None or math.isnan(value) else value for value in values])
+    if dtype.startswith("decimal") and all(value is None or value == int(value) for value in values):
+        values, dtype = [None if value is None else int(value) for value in values], "int"
+    if dtype.startswith(("float", "decimal")):
+        numbers = [None if value is None or math.isnan(value) else float(value) for value in values]
+        return RawLabels(NUMBERS, numbers, column=column)
     if dtype.startswith(("int", "uint", "bool")):
-        return RawLabels([None if value is None else str(value) for value in values])
+        return RawLabels(NAMES, [None if value is None else str(value) for value in values], order, column=column)
     raise UserError(
         f"Labels must be names, numbers, booleans or lists, but column {column!r} of {split.where} holds {feature}. "
         "Choose another column: --label_column_name."
     )
 
 
-def _read_lists(feature: object, rows: list[list | None], where: str) -> RawLabels:
-    """Reads lists of class ids, lists of names, or 0/1 vectors. A list with an empty entry counts as missing."""
+def _read_lists(feature: object, rows: list[list | None], split: RawSplit, column: str) -> RawLabels:
+    """Reads lists of class ids, lists of names, or lists of shares. A list with an empty name counts as missing."""
     if isinstance(feature, ClassLabel):
         rows = [row if row is None else [_class_name(feature, value) for value in row] for row in rows]
-        return RawLabels([_complete(row) for row in rows], tuple(feature.names))
+        return RawLabels(NAME_LISTS, [_complete(row) for row in rows], tuple(feature.names), column=column)
     if is_string(feature):
-        return RawLabels([_complete(row) for row in rows])
-    values = [value for row in rows if row is not None for value in row]
-    lengths = {len(row) for row in rows if row is not None}
-    others = [value for value in values if value not in (0, 1)]
-    if len(lengths) > 1 or others:
-        raise UserError(
-            f"Lists of labels must hold names, or be 0/1 vectors of one length, but the labels of {where} have the "
-            f"lengths {sorted(lengths)} and values such as {(others or values)[:5]}. Use lists of label names."
-        )
-    positions = tuple(str(position) for position in range(*lengths))
-    lists = [row if row is None else [positions[index] for index, value in enumerate(row) if value] for row in rows]
-    return RawLabels(lists, positions, is_vector=True)
+        order = split.orders.get(column, ())
+        return RawLabels(NAME_LISTS, [_complete(row) for row in rows], order, column=column)
+    return shares_of_lists(rows, column, split.where)
 
 
 def _class_name(feature: ClassLabel, value: int | None) -> str | None:
@@ -123,3 +153,69 @@ def _class_name(feature: ClassLabel, value: int | None) -> str | None:
 
 def _complete(names: list[str | None] | None) -> list[str] | None:
     return names if names is not None and all(names) else None
+
+
+# ---- shares: one number a label ----
+
+
+def shares_of_lists(rows: list[list | None], column: str, where: str) -> RawLabels:
+    """Reads lists of numbers, one a label, all of one length.
+
+    Raises:
+        UserError: the lists differ in length, or a value is no number from 0 to 1.
+    """
+    lengths = {len(row) for row in rows if row is not None}
+    values = [value for row in rows if row is not None for value in row]
+    others = [value for value in values if _share(value) is None]
+    if len(lengths) != 1 or lengths == {0} or others:
+        raise UserError(
+            f"Lists of labels must hold names, or one number from 0 to 1 for each label, but the labels of {where} "
+            f"have the lengths {sorted(lengths)} and values such as {(others or values)[:5]}. Use lists of names."
+        )
+    (length,) = lengths
+    unknown = [math.nan] * length
+    shares = [unknown if row is None else [_share(value) for value in row] for row in rows]
+    names = tuple(map(str, range(length)))
+    return RawLabels(SHARES, np.array(shares).reshape(len(rows), length), names, has_positions=True, column=column)
+
+
+def _read_shares(split: RawSplit, columns: Mapping[str, pa.Array]) -> RawLabels | None:
+    """Reads a column for each label; `None` if no label is known."""
+    shares = np.empty((len(split.data), len(columns)))
+    for index, (name, column) in enumerate(columns.items()):
+        if pa.types.is_nested(column.type):
+            raise UserError(
+                f"A column of one label must hold 0 and 1, booleans or shares from 0 to 1, but column {name!r} of "
+                f"{split.where} holds {column.type}. Name other columns: --label_column_name."
+            )
+        encoded = column.dictionary_encode()
+        encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+        distinct = encoded.dictionary.to_pylist()
+        numbers = [_share(value) for value in distinct]
+        codes = encoded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)
+        if None in numbers:
+            value = distinct[numbers.index(None)]
+            row = int(np.argmax(codes == numbers.index(None))) + 1
+            raise UserError(
+                f"A column of one label must hold 0 and 1, booleans or shares from 0 to 1, but row {row} of column "
+                f"{name!r} of {split.where} holds {value!r}. Correct the row, or name other columns: "
+                "--label_column_name."
+            )
+        shares[:, index] = np.array([*numbers, math.nan])[codes]
+    return None if np.isnan(shares).all() else RawLabels(SHARES, shares, tuple(columns), column=", ".join(columns))
+
+
+def _arrow_column(split: RawSplit, column: str) -> pa.Array | pa.ChunkedArray:
+    return split.data.with_format("arrow")[column][:]
+
+
+def _share(value: object) -> float | None:
+    """The number from 0 to 1 that a value stands for, NaN if the label is unknown, `None` for any other value."""
+    if isinstance(value, str):
+        value = {"": math.nan, "true": 1, "false": 0}.get(value.strip().lower(), value)
+    try:
+        number = math.nan if value is None else float(value)
+    except (TypeError, ValueError):
+        return None
+    # -1 marks what is unknown in GLUE and in the test labels of Jigsaw.
+    return math.nan if number == -1 or math.isnan(number) else number if 0 <= number <= 1 else None

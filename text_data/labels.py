@@ -4,29 +4,32 @@
     labels.names    # ("not_toxic", "toxic"): the name of id 0, of id 1
     ids["train"]    # [1, 0, 0, ...]
 
-A wrong order of the labels, or a wrong problem type, comes from `build_label_map`.
+A wrong order of the labels comes from `build_label_map`, a wrong problem type from `readings`.
 """
 
 import logging
 import math
-import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, List, Value
 
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from text_data.arguments import DataArguments
-from text_data.columns import NUMBER, check_none_missing
-from text_data.label_columns import RawLabels, read_label_columns
+from text_data.columns import NUMBER
+from text_data.label_columns import NAME_LISTS, NAMES, NUMBERS, SHARES, RawLabels, read_label_columns
+from text_data.names import join_names
+from text_data.readings import INTEGER, Reading, choose_reading
 from text_data.sources import RawSplit
 from text_data.splits import splits_for
 
 logger = logging.getLogger(__name__)
 
-INTEGER = re.compile(r"[+-]?\d+")
 # GLUE marks hidden labels by -1, and by -1.0 for the regression task.
 UNKNOWN_LABELS = (None, "-1", -1.0)
 
@@ -38,10 +41,12 @@ class LabelMap:
     Attributes:
         problem_type: one of `layer_distillation.problem_types`, as in model configs.
         names: label names in the order of their ids; `("score",)` for regression.
+        is_soft: whether single labels are shares of the classes, which sum to 1, in place of ids.
     """
 
     problem_type: str
     names: tuple[str, ...]
+    is_soft: bool = False
 
     @property
     def num_labels(self) -> int:
@@ -57,54 +62,75 @@ class LabelMap:
 
     @property
     def feature(self) -> ClassLabel | List | Value:
-        """The feature type of a column of ids, 0/1 vectors or scores."""
-        features = {
-            SINGLE_LABEL: ClassLabel(names=list(self.names)),
-            MULTI_LABEL: List(Value("float32")),
-            REGRESSION: Value("float32"),
-        }
-        return features[self.problem_type]
+        """The feature type of a column of ids, shares of the labels, or scores."""
+        if self.problem_type == REGRESSION:
+            return Value("float32")
+        if self.problem_type == MULTI_LABEL or self.is_soft:
+            return List(Value("float32"))
+        return ClassLabel(names=list(self.names))
 
 
-def read_labels(raw: dict[str, RawSplit], data_args: DataArguments) -> tuple[LabelMap, dict[str, list]]:
-    """Returns the label map, and for each split with known labels one id, 0/1 vector or score a row.
+def hard_labels(labels: np.ndarray, problem_type: str) -> np.ndarray:
+    """Returns labels as the metrics compare them with predictions.
+
+    Args:
+        labels: ids or shares `(examples,)` or `(examples, num_labels)`; NaN where a label is unknown.
+
+    Returns:
+        Single-label: the id of the largest share, of equal ones the last. Multi-label: 1 for shares from 0.5 on, else
+        0, NaN where unknown. Regression: the scores.
+    """
+    labels = np.asarray(labels)
+    if problem_type == SINGLE_LABEL and labels.ndim == 2:
+        return labels.shape[1] - 1 - labels[:, ::-1].argmax(axis=1)
+    if problem_type == MULTI_LABEL:
+        return np.where(np.isnan(labels), np.nan, labels >= 0.5)
+    return labels
+
+
+def read_labels(raw: dict[str, RawSplit], data_args: DataArguments) -> tuple[LabelMap, dict[str, list | pa.Array]]:
+    """Returns the label map, and for each split with known labels one id, list of shares or score a row.
 
     The label map comes from the training split, or from the first validation split if the training split has no
     labels because the student learns from the teacher's predictions.
 
     Raises:
-        UserError: the labels have no column, are missing in some rows, differ in kind between splits, or contradict
-            `label_order`.
+        UserError: the labels have no column, are missing in some rows, differ in kind between splits, can be read in
+            two ways, or contradict `label_order`.
     """
     found = read_label_columns(raw, data_args)
     first = next(iter(found))
-    label_map = build_label_map(found[first], data_args.ordered_label_names, raw[first].where)
+    where = raw[first].where
+    reading = choose_reading(found[first], data_args, where)
+    label_map = build_label_map(reading.of(found[first], where), reading, data_args.ordered_label_names, where)
     hidden = [name for name in splits_for("test", found) if _are_hidden(found[name], label_map)]
     return label_map, {
-        name: _encode(labels, label_map, raw[name].where) for name, labels in found.items() if name not in hidden
+        name: _encode(reading.of(labels, raw[name].where), label_map, raw[name].where)
+        for name, labels in found.items()
+        if name not in hidden
     }
 
 
-def build_label_map(labels: RawLabels, order: tuple[str, ...], where: str) -> LabelMap:
+def build_label_map(labels: RawLabels, reading: Reading, order: tuple[str, ...], where: str) -> LabelMap:
     """Returns the problem type and the label names in the order of their ids.
 
     The order is `order` (`label_order`) if given, else the order that the column declares, else sorted.
     """
-    check_none_missing("label", labels.values, where)
-    if not order and _are_scores(labels.values):
-        if all(float(value).is_integer() for value in labels.values):
-            logger.warning(
-                f"The labels of {where} are whole numbers written as decimals, such as {labels.values[0]}. They are "
-                "read as scores, so this is a regression. If they are classes, write them as 0, 1 or as names."
+    if reading.problem_type == REGRESSION:
+        if order:
+            raise UserError(
+                f"--label_order is for classes, but the labels of {where} are scores ({REGRESSION}), such as "
+                f"{labels.values[0]}. Leave it out, or say that the labels are classes: --problem_type {SINGLE_LABEL}."
             )
         return LabelMap(REGRESSION, ("score",))
-    names = labels.declared or _sorted_names(labels.values)
-    if labels.is_vector and len(order) == len(names):
+    names = labels.declared or _sorted_names(_names_in(labels.values))
+    if labels.has_positions and len(order) == len(names):
         names = order
     if order and set(order) != set(names):
         raise UserError(
-            f"--label_order must be the labels of the data, but {where} has {', '.join(names)} and --label_order "
-            f"is {', '.join(order)}. Correct --label_order, or leave it out."
+            f"--label_order must be the labels of the data, but {where} has {join_names(names)} and --label_order "
+            f"is {join_names(order)}. Leave it out, or give the names in this form: --label_order "
+            f"{shlex.quote(join_names(names))}."
         )
     if len(names) < 2:
         raise UserError(
@@ -112,24 +138,16 @@ def build_label_map(labels: RawLabels, order: tuple[str, ...], where: str) -> La
             "Check --label_column_name."
         )
     _warn_of_similar(names, where)
-    return LabelMap(MULTI_LABEL if isinstance(labels.values[0], list) else SINGLE_LABEL, order or names)
+    return LabelMap(reading.problem_type, order or names, reading.is_soft)
 
 
-def _are_scores(values: Sequence[str | float | list[str]]) -> bool:
-    """Whether labels are decimal numbers. Integers are class names."""
-    if not isinstance(values[0], str):
-        return isinstance(values[0], float)
-    return all(map(NUMBER.fullmatch, values)) and not all(map(INTEGER.fullmatch, values))
+def _names_in(values: Iterable[str | list[str]]) -> set[str]:
+    return {name for value in values for name in (value if isinstance(value, list) else [value])}
 
 
-def _names_in(values: Iterable[str | float | list[str]]) -> set[str]:
-    return {str(name) for value in values for name in (value if isinstance(value, list) else [value])}
-
-
-def _sorted_names(values: Iterable[str | float | list[str]]) -> tuple[str, ...]:
+def _sorted_names(names: set[str]) -> tuple[str, ...]:
     # Sorted twice: "1" and "01" have one value, and the order within a set differs between processes.
-    names = sorted(_names_in(values))
-    return tuple(sorted(names, key=int) if all(map(INTEGER.fullmatch, names)) else names)
+    return tuple(sorted(sorted(names), key=int) if all(map(INTEGER.fullmatch, names)) else sorted(names))
 
 
 def _warn_of_similar(names: tuple[str, ...], where: str) -> None:
@@ -143,31 +161,46 @@ def _warn_of_similar(names: tuple[str, ...], where: str) -> None:
 
 
 def _are_hidden(labels: RawLabels, label_map: LabelMap) -> bool:
+    if labels.kind == SHARES:
+        return bool(np.isnan(labels.values).all())
     return all(value in UNKNOWN_LABELS and value not in label_map.names for value in labels.values)
 
 
-def _encode(labels: RawLabels, label_map: LabelMap, where: str) -> list[int] | list[float] | list[list[float]]:
-    check_none_missing("label", labels.values, where)
-    is_multi_label = label_map.problem_type == MULTI_LABEL
-    if isinstance(labels.values[0], list) != is_multi_label:
+def _encode(labels: RawLabels, label_map: LabelMap, where: str) -> list[int] | list[float] | pa.Array:
+    expected = {
+        REGRESSION: (NUMBERS,),
+        MULTI_LABEL: (NAME_LISTS, SHARES),
+        SINGLE_LABEL: (SHARES,) if label_map.is_soft else (NAMES, SHARES),
+    }[label_map.problem_type]
+    if labels.kind not in expected:
         raise UserError(
-            f"All splits must have one kind of label, but {where} has {labels.values[0]!r} and the training data are "
-            f"{label_map.problem_type}. Use lists in every split or in none."
+            f"All splits must have one kind of label, but a row of {where} has {labels.kind}, such as "
+            f"{labels.values[0]!r}, and the training data are {label_map.problem_type}. Write every split alike."
         )
-    if label_map.problem_type == REGRESSION:
+    if labels.kind == NUMBERS:
         return _as_scores(labels.values, where)
-    values = labels.values
-    if labels.is_vector and len(labels.declared) == label_map.num_labels:
-        values = [[label_map.names[int(position)] for position in value] for value in values]
-    if unseen := _names_in(values) - set(label_map.names):
+    names = _names_in(labels.values) if labels.kind != SHARES else set(labels.declared)
+    if labels.has_positions and len(labels.declared) == label_map.num_labels:
+        names = set()
+    if unseen := names - set(label_map.names):
         raise UserError(
             f"Labels must occur in the training data, which have {', '.join(label_map.names)}, but {where} has also "
             f"{', '.join(sorted(unseen))}. Correct these rows or add training examples."
         )
-    if is_multi_label:
-        return [[float(name in value) for name in label_map.names] for value in values]
-    label2id = label_map.label2id
-    return [label2id[str(value)] for value in values]
+    if labels.kind == NAMES:
+        label2id = label_map.label2id
+        return [label2id[name] for name in labels.values]
+    if labels.kind == NAME_LISTS:
+        return _as_lists(np.array([[name in row for name in label_map.names] for row in labels.values]))
+    names = label_map.names if labels.has_positions else labels.declared
+    shares = labels.values[:, [names.index(name) for name in label_map.names]]
+    is_one_id = label_map.problem_type == SINGLE_LABEL and not label_map.is_soft
+    return hard_labels(shares, SINGLE_LABEL).tolist() if is_one_id else _as_lists(shares)
+
+
+def _as_lists(shares: np.ndarray) -> pa.Array:
+    offsets = np.arange(len(shares) + 1, dtype=np.int32) * shares.shape[1]
+    return pa.ListArray.from_arrays(offsets, pa.array(shares.astype(np.float32).ravel()))
 
 
 def _as_scores(values: Sequence[str | float], where: str) -> list[float]:

@@ -25,7 +25,7 @@ from sklearn.metrics import (
 from transformers import EvalPrediction
 
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from text_data.labels import LabelMap
+from text_data.labels import LabelMap, hard_labels
 
 # GLUE reports the F1 of label 1 for these tasks.
 F1_TASKS = ("mrpc", "qqp")
@@ -64,18 +64,24 @@ def multi_label_metrics(logits: np.ndarray, references: np.ndarray, names: tuple
 
     Args:
         logits: shape (examples, num_labels).
-        references: shape (examples, num_labels), 0 or 1.
+        references: shape (examples, num_labels), 0 or 1, NaN where a label is unknown, which counts nowhere.
 
     Returns:
-        accuracy (an example is right if all its labels are), macro_f1, micro_f1, f1_NAME of every label; roc_auc and
-        average_precision, means over the labels of which both values occur, if all logits are finite.
+        accuracy (an example is right if all its known labels are), macro_f1, micro_f1, f1_NAME of every label;
+        roc_auc and average_precision, means over the labels of which both values occur, if all logits are finite.
     """
-    predictions = (logits > 0).astype(int)
-    per_label = f1_score(references, predictions, average=None, zero_division=0)
+    predictions, known = (logits > 0).astype(float), ~np.isnan(references)
+    is_right = (predictions == references) | ~known
+    per_label = [
+        f1_score(references[known[:, i], i], predictions[known[:, i], i], zero_division=0)
+        if known[:, i].any()
+        else 0.0
+        for i in range(len(names))
+    ]
     return {
-        "accuracy": accuracy_score(references, predictions),
-        "macro_f1": f1_score(references, predictions, average="macro", zero_division=0),
-        "micro_f1": f1_score(references, predictions, average="micro", zero_division=0),
+        "accuracy": is_right[known.any(axis=1)].all(axis=1).mean(),
+        "macro_f1": np.mean(per_label),
+        "micro_f1": f1_score(references[known], predictions[known], zero_division=0),
         **{f"f1_{name}": value for name, value in zip(names, per_label, strict=True)},
         **_ranking_metrics(logits, references),
     }
@@ -103,20 +109,22 @@ def regression_metrics(logits: np.ndarray, references: np.ndarray, names: tuple[
 
 
 def _ranking_metrics(scores: np.ndarray, references: np.ndarray) -> dict[str, float]:
-    """Mean roc_auc and average_precision over the columns of (examples, labels) in which both classes occur."""
-    columns = [index for index, column in enumerate(references.T) if 0 < column.sum() < len(column)]
+    """Mean roc_auc and average_precision over the columns of (examples, labels) in which both classes are known."""
+    known = ~np.isnan(references.T)
+    columns = [(r[rows], s[rows]) for r, s, rows in zip(references.T, scores.T, known, strict=True)]
+    columns = [(column, score) for column, score in columns if 0 < column.sum() < len(column)]
     if not columns or not np.isfinite(scores).all():
         return {}
     return {
-        "roc_auc": roc_auc_score(references[:, columns], scores[:, columns], average="macro"),
-        "average_precision": average_precision_score(references[:, columns], scores[:, columns], average="macro"),
+        "roc_auc": np.mean([roc_auc_score(*column) for column in columns]),
+        "average_precision": np.mean([average_precision_score(*column) for column in columns]),
     }
 
 
 # Per problem type: the type of one reference, and the metrics.
 METRICS = {
     SINGLE_LABEL: (Value("int64"), single_label_metrics),
-    MULTI_LABEL: (List(Value("int64")), multi_label_metrics),
+    MULTI_LABEL: (List(Value("float64")), multi_label_metrics),
     REGRESSION: (Value("float64"), regression_metrics),
 }
 
@@ -153,7 +161,7 @@ class TextClassificationMetric(evaluate.Metric):
 
 
 def build_compute_metrics(labels: LabelMap, task_name: str | None) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Returns the `compute_metrics` of a `Trainer`: `TextClassificationMetric` on the logits.
+    """Returns the `compute_metrics` of a `Trainer`: `TextClassificationMetric` on the logits and the hard labels.
 
     Models may return more than logits; then `predictions` is a tuple, of which the logits are the first element.
     """
@@ -163,6 +171,6 @@ def build_compute_metrics(labels: LabelMap, task_name: str | None) -> Callable[[
         logits = prediction.predictions
         if isinstance(logits, tuple):
             logits = logits[0]
-        return metric.compute(predictions=logits, references=prediction.label_ids)
+        return metric.compute(predictions=logits, references=hard_labels(prediction.label_ids, labels.problem_type))
 
     return compute_metrics

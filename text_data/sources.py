@@ -5,24 +5,31 @@
 `files` and `hub` do the reading.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset
 
 from layer_distillation.errors import UserError
 from text_data.arguments import EMBEDDED_DATA, GLUE, DataArguments
-from text_data.files import read_file
+from text_data.files import category_orders, read_file
 from text_data.hub import full_name, load_hub_data
 from text_data.splits import splits_for
 
 
 @dataclass(frozen=True)
 class RawSplit:
-    """A split as its source holds it. `where` names the split in messages."""
+    """A split as its source holds it.
+
+    Attributes:
+        where: names the split in messages.
+        orders: the categories of columns whose type has an order of them, if the type of `data` does not tell it.
+    """
 
     data: Dataset
     where: str
+    orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_source(data_args: DataArguments) -> tuple[str, dict[str, RawSplit]]:
@@ -36,7 +43,10 @@ def read_source(data_args: DataArguments) -> tuple[str, dict[str, RawSplit]]:
     elif data_args.dataset_name is not None:
         source, raw = _read_hub(data_args.dataset_name, data_args.dataset_config_name)
     elif data_args.files:
-        source, raw = "/".join(Path(data_args.train_file).parts[-2:]), _read_files(data_args.files)
+        source, raw = (
+            "/".join(Path(data_args.train_file).parts[-2:]),
+            _read_files(data_args.files, data_args.json_field),
+        )
     else:
         folder = Path(__file__).parent.parent / EMBEDDED_DATA
         files = {split: str(folder / f"{split}.csv") for split in ("train", "validation", "test")}
@@ -59,5 +69,8 @@ def _read_hub(name: str, config_name: str | None) -> tuple[str, dict[str, RawSpl
     return source, {split: RawSplit(data, f"split {split!r} of {source}") for split, data in splits.items()}
 
 
-def _read_files(files: dict[str, str]) -> dict[str, RawSplit]:
-    return {split: RawSplit(read_file(Path(path)), path) for split, path in files.items()}
+def _read_files(files: dict[str, str], json_field: str | None = None) -> dict[str, RawSplit]:
+    return {
+        split: RawSplit(read_file(Path(path), json_field), path, category_orders(Path(path)))
+        for split, path in files.items()
+    }

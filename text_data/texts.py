@@ -34,19 +34,20 @@ def select_texts(raw: dict[str, RawSplit], data_args: DataArguments) -> tuple[tu
     Raises:
         UserError: the columns cannot be inferred or are missing, or a text is missing or no string.
     """
-    columns = _find_text_columns(raw["train"].data, data_args)
+    columns = _find_text_columns(raw["train"], data_args)
     for split in raw.values():
         for column in columns:
             _check_texts(split, column)
     return columns, {name: split.data.select_columns(list(columns)) for name, split in raw.items()}
 
 
-def _find_text_columns(train: Dataset, data_args: DataArguments) -> tuple[str, ...]:
+def _find_text_columns(split: RawSplit, data_args: DataArguments) -> tuple[str, ...]:
     if data_args.text_columns:
         return data_args.text_columns
     if data_args.task_name is not None:
         return GLUE_TEXT_COLUMNS[data_args.task_name]
-    found = [column for column in train.column_names if column != data_args.label_column_name]
+    train = split.data
+    found = [column for column in train.column_names if column not in data_args.label_columns]
     for columns in WELL_KNOWN_TEXT_COLUMNS:
         if set(columns) <= set(found):
             return columns
@@ -55,8 +56,8 @@ def _find_text_columns(train: Dataset, data_args: DataArguments) -> tuple[str, .
     )
     if len(candidates) not in (1, 2):
         raise UserError(
-            "The text must be in a column with a well-known name, or in the only one or two columns of strings; found "
-            f"{len(candidates)} columns of strings among the columns {', '.join(train.column_names)}. "
+            "The text must be in a column with a well-known name, or in the only one or two columns of strings; "
+            f"{split.where} has {len(candidates)} columns of strings among {', '.join(train.column_names)}. "
             "Name the text column: --text_column_name."
         )
     return candidates

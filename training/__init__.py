@@ -6,6 +6,7 @@ command_line      parsing, settings, errors in one line
 inputs            the data in every form that the steps need
 checkpoints       classifiers and tokenizers for the labels at hand
 teacher           fine-tuning the teacher, scoring it
+guessing          whether the teacher is better than guessing
 stored_or_live    stored teacher outputs, or a teacher in every step
 student           what a student starts from; stages
 layer_search      choosing layers by evidence

@@ -37,6 +37,10 @@ class TeacherArguments:
     teacher_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of a teacher on the Hub. Unset: its main branch."}
     )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run Python code that comes with a checkpoint. Off: a checkpoint that needs it is refused."},
+    )
     tokenizer_name: str | None = field(
         default=None,
         metadata={

@@ -1,12 +1,13 @@
 """Classifiers and tokenizers for the labels and texts at hand."""
 
 import logging
+import shlex
 
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import (
+    MODEL_MAPPING,
     AutoConfig,
-    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
@@ -15,10 +16,10 @@ from transformers import (
     set_seed,
 )
 
-from layer_distillation.engines import whole_weights
 from layer_distillation.errors import UserError
 from layer_distillation.pretrained import from_pretrained
 from text_data.labels import LabelMap
+from text_data.names import join_names
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +62,13 @@ def load_tokenizer(
             f"The tokenizer {name} has {len(tokenizer)} tokens but the model {path} has embeddings for "
             f"{vocab_size} only. Give the tokenizer that it was trained with as --tokenizer_name."
         )
-    with whole_weights(), init_empty_weights():
-        limit = longest_text(AutoModel.from_config(config))
-    if limit is not None:  # a tokenizer that was saved without a limit has a huge one
-        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+    if isinstance(
+        model_class := MODEL_MAPPING.get(type(config)), type
+    ):  # not so for code that comes with a checkpoint
+        with init_empty_weights():
+            limit = longest_text(model_class(config))
+        if limit is not None:  # a tokenizer that was saved without a limit has a huge one
+            tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     return _with_padding_token(tokenizer, name)
 
 
@@ -184,14 +188,14 @@ def _is_trained_for(labels: LabelMap, names: list[str], path: str, ignore_mismat
     if ignore_mismatch:
         return False
     if sorted(folded) == sorted(spelling):
-        order = ",".join(spelling[name] for name in folded)
+        order = join_names(spelling[name] for name in folded)
         raise UserError(
             f"The teacher {path} has its labels in the order {order}, the data in the order "
-            f"{','.join(labels.names)}. Run again with --label_order {order}."
+            f"{join_names(labels.names)}. Run again with --label_order {shlex.quote(order)}."
         )
     may_be_the_same = "If they mean the same, write them so in the data. " if len(names) == labels.num_labels else ""
     raise UserError(
-        f"The head of the teacher {path} is trained for the labels {','.join(names)}, but the data has "
-        f"{','.join(labels.names)}. {may_be_the_same}Name a teacher for these labels or a pretrained encoder, or "
+        f"The head of the teacher {path} is trained for the labels {join_names(names)}, but the data has "
+        f"{join_names(labels.names)}. {may_be_the_same}Name a teacher for these labels or a pretrained encoder, or "
         "fine-tune this one for them with --ignore_mismatched_sizes."
     )

@@ -21,6 +21,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from layer_distillation.errors import UserError
+from text_data.names import join_names
 from training.processor import describe_threads
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def _command(words: Sequence[str], arguments: Sequence) -> str:
 
 def _word(value) -> str:
     if isinstance(value, list):
-        return ",".join(map(str, value))
+        return join_names(map(str, value))
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -16,7 +16,7 @@ from layer_distillation.losses import task_loss
 from layer_distillation.model_outputs import compute_logits, forward_columns
 from layer_distillation.problem_types import MULTI_LABEL, SINGLE_LABEL
 from layer_distillation.student_config import encoder_config
-from text_data.labels import LabelMap
+from text_data.labels import LabelMap, hard_labels
 from text_data.thresholds import THRESHOLDS_FILE, choose_thresholds
 from training.inputs import Inputs
 
@@ -30,11 +30,17 @@ def evaluate_model(
         tokenized = inputs.tokenized[split]
         if "labels" in tokenized.column_names:
             logits = compute_logits(model, tokenized, inputs.collator, args.per_device_eval_batch_size, args.bf16)
-            label_ids = np.array(tokenized["labels"])
+            label_ids = label_array(tokenized)
             loss = task_loss(torch.from_numpy(logits), torch.from_numpy(label_ids), model.config.problem_type)
             scores = {"loss": loss.mean().item(), **inputs.compute_metrics(EvalPrediction(logits, label_ids))}
             metrics.update({f"{prefix}_{name}{suffix}": value for name, value in scores.items()})
     return metrics
+
+
+def label_array(tokenized: Dataset) -> np.ndarray:
+    """Returns the labels of a split as a collator makes them: int64 ids, float32 shares or scores."""
+    label_ids = np.array(tokenized["labels"])
+    return label_ids.astype(np.float32) if label_ids.dtype.kind == "f" else label_ids
 
 
 def evaluate_splits(trainer: Trainer, inputs: Inputs, splits: Sequence[str], prefix: str) -> dict[str, float]:
@@ -108,9 +114,11 @@ def _decide(logits: np.ndarray, labels: LabelMap) -> np.ndarray:
 
 def _label_names(values: np.ndarray, labels: LabelMap) -> list:
     if labels.problem_type == SINGLE_LABEL:
-        return [labels.names[i] for i in values]
+        return [labels.names[i] for i in hard_labels(values, SINGLE_LABEL)]
     if labels.problem_type == MULTI_LABEL:
-        return [";".join(name for name, is_set in zip(labels.names, row, strict=True) if is_set) for row in values]
+        return [
+            ";".join(name for name, share in zip(labels.names, row, strict=True) if share >= 0.5) for row in values
+        ]
     return np.asarray(values).ravel().tolist()
 
 

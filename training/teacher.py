@@ -11,10 +11,8 @@ checked before anything is trained.
 
 import json
 import logging
-import math
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +31,8 @@ from layer_distillation.pretrained import from_pretrained
 from text_data.labels import LabelMap
 from training.arguments import TeacherArguments
 from training.checkpoints import load_classifier, load_tokenizer, set_padding
-from training.evaluation import evaluate_model
+from training.evaluation import evaluate_model, label_array
+from training.guessing import warn_if_guessing
 from training.inputs import Inputs
 
 logger = logging.getLogger(__name__)
@@ -134,7 +133,7 @@ def prepare_teacher(start: TeacherStart, training_args: DistillationTrainingArgu
         model, results["train_loss_ce"] = fine_tune(start, training_args, inputs)
     model = model.to(training_args.device)
     results |= evaluate_model(model, inputs, data.validation_splits, "eval", training_args)
-    warn_if_guessing(results, inputs.tokenized[data.validation_splits[0]]["labels"])
+    warn_if_guessing(results, label_array(inputs.tokenized[data.validation_splits[0]]), data.labels)
     if training_args.do_predict:
         results |= evaluate_model(model, inputs, data.test_splits, "predict", training_args)
     return Teacher(path, start.args, data.labels, results)
@@ -242,31 +241,3 @@ def _recipe(start: TeacherStart, training_args: DistillationTrainingArguments, i
         "train_batch_size": examples_a_step,
         **{name: getattr(training_args, name) for name in SHARED_WITH_STUDENT},
     }
-
-
-def warn_if_guessing(metrics: Mapping[str, float], targets: Sequence) -> None:
-    """Logs a loud warning when a teacher does no better than guessing.
-
-    A classifier must beat the share of the most frequent label by two standard errors; a regression's correlation with
-    the targets must exceed two standard errors of an uncorrelated sample's.
-
-    Args:
-        metrics: of the teacher on a validation split, named `eval_{metric}`.
-        targets: the split's labels: class ids, 0/1 lists or numbers.
-    """
-    if "eval_accuracy" in metrics:
-        counts = Counter(tuple(target) if isinstance(target, list) else target for target in targets)
-        name, chance = "accuracy", counts.most_common(1)[0][1] / len(targets)
-        margin = 2 * math.sqrt(chance * (1 - chance) / len(targets))
-    else:
-        name, chance, margin = "pearson", 0.0, 2 / math.sqrt(len(targets))
-    value = metrics.get(f"eval_{name}", math.nan)  # constant predictions have no correlation
-    if value > chance + margin:
-        return
-    rule = "!" * 100
-    logger.warning(
-        f"\n{rule}\nTHE TEACHER IS NO BETTER THAN GUESSING: {name} {value:.3f} on {len(targets)} validation "
-        f"examples, guessing gives {chance:.3f} (+- {margin:.3f}).\nA student would learn nothing from it. Is its "
-        "head trained for this task? Are the labels in its order (--label_order)? Was it\ntrained long enough "
-        f"(--teacher_num_train_epochs)?\n{rule}"
-    )

@@ -1,0 +1,74 @@
+"""The identity bias of the teacher and of the students of a grid.
+
+texts = read_identity_texts(identity_args)
+check_measurable(texts, label_names, identity_args)
+measured = measure_groups(plans, grid, teacher, texts, identity_args)    # {"teacher": ..., "odd, distilled": ...}
+report += identity_section(texts, measured)
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from comparison.document import Block, Heading, Table, Text
+from comparison.grid import CellPlan, Grid
+from comparison.identity_bias import IdentityBias, identity_bias, measurable
+from comparison.identity_report import (
+    EXPLANATION,
+    difference_table,
+    identity_table,
+    summary_table,
+    write_beside_model,
+)
+from comparison.identity_texts import IdentityArguments, IdentityTexts, toxic_probabilities
+from comparison.report import group_title
+from comparison.results import TEACHER, grouped, load_student
+from layer_distillation.model_outputs import compute_logits
+from training.teacher import Teacher
+
+
+def check_measurable(texts: IdentityTexts, label_names: Sequence[str], args: IdentityArguments) -> None:
+    """Raises a `UserError`, before hours of training, for what would end in one afterwards."""
+    measurable(texts.is_toxic, texts.mentions)
+    args.toxic_positions(label_names)
+
+
+def measure_groups(
+    plans: Sequence[CellPlan], grid: Grid, teacher: Teacher, texts: IdentityTexts, args: IdentityArguments
+) -> dict[str, IdentityBias]:
+    """Returns the bias of the teacher and of every group of runs, by its title, over the seeds of the group.
+
+    Each run's own goes into its folder, as `identity_bias.json` and as a section of its model card.
+    """
+    tokenizer = grid.inputs.tokenizer
+    max_length = min(grid.data_args.max_seq_length, tokenizer.model_max_length)
+    tokenized = Dataset.from_dict(dict(tokenizer(list(texts.texts), truncation=True, max_length=max_length)))
+
+    def measure(models: Sequence[PreTrainedModel]) -> IdentityBias:
+        batch_size, bf16 = grid.training_args.per_device_eval_batch_size, grid.training_args.bf16
+        logits = [compute_logits(model, tokenized, grid.inputs.collator, batch_size, bf16) for model in models]
+        probabilities = toxic_probabilities(np.stack(logits), grid.inputs.data.labels.names, args)
+        return identity_bias(texts.is_toxic, probabilities, texts.mentions)
+
+    measured = {group_title(TEACHER): measure([teacher.load(grid.training_args.device)])}
+    for group, cells in grouped(plans, key=lambda plan: plan.cell.group).items():
+        students = [load_student(plan, grid).to(grid.training_args.device) for plan in cells]
+        measured[group_title(group)] = measure(students)
+        for plan, student in zip(cells, students, strict=True):
+            write_beside_model(plan.folder, texts.source, {"checkpoint": measure([student])})
+    return measured
+
+
+def identity_section(texts: IdentityTexts, measured: Mapping[str, IdentityBias]) -> list[Block]:
+    """Returns the section of a report."""
+    return [
+        Heading("Identity bias"),
+        Text(f"{len(texts.texts):,} texts of {texts.source}. {EXPLANATION}"),
+        Table(summary_table(measured)),
+        Text("Differences from the teacher, in points, each at 95% by itself:"),
+        Table(difference_table(measured)),
+        Text("Subgroup, BPSN and BNSP AUC and false positives by identity, in per cent:"),
+        Table(identity_table(measured)),
+    ]

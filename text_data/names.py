@@ -1,0 +1,29 @@
+"""Lists of names as one word of a command line.
+
+split_names("not_toxic, toxic")                  # ("not_toxic", "toxic")
+split_names('["praise, thanks", "complaint"]')   # ("praise, thanks", "complaint")
+join_names(("praise, thanks", "complaint"))      # '["praise, thanks", "complaint"]'
+"""
+
+import csv
+import json
+from collections.abc import Iterable
+
+
+def split_names(names: str | None) -> tuple[str, ...]:
+    """Splits names at commas, or reads a JSON list. Names with commas may also stand in double quotes, as in csv."""
+    if not names:
+        return ()
+    if names.lstrip().startswith("["):
+        try:
+            return tuple(map(str, json.loads(names)))
+        except json.JSONDecodeError:
+            pass  # a name may begin with a bracket
+    return tuple(name.strip() for name in next(csv.reader([names], skipinitialspace=True)))
+
+
+def join_names(names: Iterable[str]) -> str:
+    """Writes names so that `split_names` reads them: with commas, or as a JSON list if a name needs it."""
+    names = list(names)
+    joined = ",".join(names)
+    return joined if list(split_names(joined)) == names else json.dumps(names, ensure_ascii=False)
