@@ -129,7 +129,7 @@ class DistillationTrainer(Trainer):
         smoothing = 0.0 if self.label_smoother is None else self.label_smoother.epsilon
         self._label_loss = LabelLoss(self.model, self.compute_loss_func, smoothing, self._problem_type)
         if self.teacher_model is not None:
-            check_match(self.model, self.teacher_model)
+            check_match(self.model, self.teacher_model, self.processing_class)
             config, teacher_config = config_of(self.model), config_of(self.teacher_model)
             if config is not None and teacher_config is not None and config.problem_type is None:
                 config.problem_type = teacher_config.problem_type

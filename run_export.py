@@ -54,8 +54,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_ARGUMENTS = Path(__file__).parent / "defaults" / "run_export.json"
 DEFAULT_SPLIT_SEED = 42  # the default of --seed
-# What the app calls the labels of the model in the form of the Perspective API, if the model's folder says it.
-ATTRIBUTES_FILE = "attributes.json"
+# What the app reads beside a model, if its folder has it: the names of its labels in the form of the Perspective API,
+# and how it judges texts that mention identities.
+FILES_FOR_THE_APP = ("attributes.json", "identity_bias.json")
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -103,8 +104,9 @@ def main(argv: Sequence[str] | None = None) -> dict:
     open_folder(folder, model, tokenizer)
     if chosen:
         write_json(folder / THRESHOLDS_FILE, chosen)
-    if (Path(path) / ATTRIBUTES_FILE).is_file():
-        shutil.copy(Path(path) / ATTRIBUTES_FILE, folder)
+    for name in FILES_FOR_THE_APP:
+        if (Path(path) / name).is_file():
+            shutil.copy(Path(path) / name, folder)
     measured = export_checked(model, folder, check_data, export_args.int8_processor)
 
     # Report

@@ -28,6 +28,7 @@ OLD_INT8_FILE = "model_int8.onnx"
 EXPORT_FOLDERS = ("export", "onnx")
 METRICS_FILE = "metrics.json"
 THRESHOLDS_FILE = "thresholds.json"
+IDENTITY_BIAS_FILE = "identity_bias.json"
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 # Of a label that `thresholds.json` does not name.
@@ -90,9 +91,11 @@ class Model(ABC):
         version: of the model, from its export; `None` without one.
         fingerprint: SHA-256 of the file with the weights, in hexadecimal.
         languages: codes of the languages that the model reads, such as "en"; empty if it does not say.
+        identity_bias: `identity_bias.json` of the checkpoint, or of the export; empty if neither has one.
     """
 
     runs_together = True
+    identity_bias: Mapping = {}
 
     def __init__(self, name: str, folder: Path, weights: Path, metrics: dict):
         config = _read_json(folder / "config.json")
@@ -248,11 +251,16 @@ def load_model(folder: str | Path, backend: str = "int8") -> Model:
     export = exports[0] if exports else folder
     metrics = _read_json_if_there(export / METRICS_FILE)
     if backend == "pytorch":
-        return TorchModel(checkpoint.name, checkpoint, metrics)
-    file = _find_graph(export, backend)
-    if not metrics:
-        raise FileNotFoundError(f"There is no {METRICS_FILE} in {export}: the export has failed. Run it again.")
-    return OnnxModel(checkpoint.name, export, file, metrics, backend)
+        model = TorchModel(checkpoint.name, checkpoint, metrics)
+    else:
+        file = _find_graph(export, backend)
+        if not metrics:
+            raise FileNotFoundError(f"There is no {METRICS_FILE} in {export}: the export has failed. Run it again.")
+        model = OnnxModel(checkpoint.name, export, file, metrics, backend)
+    # Bias is measured after the export, so a newer file may lie beside the checkpoint.
+    measured = [folder / IDENTITY_BIAS_FILE for folder in (checkpoint, export)]
+    model.identity_bias = next((_read_json(file) for file in measured if file.is_file()), {})
+    return model
 
 
 def _find_graph(export: Path, kind: str) -> Path:

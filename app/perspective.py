@@ -255,7 +255,9 @@ def attribute_scores(
 
     spans = [{**span._asdict(), "score": score(part)} for span, part in parts if is_wanted(part)]
     found = {"spanScores": spans} if spans else {}
-    return found | {"summaryScore": score(whole)} if is_wanted(whole) else found
+    if is_wanted(whole):
+        found["summaryScore"] = score(whole)
+    return found
 
 
 def error_response(

@@ -1,24 +1,28 @@
 """What a student and its teacher must share, because their logits are compared by position and their inputs are equal.
 
-check_match(student, teacher)
+check_match(student, teacher, tokenizer)
 check_logits(student_logits, teacher_logits)
 """
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import plain_model
+from layer_distillation.vocabularies import check_vocabulary
 
 
-def check_match(student: nn.Module, teacher: nn.Module) -> None:
+def check_match(student: nn.Module, teacher: nn.Module, tokenizer: PreTrainedTokenizerBase | object | None) -> None:
     """Checks that both models have the same labels and read the same vocabulary.
 
     Nothing is known of a module that is no `PreTrainedModel`: a config that it holds may be that of a part.
 
+    Args:
+        tokenizer: of the student, as for `check_vocabulary`.
+
     Raises:
-        UserError: the labels, their order or the sizes of the vocabularies differ.
+        UserError: the labels, their order or the vocabularies differ.
     """
     student, teacher = plain_model(student), plain_model(teacher)
     if not (isinstance(student, PreTrainedModel) and isinstance(teacher, PreTrainedModel)):
@@ -33,13 +37,7 @@ def check_match(student: nn.Module, teacher: nn.Module) -> None:
             f"The teacher's labels are {teacher.config.id2label} and the student's {student.config.id2label}. "
             "Logits are compared by position: give both the same names in the same order."
         )
-    # The configs of models of images or sounds have no vocabulary.
-    sizes = [getattr(model.config.get_text_config(), "vocab_size", None) for model in (teacher, student)]
-    if sizes[0] != sizes[1]:
-        raise UserError(
-            f"The teacher's vocabulary has {sizes[0]} tokens and the student's {sizes[1]}, but both read the same "
-            "`input_ids`. Choose a student with the teacher's tokenizer."
-        )
+    check_vocabulary(teacher, student, tokenizer)
 
 
 def check_logits(student_logits: torch.Tensor | None, teacher_logits: torch.Tensor | None) -> None:

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 import run_export
+from app.models import load_model
 from export import checked_export
 from export.arguments import ExportArguments
 from export.checked_export import quantize_checked
@@ -438,6 +439,35 @@ def test_the_export_of_merged_lora_weights_answers_as_the_adapted_model(report, 
     with adapted.disable_adapter():
         assert np.abs(pytorch_answers(adapted, batch) - expected).max() > 0.01
     np.testing.assert_allclose(answers(folder / "onnx" / "model.onnx", batch), expected, atol=1e-4)
+
+
+def test_a_model_with_several_labels_is_served_with_the_thresholds_of_its_export(checkpoint, tmp_path):
+    several = tmp_path / "several"
+    trained = AutoModelForSequenceClassification.from_pretrained(checkpoint, problem_type=MULTI_LABEL).eval()
+    with torch.no_grad():  # each label by itself is as sure as the choice between the two
+        for weights in (trained.classifier.weight, trained.classifier.bias):
+            half = (weights[1] - weights[0]) / 2
+            weights.copy_(torch.stack([-half, half]))
+    trained.save_pretrained(several)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.save_pretrained(several)
+    for split in ("train", "validation"):
+        with open(checkpoint / f"{split}.csv", newline="") as file:
+            rows = [{"text": row["text"], "labels": [row["label"]]} for row in csv.DictReader(file)]
+        (several / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = [f"--{split}_file={several / split}.jsonl" for split in ("train", "validation")]
+    report = main([f"--model_name_or_path={several}", "--label_order=good,bad", *data])
+    assert (report["problem_type"], report["labels"]) == (MULTI_LABEL, ["good", "bad"])
+    assert report["int8_beside_float32"]["agreement"].keys() == {"good", "bad"}
+
+    model = load_model(several, "float32")
+    assert model.thresholds == json.loads((several / "export" / "thresholds.json").read_text())["thresholds"]
+    texts = [row["text"] for row in rows]
+    logits = pytorch_answers(trained, tokenizer(texts, padding=True, return_tensors="pt"))
+    found = model.classify(texts)
+    scores = [list(answer.scores.values()) for answer in found]
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), atol=1e-5)
+    assert [answer.labels for answer in found] == [row["labels"] for row in rows]
 
 
 def test_a_graph_that_answers_otherwise_is_an_error_with_the_numbers_and_has_no_metrics(
