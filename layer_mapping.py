@@ -28,6 +28,8 @@ from layer_distillation.errors import UserError
 from layer_distillation.first_norm import fold_first_norm, lacks_first_norm
 from layer_distillation.inner_neurons import keep_neurons
 from layer_distillation.layer_structure import ADAPTER_LISTS, Misfit, check_structure, config_in_use
+from layer_distillation.merging import merged
+from layer_distillation.precision import in_float32
 from layer_distillation.student_config import config_of_layers
 
 logger = logging.getLogger(__name__)
@@ -159,13 +161,13 @@ def build_student(
     """Builds a student from layers of the teacher.
 
     The student has the teacher's class, and its config except for the depth and the entries about single layers.
-    Embeddings, pooler, head and the chosen layers are copied bit for bit, dtype included, so a student of layers 1..N
-    gives the teacher's logits. The one exception is logged: a first layer of ModernBERT (see `first_norm`). Parts of
-    the encoder that belong to no layer keep their place: the convolution of DeBERTa-v2 follows the student's first
-    layer. The teacher stays unchanged and shares no memory with the student.
+    Embeddings, pooler, head and the chosen layers are copied bit for bit, half precision as float32 (see `precision`),
+    so a student of layers 1..N gives the teacher's logits. The one exception is logged: a first layer of ModernBERT
+    (see `first_norm`). Parts of the encoder that belong to no layer keep their place: the convolution of DeBERTa-v2
+    follows the student's first layer. The teacher stays unchanged and shares no memory with the student.
 
     Args:
-        teacher: an encoder with any head, on any device.
+        teacher: an encoder with any head, on any device. The adapters of a `PeftModel` are merged into the student.
         layers: 1-based layer numbers in the order the student stacks them.
         neurons: for each of these layers, the inner neurons that the student keeps (see `keep_neurons`); `()` for all.
 
@@ -176,6 +178,7 @@ def build_student(
         UserError: the list is empty, has duplicates or layers outside 1..N; the model does not hold its layers in one
             `ModuleList` (see `num_layers`); or a layer would not compute the same at its new position.
     """
+    teacher = merged(teacher)
     depth = num_layers(teacher)
     check_layers(layers, depth)
     indices = [layer - 1 for layer in layers]  # the only change from 1-based to 0-based
@@ -198,7 +201,7 @@ def build_student(
             },
             assign=True,
         )
-        student = student.to(teacher.device).eval()
+        student = in_float32(student.to(teacher.device)).eval()
         first = teacher.get_submodule(find_layer_list(teacher))[indices[0]]
         if lacks_first_norm(student, first):
             logger.warning(
@@ -216,7 +219,7 @@ def build_random_student(teacher: PreTrainedModel, num_student_layers: int | Non
     The weights are drawn with torch's global seed. Config entries with one value a layer keep their first K values.
 
     Args:
-        teacher: gives class, config, dtype and device; none of its weights is used.
+        teacher: gives class, config and device; none of its weights is used.
         num_student_layers: the student's depth K; half of the teacher's, rounded down, when None.
 
     Returns:
@@ -228,8 +231,8 @@ def build_random_student(teacher: PreTrainedModel, num_student_layers: int | Non
     depth = student_depth(num_layers(teacher), num_student_layers)
     config = config_of_layers(teacher.config, range(depth))
     # Not `_from_config`, which under ZeRO-3 would leave each process a share of every weight.
-    config.dtype = teacher.dtype
-    return type(teacher)(config).to(teacher.device, teacher.dtype).eval()
+    config.dtype = torch.float32
+    return type(teacher)(config).to(teacher.device, torch.float32).eval()
 
 
 def describe_mapping(layers: Sequence[int], num_teacher_layers: int) -> str:

@@ -12,7 +12,13 @@ layer_structure  whether a layer is built the same at another place
 first_norm       the norm that the first layer of ModernBERT lacks
 inner_neurons    models that keep some of their inner neurons
 student_config   the config of a student made of some layers
-model_outputs    running a model over a data set
+label_loss       the loss on the labels: the model's own, a function of the user's, or of the logits
+loss_log         means of the losses for the log
+matching         what student and teacher must share
+model_outputs    running a model over a data set; what it reads and returns
+columns          what each model reads of a batch
+merging          adapters of PEFT merged into a copy of a model
+precision        the precision of weights that are trained
 fingerprints     hashes of weights, data and stored teacher outputs
 teacher_outputs  stored teacher logits and hidden states
 batches          the order of the examples

@@ -194,11 +194,19 @@ class DistillationTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self.linear_to = _read_linear_to(self.linear_to)
-        self._check_weights()
-        self._check_how_losses_compare()
+        self.check_losses()
         self._choose_precision()
         super().__post_init__()
         self._check_layers_can_be_read()
+
+    def check_losses(self) -> None:
+        """Checks the weights of the losses and how they compare, also after a search has set them.
+
+        Raises:
+            UserError: a value is out of its range.
+        """
+        self._check_weights()
+        self._check_how_losses_compare()
 
     def _check_weights(self) -> None:
         for name in WEIGHTS:

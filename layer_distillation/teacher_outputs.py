@@ -25,6 +25,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
 from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -278,12 +279,21 @@ def _with_columns_of(folder: Path, dataset: Dataset, read: Callable[[], Dataset]
     return concatenate_datasets([dataset, stored], axis=1)
 
 
+def is_stored_output(column: str) -> bool:
+    """Returns whether a column of a data set holds stored outputs of a teacher."""
+    return column == TEACHER_LOGITS or column.startswith(TEACHER_HIDDEN_STATES.format(layer=""))
+
+
 def stored_width(dataset: Dataset | TorchDataset | None, teacher_layers: Sequence[int] | None) -> int | None:
-    """Returns the width of the teacher's hidden states in a data set, `None` if they are not stored there."""
-    if not isinstance(dataset, Dataset) or not teacher_layers:
+    """Returns the width of the teacher's hidden states in a data set, `None` if they are not stored there.
+
+    The first example is read, also of a stream.
+    """
+    if dataset is None or not teacher_layers:
         return None
+    example = next(iter(dataset), {}) if isinstance(dataset, IterableDataset) else dataset[0]
     column = TEACHER_HIDDEN_STATES.format(layer=teacher_layers[0])
-    return len(dataset[0][column][0]) if column in dataset.column_names else None
+    return len(example[column][0]) if column in example else None
 
 
 def check_finite(dataset: Dataset | TorchDataset | None) -> None:

@@ -23,9 +23,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.trainer_utils import unwrap_peft_model
 
 from layer_distillation.encoder_layers import blueprint, find_layer_list
 from layer_distillation.errors import UserError
+from layer_distillation.merging import has_native_adapters
 from layer_distillation.model_outputs import MODEL_INPUTS
 from layer_distillation.student_config import config_of_layers
 from lora_adapters.arguments import LoraArguments
@@ -58,8 +60,13 @@ def add_lora(
         The model to train. The random weights of the adapters are drawn with torch's global seed.
 
     Raises:
-        UserError: as `target_modules`.
+        UserError: the student has adapters already, or as `target_modules`.
     """
+    if unwrap_peft_model(student) is not student or has_native_adapters(student):
+        raise UserError(
+            f"The student must have no adapters, found a {type(student).__name__} with some. Merge them first "
+            "(`merge_and_unload`), or train that model as it is."
+        )
     initialization = lora_args.init_lora_weights
     targets, heads = target_modules(student, lora_args.lora_target_modules), head_modules(student)
     config = LoraConfig(

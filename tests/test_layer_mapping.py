@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from accelerate import init_empty_weights
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
 from transformers import (
     AlbertConfig,
@@ -262,13 +263,12 @@ def test_teacher_in_training_with_activation_checkpointing_can_be_copied(make_te
 
 
 @pytest.mark.parametrize("name", ["bert", "modernbert"])
-def test_student_keeps_the_teachers_dtypes(name, make_teacher):
+def test_student_of_a_teacher_in_half_precision_has_the_same_weights_in_float32(name, make_teacher):
     for dtype in (torch.bfloat16, torch.float16):
         teacher = make_teacher(name).to(dtype)
-        teacher.classifier.float()
         student = build_student(teacher, (1, 2))
-        assert student.dtype == dtype
-        assert student.classifier.weight.dtype == torch.float32
+        assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+        assert torch.equal(student.classifier.weight, teacher.classifier.weight.float())
 
 
 def test_student_keeps_labels_problem_type_and_attention_implementation():
@@ -435,6 +435,46 @@ def test_teacher_without_one_list_of_layers_is_an_error(build_teacher, message):
             function(teacher)
 
 
+def test_a_teacher_class_that_needs_more_than_a_config_is_refused_by_name(make_teacher):
+    class NeedsMore(BertForSequenceClassification):
+        def __init__(self, config, dropout):
+            super().__init__(config)
+
+    teacher = NeedsMore(make_teacher("bert").config, 0.1)
+    with pytest.raises(UserError, match="`NeedsMore` needs dropout"):
+        build_student(teacher, (1, 2))
+
+
+# --- teachers with adapters ---
+
+
+def teacher_with_adapters(make_teacher, config):
+    torch.manual_seed(0)
+    return get_peft_model(make_teacher("bert"), config).eval()
+
+
+def test_student_of_a_peft_teacher_has_its_adapters_merged(make_teacher, inputs):
+    config = LoraConfig(
+        task_type="SEQ_CLS", target_modules=["query", "value"], modules_to_save=["classifier"], init_lora_weights=False
+    )
+    teacher = teacher_with_adapters(make_teacher, config)
+    before = logits_of(teacher, inputs)
+    student = build_student(teacher, range(1, num_layers(teacher) + 1))
+    assert not any("lora" in name for name in student.state_dict())
+    torch.testing.assert_close(logits_of(student, inputs), before, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits_of(teacher, inputs), before, rtol=0, atol=0)
+
+
+def test_teachers_with_adapters_that_cannot_be_merged_are_refused(make_teacher):
+    prompts = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
+    with pytest.raises(UserError, match="PROMPT_TUNING .* LoRA"):
+        build_student(teacher_with_adapters(make_teacher, prompts), (1, 2))
+    native = make_teacher("bert")
+    native.add_adapter(LoraConfig(target_modules=["query", "value"]))
+    with pytest.raises(UserError, match="merge_and_unload"):
+        build_student(native, (1, 2))
+
+
 # --- the control without copied layers ---
 
 
@@ -456,7 +496,7 @@ def test_random_student_has_no_weight_matrix_of_the_teacher(make_teacher):
             assert not torch.equal(parameter, teacher.get_parameter(name)), name
 
 
-def test_random_student_follows_the_global_seed_and_the_teachers_dtype(make_teacher):
+def test_random_student_follows_the_global_seed_and_is_float32(make_teacher):
     teacher = make_teacher().to(torch.bfloat16)
     torch.manual_seed(1)
     first = build_random_student(teacher)
@@ -464,7 +504,7 @@ def test_random_student_follows_the_global_seed_and_the_teachers_dtype(make_teac
     second = build_random_student(teacher)
     torch.manual_seed(2)
     other = build_random_student(teacher)
-    assert first.dtype == torch.bfloat16
+    assert first.dtype == torch.float32
     assert num_layers(first) == NUM_LAYERS // 2
     assert_same_tensors(first.state_dict(), second.state_dict())
     assert not torch.equal(first.classifier.weight, other.classifier.weight)

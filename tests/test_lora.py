@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 import torch
 from datasets import Dataset
-from peft import AutoPeftModel, PeftModel
+from peft import AutoPeftModel, LoraConfig, PeftModel
 from torch import nn
-from transformers import AutoModelForSequenceClassification, BatchEncoding
+from transformers import AutoModelForSequenceClassification, BatchEncoding, PreTrainedModel
 
 from distill_trainer import DistillationTrainer
 from experiments.tiny_classifiers import tiny_classifier
@@ -123,6 +123,14 @@ def test_a_name_that_fits_no_linear_layer_is_refused_with_those_there_are(make_s
         UserError, match=r"--lora_target_modules .* 'q_proj'.* attention\.self\.query, .*output\.dense"
     ):
         target_modules(make_student(), "query,q_proj")
+
+
+def test_adapters_on_top_of_adapters_are_refused(make_student):
+    for student in (add_lora(make_student(), LoraArguments()), make_student()):
+        if isinstance(student, PreTrainedModel):
+            student.add_adapter(LoraConfig(target_modules=["query"]))
+        with pytest.raises(UserError, match="merge_and_unload"):
+            add_lora(student, LoraArguments())
 
 
 def test_parameters_are_counted_once(make_student):

@@ -28,6 +28,7 @@ from tests.script_runs import metrics, predictions, read_record, results, run_he
 from tests.tiny_models import TINY_CLASSIFIERS
 from training import run as training_run
 from training import student as training_student
+from training.checkpoints import longest_text
 
 pytestmark = pytest.mark.usefixtures("script_caches")
 QUERY = "bert.encoder.layer.{}.attention.self.query.weight"
@@ -332,7 +333,7 @@ def test_a_student_for_shorter_texts_is_refused_with_the_length_that_it_reads(sa
 @pytest.mark.parametrize("name", TINY_CLASSIFIERS)
 def test_a_model_reads_texts_of_its_maximal_length_and_no_longer_ones(name):
     model = TINY_CLASSIFIERS[name](1, 2)
-    limit = training_student._max_length(model)
+    limit = longest_text(model)
     assert (limit is None) == (name in ("deberta-v2", "modernbert"))
     model(input_ids=torch.full((1, limit or 100), 7))
     if limit is not None:

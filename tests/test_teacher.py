@@ -17,7 +17,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from distill_trainer import DistillationTrainer
 from layer_distillation import pretrained
@@ -28,6 +28,7 @@ from layer_distillation.pretrained import (
     PACKAGED_TEACHER,
     PACKAGED_TEACHER_HUB_NAME,
     PACKAGED_TEACHER_SHA256,
+    from_pretrained,
     hub_name,
     resolve_checkpoint,
 )
@@ -153,6 +154,16 @@ def test_a_tokenizer_with_more_tokens_than_the_teacher_has_embeddings_is_refused
         load_tokenizer(path)
 
 
+def test_texts_are_no_longer_than_the_model_and_the_tokenizer_allow(save):
+    path = save()
+    assert AutoTokenizer.from_pretrained(path).model_max_length > 64
+    assert load_tokenizer(path).model_max_length == 64
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.model_max_length = 16
+    tokenizer.save_pretrained(path)
+    assert load_tokenizer(path).model_max_length == 16
+
+
 def test_a_folder_without_a_tokenizer_is_refused(save):
     path = save()
     for file in Path(path).glob("tokenizer*"):
@@ -272,6 +283,12 @@ def test_a_truncated_checkpoint_is_refused_by_name(save):
         file.write_bytes(content[:size])
         with pytest.raises(UserError, match=f"{path}.*truncated"):
             load_classifier(path, LABELS)
+
+
+def test_an_adapter_alone_is_refused_with_how_to_merge_it(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="merge_and_unload"):
+        from_pretrained(AutoModelForSequenceClassification, str(tmp_path), None)
 
 
 def test_what_is_neither_a_folder_nor_within_reach_is_named_with_how_to_get_it():

@@ -5,12 +5,14 @@ import os
 import re
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
+from peft import LoraConfig, get_peft_model
 
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_dataset, fingerprint_model
@@ -154,6 +156,25 @@ def test_a_change_that_matters_leads_to_a_cache_of_its_own(cache_dir, examples, 
     calls = count_calls(teacher)
     add_teacher_logits(changed, teacher, cache_dir, pad, bf16=bf16)
     assert calls and len(finished(cache_dir)) == 2
+
+
+def test_quantized_teachers_and_adapters_have_caches_of_their_own(cache_dir, examples):
+    def with_adapter(alpha):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            config = LoraConfig(target_modules=["query"], r=2, lora_alpha=alpha, init_lora_weights=False)
+            return get_peft_model(bert(2), config).eval()
+
+    with warnings.catch_warnings(action="ignore"):
+        int8 = torch.ao.quantization.quantize_dynamic(bert(2), {torch.nn.Linear}, dtype=torch.qint8)
+    for number, teacher in enumerate((with_adapter(2), with_adapter(4), int8), start=1):
+        stored = add_teacher_logits(examples, teacher, cache_dir, pad)[TEACHER_LOGITS]
+        assert len(finished(cache_dir)) == number
+        with torch.no_grad():
+            expected = teacher(**pad([{k: row[k] for k in row if k != "labels"} for row in examples])).logits
+        torch.testing.assert_close(torch.tensor(stored[:]), expected, rtol=2e-2, atol=2e-2)
+    add_teacher_logits(examples, with_adapter(4), cache_dir, pad)
+    assert len(finished(cache_dir)) == 3
 
 
 def test_labels_other_columns_and_the_storage_of_the_data_do_not_matter(cache_dir, examples, tmp_path):

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
-from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from layer_distillation.arguments import DistillationTrainingArguments
@@ -26,7 +25,7 @@ from layer_distillation.pretrained import hub_name, resolve_checkpoint
 from layer_distillation.record import Origin, RunRecord, StudentRecord
 from layer_mapping import build_random_student, build_student, describe_mapping, parse_layers, select_layers
 from training.arguments import StudentArguments
-from training.checkpoints import load_classifier, load_for_labels
+from training.checkpoints import load_classifier, load_for_labels, longest_text
 from training.inputs import Inputs
 from training.layer_search import choose_layers
 from training.neuron_choice import choose_neurons, kept_width
@@ -207,7 +206,7 @@ def _load_pretrained(name: str, training_args: DistillationTrainingArguments, in
         UserError: it cannot be read, or is made for shorter texts.
     """
     student, _ = load_for_labels(resolve_checkpoint(name), inputs.data.labels, training_args.seed)
-    limit = _max_length(student)
+    limit = longest_text(student)
     longest = max(len(ids) for split in inputs.tokenized.values() for ids in split["input_ids"])
     if limit is not None and longest > limit:
         raise UserError(
@@ -215,12 +214,3 @@ def _load_pretrained(name: str, training_args: DistillationTrainingArguments, in
             f"{longest}. Cut them with --max_seq_length {limit}, or choose another student."
         )
     return student
-
-
-def _max_length(model: PreTrainedModel) -> int | None:
-    """Number of tokens that the model has positions for, `None` where positions are relative and so have no end."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa and its kin count from the padding token's id on.
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return None
