@@ -8,33 +8,38 @@
     trainer.train()
 
 A `teacher_logits` column of the data set replaces the teacher: see `layer_distillation/teacher_outputs.py`. With
-`kl_weight=0` the trainer fine-tunes without a teacher and handles batches as in distillation: use that for baselines.
+`ce_weight=1, kl_weight=0` the trainer does what `Trainer` does, without a teacher: use that for baselines.
 Layers of the student can be compared with layers of the teacher (`hidden_weight`, `attention_weight`,
 `relation_weight`). The weights and the temperature can change during the training (`linear_to`).
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import has_length, unwrap_peft_model
+from transformers.trainer_pt_utils import find_batch_size
+from transformers.trainer_utils import has_length
 
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.batches import EpochShuffleSampler, lengths_of
+from layer_distillation.columns import Columns
 from layer_distillation.engines import choose_fsdp_units, shard_for_inference
 from layer_distillation.errors import UserError
+from layer_distillation.label_loss import LabelLoss, counted_predictions, num_items_in
 from layer_distillation.layer_losses import LayerLosses
-from layer_distillation.layer_outputs import LayerOutputs, logits_of
-from layer_distillation.losses import cosine_loss, kl_divergence_loss, task_loss
-from layer_distillation.model_outputs import forward_columns
-from layer_distillation.problem_types import SINGLE_LABEL, infer_problem_type
+from layer_distillation.layer_outputs import LayerOutputs
+from layer_distillation.loss_log import TOTAL, LossLog
+from layer_distillation.losses import cosine_loss, kl_divergence_loss
+from layer_distillation.matching import check_logits, check_match
+from layer_distillation.model_outputs import config_of, plain_model, with_loss
+from layer_distillation.precision import in_float32
+from layer_distillation.problem_types import infer_problem_type
 from layer_distillation.teacher_outputs import check_finite, stored_width
 
-IGNORED_LABEL = -100
 # Name of the projection (see `layer_losses.py`) within the student while both are trained.
 PROJECTION = "distillation_projection"
 PROJECTION_FILE = f"{PROJECTION}.pt"
@@ -53,9 +58,22 @@ class DistillationTrainer(Trainer):
     If student and teacher differ in width, a linear map between their hidden states is trained with the student. It is
     not saved as a part of the student.
 
+    With `ce_weight=1, kl_weight=0` it does what `Trainer` does, whatever the model, the data, the labels and the
+    optimizer are: the same losses, gradients, metrics and number of updates. It differs on purpose in these points:
+
+    - The loss is a mean over the whole batch of an optimizer step, however the step is split. `Trainer` multiplies the
+      loss of models whose `forward` takes `**kwargs` by the accumulation steps, and gives each micro-batch of other
+      models the same weight, whatever it holds.
+    - Evaluation is without label smoothing, in the order of the data, and hidden states and attentions that a model
+      returns are no predictions.
+    - Weights that are trained are float32. A student in half precision is cast: most of its updates would be lost.
+    - By default, texts of similar length share a batch, where lengths are known. The order of `"random"` is Trainer's.
+
     Args:
         model: the student. Its `config.problem_type` chooses the form of the losses. If it is unset, the teacher's
-            counts; if both are unset, it is inferred as the `transformers` heads infer it.
+            counts; if both are unset, it is inferred as the `transformers` heads infer it. The loss on the labels is
+            what `Trainer` would minimize: what the model returns as its loss, or the result of `compute_loss_func`.
+            A module that returns only logits is trained with the loss of the problem type.
         args: the weights of the losses, the temperature and everything that `TrainingArguments` has.
         teacher_model: a classifier with the same labels and vocabulary. It is frozen, put into `eval()` mode, and
             takes no part in evaluation, in the optimizer or in checkpoints. It may be `None` if only `ce_weight` is
@@ -64,120 +82,163 @@ class DistillationTrainer(Trainer):
             `(length, width)` an example). Such columns are used even if a teacher is given.
         teacher_layers: for each student layer, the 1-based number of the teacher layer that `hidden_weight` and
             `attention_weight` compare it with: usually the layer that it was copied from.
-        **kwargs: as for `Trainer`.
+        *more, **kwargs: as for `Trainer`. `compute_loss_func` replaces the loss on the labels, which `ce_weight`
+            weighs. A subclass may override `compute_loss` and add terms that are means over their batch.
 
     Raises:
         UserError: the teacher's labels or vocabulary are not the student's, a loss on layers lacks what it compares,
-            `compute_loss_func` is given, or the `teacher_logits` column holds NaN or infinity.
+            or the `teacher_logits` column holds NaN or infinity.
     """
 
     def __init__(
         self,
         model: PreTrainedModel | nn.Module | None = None,
         args: DistillationTrainingArguments | None = None,
-        *,
-        teacher_model: PreTrainedModel | None = None,
+        *more,
+        teacher_model: PreTrainedModel | nn.Module | None = None,
         teacher_layers: Sequence[int] | None = None,
         **kwargs,
     ):
-        if kwargs.get("compute_loss_func") is not None:
-            raise UserError(
-                "`compute_loss_func` would replace the distillation loss. Subclass `DistillationTrainer` and override "
-                "`compute_loss` to add another loss."
-            )
         args = args if args is not None else DistillationTrainingArguments()
-        super().__init__(model, args, **kwargs)
+        if not isinstance(args, DistillationTrainingArguments):
+            raise UserError(f"`args` must be DistillationTrainingArguments, found {type(args).__name__}.")
+        super().__init__(model if model is None else in_float32(model), args, *more, **kwargs)
         # BERT-like heads accept **kwargs, so Trainer would believe that they divide the loss by `num_items_in_batch`.
-        # They do not, and the loss would grow with accumulation steps and processes. `compute_loss` divides instead.
+        # They do not, and the loss would grow with accumulation steps and processes. `compute_loss` returns what
+        # Trainer has to divide by the accumulation steps, as it does with the terms that a subclass adds.
         self.model_accepts_loss_kwargs = False
-        self.loss_is_scaled_for_ga = True
+        self.loss_is_scaled_for_ga = False
+        self.current_gradient_accumulation_steps = 1
+        if not self.label_names and not self.can_return_loss:
+            self.label_names = ["labels"]  # of a module that returns only logits
         if self.is_fsdp_enabled:
-            choose_fsdp_units(unwrap_peft_model(self.model), self.accelerator)
+            choose_fsdp_units(plain_model(self.model), self.accelerator)
         if self.args.uses("kl", "cosine"):
             check_finite(self.train_dataset)
-        self._student_columns = forward_columns(self.model)
-        self._teacher_columns = set() if teacher_model is None else forward_columns(teacher_model)
-        width = stored_width(self.train_dataset, teacher_layers)
-        self._layers = LayerLosses(self.args, self.model, teacher_model, teacher_layers, width)
-        self.teacher_model = None if teacher_model is None else self._prepare_teacher(teacher_model)
+        self._teacher_layers = teacher_layers
+        self.teacher_model = teacher_model
+        self._set_student()
+        if teacher_model is not None:
+            self.teacher_model = self._prepare_teacher(teacher_model)
         self._num_examples_in_step = 0
-        self._component_sums: dict[str, torch.Tensor | float] = {}  # since the last log, of this process
-        self._component_totals: dict[str, float] = {}  # since training began, mean over processes
+        self._components: dict[str, torch.Tensor] = {}  # of the last batch
+        self._loss_log = LossLog()
 
-    def _prepare_teacher(self, teacher_model: PreTrainedModel) -> PreTrainedModel:
-        student_config, teacher_config = unwrap_peft_model(self.model).config, teacher_model.config
-        if teacher_config.num_labels != student_config.num_labels:
-            raise UserError(
-                f"The teacher has {teacher_config.num_labels} labels and the student {student_config.num_labels}. "
-                "Build the student from this teacher, or load it with the teacher's `num_labels` and `id2label`."
-            )
-        if teacher_config.id2label != student_config.id2label:
-            raise UserError(
-                f"The teacher's labels are {teacher_config.id2label} and the student's {student_config.id2label}. "
-                "Logits are compared by position: give both the same names in the same order."
-            )
-        if teacher_config.vocab_size != student_config.vocab_size:
-            raise UserError(
-                f"The teacher's vocabulary has {teacher_config.vocab_size} tokens and the student's "
-                f"{student_config.vocab_size}, but both read the same `input_ids`. Choose a student with the "
-                "teacher's tokenizer."
-            )
-        if student_config.problem_type is None:
-            student_config.problem_type = teacher_config.problem_type
+    def _set_student(self) -> None:
+        """Reads what depends on the student and on the weights of the losses, which `model_init` may renew."""
+        smoothing = 0.0 if self.label_smoother is None else self.label_smoother.epsilon
+        self._label_loss = LabelLoss(self.model, self.compute_loss_func, smoothing, self._problem_type)
+        if self.teacher_model is not None:
+            check_match(self.model, self.teacher_model, self.processing_class)
+            config, teacher_config = config_of(self.model), config_of(self.teacher_model)
+            if config is not None and teacher_config is not None and config.problem_type is None:
+                config.problem_type = teacher_config.problem_type
+        self._columns = Columns(self.model, self.teacher_model, self.args.remove_unused_columns)
+        reads_stored = self.teacher_model is None and self.args.needs_hidden_states
+        width = stored_width(self.train_dataset, self._teacher_layers) if reads_stored else None
+        self._layers = LayerLosses(self.args, self.model, self.teacher_model, self._teacher_layers, width)
+
+    def _prepare_teacher(self, teacher_model: nn.Module) -> nn.Module:
         if self.args.teacher_dtype is not None:
             teacher_model = teacher_model.to(getattr(torch, self.args.teacher_dtype))
         return shard_for_inference(teacher_model.requires_grad_(False).eval(), self.accelerator)
 
-    def train(self, *args, **kwargs):
-        """Trains as `Trainer` does, also after an `evaluate` or `predict` in several processes."""
+    def call_model_init(self, trial=None) -> nn.Module:
+        """Returns a new model as `Trainer` does, with float32 weights where they are trained."""
+        return in_float32(super().call_model_init(trial))
+
+    def _inner_training_loop(self, *args, **kwargs):
+        # Runs again, from the beginning, after each batch size that `auto_find_batch_size` finds too large.
+        self._loss_log = LossLog()
+        if self.model_init is not None:
+            self.args.check_losses()  # a search sets them
+            self._set_student()
         # Evaluation marks the model as prepared without wrapping it, and accelerate then leaves it as it is: without
         # DDP, each process would silently train its own student.
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
-        self._component_sums, self._component_totals = {}, {}
         if self._layers.projection is None:
-            return super().train(*args, **kwargs)
+            return super()._inner_training_loop(*args, **kwargs)
         # Within the student, the optimizer and the engines find the projection. They need it only while they train.
         self.model.add_module(PROJECTION, self._layers.projection.to(self.args.device))
         try:
-            return super().train(*args, **kwargs)
+            return super()._inner_training_loop(*args, **kwargs)
         finally:
             delattr(self.model, PROJECTION)
 
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Returns the optimizer as `Trainer` does; one that was given trains the projection between widths too."""
+        optimizer = super().create_optimizer(model)
+        if self._holds_projection:
+            optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            weight = self._layers.projection.weight
+            if id(weight) not in optimized:
+                # Not as a group of its own, which a scheduler that was given with the optimizer would not know.
+                optimizer.param_groups[-1]["params"].append(weight)
+        return optimizer
+
     # ---- the loss ----
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Trains on a batch as `Trainer` does, and keeps for the log the loss that is minimized and its components."""
+        self._components = {}
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not self.args.logging_nan_inf_filter or loss.isfinite():
+            self._loss_log.add({**self._components, TOTAL: loss}, 1 / self.current_gradient_accumulation_steps)
+        return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Returns the weighted sum of the losses, each a mean over the examples of the whole batch.
 
-        In training, `num_items_in_batch` is the number of examples (or of labeled tokens) in all processes and
-        accumulation steps of this optimizer step. Each call returns its share of the mean over all of them, times the
-        number of processes, because gradients and logged losses are averaged over processes. So the result does not
-        depend on how the batch is split.
+        In training, `num_items_in_batch` is the number of labels that count, or of examples if the labels are no
+        classes, in all processes and accumulation steps of this optimizer step. The mean of what is returned in these
+        processes and steps is the loss of the step, which does not depend on how the step is split. Without
+        `num_items_in_batch`, the loss of this batch is returned.
         """
-        labels = inputs.get("labels")
-        student_inputs = {name: inputs[name] for name in inputs if name in self._student_columns}
+        labels = inputs.get(self._label_name)
+        num_real = self._num_real_examples(find_batch_size(inputs))
         if not model.training:
-            logits = logits_of(model(**student_inputs))
-            loss = self._mean_task_loss(logits, labels)
-            return (loss, {"logits": logits}) if return_outputs else loss
+            outputs = model(**self._student_inputs(inputs))
+            # At least one example: a process with nothing but repeated ones has to return a number, which is dropped.
+            loss = self._label_loss.mean(outputs, labels, max(num_real, 1), is_training=False)
+            return (loss, with_loss(outputs, loss)) if return_outputs else loss
 
         teacher = self._teacher_outputs(inputs) if self.args.needs_teacher else None
-        student_logits, layer_losses = self._layers.forward(model, student_inputs, teacher)
-        num_real = self._num_real_examples(len(student_logits))
-        counted = _counted(student_logits, labels, num_real)
-        teacher_logits = None if teacher is None else teacher.logits
-        prediction_losses = self._prediction_losses(student_logits, teacher_logits, labels, counted)
-
+        student, layer_losses = self._layers.forward(model, self._student_inputs(inputs), teacher)
+        num_items = num_items_in(None if labels is None else labels[:num_real], num_real)
+        num_steps = self.current_gradient_accumulation_steps
         if num_items_in_batch is None:
-            weight_per_prediction, weight_per_example = 1 / len(student_logits[counted]), 1 / len(student_logits)
+            per_item, per_example = 1 / (num_steps * num_items.clamp_min(1)), 1 / (num_steps * max(num_real, 1))
         else:
-            weight_per_prediction = self.args.world_size / num_items_in_batch
-            weight_per_example = self.args.world_size / self._num_examples_in_step
-        components = {name: weight_per_prediction * losses.sum() for name, losses in prediction_losses.items()}
-        components |= {name: weight_per_example * losses[:num_real].sum() for name, losses in layer_losses.items()}
-        loss = sum(self._now(f"{name}_weight") * component for name, component in components.items())
-        self._add_to_log({**components, "total": loss}, weight_per_example * num_real)
-        return (loss, {"logits": student_logits}) if return_outputs else loss
+            per_item = self.args.world_size / num_items_in_batch
+            per_example = self.args.world_size / self._num_examples_in_step
+
+        components = {}
+        label_loss = self._label_loss.mean(student.returned, labels, num_real, is_training=True)
+        if label_loss is not None:
+            components["ce"] = per_item * num_items * label_loss
+        elif self.args.uses("ce"):
+            raise UserError(
+                f"--ce_weight is positive, but the batch has no `{self._label_name}`. --ce_weight 0 trains without."
+            )
+        if self.args.uses("kl", "cosine"):
+            check_logits(student.logits, teacher.logits)
+            counted = counted_predictions(student.logits, labels, num_real)
+            per_prediction = per_item if student.logits.dim() > 2 else per_example
+            problem_type = self._problem_type(student.logits, labels)
+            for name, losses in self._losses_to_teacher(
+                student.logits[counted], teacher.logits[counted], problem_type
+            ).items():
+                components[name] = per_prediction * losses.sum()
+        components |= {name: per_example * losses[:num_real].sum() for name, losses in layer_losses.items()}
+        self._components = {name: component.detach() for name, component in components.items()}
+        loss = num_steps * sum(self._now(f"{name}_weight") * component for name, component in components.items())
+        return (loss, with_loss(student.returned, label_loss)) if return_outputs else loss
+
+    def _student_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Returns what the student reads; labels only if it computes its loss."""
+        left_out = () if self._label_loss.of_the_model else ("labels", self._label_name)
+        return self._columns.of_student(inputs, without=left_out)
 
     def _teacher_outputs(self, inputs: dict[str, torch.Tensor]) -> LayerOutputs:
         """Returns what the losses need of the teacher: from the columns of the batch, or computed."""
@@ -190,107 +251,70 @@ class DistillationTrainer(Trainer):
                 "The loss compares the student with a teacher, but there is no `teacher_model`, and the training data "
                 f"lack {missing}. Pass one of them, or set all weights but --ce_weight to 0 for plain fine-tuning."
             )
-        teacher_inputs = {name: inputs[name] for name in inputs if name in self._teacher_columns}
+        teacher_inputs = self._columns.of_teacher(inputs, without=("labels", *self.label_names))
         # Accelerate casts only the models it has prepared: without `autocast` the teacher would run in float32.
         with torch.no_grad(), self.accelerator.autocast():
             return self._layers.teacher_outputs(self.teacher_model, teacher_inputs)
 
-    def _prediction_losses(
-        self,
-        student_logits: torch.Tensor,
-        teacher_logits: torch.Tensor | None,
-        labels: torch.Tensor | None,
-        counted: slice | torch.Tensor,
+    def _losses_to_teacher(
+        self, student_logits: torch.Tensor, teacher_logits: torch.Tensor, problem_type: str
     ) -> dict[str, torch.Tensor]:
-        """Returns the losses on the counted predictions by name, one value for each prediction."""
-        args, losses = self.args, {}
-        problem_type = self._problem_type(student_logits, labels)
-        student = student_logits[counted]
-        if labels is not None:
-            losses["ce"] = task_loss(student, labels[counted], problem_type, args.label_smoothing_factor)
-        elif args.uses("ce"):
-            raise UserError("--ce_weight is positive, but the batch has no `labels`. --ce_weight 0 trains without.")
-        if args.uses("kl", "cosine"):
-            if teacher_logits.shape != student_logits.shape:
-                # Broadcasting would take (batch,) and (batch, 1) for a table of all pairs of examples.
-                raise UserError(
-                    f"`teacher_logits` have the shape {tuple(teacher_logits.shape)}, the student's logits "
-                    f"{tuple(student_logits.shape)}. Store a list of `num_labels` numbers for every example."
-                )
-            teacher = teacher_logits[counted]
-        if args.uses("kl"):
-            losses["kl"] = kl_divergence_loss(student, teacher, self._now("temperature"), problem_type)
-        if args.uses("cosine"):
-            losses["cosine"] = cosine_loss(student, teacher)
+        """Returns the losses between logits by name, one value for each prediction."""
+        losses = {}
+        if self.args.uses("kl"):
+            losses["kl"] = kl_divergence_loss(student_logits, teacher_logits, self._now("temperature"), problem_type)
+        if self.args.uses("cosine"):
+            losses["cosine"] = cosine_loss(student_logits, teacher_logits)
         return losses
-
-    def _mean_task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Returns the loss of an evaluation batch."""
-        # At least one example, so that a process with nothing but repeated ones returns a number, which is dropped.
-        counted = _counted(logits, labels, max(self._num_real_examples(len(logits)), 1))
-        return task_loss(logits[counted], labels[counted], self._problem_type(logits, labels)).mean()
 
     def _now(self, name: str) -> float:
         """Returns the value of a weight or of the temperature in this step."""
         return self.args.at_progress(name, min(self.state.global_step / max(self.state.max_steps - 1, 1), 1))
 
     def _problem_type(self, logits: torch.Tensor, labels: torch.Tensor | None) -> str:
-        config = unwrap_peft_model(self.model).config
+        self.args.check_number_of_labels(logits.shape[-1])
+        config = config_of(self.model)
+        if config is None:
+            teacher_config = None if self.teacher_model is None else config_of(self.teacher_model)
+            known = None if teacher_config is None else teacher_config.problem_type
+            return known or infer_problem_type(logits.shape[-1], labels)
         if config.problem_type is None:
             # Kept, as the heads of `transformers` keep it, so that a pipeline will know it too.
             config.problem_type = infer_problem_type(logits.shape[-1], labels)
-        self.args.check_number_of_labels(logits.shape[-1])
         return config.problem_type
+
+    @property
+    def _label_name(self) -> str:
+        """The column of the labels of the task, if there are several columns of labels."""
+        return self.label_names[0] if self.label_names and "labels" not in self.label_names else "labels"
 
     # ---- evaluation ----
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Predicts as `Trainer` does, from the columns that the student reads: no teacher runs in evaluation."""
-        columns = {*self._student_columns, *self.label_names}
-        inputs = {name: inputs[name] for name in inputs if name in columns}
-        # Without labels Trainer calls the model itself and would gather its hidden states as predictions.
-        ignore_keys = ignore_keys or ["hidden_states", "attentions"]
+        labels = {name: inputs[name] for name in self.label_names if name in inputs}
+        inputs = self._columns.of_student(inputs) | labels
+        if ignore_keys is None:
+            # Trainer would gather hidden states and attentions as predictions.
+            config = config_of(self.model)
+            of_model = [] if config is None else getattr(config, "keys_to_ignore_at_inference", ["past_key_values"])
+            ignore_keys = [*of_model, "hidden_states", "attentions"]
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     # ---- logging ----
-
-    def _add_to_log(self, components: dict[str, torch.Tensor], steps: float) -> None:
-        """Adds this process's share of the components and of an optimizer step to the sums since the last log."""
-        shares = {name: component.detach() for name, component in components.items()}
-        for name, share in {**shares, "steps": steps}.items():
-            self._component_sums[name] = self._component_sums.get(name, 0.0) + share
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs as `Trainer` does, and adds the mean of each component of the loss over all processes.
 
         `loss_ce` is the mean since the last log, like `loss`. `train_loss_ce` is the mean over the whole training,
-        like `train_loss`. `loss` and `train_loss` become the weighted sums of their components: the `train_loss` of
-        Trainer counts neither the steps before an interruption nor, after the last log, the other processes.
+        like `train_loss`. `loss` and `train_loss` count what is minimized, also in the steps before an interruption
+        and, after the last log, in the other processes, which the `train_loss` of Trainer leaves out.
         """
         if "loss" in logs:
-            logs.update(self._mean_losses(self._drain_component_sums(), "loss"))
+            logs.update(self._loss_log.since_last_log("loss", self.accelerator))
         if "train_loss" in logs:
-            self._drain_component_sums()
-            logs.update(self._mean_losses(self._component_totals, "train_loss"))
-            self._component_totals = {}
+            logs.update(self._loss_log.of_training("train_loss", self.accelerator))
         super().log(logs, start_time)
-
-    def _mean_losses(self, sums: dict[str, float], prefix: str) -> dict[str, float]:
-        if not sums:
-            return {}
-        means = {name: value / sums["steps"] for name, value in sums.items() if name != "steps"}
-        return {prefix: means.pop("total"), **{f"{prefix}_{name}": mean for name, mean in means.items()}}
-
-    def _drain_component_sums(self) -> dict[str, float]:
-        """Returns the means over the processes of the sums since the last log, and moves them into the totals."""
-        if not self._component_sums:
-            return {}
-        sums = torch.stack([torch.as_tensor(s, device=self.args.device) for s in self._component_sums.values()])
-        sums = dict(zip(self._component_sums, self.accelerator.reduce(sums, "mean").tolist(), strict=True))
-        self._component_sums = {}
-        for name, value in sums.items():
-            self._component_totals[name] = self._component_totals.get(name, 0.0) + value
-        return sums
 
     # ---- checkpoints ----
 
@@ -304,18 +328,16 @@ class DistillationTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Saves also the sums of the losses and the projection, so that a resumed run equals an uninterrupted one."""
         super()._save_optimizer_and_scheduler(output_dir)
-        sums = {name: float(value) for name, value in self._component_sums.items()}
         Path(output_dir).mkdir(parents=True, exist_ok=True)  # the main process may not have made it yet
-        Path(output_dir, self._loss_sums_file).write_text(json.dumps([sums, self._component_totals]))
-        if self._saves_projection and self.args.should_save:
+        self._loss_log.save(Path(output_dir, self._loss_sums_file))
+        if self._holds_projection and self.args.should_save:
             torch.save(self._layers.projection.state_dict(), Path(output_dir, PROJECTION_FILE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and Path(checkpoint, self._loss_sums_file).is_file():
-            sums = json.loads(Path(checkpoint, self._loss_sums_file).read_text())
-            self._component_sums, self._component_totals = sums
-        if checkpoint is not None and self._saves_projection:
+        if checkpoint is not None:
+            self._loss_log.load(Path(checkpoint, self._loss_sums_file))
+        if checkpoint is not None and self._holds_projection:
             weights = torch.load(Path(checkpoint, PROJECTION_FILE), map_location=self.args.device, weights_only=True)
             self._layers.projection.load_state_dict(weights)
 
@@ -334,8 +356,8 @@ class DistillationTrainer(Trainer):
         super()._issue_warnings_after_load(load_result)
 
     @property
-    def _saves_projection(self) -> bool:
-        # The engines save and load all weights that they hold, the projection among them.
+    def _holds_projection(self) -> bool:
+        # The engines optimize, save and load all weights that they hold, the projection among them.
         in_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
         return self._layers.projection is not None and not in_engine
 
@@ -366,40 +388,38 @@ class DistillationTrainer(Trainer):
         num_real = batch_size * self.args.world_size - self._num_repeated_examples(batch_size)
         return min(max(num_real - batch_size * self.args.process_index, 0), batch_size)
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> int | None:
-        """Returns the number of labels in one optimizer step, over all processes.
-
-        With one label an example, the processes need not communicate to know it.
-        """
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        """Returns the number of labels that count, or of examples, in one optimizer step over all processes."""
         if not batch_samples:
             return None
-        sizes = [len(next(iter(batch.values()))) for batch in batch_samples]
+        sizes = [find_batch_size(batch) for batch in batch_samples]
         self._num_examples_in_step = sum(sizes) * self.args.world_size - self._num_repeated_examples(sizes[-1])
-        labels = [batch.get("labels") for batch in batch_samples]
-        if not self._is_a_label_a_token(labels[-1]):
+        labels = [batch.get(self._label_name) for batch in batch_samples]
+        if labels[-1] is None or labels[-1].is_floating_point():
             return self._num_examples_in_step
         labels[-1] = labels[-1][: self._num_real_in_last(sizes[-1])]
-        number = sum((part != IGNORED_LABEL).sum() for part in labels).to(device)
-        return max(int(self.accelerator.reduce(number, "sum")), 1)  # a step without labels has the loss 0
-
-    def _is_a_label_a_token(self, labels: torch.Tensor | None) -> bool:
-        """Returns whether labels are classes of tokens. Multi-label targets have two dimensions too."""
-        problem_type = unwrap_peft_model(self.model).config.problem_type or infer_problem_type(2, labels)
-        return problem_type == SINGLE_LABEL and labels is not None and labels.dim() == 2
+        number = sum(num_items_in(part, len(part)) for part in labels).to(device)
+        return self.accelerator.reduce(number, "sum").clamp_min(1)  # a step without labels has the loss 0
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         strategy = self.args.train_sampling_strategy
         if strategy not in ("random", "group_by_length") or dataset is None or not has_length(dataset):
             return super()._get_train_sampler(train_dataset)
+        lengths = lengths_of(dataset, self._columns_with_lengths) if strategy == "group_by_length" else None
         return EpochShuffleSampler(
             num_examples=len(dataset),
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
             # Trainer's own count: accelerate's `set_epoch` does not reach the sampler of a resumed data loader.
             epoch=lambda: int(self.state.epoch or 0),
-            lengths=lengths_of(dataset) if strategy == "group_by_length" else None,
+            lengths=lengths,
             batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
         )
+
+    @property
+    def _columns_with_lengths(self) -> tuple[str, str]:
+        names = ["input_ids"] if self.processing_class is None else self.processing_class.model_input_names
+        return self.args.length_column_name, names[0]
 
     def _get_eval_sampler(self, eval_dataset) -> Sampler | None:
         # `Trainer` would group evaluation examples by length too, and `predict` would return them in that order.
@@ -411,17 +431,5 @@ class DistillationTrainer(Trainer):
         # Trainer keeps only the student's columns: the teacher's inputs and its stored outputs would be dropped.
         super()._set_signature_columns_if_needed()
         stored = self._layers.stored_columns
-        self._signature_columns = list({*self._signature_columns, *self._teacher_columns, *stored})
-
-
-def _counted(logits: torch.Tensor, labels: torch.Tensor | None, num_real: int) -> slice | torch.Tensor:
-    """Returns an index of the predictions that count: of real examples or, with a label a token, of labeled tokens."""
-    if logits.dim() == 2:
-        return slice(num_real)
-    if labels is None:
-        raise UserError(
-            "A model that predicts a label for every token needs `labels`: -100 marks the tokens that do not count."
-        )
-    counted = labels != IGNORED_LABEL
-    counted[num_real:] = False
-    return counted
+        columns = (*self._signature_columns, *self._columns.of_teacher_by_name, *stored)
+        self._signature_columns = list(dict.fromkeys(columns))

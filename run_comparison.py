@@ -9,6 +9,12 @@ Other data, chosen as in `run_distillation.py`, and how long it would take:
     python run_comparison.py --task_name sst2 --strategies top odd even --methods distill lora --seeds 0 1 2 --dry_run
     python run_comparison.py examples/compare_rte.json --seeds 0 1 2 3 4
 
+Four runs side by side; on GPUs, each has its own. The second command, typed elsewhere in the meantime, joins in, also
+on another machine that sees the folder (a SLURM array, one process for each GPU):
+
+    python run_comparison.py examples/compare_sst2.json --num_workers 4
+    python run_comparison.py examples/compare_sst2.json
+
 The teacher is fine-tuned once, if need be. Each run has a folder of its own, `OUTPUT_DIR/runs/METHOD-STRATEGY-SEED`,
 with the student, its record and its model card. Started again, the grid goes on where it was interrupted; finished
 runs are kept, also when strategies, methods or seeds are added.
@@ -21,17 +27,18 @@ if __name__ == "__main__":
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from comparison.arguments import ComparisonArguments, plan_cells
-from comparison.document import to_markdown, write_document
+from comparison.arguments import Cell, ComparisonArguments, plan_cells
+from comparison.document import Block, to_markdown, write_document
 from comparison.figures import draw_figures
-from comparison.grid import Grid, check_grid, check_holds_no_run, plan_cell, run_grid, state_of
+from comparison.grid import CellPlan, Grid, check_grid, check_holds_no_run, plan_cell, run_grid, state_of
 from comparison.identity_runs import check_measurable, identity_section, measure_groups
 from comparison.identity_texts import IdentityArguments, read_identity_texts
 from comparison.report import build_report
 from comparison.results import Results, compare_layers, read_results, score_groups, write_results
+from comparison.sharing import share_grid, workers
 from comparison.time_estimate import describe_plan, estimate_seconds
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.fingerprints import fingerprint_model
@@ -43,7 +50,7 @@ from training.command_line import parse_arguments, run_script, set_up_logging
 from training.inputs import load_inputs
 from training.output_folder import check_output_dir
 from training.run import ALWAYS_SHOWN, new_record
-from training.teacher import check_teacher_output_dir, load_teacher, prepare_teacher
+from training.teacher import Teacher, check_teacher_output_dir, load_teacher, prepare_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
     """Runs the script with these words of a command line, `None` for those of the process.
 
     Returns:
-        The results of all finished runs, `None` after `--dry_run` or if every run failed.
+        The results of all finished runs; `None` after `--dry_run`, if every run failed, or where another process that
+        shares the grid writes the report.
     """
     settings = parse_arguments(
         (
@@ -100,33 +108,60 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
         print(describe_plan(plans, states, estimate_seconds(plans, states, grid, start.model)))
         return None
 
-    # Teacher and students
-    new_record(settings, inputs, training_args).write(training_args.output_dir)
-    teacher = prepare_teacher(start, training_args, inputs)
-    fingerprint = fingerprint_model(teacher.load(training_args.device))
-    waiting = [plan for plan in plans if state_of(plan, grid, fingerprint) != "finished"]
-    failures = run_grid(waiting, grid, teacher)
+    def identity(finished: Sequence[CellPlan]) -> list[Block]:
+        """Returns the section on identities, empty where no texts mention any."""
+        if identity_texts is None:
+            return []
+        measured = measure_groups(finished, grid, teacher, identity_texts, identity_args)
+        return identity_section(identity_texts, measured)
 
-    # Report
+    # Teacher and students, shared with all processes that run this grid
+    words = sys.argv[1:] if argv is None else [str(word) for word in argv]
+    with share_grid(grid.folder) as share:
+        with share.one_at_a_time("prepares the teacher"):
+            new_record(settings, inputs, training_args).write(training_args.output_dir)
+            teacher = prepare_teacher(start, training_args, inputs)
+        fingerprint = fingerprint_model(teacher.load(training_args.device))
+        waiting = [plan for plan in plans if state_of(plan, grid, fingerprint) != "finished"]
+        number = min(comparison_args.num_workers, len(waiting))
+        with workers(number, __file__, words, grid.folder) as helpers:
+            failures = run_grid(waiting, grid, teacher, share, helpers)
+        if failures is None:
+            logger.info("The cells that are left run in other processes, the last of which writes the report.")
+            return None
+        results = report(plans, grid, teacher, failures, identity)
+    if failures:
+        sys.exit(1)
+    return results
+
+
+def report(
+    plans: Sequence[CellPlan],
+    grid: Grid,
+    teacher: Teacher,
+    failures: Mapping[Cell, str],
+    further: Callable[[Sequence[CellPlan]], list[Block]],
+) -> Results | None:
+    """Writes and prints what the finished cells of the grid show; returns `None` if there is none.
+
+    Args:
+        failures: the cells that failed, with the reason.
+        further: returns further sections for the finished cells.
+    """
     finished, results = [plan for plan in plans if plan.cell not in failures], None
     if finished:
         results = read_results(finished, grid, teacher)
-        scores = score_groups(results)
+        scores = score_groups(results.predictions)
         write_results(grid.folder, results)
         figures = draw_figures(grid.folder / "figures", results, scores, compare_layers(finished, grid, teacher))
         reasons = {cell.name: reason for cell, reason in failures.items()}
         captions = {f"figures/{name}": caption for name, caption in figures.items()}
-        report = build_report(results, scores, captions, reasons, settings.command)
-        if identity_texts:
-            report += identity_section(
-                identity_texts, measure_groups(finished, grid, teacher, identity_texts, identity_args)
-            )
-        write_document(grid.folder, "report", report)
-        print(to_markdown(report))
+        blocks = build_report(results, scores, captions, reasons, grid.settings.command)
+        blocks += further(finished)
+        write_document(grid.folder, "report", blocks)
+        print(to_markdown(blocks))
     for cell, reason in failures.items():
         print(f"error: the run {cell.name} failed: {reason}", file=sys.stderr)
-    if failures:
-        sys.exit(1)
     return results
 
 

@@ -36,12 +36,21 @@ from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
 from layer_distillation.record import RunRecord
 from text_data.arguments import DataArguments
-from training.arguments import StudentArguments, TeacherArguments, resolve_defaults
+from training.arguments import OutputArguments, StudentArguments, TeacherArguments, resolve_defaults
 from training.checkpoints import load_classifier
 from training.command_line import parse_arguments, run_script, set_up_logging
-from training.inputs import check_training_labels, load_inputs
-from training.output_folder import check_output_dir
-from training.run import ALWAYS_SHOWN, Run, begin_run, build_trainer, push_student, score, train_and_finish
+from training.inputs import check_training_labels, load_inputs, read_by_student
+from training.output_folder import check_output_dir, claimed
+from training.run import (
+    ALWAYS_SHOWN,
+    Run,
+    begin_run,
+    build_trainer,
+    finished_run,
+    push_student,
+    score,
+    train_and_finish,
+)
 from training.student import check_student, start_student
 from training.tables import results_table
 from training.teacher import check_teacher_output_dir, load_teacher, prepare_teacher
@@ -58,9 +67,12 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
         The record of the run; `None` where an existing student is only evaluated (without `--do_train`).
     """
     settings = parse_arguments(
-        (TeacherArguments, StudentArguments, DataArguments, DistillationTrainingArguments), argv, DEFAULT_ARGUMENTS
+        (TeacherArguments, StudentArguments, DataArguments, OutputArguments, DistillationTrainingArguments),
+        argv,
+        DEFAULT_ARGUMENTS,
     )
-    teacher_args, student_args, data_args, training_args = settings.arguments
+    teacher_args, student_args, data_args, output_args, training_args = settings.arguments
+    overwrite = output_args.overwrite_output_dir
     resolve_defaults(teacher_args, data_args, training_args, settings.sources, student_args.short_name)
     allow_remote_code(teacher_args.trust_remote_code)
     set_up_logging(training_args)
@@ -83,23 +95,29 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     inputs = load_inputs(path, teacher_args, data_args, training_args)
     start = load_teacher(path, teacher_args, inputs.data.labels)
     check_training_labels(inputs, training_args, start.is_trained)
+    inputs = read_by_student(inputs, student_args.student_name_or_path, data_args, training_args)
     check_student(start, student_args, training_args, inputs)
-    record, checkpoint = begin_run(settings, inputs, training_args)
-    teacher = prepare_teacher(start, training_args, inputs)
-    del start
+    finished = finished_run(settings, inputs, training_args, overwrite)
+    if finished is not None:
+        print(results_table(finished))
+        return finished
+    with claimed(training_args):
+        record, checkpoint = begin_run(settings, inputs, training_args, overwrite)
+        teacher = prepare_teacher(start, training_args, inputs.read_by_teacher)
+        del start
 
-    # Student, after the search for its layers or the stages before it if there are any.
-    run = Run(training_args, inputs, teacher, record, checkpoint)
-    student, origin = start_student(run, student_args)
-    trainer = build_trainer(student, inputs, training_args, teacher, origin.layers)
-    if push_to_hub:
-        trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
-        run = replace(run, record=replace(record, name=trainer.hub_model_id))
-    record = train_and_finish(run, trainer, origin)
-    if trainer.is_world_process_zero():
-        print(results_table(record))
+        # Student, after the search for its layers or the stages before it if there are any.
+        run = Run(training_args, inputs, teacher, record, checkpoint, overwrite=overwrite)
+        student, origin = start_student(run, student_args)
+        trainer = build_trainer(student, inputs, training_args, teacher, origin.layers)
         if push_to_hub:
-            push_student(trainer)
+            trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
+            run = replace(run, record=replace(record, name=trainer.hub_model_id))
+        record = train_and_finish(run, trainer, origin)
+        if trainer.is_world_process_zero():
+            print(results_table(record))
+            if push_to_hub:
+                push_student(trainer)
     return record
 
 

@@ -30,12 +30,21 @@ from lora_adapters.adapters import count_parameters, target_modules
 from lora_adapters.arguments import LoraArguments, LoraTrainingArguments
 from lora_adapters.loading import load_adapter
 from text_data.arguments import DataArguments
-from training.arguments import StudentArguments, TeacherArguments, resolve_defaults
+from training.arguments import OutputArguments, StudentArguments, TeacherArguments, resolve_defaults
 from training.command_line import parse_arguments, run_script, set_up_logging
 from training.inputs import check_training_labels, load_inputs
 from training.lora import check_layers_are_copied, save_merged
-from training.output_folder import check_output_dir
-from training.run import ALWAYS_SHOWN, Run, begin_run, build_trainer, push_student, score, train_and_finish
+from training.output_folder import check_output_dir, claimed
+from training.run import (
+    ALWAYS_SHOWN,
+    Run,
+    begin_run,
+    build_trainer,
+    finished_run,
+    push_student,
+    score,
+    train_and_finish,
+)
 from training.student import check_student, start_student
 from training.tables import results_table
 from training.teacher import check_teacher_output_dir, load_teacher, prepare_teacher
@@ -52,11 +61,12 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
         The record of the run; `None` where an existing adapter is only evaluated (without `--do_train`).
     """
     settings = parse_arguments(
-        (TeacherArguments, StudentArguments, DataArguments, LoraArguments, LoraTrainingArguments),
+        (TeacherArguments, StudentArguments, DataArguments, LoraArguments, OutputArguments, LoraTrainingArguments),
         argv,
         DEFAULT_ARGUMENTS,
     )
-    teacher_args, student_args, data_args, lora_args, training_args = settings.arguments
+    teacher_args, student_args, data_args, lora_args, output_args, training_args = settings.arguments
+    overwrite = output_args.overwrite_output_dir
     resolve_defaults(teacher_args, data_args, training_args, settings.sources, f"{student_args.short_name}-lora")
     allow_remote_code(teacher_args.trust_remote_code)
     set_up_logging(training_args)
@@ -82,30 +92,37 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     check_training_labels(inputs, training_args, start.is_trained)
     check_student(start, student_args, training_args, inputs)
     target_modules(start.model, lora_args.lora_target_modules)
-    record, checkpoint = begin_run(settings, inputs, training_args)
-    teacher = prepare_teacher(start, training_args, inputs)
-    del start
-
-    # Student, after the search for its layers if there is one, and its adapters.
-    record = replace(record, teacher_folder=teacher.seen_from(training_args.output_dir))
-    run = Run(training_args, inputs, teacher, record, checkpoint, lora_args)
-    base, origin = start_student(run, student_args)
-    student = run.prepared(base)
-    trainable, total = count_parameters(student)
-    logger.info(f"Parameters: {trainable:,} of the student's {total:,} are trained ({trainable / total:.1%})")
-    trainer = build_trainer(student, inputs, training_args, teacher, origin.layers)
-    if push_to_hub:
-        trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
-        run = replace(run, record=replace(record, name=trainer.hub_model_id))
-    record = train_and_finish(run, trainer, origin)
-    if trainer.is_world_process_zero():
+    finished = finished_run(settings, inputs, training_args, overwrite)
+    if finished is not None:
         if lora_args.merge_adapter:
             save_merged(training_args.output_dir, inputs.tokenizer)
-        print(results_table(record))
-        megabytes = record.student.adapter["megabytes"]
-        print(f"\nTrained: {trainable:,} of {total:,} parameters; the adapter has {megabytes:.1f} MB.")
+        print(results_table(finished))
+        return finished
+    with claimed(training_args):
+        record, checkpoint = begin_run(settings, inputs, training_args, overwrite)
+        teacher = prepare_teacher(start, training_args, inputs)
+        del start
+
+        # Student, after the search for its layers if there is one, and its adapters.
+        record = replace(record, teacher_folder=teacher.seen_from(training_args.output_dir))
+        run = Run(training_args, inputs, teacher, record, checkpoint, lora_args)
+        base, origin = start_student(run, student_args)
+        student = run.prepared(base)
+        trainable, total = count_parameters(student)
+        logger.info(f"Parameters: {trainable:,} of the student's {total:,} are trained ({trainable / total:.1%})")
+        trainer = build_trainer(student, inputs, training_args, teacher, origin.layers)
         if push_to_hub:
-            push_student(trainer)
+            trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
+            run = replace(run, record=replace(record, name=trainer.hub_model_id))
+        record = train_and_finish(run, trainer, origin)
+        if trainer.is_world_process_zero():
+            if lora_args.merge_adapter:
+                save_merged(training_args.output_dir, inputs.tokenizer)
+            print(results_table(record))
+            megabytes = record.student.adapter["megabytes"]
+            print(f"\nTrained: {trainable:,} of {total:,} parameters; the adapter has {megabytes:.1f} MB.")
+            if push_to_hub:
+                push_student(trainer)
     return record
 
 

@@ -1,12 +1,14 @@
 """Calibration: whether a classifier is right as often as its confidence says.
 
 bins = reliability(labels, probabilities)
-expected_calibration_error(bins)      # 0: of the predictions made with 80% confidence, 80% are right
+bins.accuracy - bins.confidence    # 0: of the predictions made with 80% confidence, 80% are right
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+
+from comparison.metrics import NUM_BINS
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Reliability:
     share: np.ndarray
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = 10) -> Reliability:
+def reliability(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
     """Sorts predictions into bins by their confidence, which is the probability of the predicted class.
 
     Args:
@@ -40,11 +42,3 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = 1
         accuracy=np.bincount(which, right, num_bins)[filled] / count[filled],
         share=count[filled] / len(labels),
     )
-
-
-def expected_calibration_error(bins: Reliability) -> float:
-    """Returns the mean distance between confidence and accuracy over all predictions, in [0, 1].
-
-    Guo et al. 2017, "On Calibration of Modern Neural Networks" (https://arxiv.org/abs/1706.04599), equation 3.
-    """
-    return float(np.sum(bins.share * np.abs(bins.accuracy - bins.confidence)))

@@ -1,9 +1,6 @@
 """Figures of a comparison: PNG for Markdown, SVG for the page; readable in print and without color vision.
 
-    captions = draw_figures(OUTPUT_DIR / "figures", results, scores, similarities)
-
-More than color tells series apart: strategies have a color and a marker, methods a hatch or a panel of their own. The
-colors are those of Okabe and Ito, which people with the common color vision deficiencies can tell apart, and a brown.
+captions = draw_figures(OUTPUT_DIR / "figures", results, scores, similarities)
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,31 +16,23 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import ScaledTranslation, Transform
-from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
-from comparison.bootstrap import Interval, Scores, score
-from comparison.calibration import expected_calibration_error, reliability
-from comparison.report import METHOD_TITLES, METRIC_TITLES, group_title, strategy_name
+from comparison.bootstrap import Interval, Scores, pooled_seed_variance, score
+from comparison.calibration import reliability
+from comparison.methods import METHODS
+from comparison.metrics import calibration_error
+from comparison.predictions import Predictions
 from comparison.results import TEACHER, Group, Results, agreement
+from comparison.styles import HATCHES, TEACHER_STYLE, Style, group_title, strategy_name, style_of
 from layer_distillation.loss_table import TITLES
+from layer_distillation.problem_types import REGRESSION, SINGLE_LABEL
 
-# Color and marker of each strategy.
-STRATEGY_STYLES = {
-    "top": ("#0072B2", "^"),  # blue
-    "bottom": ("#E69F00", "v"),  # orange
-    "odd": ("#009E73", "o"),  # green
-    "even": ("#D55E00", "s"),  # vermilion
-    "uniform": ("#CC79A7", "P"),  # pink
-    "random": ("#7F7F7F", "X"),  # gray
-    "narrow": ("#882255", "d"),  # wine
-    "search": ("#56B4E9", "D"),  # sky blue
-    "cka": ("#F0E442", "<"),  # yellow
-    "block_influence": ("#6B4423", ">"),  # brown
-}
-TEACHER_STYLE = ("black", "*")
 GRAY = "#595959"
-HATCHES = {"distill": "", "finetune": "///", "lora": "...", "lora_distill": "xxx"}
+AGREEMENT = (
+    "Share of the examples to which student and teacher give the same answer",
+    "Correlation of the student's and the teacher's answers",
+)
 LOSS_TITLES = {
     **{f"loss_{name}": f"Training: {title}" for name, title in TITLES.items()},
     "eval_loss": "Validation: labels",
@@ -99,30 +88,37 @@ def make_figures(
             learning_curves(results),
             "Losses during the training, means over the seeds. The terms of the loss are shown without their weights.",
         )
-    if results.shows_classes:
+    if results.shows_classes and results.problem_type == SINGLE_LABEL:
         figures["confusions"] = CaptionedFigure(
             confusion_matrices(results),
             f"Predictions for each true class on the {split} split, in per cent of the class, over all seeds.",
         )
     figures["costs"] = CaptionedFigure(
         costs_figure(results, scores),
-        f"Accuracy on the {split} split against size, time and number of trained parameters, without the random "
+        f"Scores on the {split} split against size, time and number of trained parameters, without the random "
         "control. Students of the same size stand side by side.",
     )
-    figures["calibration"] = CaptionedFigure(
-        calibration_figure(results),
-        f"Share of right predictions by confidence on the {split} split, over all seeds; ECE: expected calibration "
-        "error. The area of a mark is the share of predictions. Below the diagonal a model is too confident.",
-    )
+    if results.problem_type != REGRESSION:
+        figures["calibration"] = CaptionedFigure(
+            calibration_figure(results),
+            f"Share of right predictions by confidence on the {split} split, over all seeds; ECE: mean of the runs' "
+            "expected calibration errors. The area of a mark is the share of predictions. Below the diagonal a model "
+            "is too confident.",
+        )
     figures["agreement"] = CaptionedFigure(
         agreement_figure(results),
-        f"Share of the {split} examples for which student and teacher predict the same class; dots: seeds.",
+        f"{AGREEMENT[results.problem_type == REGRESSION]} on the {split} split; dots: seeds.",
     )
     figures["similarity"] = CaptionedFigure(
         similarity_figure(similarities),
         "Linear CKA of teacher and student layers on validation examples; 1: both represent the examples alike.",
     )
     return figures
+
+
+def _series_title(group: Group) -> str:
+    """Returns what a panel of one method calls a group."""
+    return strategy_name(group[1]) or METHODS[group[0]].title
 
 
 def _subplots(rows: int, columns: int, width: float, height: float, **kwargs) -> tuple[Figure, np.ndarray]:
@@ -144,24 +140,24 @@ def _grid_of(number: int, max_columns: int) -> tuple[int, int]:
 def scores_figure(results: Results, scores: Mapping[str, Mapping[Group, Scores]]) -> Figure:
     """Draws a bar with its interval for every group of runs, one panel for each metric."""
     groups = list(results.groups)
-    figure, axes = _subplots(1, len(scores), 4.2, 0.32 * len(groups) + 1.2, sharey=True)
-    for axis, (metric, by_group) in zip(axes, scores.items(), strict=True):
-        intervals = {group: score(by_group[group]) for group in groups}
+    figure, axes = _subplots(1, len(results.metrics), 4.2, 0.32 * len(groups) + 1.2, sharey=True)
+    for axis, metric in zip(axes, results.metrics, strict=True):
+        by_group = scores[metric.name]
+        seeds = pooled_seed_variance(by_group.values())
+        intervals = {group: score(by_group[group], seeds) for group in groups}
         for position, (group, interval) in enumerate(intervals.items()):
             _bar(axis, position, interval.estimate, group)
             margins = [[interval.estimate - interval.low], [interval.high - interval.estimate]]
             axis.errorbar(interval.estimate, position, xerr=margins, color="black", capsize=3)
         axis.axvline(by_group[TEACHER].by_seed[0], color="black", linestyle="--", linewidth=1)
         lowest = min(interval.low for interval in intervals.values())
-        _label_bars(axis, groups, f"{results.split_title} {METRIC_TITLES[metric]}", lowest)
+        _label_bars(axis, groups, f"{results.split_title} {metric.title}", lowest)
     return figure
 
 
 def _bar(axis: Axes, position: int, value: float, group: Group) -> None:
-    method, strategy = group
-    axis.barh(
-        position, value, color=STRATEGY_STYLES[strategy][0], hatch=HATCHES[method], edgecolor="white", linewidth=0
-    )
+    method, _ = group
+    axis.barh(position, value, color=style_of(group).color, hatch=HATCHES[method], edgecolor="white", linewidth=0)
 
 
 def _label_bars(axis: Axes, groups: Sequence[Group], title: str, lowest: float) -> None:
@@ -177,31 +173,31 @@ def _label_bars(axis: Axes, groups: Sequence[Group], title: str, lowest: float) 
 
 def learning_curves(results: Results) -> Figure:
     """Draws a column of panels for each component of the loss, a row for each method."""
-    methods = _methods(results)
+    methods = [method for method in _methods(results) if METHODS[method].has_seeds]  # the others have no steps
     losses = _logged_losses(results)
     figure, axes = _subplots(len(methods), len(losses), 3.6, 2.7, sharex=True, sharey="col")
     for row, method in enumerate(methods):
         for column, loss in enumerate(losses):
             axis = axes[row * len(losses) + column]
-            for (_, strategy), runs in results.groups_of(method).items():
+            for group, runs in results.groups_of(method).items():
                 curve = mean_curve([run.history for run in runs], loss)
                 if len(curve):
-                    color, marker = STRATEGY_STYLES[strategy]
+                    style = style_of(group)
                     every = max(1, len(curve) // 8)
                     axis.plot(
                         *curve.T,
-                        color=color,
-                        marker=marker,
+                        color=style.color,
+                        marker=style.marker,
                         markevery=every,
                         markersize=5,
-                        label=strategy_name(strategy),
+                        label=_series_title(group),
                     )
             if not axis.lines:
                 axis.text(0.5, 0.5, "not part of this loss", ha="center", transform=axis.transAxes, color=GRAY)
             if row == 0:
                 axis.set_title(LOSS_TITLES[loss])
             if column == 0:
-                axis.set_ylabel(METHOD_TITLES[method])
+                axis.set_ylabel(METHODS[method].title)
             if row == len(methods) - 1:
                 axis.set_xlabel("epoch")
     handles = {line.get_label(): line for axis in axes for line in axis.lines}
@@ -227,20 +223,20 @@ def mean_curve(histories: Sequence[Sequence[dict]], name: str) -> np.ndarray:
 
 def confusion_matrices(results: Results) -> Figure:
     """Draws a matrix for the teacher and each group. Rows are true classes, and sum up to 100."""
-    names, logits = results.label_names, results.logits
-    rows, columns = _grid_of(len(logits), 4)
+    names, predictions = results.label_names, results.predictions
+    rows, columns = _grid_of(len(predictions), 4)
     size = 1.6 + 0.5 * len(names)
     figure, axes = _subplots(rows, columns, size + 0.4, size)
-    for axis, (group, of_seeds) in zip(axes, logits.items(), strict=False):
-        predicted = np.concatenate([of_seed.argmax(axis=1) for of_seed in of_seeds])
-        labels = np.tile(results.label_ids, len(of_seeds))
+    for axis, (group, of_seeds) in zip(axes, predictions.items(), strict=False):
+        predicted = np.concatenate([of_seed.answers for of_seed in of_seeds])
+        labels = np.tile(results.labels, len(of_seeds))
         shares = confusion_matrix(labels, predicted, labels=range(len(names)), normalize="true")
         _heatmap(axis, 100 * shares, ".0f", (0, 100), "Blues")
         axis.set_title(group_title(group), fontsize="medium")
         axis.set(xlabel="predicted", ylabel="true")
         axis.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
         axis.set_yticks(range(len(names)), names)
-    for axis in axes[len(logits) :]:
+    for axis in axes[len(predictions) :]:
         axis.remove()
     return figure
 
@@ -256,7 +252,7 @@ def _heatmap(axis: Axes, matrix: np.ndarray, form: str, limits: tuple[float, flo
 
 
 def costs_figure(results: Results, scores: Mapping[str, Mapping[Group, Scores]]) -> Figure:
-    """Draws accuracy against the size of the model, its time for one example, and the number of trained parameters.
+    """Draws scores against the size of the model, its time for one example, and the number of trained parameters.
 
     The random control is left out: it costs what other students cost, and its accuracy is so low that the marks of all
     others would overlap.
@@ -270,7 +266,9 @@ def costs_figure(results: Results, scores: Mapping[str, Mapping[Group, Scores]])
         "Time for one example (ms)": {group: results.latency_ms[group] for group in models},
         "Trained parameters (log scale)": trained,
     }
-    intervals = {group: score(scores["accuracy"][group]) for group in models}
+    metric, _ = results.metrics
+    seeds = pooled_seed_variance(scores[metric.name].values())
+    intervals = {group: score(scores[metric.name][group], seeds) for group in models}
     figure, axes = _subplots(1, len(costs), 3.9, 3.6, sharey=True)
     for axis, (title, by_group) in zip(axes, costs.items(), strict=True):
         is_log = title.endswith("(log scale)")
@@ -284,7 +282,7 @@ def costs_figure(results: Results, scores: Mapping[str, Mapping[Group, Scores]])
             aside = ScaledTranslation(inches, 0, figure.dpi_scale_trans)
             _point(axis, cost, intervals[group], group, axis.transData + aside)
     low, high = min(i.low for i in intervals.values()), max(i.high for i in intervals.values())
-    axes[0].set(ylim=(low - 0.01, high + 0.01), ylabel=f"{results.split_title} accuracy")
+    axes[0].set(ylim=(low - 0.01, high + 0.01), ylabel=f"{results.split_title} {metric.title}")
     _show_percent(axes[0].yaxis)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
@@ -298,17 +296,15 @@ def _show_percent(axis: Axis) -> None:
 
 
 def _point(axis: Axes, x: float, interval: Interval, group: Group, transform: Transform) -> None:
-    method, strategy = group
-    color, marker = TEACHER_STYLE if group == TEACHER else STRATEGY_STYLES[strategy]
-    hatch = HATCHES.get(method, "")
-    axis.plot([x, x], [interval.low, interval.high], color=color, linewidth=0.8, transform=transform)
+    style, hatch = style_of(group), HATCHES.get(group[0], "")
+    axis.plot([x, x], [interval.low, interval.high], color=style.color, linewidth=0.8, transform=transform)
     axis.scatter(
         x,
         interval.estimate,
         s=60,
-        marker=marker,
-        facecolor="white" if hatch else color,
-        edgecolor=color,
+        marker=style.marker,
+        facecolor="white" if hatch else style.color,
+        edgecolor=style.color,
         hatch=2 * hatch,
         label=group_title(group),
         zorder=3,
@@ -318,28 +314,28 @@ def _point(axis: Axes, x: float, interval: Interval, group: Group, transform: Tr
 
 def calibration_figure(results: Results) -> Figure:
     """Draws a reliability diagram for each method, over all seeds, with the teacher in each."""
-    methods, labels = _methods(results), results.label_ids
+    methods = _methods(results)
+    lowest = 1 / len(results.label_names) if results.problem_type == SINGLE_LABEL else 0.5
     figure, axes = _subplots(1, len(methods), 3.7, 4.6, sharey=True)
     for axis, method in zip(axes, methods, strict=True):
         axis.plot([0, 1], [0, 1], color=GRAY, linewidth=1, linestyle="--")
-        _draw_reliability(axis, labels, [results.teacher_logits], TEACHER_STYLE, "teacher")
-        for (_, strategy), runs in results.groups_of(method).items():
-            logits = [run.logits for run in runs]
-            _draw_reliability(axis, labels, logits, STRATEGY_STYLES[strategy], strategy_name(strategy))
-        axis.set(title=METHOD_TITLES[method], xlabel="confidence", xlim=(1 / len(results.label_names), 1), ylim=(0, 1))
+        _draw_reliability(axis, [results.teacher_predictions], TEACHER_STYLE, "teacher")
+        for group, runs in results.groups_of(method).items():
+            _draw_reliability(axis, [run.predictions for run in runs], style_of(group), _series_title(group))
+        axis.set(title=METHODS[method].title, xlabel="confidence", xlim=(lowest, 1), ylim=(0, 1))
         axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.17))
     axes[0].set_ylabel("share of right predictions")
     return figure
 
 
-def _draw_reliability(
-    axis: Axes, labels: np.ndarray, logits: Sequence[np.ndarray], style: tuple[str, str], name: str
-) -> None:
-    color, marker = style
-    bins = reliability(np.tile(labels, len(logits)), softmax(np.concatenate(logits), axis=1))
-    label = f"{name}, ECE {expected_calibration_error(bins):.3f}"
+def _draw_reliability(axis: Axes, of_seeds: Sequence[Predictions], style: Style, name: str) -> None:
+    labels, probabilities = map(np.concatenate, zip(*(run.by_confidence for run in of_seeds), strict=True))
+    bins = reliability(labels, probabilities)
+    # Of each run: over all runs together, errors of opposite signs would cancel.
+    error = mean(calibration_error(run.labels, run.probabilities) for run in of_seeds)
+    label = f"{name}, ECE {error:.3f}"
     # Not clipped at the axes: most predictions lie in the corner of full confidence.
-    shared = {"color": color, "marker": marker, "clip_on": False}
+    shared = {"color": style.color, "marker": style.marker, "clip_on": False}
     axis.plot(bins.confidence, bins.accuracy, markersize=4, linewidth=1, label=label, **shared)
     axis.scatter(bins.confidence, bins.accuracy, 400 * bins.share, alpha=0.5, **shared)
 
@@ -348,11 +344,12 @@ def agreement_figure(results: Results) -> Figure:
     """Draws a bar for each group's mean agreement with the teacher, a dot for each seed."""
     groups = results.groups
     figure, (axis,) = _subplots(1, 1, 5.5, 0.32 * len(groups) + 1.2)
-    shares = [[agreement(run.logits, results.teacher_logits) for run in runs] for runs in groups.values()]
+    teacher = results.teacher_predictions
+    shares = [[agreement(run.predictions, teacher) for run in runs] for runs in groups.values()]
     for position, (group, of_seeds) in enumerate(zip(groups, shares, strict=True)):
         _bar(axis, position, mean(of_seeds), group)
         axis.scatter(of_seeds, [position] * len(of_seeds), color="black", s=14, zorder=3)
-    _label_bars(axis, list(groups), "Same class as the teacher", min(map(min, shares)))
+    _label_bars(axis, list(groups), "Agreement with the teacher", min(map(min, shares)))
     return figure
 
 

@@ -2,42 +2,55 @@
 
     cells = plan_cells(comparison_args)
     plans = [plan_cell(cell, grid) for cell in cells]       # each with its own arguments and folder
-    failures = run_grid(plans, grid, teacher)               # what run_distillation.py and run_lora.py do, for each
+    failures = run_grid(plans, grid, teacher, share)        # what run_distillation.py and run_lora.py do, for each
 
 A cell is an ordinary run: its folder OUTPUT_DIR/runs/METHOD-STRATEGY-SEED has a record, a model card and the student,
-and an interrupted one continues from its last checkpoint.
+and an interrupted one continues from its last checkpoint. Other processes may run cells of the same grid.
 """
 
+import functools
 import logging
+import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import datasets
+import numpy as np
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
-from comparison.arguments import LORA_METHODS, Cell, ComparisonArguments
+from comparison import baselines
+from comparison.arguments import Cell, ComparisonArguments
+from comparison.methods import LORA_METHODS, METHODS
+from comparison.sharing import Share
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
 from layer_distillation.loss_table import WEIGHTS
+from layer_distillation.pretrained import resolve_checkpoint
 from layer_distillation.problem_types import SINGLE_LABEL
-from layer_distillation.record import UNFINISHED_RECORD_FILE, RunRecord
+from layer_distillation.record import UNFINISHED_RECORD_FILE, Origin, RunRecord
 from lora_adapters.adapters import target_modules
 from lora_adapters.arguments import LoraArguments
 from text_data.arguments import DataArguments
 from training.arguments import StudentArguments, TeacherArguments
+from training.checkpoints import load_for_labels, load_tokenizer
 from training.command_line import Settings
-from training.inputs import Inputs
-from training.output_folder import earlier_records, remove_checkpoints
+from training.evaluation import true_answers
+from training.inputs import Inputs, read_by_student
+from training.output_folder import FolderInUseError, claimed, earlier_records, remove_checkpoints
 from training.run import Run, begin_run, build_trainer, new_record, num_steps, train_and_finish
 from training.student import check_student, start_student
 from training.teacher import Teacher, TeacherStart
 
 logger = logging.getLogger(__name__)
 
+# Time between two looks at the cells of other processes.
+POLL_SECONDS = 1.0
 # Settings of a cell that are recorded also where they are at their default.
 DECIDED_BY_GRID = (
     "layer_strategy",
@@ -48,6 +61,12 @@ DECIDED_BY_GRID = (
     "temperature",
     "linear_to",
 )
+# The argument that names another checkpoint than the teacher, by method.
+CHECKPOINTS = {
+    "rival": "rival_name_or_path",
+    "pretrained": "encoder_name_or_path",
+    "linear_probe": "encoder_name_or_path",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +85,31 @@ class Grid:
     def folder(self) -> Path:
         return Path(self.training_args.output_dir)
 
+    @property
+    def encoder_path(self) -> str:
+        """Where the encoder before its fine-tuning is loaded from."""
+        return resolve_checkpoint(self.comparison_args.encoder_name_or_path or self.teacher_args.teacher_name_or_path)
+
+    @property
+    def rival_path(self) -> str:
+        return resolve_checkpoint(self.comparison_args.rival_name_or_path)
+
+    @cached_property
+    def rival_inputs(self) -> Inputs:
+        """The data as the rival's tokenizer reads them."""
+        return read_by_student(self.inputs, self.rival_path, self.data_args, self.training_args)
+
+    def inputs_of(self, method: str) -> Inputs:
+        """Returns the data as a method reads them."""
+        return self.rival_inputs if method == "rival" else self.inputs
+
 
 @dataclass(frozen=True)
 class CellPlan:
     """A cell with its own arguments.
 
     Attributes:
+        student_args: without meaning for methods without strategies, but for the depth.
         lora_args: `None` where all weights are trained.
         settings: those that decide what the cell makes, for its record.
     """
@@ -89,8 +127,8 @@ class CellPlan:
 
 def plan_cell(cell: Cell, grid: Grid) -> CellPlan:
     """Returns the arguments of a cell: those of the grid, with what the cell's method, strategy and seed change."""
-    training_args = grid.training_args
-    if cell.method in ("finetune", "lora"):
+    training_args, method = grid.training_args, METHODS[cell.method]
+    if method.labels_alone:
         training_args = training_args.for_labels_alone()
     lora_args = grid.lora_args if cell.method in LORA_METHODS else None
     learning_rate = training_args.learning_rate if lora_args is None else grid.comparison_args.lora_learning_rate
@@ -111,9 +149,14 @@ def plan_cell(cell: Cell, grid: Grid) -> CellPlan:
         arguments.append(lora_args)
     known = {item.name for instance in arguments for item in fields(instance)}
     without_effect = {"output_dir"} if cell.strategy == "search" else {"output_dir", "search_budget"}
+    if cell.method in CHECKPOINTS:
+        arguments.insert(0, grid.comparison_args)
+        known.add(CHECKPOINTS[cell.method])
     given = grid.settings.sources
     sources = {name: source for name, source in given.items() if name in known - without_effect}
     sources |= dict.fromkeys(DECIDED_BY_GRID, "the grid")
+    if not method.has_strategies:
+        del sources["layer_strategy"]
     return CellPlan(
         cell, student_args, lora_args, training_args, Settings(tuple(arguments), sources, grid.settings.command)
     )
@@ -128,7 +171,7 @@ def state_of(plan: CellPlan, grid: Grid, teacher_fingerprint: str | None = None)
     Raises:
         UserError: its folder holds a run with other settings, other data or another teacher.
     """
-    record = new_record(plan.settings, grid.inputs, plan.training_args)
+    record = new_record(plan.settings, grid.inputs_of(plan.cell.method), plan.training_args)
     finished, unfinished = earlier_records(plan.folder, record)
     if unfinished is not None or finished is None:
         return "new" if unfinished is None else "interrupted"
@@ -153,12 +196,7 @@ def check_holds_no_run(output_dir: str | Path) -> None:
 
 def check_grid(grid: Grid, start: TeacherStart) -> None:
     """Raises a `UserError` for what no cell of the grid could do."""
-    labels, args = grid.inputs.data.labels, grid.training_args
-    if labels.problem_type != SINGLE_LABEL:
-        raise UserError(
-            f"Comparisons are of classifiers with one label an example, but found {labels.problem_type}. Train such "
-            "students one by one with run_distillation.py."
-        )
+    labels, args, methods = grid.inputs.data.labels, grid.training_args, grid.comparison_args.methods
     if args.world_size > 1 or args.push_to_hub:
         raise UserError(
             "A comparison runs in one process and uploads nothing. Start it without a launcher and without "
@@ -169,10 +207,50 @@ def check_grid(grid: Grid, start: TeacherStart) -> None:
             "A comparison trains with labels, but the training examples have none. Distil on texts without labels "
             "with run_distillation.py."
         )
+    compared = [grid.inputs.reported_split]
+    if any(METHODS[method].is_classical for method in methods):
+        compared.append("train")  # which the other methods can read with labels that are unknown in part
+    for split in compared:
+        if np.isnan(true_answers(grid.inputs.tokenized[split], labels)).any():
+            raise UserError(
+                f"A comparison needs all labels of all {split} examples, but some are unknown. Complete them, or "
+                "train single students with run_distillation.py."
+            )
+    if "tfidf_balanced" in methods and labels.problem_type != SINGLE_LABEL:
+        raise UserError(
+            f"Classes are weighted where each example has one, but the data are {labels.problem_type}. Leave "
+            "tfidf_balanced out of --methods."
+        )
     for strategy in dict.fromkeys((*grid.comparison_args.strategies, *grid.comparison_args.method_strategies)):
         check_student(start, grid.comparison_args.student(strategy), args, grid.inputs)
-    if any(method in LORA_METHODS for method in grid.comparison_args.methods):
+    if any(method in LORA_METHODS for method in methods):
         target_modules(start.model, grid.lora_args.lora_target_modules)
+    if any(CHECKPOINTS.get(method) == "encoder_name_or_path" for method in methods):
+        _check_encoder(grid, start)
+    if "rival" in methods:
+        load_for_labels(grid.rival_path, labels, args.seed)
+
+
+def _check_encoder(grid: Grid, start: TeacherStart) -> None:
+    name = grid.comparison_args.encoder_name_or_path
+    if name is None:
+        if start.is_trained:
+            raise UserError(
+                "The methods pretrained and linear_probe need the encoder before its fine-tuning, but "
+                f"--teacher_name_or_path {start.path} is fine-tuned. Name the encoder: --encoder_name_or_path."
+            )
+        return
+    _, trained_for = load_for_labels(grid.encoder_path, grid.inputs.data.labels, grid.training_args.seed)
+    if trained_for is not None:
+        raise UserError(
+            f"--encoder_name_or_path must be a pretrained encoder, but {name} has a head that is trained for "
+            f"{', '.join(trained_for)}. Name the checkpoint that the teacher was fine-tuned from."
+        )
+    if load_tokenizer(grid.encoder_path).get_vocab() != grid.inputs.tokenizer.get_vocab():
+        raise UserError(
+            f"--encoder_name_or_path must have the teacher's vocabulary, but {name} has another. Name the checkpoint "
+            "that the teacher was fine-tuned from."
+        )
 
 
 class _StepsOnBar(TrainerCallback):
@@ -188,39 +266,84 @@ class _StepsOnBar(TrainerCallback):
         self.bar.update()
 
 
-def run_grid(plans: Sequence[CellPlan], grid: Grid, teacher: Teacher) -> dict[Cell, str]:
-    """Runs the cells one after another; a cell that fails does not stop the others.
+def run_grid(
+    plans: Sequence[CellPlan], grid: Grid, teacher: Teacher, share: Share, helpers: Sequence[subprocess.Popen] = ()
+) -> dict[Cell, str] | None:
+    """Runs the cells that no other process has run; a cell that fails does not stop the others.
+
+    Args:
+        helpers: processes that this one has started. While they run, it runs no cell itself.
 
     Returns:
-        The cells that failed, with the reason.
+        The cells that failed, in any process, with the reason. `None` if another process waits for the last cells.
     """
-    failures = {}
     steps = num_steps(grid.training_args, len(grid.inputs.tokenized["train"]))
     datasets.disable_progress_bars()  # the grid has one bar
     disable_progress_bar()
+    waiting = list(plans)
     with logging_redirect_tqdm(), tqdm(total=steps * len(plans), unit="step", desc="Runs") as bar:
-        for number, plan in enumerate(plans, start=1):
-            bar.set_postfix_str(f"{number}/{len(plans)} {plan.cell.name}")
-            try:
+        while waiting:
+            helped = any(process.poll() is None for process in helpers)
+            settled = _is_settled if helped else functools.partial(_settle, teacher=teacher, bar=bar)
+            waiting = [plan for plan in waiting if not settled(plan, grid, share)]
+            bar.update((len(plans) - len(waiting)) * steps - bar.n)
+            waits_for_others = share.waits_for_the_end() or helped
+            if waiting and not waits_for_others:
+                break
+            time.sleep(POLL_SECONDS if waiting else 0)
+    if not share.waits_for_the_end():
+        return None
+    return {plan.cell: reason for plan in plans if (reason := share.failure_of(plan.cell)) is not None}
+
+
+def _is_settled(plan: CellPlan, grid: Grid, share: Share) -> bool:
+    return share.failure_of(plan.cell) is not None or state_of(plan, grid) == "finished"
+
+
+def _settle(plan: CellPlan, grid: Grid, share: Share, teacher: Teacher, bar: tqdm) -> bool:
+    """Runs a cell unless another process does or did; returns whether it is finished or has failed."""
+    try:
+        with claimed(plan.training_args):
+            if not _is_settled(plan, grid, share):
+                bar.set_postfix_str(plan.cell.name)
                 run_cell(plan, grid, teacher, bar)
-            except Exception as error:  # whatever it is, the other cells do not depend on it
-                logger.exception(f"{plan.cell.name} failed.")
-                first_line = next(iter(str(error).splitlines()), "")
-                failures[plan.cell] = f"{type(error).__name__}: {first_line}"
-            bar.update(number * steps - bar.n)
-    return failures
+                share.note_failure(plan.cell, None)
+    except FolderInUseError:
+        return False
+    except Exception as error:  # whatever it is, the other cells do not depend on it
+        logger.exception(f"{plan.cell.name} failed.")
+        first_line = next(iter(str(error).splitlines()), "")
+        share.note_failure(plan.cell, f"{type(error).__name__}: {first_line}")
+    return True
 
 
 def run_cell(plan: CellPlan, grid: Grid, teacher: Teacher, bar: tqdm) -> None:
-    """Builds, trains, scores and records the student of one cell."""
-    args, inputs = plan.training_args, grid.inputs
+    """Builds, trains, scores and records what one cell asks for."""
+    args, method = plan.training_args, plan.cell.method
+    inputs = grid.inputs_of(method)
     record, checkpoint = begin_run(plan.settings, inputs, args)
     if plan.lora_args is not None:
         record = replace(record, teacher_folder=teacher.seen_from(args.output_dir))
     run = Run(args, inputs, teacher, record, checkpoint, plan.lora_args)
-    student, origin = start_student(run, plan.student_args)
+    if METHODS[method].is_classical:
+        baselines.run_classical(method, run, grid.encoder_path)
+        return
+    student, origin = _start(plan, grid, run)
     trainer = build_trainer(run.prepared(student), inputs, args, teacher, origin.layers)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_StepsOnBar(bar))
     train_and_finish(run, trainer, origin)
     remove_checkpoints(args.output_dir)
+
+
+def _start(plan: CellPlan, grid: Grid, run: Run) -> tuple[PreTrainedModel, Origin]:
+    """Makes the student of a cell as it is before its training."""
+    match plan.cell.method:
+        case "pretrained":
+            return baselines.from_encoder(grid.encoder_path, plan.student_args, run)
+        case "fresh_layers":
+            return baselines.with_fresh_layers(plan.student_args, run)
+        case "rival":
+            return baselines.from_rival(grid.rival_path, run)
+        case _:
+            return start_student(run, plan.student_args)

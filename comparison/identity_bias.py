@@ -70,6 +70,7 @@ class IdentityBias:
         return Scores(
             by_seed=summarize(np.stack([each.by_seed for each in scores])),
             resampled=summarize(np.stack([each.resampled for each in scores])),
+            varies=scores[0].varies,
         )
 
 
@@ -79,6 +80,7 @@ def identity_bias(
     mentions: Mapping[str, np.ndarray],
     num_resamples: int = 200,
     seed: int = 0,
+    varies: bool = True,
 ) -> IdentityBias:
     """Scores a model, or the runs of all seeds of one recipe, for every identity.
 
@@ -88,6 +90,7 @@ def identity_bias(
         mentions: by identity whether a text mentions it, `(texts,)`, booleans.
         num_resamples: of the bootstrap; a standard deviation over 200 is known to about 5%.
         seed: of the resampling; scores of two models are paired if all but `probabilities` is the same.
+        varies: as in `Scores`.
 
     Raises:
         UserError: as `measurable`.
@@ -99,7 +102,7 @@ def identity_bias(
     values = np.stack(models, axis=-1)  # (identities, metrics, 1 + resamples, seeds)
     return IdentityBias(
         identities={
-            name: {metric: Scores(rows[0], rows[1:]) for metric, rows in zip(METRICS, metrics, strict=True)}
+            name: {metric: Scores(rows[0], rows[1:], varies) for metric, rows in zip(METRICS, metrics, strict=True)}
             for name, metrics in zip(kept, values, strict=True)
         },
         counts={name: _counts(is_toxic, mentions[name]) for name in kept},

@@ -23,8 +23,9 @@ from comparison.identity_report import (
     write_beside_model,
 )
 from comparison.identity_texts import IdentityArguments, IdentityTexts, toxic_probabilities
-from comparison.report import group_title
+from comparison.methods import METHODS
 from comparison.results import TEACHER, grouped, load_student
+from comparison.styles import group_title
 from layer_distillation.model_outputs import compute_logits
 from training.teacher import Teacher
 
@@ -40,19 +41,22 @@ def measure_groups(
 ) -> dict[str, IdentityBias]:
     """Returns the bias of the teacher and of every group of runs, by its title, over the seeds of the group.
 
+    Groups that are no networks with the teacher's tokenizer are left out.
+
     Each run's own goes into its folder, as `identity_bias.json` and as a section of its model card.
     """
     tokenizer = grid.inputs.tokenizer
     max_length = min(grid.data_args.max_seq_length, tokenizer.model_max_length)
     tokenized = Dataset.from_dict(dict(tokenizer(list(texts.texts), truncation=True, max_length=max_length)))
 
-    def measure(models: Sequence[PreTrainedModel]) -> IdentityBias:
+    def measure(models: Sequence[PreTrainedModel], varies: bool = True) -> IdentityBias:
         batch_size, bf16 = grid.training_args.per_device_eval_batch_size, grid.training_args.bf16
         logits = [compute_logits(model, tokenized, grid.inputs.collator, batch_size, bf16) for model in models]
         probabilities = toxic_probabilities(np.stack(logits), grid.inputs.data.labels.names, args)
-        return identity_bias(texts.is_toxic, probabilities, texts.mentions)
+        return identity_bias(texts.is_toxic, probabilities, texts.mentions, varies=varies)
 
-    measured = {group_title(TEACHER): measure([teacher.load(grid.training_args.device)])}
+    measured = {group_title(TEACHER): measure([teacher.load(grid.training_args.device)], varies=False)}
+    plans = [plan for plan in plans if METHODS[plan.cell.method].reads_teacher_tokens]
     for group, cells in grouped(plans, key=lambda plan: plan.cell.group).items():
         students = [load_student(plan, grid).to(grid.training_args.device) for plan in cells]
         measured[group_title(group)] = measure(students)

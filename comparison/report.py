@@ -7,45 +7,22 @@ write_document(OUTPUT_DIR, "report", report)
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 
-from comparison.bootstrap import Interval, Scores, difference
+from comparison.bootstrap import Interval, Scores, difference, holm, pooled_seed_variance, score
 from comparison.document import Block, Bullets, Code, Figure, Heading, Table, Text
+from comparison.methods import METHODS
+from comparison.metrics import Metric, calibration_error
 from comparison.results import TEACHER, Group, Results
+from comparison.styles import STRATEGY_STYLES, TEACHER_STYLE, capitalized, group_title, strategy_name
 from layer_distillation.record import ModelRecord
+from training.evaluation import TRAINING_LOSS
 from training.tables import format_layers, spread
 
-# In tables.
-STRATEGY_TITLES = {
-    "top": "Top-{depth}",
-    "bottom": "Bottom-{depth}",
-    "odd": "Odd",
-    "even": "Even",
-    "uniform": "Uniform",
-    "random": "Random (control)",
-    "narrow": "Narrow",
-    "search": "Search",
-    "cka": "CKA",
-    "block_influence": "Block influence",
-}
-METHOD_TITLES = {
-    "distill": "distilled",
-    "finetune": "fine-tuned",
-    "lora": "LoRA",
-    "lora_distill": "LoRA + distillation",
-}
-METRIC_TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+SIGNIFICANT = 0.05
 
-
-def strategy_name(strategy: str) -> str:
-    """Returns a strategy as sentences and figures name it."""
-    return {"cka": "CKA", "block_influence": "block influence"}.get(strategy, strategy)
-
-
-def group_title(group: Group, capital: bool = False) -> str:
-    """Returns a group of runs in words: "odd, LoRA"."""
-    method, strategy = group
-    title = "teacher" if group == TEACHER else f"{strategy_name(strategy)}, {METHOD_TITLES[method]}"
-    return title[0].upper() + title[1:] if capital else title
-
+CALIBRATION = (
+    "The mean distance between confidence and share of right answers, over bins of confidence: of each run, averaged "
+    "over the runs. On few examples it is too large."
+)
 
 # ---- Tables ----
 
@@ -53,24 +30,26 @@ def group_title(group: Group, capital: bool = False) -> str:
 def layer_table(results: Results) -> list[dict[str, str]]:
     """Returns the first method's students and the teacher.
 
-    Columns: *Student Layer | Training Loss | Validation Loss | Validation Accuracy*.
+    Columns: *Student Layer | Training Loss | Validation Loss | Validation Accuracy*, or the metric of the task.
     """
     rows = []
     for (_, strategy), runs in results.groups_of(results.first_method).items():
-        title = STRATEGY_TITLES[strategy].format(depth=runs[0].student.num_layers)
+        title = STRATEGY_STYLES[strategy].title.format(depth=runs[0].student.num_layers)
         # Strategies by evidence may choose other layers for every seed.
         sets = dict.fromkeys(format_layers(run.student.layers) for run in runs if run.student.layers)
         layers = f" ({'; '.join(sets)})" if sets else ""
-        rows.append({"Student Layer": f"{title}{layers}", **_validation([run.student for run in runs])})
-    return [*rows, {"Student Layer": "Teacher", **_validation([results.teacher])}]
+        rows.append({"Student Layer": f"{title}{layers}", **_validation([run.student for run in runs], results)})
+    return [*rows, {"Student Layer": TEACHER_STYLE.title, **_validation([results.teacher], results)}]
 
 
-def _validation(models: Sequence[ModelRecord]) -> dict[str, str]:
-    scores = [model.results for model in models]
+def _validation(models: Sequence[ModelRecord], results: Results) -> dict[str, str]:
+    scores, (metric, _) = [model.results for model in models], results.metrics
     return {
-        "Training Loss": spread([metrics.get("train_loss_ce") for metrics in scores], 3),
+        "Training Loss": spread([metrics.get(TRAINING_LOSS) for metrics in scores], 3),
         "Validation Loss": spread([metrics["eval_loss"] for metrics in scores], 3),
-        "Validation Accuracy": spread([100 * metrics["eval_accuracy"] for metrics in scores], 1),
+        f"Validation {capitalized(metric.title)}": spread(
+            [_percent(metrics.get(f"eval_{metric.name}")) for metrics in scores], 1
+        ),
     }
 
 
@@ -93,13 +72,13 @@ def method_table(results: Results) -> list[dict[str, str]]:
 
 def _performance(group: Group, models: Sequence[ModelRecord], results: Results) -> dict[str, str]:
     split = results.split_title
-    columns = {f"{split} Accuracy": "accuracy", f"{split} Macro-F1": "macro_f1"}
+    columns = {f"{split} {capitalized(metric.title)}": metric.name for metric in results.metrics}
     if results.shows_classes:
         columns |= {f"F1 {name}": f"f1_{name}" for name in results.label_names}
     scores = [model.results for model in models]
     return {
-        "Model Type": group_title(group, capital=True),
-        "Training Loss": spread([metrics.get("train_loss_ce") for metrics in scores], 3),
+        "Model Type": capitalized(group_title(group)),
+        "Training Loss": spread([metrics.get(TRAINING_LOSS) for metrics in scores], 3),
         **{
             column: spread([_percent(metrics.get(f"{results.prefix}_{name}")) for metrics in scores], 1)
             for column, name in columns.items()
@@ -123,47 +102,63 @@ def _percent(value: float | None) -> float | None:
 # ---- What can be said ----
 
 
-def statement(first: str, second: str, metric: str, interval: Interval) -> str:
+def statement(first: str, second: str, metric: str, interval: Interval, p_value: float) -> str:
     """Returns a sentence about a difference, first minus second, that claims no more than its interval as printed.
 
     Args:
         interval: of a score between 0 and 1; the sentence gives percentage points.
+        p_value: corrected for the number of sentences of its kind.
     """
     figures = f"{interval} points of {metric}"
     _, low, high = interval.points  # as the reader sees them
-    if low <= 0 <= high:
+    if not interval.over_seeds:
+        return f"{first} and {second} have one seed each, which is too few to compare them: {figures}."
+    figures += f", corrected p = {p_value:.3f}" if p_value >= 0.0005 else ", corrected p < 0.001"
+    if low <= 0 <= high or p_value >= SIGNIFICANT:
         return f"{first} and {second} cannot be told apart on this data: {figures}."
     return f"{first} is {'better' if low > 0 else 'worse'} than {second}: {figures}."
 
 
 def layer_statements(results: Results, scores: Mapping[Group, Scores]) -> list[str]:
     """Returns a sentence for every two strategies of the first method, the better one first."""
-    groups = list(results.groups_of(results.first_method))
-    return [
-        statement(
-            strategy_name(first[1]),
-            strategy_name(second[1]),
-            _metric("accuracy", results),
-            difference(scores[first], scores[second]),
-        )
-        for first, second in _pairs(groups, scores)
-    ]
+    names = {group: strategy_name(group[1]) for group in results.groups_of(results.first_method)}
+    return _statements(
+        [(names[a], names[b], a, b) for a, b in _pairs(list(names), scores)], results.metrics[0], results, scores
+    )
 
 
 def method_statements(results: Results, scores: Mapping[Group, Scores]) -> list[str]:
-    """Returns for each strategy a sentence for every two methods, the better one first."""
-    sentences = []
-    for strategy in dict.fromkeys(strategy for _, strategy in results.groups):
+    """Returns for each strategy a sentence for every two methods, the better one first.
+
+    The baselines that have no strategy are compared with the students of each strategy.
+    """
+    baselines = [group for group in results.groups if not group[1]]
+    comparisons = []
+    for strategy in dict.fromkeys(strategy for _, strategy in results.groups if strategy):
         groups = [group for group in results.groups if group[1] == strategy]
-        for first, second in _pairs(groups, scores):
-            names = f"{strategy_name(strategy)}: {METHOD_TITLES[first[0]]}", METHOD_TITLES[second[0]]
-            interval = difference(scores[first], scores[second])
-            sentences.append(statement(*names, _metric("macro_f1", results), interval))
-    return sentences
+        for first, second in _pairs([*groups, *baselines], scores):
+            if first[1] or second[1]:
+                names = f"{strategy_name(strategy)}: {METHODS[first[0]].title}", METHODS[second[0]].title
+                comparisons.append((*names, first, second))
+    comparisons += [(group_title(a), group_title(b), a, b) for a, b in _pairs(baselines, scores)]
+    return _statements(comparisons, results.metrics[1], results, scores)
 
 
-def _metric(name: str, results: Results) -> str:
-    return f"{results.split_title.lower()} {METRIC_TITLES[name]}"
+def _statements(
+    comparisons: Sequence[tuple[str, str, Group, Group]],
+    metric: Metric,
+    results: Results,
+    scores: Mapping[Group, Scores],
+) -> list[str]:
+    """Returns a sentence for each comparison of a family, given by two names and two groups."""
+    seeds = pooled_seed_variance(scores.values())
+    intervals = [difference(scores[first], scores[second], seeds) for _, _, first, second in comparisons]
+    corrected = holm([interval.p_value for interval in intervals])
+    title = f"{results.split_title.lower()} {metric.title}"
+    return [
+        statement(first, second, title, interval, p_value)
+        for (first, second, *_), interval, p_value in zip(comparisons, intervals, corrected, strict=True)
+    ]
 
 
 def _pairs(groups: Sequence[Group], scores: Mapping[Group, Scores]) -> list[tuple[Group, Group]]:
@@ -176,10 +171,23 @@ def teacher_table(results: Results, scores: Mapping[str, Mapping[Group, Scores]]
     rows = []
     for group in results.groups:
         row = {"Student": group_title(group)}
-        for metric, title in METRIC_TITLES.items():
-            interval = difference(scores[metric][group], scores[metric][TEACHER])
-            row[f"{results.split_title} {title} minus teacher's (points)"] = str(interval)
+        for metric in results.metrics:
+            of_metric = scores[metric.name]
+            interval = difference(of_metric[group], of_metric[TEACHER], pooled_seed_variance(of_metric.values()))
+            row[f"{results.split_title} {metric.title} minus teacher's (points)"] = str(interval)
         rows.append(row)
+    return rows
+
+
+def calibration_table(scores: Mapping[Group, Scores]) -> list[dict[str, str]]:
+    """Returns the mean calibration error of the runs of each group, and of the teacher, with intervals."""
+    seeds, rows = pooled_seed_variance(scores.values()), []
+    for group, of_group in scores.items():
+        estimate, low, high = score(of_group, seeds).points
+        error = f"{estimate:.1f} [{low:.1f}, {high:.1f}]"
+        rows.append(
+            {"Model": capitalized(group_title(group)), f"{capitalized(calibration_error.title)} (points)": error}
+        )
     return rows
 
 
@@ -200,27 +208,36 @@ def build_report(
         figures: the caption of each image, by its path from the report, without extension.
         failures: the reason of each run that failed, by its name.
     """
-    layers, methods = layer_statements(results, scores["accuracy"]), method_statements(results, scores["macro_f1"])
+    of_layers, of_methods = (scores[metric.name] for metric in results.metrics)
+    layers, methods = layer_statements(results, of_layers), method_statements(results, of_methods)
+    calibration = []
+    if calibration_error.name in scores:
+        calibration = [
+            Heading("Calibration"),
+            Table(calibration_table(scores[calibration_error.name])),
+            Text(CALIBRATION),
+        ]
     return [
         Heading(f"Comparison on {results.source}", 1),
         Text(_introduction(results)),
         *([Heading("Failed runs"), Bullets([f"{name}: {why}" for name, why in failures.items()])] if failures else []),
         Heading("Which layers"),
-        Text(f"Training method: {METHOD_TITLES[results.first_method]}."),
+        Text(f"Training method: {METHODS[results.first_method].title}."),
         Table(layer_table(results)),
         *([Bullets(layers)] if layers else []),
         Heading("Which method"),
         Table(method_table(results)),
+        Bullets(_method_descriptions(results)),
         Text(
-            "Fine-tuned and LoRA students are trained on the labels alone, without a teacher. The size is that of the "
-            "whole student; the size of an adapter follows the +. The time is the median over single examples. The "
-            "models took turns on each example, with adapters merged."
+            "The size is that of the whole student; the size of an adapter follows the +. The time is the median over "
+            "single examples. The networks took turns on each example, with adapters merged."
         ),
         *([Bullets(methods)] if methods else []),
         Heading("What is lost against the teacher"),
         Table(teacher_table(results, scores)),
+        *calibration,
         Heading("How sure this is"),
-        Text(_reservations(results, len(layers) + len(methods))),
+        Text(_reservations(results, layers, methods)),
         Heading("Figures"),
         *(Figure(path, caption) for path, caption in figures.items()),
         Heading("Command"),
@@ -228,32 +245,44 @@ def build_report(
     ]
 
 
+def _method_descriptions(results: Results) -> list[str]:
+    used = dict.fromkeys(method for method, _ in results.groups)
+    return [f"{capitalized(METHODS[method].title)}: {METHODS[method].description}." for method in used]
+
+
 def _introduction(results: Results) -> str:
-    teacher, depths = results.teacher, sorted({run.student.num_layers for run in results.runs})
+    teacher, depths = (
+        results.teacher,
+        sorted({run.student.num_layers for run in results.runs if METHODS[run.cell.method].from_teacher}),
+    )
     return (
         f"Students have {' or '.join(map(str, depths))} of the {teacher.num_layers} layers of {teacher.name}; layer 1 "
         f"is nearest the input. Numbers are means ± standard deviations over {_seeds(_seeds_per_group(results))}; "
-        "scores are in per cent. All losses are the cross-entropy with the labels, whatever loss a student was "
-        "trained with, so that they can be compared. The training loss is the mean over all steps. "
-        f"The {results.split_title.lower()} split has {len(results.label_ids):,} examples."
+        "scores are in per cent. All losses are those of the labels alone, whatever loss a student was trained with: "
+        "they can be compared. The training loss is that of the finished model on all training examples, without "
+        f"dropout. The {results.split_title.lower()} split has {len(results.labels):,} examples."
     )
 
 
-def _reservations(results: Results, num_comparisons: int) -> str:
+def _reservations(results: Results, layers: Sequence[str], methods: Sequence[str]) -> str:
     numbers = _seeds_per_group(results)
-    one_seed = "One seed cannot show how far seeds differ: read intervals over one seed as too narrow. "
+    one_seed = ""
+    if max(numbers) == 1:
+        one_seed = "One seed cannot show how far seeds differ, so nothing is claimed. "
     return (
         f"Brackets are 95% intervals of a difference on the {results.split_title.lower()} examples, over the choice "
-        f"of the examples (paired bootstrap) and over {_seeds(numbers)}. {one_seed if min(numbers) == 1 else ''}"
-        "Each interval holds by itself: if all students were equal, one in twenty of the "
-        f"{num_comparisons} comparisons above would show a difference by chance. The intervals say nothing about "
-        "other data, nor about a teacher that is fine-tuned again."
+        f"of the examples (paired bootstrap) and over {_seeds(numbers)}, whose variance is pooled over all groups. "
+        f"{one_seed}Each interval holds by itself. The p-values are corrected for the number of sentences by "
+        f"Holm's method, for the {len(layers)} about layers and for the {len(methods)} about methods: if all were "
+        "equal, the chance of any wrong claim would be 5% in each list. Not to be told apart does not mean equal. "
+        "The intervals say nothing about other data, nor about a teacher that is fine-tuned again. Every interval can "
+        "be computed again: `python -m experiments.intervals`."
     )
 
 
 def _seeds_per_group(results: Results) -> set[int]:
     """Returns the numbers of finished runs that groups have: groups whose runs failed have fewer."""
-    return {len(runs) for runs in results.groups.values()}
+    return {len(runs) for (method, _), runs in results.groups.items() if METHODS[method].has_seeds}
 
 
 def _seeds(numbers: Collection[int]) -> str:

@@ -1,8 +1,8 @@
 """The results of a comparison: read from the folders of its runs, scored together, written as csv and json.
 
 results = read_results(plans, grid, teacher)
-scores = score_groups(results)              # for intervals of scores and differences, see bootstrap.py
-write_results(OUTPUT_DIR, results)          # results.csv and results.json, one row for each run
+scores = score_groups(results.predictions)  # for intervals of scores and differences, see bootstrap.py
+write_results(OUTPUT_DIR, results)          # results.csv and results.json, one row for each run, and the predictions
 """
 
 import csv
@@ -12,19 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import softmax
 from transformers import PreTrainedModel, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from comparison.arguments import Cell
-from comparison.bootstrap import Scores, accuracy, bootstrap, macro_f1
-from comparison.calibration import expected_calibration_error, reliability
+from comparison.bootstrap import Scores, bootstrap
 from comparison.grid import CellPlan, Grid
+from comparison.methods import METHODS
+from comparison.metrics import METRICS, Metric, calibration_error
+from comparison.predictions import Predictions
 from layer_distillation.model_outputs import compute_logits
+from layer_distillation.problem_types import REGRESSION
 from layer_distillation.record import RunRecord, StudentRecord, TeacherRecord
 from layer_mapping import build_random_student, build_student
 from lora_adapters.loading import load_adapter
+from text_data.labels import LabelMap
 from training.checkpoints import load_classifier
-from training.evaluation import measure_latency
+from training.evaluation import TRAINING_LOSS, measure_latency, true_answers
 from training.layer_similarity import cka_matrix, layer_features
 from training.teacher import Teacher
 
@@ -32,7 +36,6 @@ Group = tuple[str, str]  # method and strategy, which the runs of all seeds shar
 TEACHER: Group = ("teacher", "")  # stands among the groups of runs
 NUM_SIMILARITY_EXAMPLES = 500
 MAX_CLASSES_SHOWN = 20
-METRICS = {"accuracy": accuracy, "macro_f1": macro_f1}
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,13 @@ class FinishedRun:
     """A finished cell of the grid.
 
     Attributes:
-        logits: on the reported split, `(examples, labels)`.
+        predictions: on the reported split.
         history: the numbers that the trainer logged, one dictionary for each time.
     """
 
     cell: Cell
     record: RunRecord
-    logits: np.ndarray
+    predictions: Predictions
     history: Sequence[dict]
 
     @property
@@ -60,23 +63,35 @@ class Results:
 
     Attributes:
         runs: in the order of the grid.
-        teacher_logits: `(examples, labels)`.
-        label_ids: true class ids `(examples,)`.
+        teacher_predictions: on the reported split.
         label_names: in the order of their ids.
-        latency_ms: milliseconds on one example, of the teacher and of each group's first student. The models take
-            turns: times that were measured an hour apart cannot be compared.
+        latency_ms: milliseconds on one example, of the teacher and of each group's first student. Networks take turns:
+            times that were measured an hour apart cannot be compared.
         split: name of the reported split.
         source: of the data.
     """
 
     runs: Sequence[FinishedRun]
     teacher: TeacherRecord
-    teacher_logits: np.ndarray
-    label_ids: np.ndarray
+    teacher_predictions: Predictions
     label_names: Sequence[str]
     latency_ms: Mapping[Group, float]
     split: str
     source: str
+
+    @property
+    def problem_type(self) -> str:
+        return self.teacher_predictions.problem_type
+
+    @property
+    def labels(self) -> np.ndarray:
+        """What is true, in the form of `Predictions.labels`."""
+        return self.teacher_predictions.labels
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """The metric of the table of layers, then the one of the table of methods."""
+        return METRICS[self.problem_type]
 
     @property
     def prefix(self) -> str:
@@ -90,7 +105,7 @@ class Results:
     @property
     def shows_classes(self) -> bool:
         """Whether there are few enough classes for a report to show each; `results.csv` always has all of them."""
-        return len(self.label_names) <= MAX_CLASSES_SHOWN
+        return self.problem_type != REGRESSION and len(self.label_names) <= MAX_CLASSES_SHOWN
 
     @property
     def first_method(self) -> str:
@@ -107,10 +122,10 @@ class Results:
         return {group: runs for group, runs in self.groups.items() if group[0] == method}
 
     @property
-    def logits(self) -> dict[Group, list[np.ndarray]]:
-        """The logits of the teacher and of every run, by group."""
-        return {TEACHER: [self.teacher_logits]} | {
-            group: [run.logits for run in runs] for group, runs in self.groups.items()
+    def predictions(self) -> dict[Group, list[Predictions]]:
+        """The predictions of the teacher and of every run, by group."""
+        return {TEACHER: [self.teacher_predictions]} | {
+            group: [run.predictions for run in runs] for group, runs in self.groups.items()
         }
 
 
@@ -128,31 +143,38 @@ def grouped(items: Iterable, key: Callable[..., Hashable]) -> dict[Hashable, lis
 def read_results(plans: Sequence[CellPlan], grid: Grid, teacher: Teacher) -> Results:
     """Reads the folders of finished cells, runs the teacher on the reported split, and measures latencies."""
     inputs, args = grid.inputs, grid.training_args
-    split = inputs.reported_split
-    tokenized, label_names = inputs.tokenized[split], inputs.data.labels.names
-    runs = [_read_run(plan, split, label_names) for plan in plans]
-    models = {TEACHER: teacher.load(args.device)}
+    split, labels = inputs.reported_split, inputs.data.labels
+    tokenized = inputs.tokenized[split]
+    true = true_answers(tokenized, labels)
+    runs = [_read_run(plan, split, labels, true) for plan in plans]
+    teacher_model = teacher.load(args.device)
+    logits = compute_logits(teacher_model, tokenized, inputs.collator, args.per_device_eval_batch_size, args.bf16)
+    networks, latency_ms = {TEACHER: (teacher_model, tokenized)}, {}
     for group, (first, *_) in grouped(plans, key=lambda plan: plan.cell.group).items():
-        models[group] = load_student(first, grid).to(args.device)
+        if METHODS[first.cell.method].is_classical:
+            latency_ms[group] = RunRecord.read(first.folder).student.latency_ms
+        else:
+            networks[group] = load_student(first, grid).to(args.device), grid.inputs_of(group[0]).tokenized[split]
+    latency_ms |= dict(zip(networks, measure_latency(list(networks.values())), strict=True))
     return Results(
         runs=runs,
         teacher=runs[0].record.teacher,
-        teacher_logits=compute_logits(
-            models[TEACHER], tokenized, inputs.collator, args.per_device_eval_batch_size, args.bf16
-        ),
-        label_ids=np.array(tokenized["labels"]),
-        label_names=label_names,
-        latency_ms=dict(zip(models, measure_latency(list(models.values()), tokenized), strict=True)),
+        teacher_predictions=Predictions.from_logits(logits, true, labels.problem_type),
+        label_names=labels.names,
+        latency_ms=latency_ms,
         split=split,
         source=inputs.data.source,
     )
 
 
-def _read_run(plan: CellPlan, split: str, label_names: Sequence[str]) -> FinishedRun:
+def _read_run(plan: CellPlan, split: str, labels: LabelMap, true: np.ndarray) -> FinishedRun:
     with open(plan.folder / f"predictions_{split}.csv", newline="") as stream:
-        logits = [[float(row[f"logit_{name}"]) for name in label_names] for row in csv.DictReader(stream)]
-    history = json.loads((plan.folder / "trainer_state.json").read_text())["log_history"]
-    return FinishedRun(plan.cell, RunRecord.read(plan.folder), np.array(logits), history)
+        logits = [[float(row[f"logit_{name}"]) for name in labels.names] for row in csv.DictReader(stream)]
+    predictions = Predictions.from_logits(np.array(logits), true, labels.problem_type)
+    state, history = plan.folder / TRAINER_STATE_NAME, []
+    if state.is_file():  # the classical methods have none
+        history = json.loads(state.read_text())["log_history"]
+    return FinishedRun(plan.cell, RunRecord.read(plan.folder), predictions, history)
 
 
 def load_student(plan: CellPlan, grid: Grid) -> PreTrainedModel:
@@ -170,7 +192,7 @@ def compare_layers(plans: Sequence[CellPlan], grid: Grid, teacher: Teacher) -> d
         By strategy the matrices "before training" and "after training", of the first run of the first method.
     """
     inputs = grid.inputs
-    examples = inputs.tokenized[inputs.data.validation_splits[0]]
+    examples = inputs.validation
     examples = examples.select(range(min(NUM_SIMILARITY_EXAMPLES, len(examples))), keep_in_memory=True)
     teacher_model = teacher.load(grid.training_args.device)
     teacher_features = layer_features(teacher_model, examples, inputs.collator)
@@ -200,30 +222,57 @@ def _untrained_student(plan: CellPlan, teacher: PreTrainedModel) -> PreTrainedMo
 # ---- Scoring ----
 
 
-def score_groups(results: Results) -> dict[str, dict[Group, Scores]]:
-    """Returns for every metric the scores of the teacher and of each group of runs, all paired with each other."""
-    predictions = {group: np.stack(logits).argmax(axis=-1) for group, logits in results.logits.items()}
+def score_groups(predictions: Mapping[Group, Sequence[Predictions]]) -> dict[str, dict[Group, Scores]]:
+    """Returns for every metric the scores of the teacher and of each group of runs, all paired with each other.
+
+    The metrics are those of the problem type and, where there are probabilities, the calibration error.
+
+    Args:
+        predictions: of the runs of each group, and of the teacher.
+    """
+    (teacher,) = predictions[TEACHER]
+    has_probabilities = teacher.problem_type != REGRESSION
+    metrics = [*METRICS[teacher.problem_type], *([calibration_error] if has_probabilities else [])]
     return {
-        name: {group: bootstrap(metric, results.label_ids, classes) for group, classes in predictions.items()}
-        for name, metric in METRICS.items()
+        metric.name: {
+            group: bootstrap(
+                metric,
+                teacher.labels,
+                [of_run.outputs_for(metric) for of_run in of_group],
+                varies=group != TEACHER and METHODS[group[0]].has_seeds,
+            )
+            for group, of_group in predictions.items()
+        }
+        for metric in metrics
     }
 
 
-def calibration_error(logits: np.ndarray, label_ids: np.ndarray) -> float:
-    """Returns the expected calibration error of the probabilities that the logits stand for."""
-    return expected_calibration_error(reliability(label_ids, softmax(logits, axis=1)))
+def read_predictions(folder: Path) -> dict[Group, list[Predictions]]:
+    """Reads the predictions that `write_results` has written to a folder: those of the teacher, then all groups."""
+    groups = {TEACHER: [Predictions.read(folder / "teacher.npz")]}
+    for file in sorted(folder.glob("*-*.npz")):
+        method, *strategy, _ = file.stem.split("-")
+        groups.setdefault((method, "".join(strategy)), []).append(Predictions.read(file))
+    return groups
 
 
-def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
-    """Returns the share of the examples for which student and teacher predict the same class."""
-    return float(np.mean(logits.argmax(axis=1) == teacher_logits.argmax(axis=1)))
+def agreement(predictions: Predictions, teacher: Predictions) -> float:
+    """Returns the share of the examples to which student and teacher give the same answer.
+
+    For regression, it is the correlation of their answers.
+    """
+    metric, _ = METRICS[teacher.problem_type]
+    return metric(teacher.answers, predictions.answers)
 
 
 # ---- Writing ----
 
 
 def write_results(folder: Path, results: Results) -> None:
-    """Writes `results.csv` and `results.json`: one row for the teacher, then one for each run."""
+    """Writes `results.csv` and `results.json`: one row for the teacher, then one for each run.
+
+    The predictions of each go to `predictions/RUN.npz` (see `comparison/predictions.py`).
+    """
     rows = result_rows(results)
     columns = sorted(dict.fromkeys(name for row in rows for name in row), key=_column_position)
     with open(folder / "results.csv", "w", newline="") as stream:
@@ -231,33 +280,40 @@ def write_results(folder: Path, results: Results) -> None:
         writer.writeheader()
         writer.writerows(rows)
     (folder / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    results.teacher_predictions.write(folder / "predictions" / "teacher.npz")
+    for run in results.runs:
+        run.predictions.write(folder / "predictions" / f"{run.cell.name}.npz")
 
 
 def result_rows(results: Results) -> list[dict]:
     """Returns one row for the teacher and one for each run. A row has no entry for a number that it lacks."""
-    rows = [{"method": "teacher", **_row(TEACHER, results.teacher, results.teacher_logits, results)}]
+    rows = [{"method": "teacher", **_row(TEACHER, results.teacher, results.teacher_predictions, results)}]
     for run in results.runs:
         cell = {"method": run.cell.method, "strategy": run.cell.strategy, "seed": run.cell.seed}
         adapter = {"adapter_megabytes": run.student.adapter["megabytes"]} if run.student.adapter else {}
         trained = {"trainable_parameters": run.student.trainable_parameters, **adapter}
-        rows.append(cell | trained | _row(run.cell.group, run.student, run.logits, results))
+        rows.append(cell | trained | _row(run.cell.group, run.student, run.predictions, results))
     return rows
 
 
-def _row(group: Group, model: TeacherRecord | StudentRecord, logits: np.ndarray, results: Results) -> dict:
+def _row(group: Group, model: TeacherRecord | StudentRecord, predictions: Predictions, results: Results) -> dict:
     metrics = {
         name: value
         for name, value in model.results.items()
-        if name in ("train_loss", "train_runtime") or name.startswith(("train_loss_", "eval_", "predict_"))
+        if name in ("train_loss", "train_runtime", TRAINING_LOSS)
+        or name.startswith(("train_loss_", "eval_", "predict_"))
     }
+    calibration = {}
+    if results.problem_type != REGRESSION:
+        calibration = {"calibration_error": calibration_error(results.labels, predictions.probabilities)}
     by_clock = ("_runtime", "_per_second", "_time")
     return {
         "layers": " ".join(map(str, model.layers)) or "none",
         "parameters": model.parameters,
         "megabytes": model.megabytes,
         "latency_ms": results.latency_ms[group],
-        "calibration_error": calibration_error(logits, results.label_ids),
-        "agreement_with_teacher": agreement(logits, results.teacher_logits),
+        **calibration,
+        "agreement_with_teacher": agreement(predictions, results.teacher_predictions),
         **{name: value for name, value in metrics.items() if name == "train_runtime" or not name.endswith(by_clock)},
     }
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PrinterCallback
 
 from comparison.arguments import Cell
 from comparison.grid import CellPlan, Grid
+from comparison.methods import METHODS
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import ONLY_TRAIN
 from layer_distillation.record import RunRecord
@@ -35,10 +36,10 @@ def describe_plan(plans: Sequence[CellPlan], states: Mapping[Cell, str], seconds
         }
         for plan in plans
     ]
-    total = sum(seconds.values()) / 60
+    total, todo = sum(seconds.values()) / 60, sum(state != "finished" for state in states.values())
     return (
-        f"{markdown_table(rows)}\n\n{len(seconds)} of {len(plans)} runs to do, about {total:.0f} minutes, "
-        "and the teacher's fine-tuning where it has to be done."
+        f"{markdown_table(rows)}\n\n{todo} of {len(plans)} runs to do, about {total:.0f} minutes "
+        "in one process, and the teacher's fine-tuning where it has to be done."
     )
 
 
@@ -47,12 +48,15 @@ def estimate_seconds(
 ) -> dict[Cell, float]:
     """Returns the seconds of each unfinished cell: as finished cells of its kind took, else from a few steps.
 
+    The methods of scikit-learn have no estimate: they take moments, or for the linear probe one pass over the data.
+
     Args:
         teacher: of the architecture that the teacher will have; its weights do not matter.
     """
     estimates = {}
+    networks = [plan for plan in plans if not METHODS[plan.cell.method].is_classical]
     for with_lora in (False, True):
-        kind = [plan for plan in plans if (plan.lora_args is not None) == with_lora]
+        kind = [plan for plan in networks if (plan.lora_args is not None) == with_lora]
         waiting = [plan.cell for plan in kind if states[plan.cell] != "finished"]
         if waiting:
             times = [_recorded_seconds(plan) for plan in kind if states[plan.cell] == "finished"]

@@ -51,7 +51,7 @@ VARIANTS = {
     ),
 }
 COLUMNS = {
-    "train_loss_ce": ("Training loss", 1),
+    "train_eval_loss": ("Training loss", 1),
     "eval_loss": ("Validation loss", 1),
     "eval_accuracy": ("Validation accuracy (%)", 100),
 }

@@ -9,15 +9,16 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.results import ROOT
 from comparison.bootstrap import Scores, bootstrap
+from comparison.metrics import Metric
 from layer_distillation.errors import UserError
-from training.tables import METRICS, spread
+from training.tables import METRIC_TITLES, spread
 
 SPLITS = {"eval": "validation", "predict": "test"}
 
@@ -46,11 +47,11 @@ def finished_record(folder: Path, settings: Mapping[str, object], arguments: Seq
     return record
 
 
-def bootstrap_runs(metric: Callable[[np.ndarray], np.ndarray], folders: Sequence[Path]) -> Scores:
+def bootstrap_runs(metric: Metric, folders: Sequence[Path]) -> Scores:
     """Scores students that differ in the seed alone, on the test split if its labels are known, else on validation.
 
     Args:
-        metric: `accuracy` or `macro_f1` of `comparison.bootstrap`.
+        metric: `accuracy` or `macro_f1` of `comparison.metrics`.
         folders: folders of the runs.
 
     Raises:
@@ -93,4 +94,4 @@ def scaled_spread(values: Sequence[float | None], factor: float) -> str:
 def metric_title(metric: str) -> str:
     """Returns the name of a metric as people read it: "validation accuracy" for `eval_accuracy`."""
     prefix, _, name = metric.partition("_")
-    return f"{SPLITS[prefix]} {METRICS.get(name, name)}"
+    return f"{SPLITS[prefix]} {METRIC_TITLES.get(name, name)}"

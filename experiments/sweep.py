@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.results import ROOT, grouped, write_results
-from comparison.bootstrap import accuracy, difference, macro_f1
+from comparison.bootstrap import difference
+from comparison.metrics import accuracy, macro_f1
 from experiments.runs import bootstrap_runs, finished_record, scaled_spread
 from layer_mapping import STRATEGIES
 from training.tables import markdown_table
@@ -79,7 +80,7 @@ RECIPES = {
 }
 # Columns of the table: title, key in the results of student or teacher, and factor (100 for percent).
 COLUMNS = (
-    ("Training loss", "train_loss_ce", 1),
+    ("Training loss", "train_eval_loss", 1),
     ("Validation loss", "eval_loss", 1),
     ("Validation accuracy (%)", "eval_accuracy", 100),
     ("Validation macro-F1 (%)", "eval_macro_f1", 100),

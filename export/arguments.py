@@ -29,6 +29,9 @@ class ExportArguments:
             "`export` in the model's folder, or outputs/NAME/export for a model from the Hub."
         },
     )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Replace a finished export in --output_dir. Off: it is an error."}
+    )
     trust_remote_code: bool = field(
         default=False,
         metadata={"help": "Run Python code that comes with a checkpoint. Off: a checkpoint that needs it is refused."},
@@ -36,8 +39,8 @@ class ExportArguments:
     int8_processor: str | None = field(
         default=None,
         metadata={
-            "help": "Processor that will run the int8 model: 'vnni' (x86 with VNNI), 'arm', or 'avx2' (x86 without "
-            "VNNI, where products of signed weights saturate). Unset: the kind that runs the export.",
+            "help": "Kind of processor that will run the int8 model: 'vnni' (x86 with VNNI instructions), 'arm', "
+            "or 'avx2' (x86 without them; correct on any processor). Unset: the kind of this machine.",
             "choices": list(WEIGHT_TYPES),
         },
     )
@@ -69,6 +72,11 @@ class ExportArguments:
         folder = Path(self.output_dir)
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--output_dir must be a folder, but {folder} is a file. Choose a folder.")
+        if (folder / METRICS_FILE).is_file() and not self.overwrite_output_dir:
+            raise UserError(
+                f"--output_dir {folder} holds a finished export. Choose another folder, or replace it with "
+                "--overwrite_output_dir."
+            )
         if folder.is_dir() and any(folder.iterdir()) and not (folder / FLOAT32_FILE).is_file():
             raise UserError(
                 f"--output_dir must be new, empty or an earlier export, but {folder} holds other files and no "

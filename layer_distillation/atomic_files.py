@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from accelerate import PartialState
@@ -50,6 +50,25 @@ def make_readable(folder: Path) -> None:
 
 
 @contextmanager
+def locked(file: Path, blocking: bool = True) -> Iterator[None]:
+    """Holds a lock on a file until the block ends, or this process does, however it ends. The file goes with the lock.
+
+    Raises:
+        Timeout: another process holds it, and `blocking` is off.
+        OSError: the file cannot be created.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file, blocking=blocking)
+    with lock:
+        try:
+            yield
+        finally:
+            # Before the release: a process that already waits for this file notices that it is gone, and starts over.
+            with suppress(PermissionError):  # Windows removes no open file
+                file.unlink(missing_ok=True)
+
+
+@contextmanager
 def replacing(folder: str | Path, state: PartialState) -> Iterator[str]:
     """Gives a new folder to write to; its files move to `folder` when the block ends without an error.
 
@@ -89,9 +108,7 @@ def appearing_when_finished(folder: Path) -> Iterator[Path]:
         lock.acquire()
         unfinished.mkdir()
     except OSError as error:
-        raise UserError(
-            f"Teacher outputs cannot be kept in {folder.parent}: {error}. Choose another folder (--teacher_cache_dir)."
-        ) from error
+        raise cannot_keep_outputs(folder.parent, error) from error
     try:
         yield unfinished
         try:
@@ -104,6 +121,13 @@ def appearing_when_finished(folder: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def cannot_keep_outputs(cache_dir: Path, error: OSError) -> UserError:
+    """Returns the error of a folder of teacher outputs that cannot be written to."""
+    return UserError(
+        f"Teacher outputs cannot be kept in {cache_dir}: {error}. Choose another folder (--teacher_cache_dir)."
+    )
 
 
 def _remove_abandoned(cache_dir: Path) -> None:

@@ -3,7 +3,8 @@
 sampler = EpochShuffleSampler(len(dataset), seed=42, epoch=lambda: 0, lengths=lengths_of(dataset), batch_size=32)
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -14,7 +15,8 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 class EpochShuffleSampler(Sampler):
     """Shuffles differently in every epoch, but equally on every process and after every resume.
 
-    The order depends on `(seed, epoch)` alone. `LengthGroupedSampler` of `transformers` draws from the global random
+    The order depends on `(seed, epoch)` alone. Without lengths it is the order in which `Trainer` shuffles. With
+    lengths it is not: `LengthGroupedSampler` of `transformers` draws from the global random
     state. On a processor, dropout advances that state by different amounts in processes whose batches differ in
     length. From the second epoch on, the processes would disagree about the order and share examples.
 
@@ -44,14 +46,31 @@ class EpochShuffleSampler(Sampler):
         return self.num_examples
 
     def __iter__(self) -> Iterator[int]:
+        if self.lengths is None:
+            generator = torch.Generator().manual_seed(
+                self.seed + self.epoch()
+            )  # as accelerate's SeedableRandomSampler
+            return iter(torch.randperm(self.num_examples, generator=generator).tolist())
         # A large odd stride keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart.
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch())
-        if self.lengths is None:
-            return iter(torch.randperm(self.num_examples, generator=generator).tolist())
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
-def lengths_of(dataset: Dataset | Sequence[dict]) -> list[int]:
-    """Returns the number of tokens of each example."""
-    is_table = isinstance(dataset, Dataset)  # reads one column without decoding the others
-    return [len(ids) for ids in (dataset["input_ids"] if is_table else (row["input_ids"] for row in dataset))]
+def lengths_of(dataset: Any, columns: tuple[str, str] = ("length", "input_ids")) -> list[int] | None:
+    """Returns the length of each example, `None` where none can be read: the order is then a plain shuffle.
+
+    Args:
+        dataset: a table, or a map-style data set of examples.
+        columns: names of a column of a table that holds the lengths, and of what has them otherwise, such as the ids.
+    """
+    length, content = columns
+    if isinstance(dataset, Dataset):
+        if length in dataset.column_names:
+            return list(dataset[length])
+        if content in dataset.column_names:  # reads one column without decoding the others
+            return [len(ids) for ids in dataset.with_format(None)[content]]
+        # Texts that a transform tokenizes when they are fetched: no pass over all of them for their lengths.
+        return None
+    if isinstance(dataset[0], Mapping) and content in dataset[0]:
+        return [len(example[content]) for example in dataset]
+    return None

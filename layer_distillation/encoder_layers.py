@@ -6,6 +6,8 @@ find_layer_list(model)    # "bert.encoder.layer"
 num_layers(model)         # 12
 """
 
+import inspect
+
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -59,7 +61,18 @@ def lists_of_layers(model: PreTrainedModel) -> list[str]:
 
 
 def blueprint(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
-    """Builds a model of the same class; its parameters take no memory and draw no random numbers."""
+    """Builds a model of the same class; its parameters take no memory and draw no random numbers.
+
+    Raises:
+        UserError: the class needs more than a config.
+    """
+    parameters = list(inspect.signature(type(model).__init__).parameters.values())[2:]
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if needed:
+        raise UserError(
+            f"A student is built from its config alone, but `{type(model).__name__}` needs {', '.join(needed)} too. "
+            "Give such arguments a default, or read them from the config."
+        )
     with init_empty_weights():
         return type(model)(config)
 

@@ -81,7 +81,9 @@ def shard_for_inference(model: PreTrainedModel, accelerator: Accelerator) -> nn.
     plugin = accelerator.state.deepspeed_plugin if accelerator.distributed_type == DistributedType.DEEPSPEED else None
     if plugin is not None and plugin.zero_stage == 3:
         return _zero3_engine(model, plugin.deepspeed_config)
-    return model.to(accelerator.device)
+    tensors = (*model.parameters(), *model.buffers())
+    is_there = all(tensor.device == accelerator.device for tensor in tensors)
+    return model if is_there else model.to(accelerator.device)  # quantized models refuse `to`
 
 
 def _zero3_engine(model: PreTrainedModel, student_config: dict) -> nn.Module:

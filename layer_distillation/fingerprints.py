@@ -1,11 +1,13 @@
-"""SHA-256 of weights and of data, which tells apart stored outputs, teachers and records.
+"""Fingerprints: hashes that tell apart teachers, data, and the stored outputs of a teacher.
 
-from layer_distillation.fingerprints import fingerprint_dataset, fingerprint_model
+from layer_distillation.fingerprints import fingerprint_dataset, fingerprint_model, fingerprint_outputs
 
-fingerprint_model(teacher), fingerprint_dataset(tokenized)    # hexadecimal
+fingerprint_model(teacher), fingerprint_dataset(tokenized)    # in the record of a run
+fingerprint_outputs(tokenized, teacher, bf16=False)           # names the folder of stored teacher outputs
 """
 
 import hashlib
+import io
 import json
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.trainer_utils import unwrap_peft_model
 
 from layer_distillation.model_outputs import MODEL_INPUTS
 
@@ -24,9 +27,14 @@ INCIDENTAL_CONFIG_ENTRIES = ("_name_or_path", "transformers_version", "architect
 def fingerprint_model(model: nn.Module) -> str:
     """Returns the SHA-256 of names, dtypes, shapes and bytes of parameters and persistent buffers, in hexadecimal."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, torch.Tensor) and not value.is_quantized:
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        else:  # of a quantized model
+            file = io.BytesIO()
+            torch.save(value, file)
+            digest.update(f"{name}\n".encode() + file.getvalue())
     return digest.hexdigest()
 
 
@@ -54,5 +62,17 @@ def fingerprint_outputs(dataset: Dataset, teacher: PreTrainedModel, bf16: bool) 
         json.dumps(config, sort_keys=True, default=str),
         fingerprint_dataset(dataset),
         "bf16" if bf16 else "float32",
+        *_adapter_settings(teacher),
     )
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
+
+
+def _adapter_settings(model: nn.Module) -> tuple[str, ...]:
+    """Returns the settings of PEFT's adapters, whose scale is not in their weights; nothing for other models."""
+    if unwrap_peft_model(model) is model:
+        return ()
+    configs = {name: config.to_dict() for name, config in model.peft_config.items()}
+    as_text = json.dumps(
+        configs, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set) else str(value)
+    )
+    return as_text, str(model.active_adapter)

@@ -4,7 +4,7 @@
 
     layers = LayerLosses(args, student, teacher, teacher_layers=(2, 4, 6))
     teacher_outputs = layers.stored_outputs(batch) or layers.teacher_outputs(teacher, teacher_inputs)
-    student_logits, losses = layers.forward(model, student_inputs, teacher_outputs)    # losses: {"hidden": (batch,)}
+    student_outputs, losses = layers.forward(model, student_inputs, teacher_outputs)    # {"hidden": (batch,)}
 
 The losses themselves are named in `loss_table.py`. What a model computes in its layers is read by `layer_outputs.py`.
 """
@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.trainer_utils import unwrap_peft_model
 
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.errors import UserError
 from layer_distillation.layer_outputs import HIDDEN_STATES, LayerOutputReader, LayerOutputs
 from layer_distillation.loss_table import LAYER_LOSSES
+from layer_distillation.model_outputs import plain_model
 from layer_distillation.student_config import encoder_config
 from layer_distillation.teacher_outputs import TEACHER_HIDDEN_STATES, TEACHER_LOGITS
 
@@ -53,9 +53,16 @@ class LayerLosses:
         teacher_layers: Sequence[int] | None,
         stored_width: int | None = None,
     ):
-        encoder = unwrap_peft_model(student)
+        encoder = plain_model(student)
+        teacher = None if teacher is None else plain_model(teacher)
         self._losses = {name: loss for name, loss in LAYER_LOSSES.items() if args.uses(name)}
         compared, pairs = {loss.layers for loss in self._losses.values()}, {}
+        for model in (encoder, teacher):
+            if self._losses and not isinstance(model, PreTrainedModel | None):
+                raise UserError(
+                    f"{' and '.join(f'--{name}_weight' for name in self._losses)} compare layers, which only a "
+                    f"`PreTrainedModel` tells, found {type(model).__name__}. Set the weight to 0."
+                )
         if "all" in compared:
             pairs["all"] = _pairs(num_layers(encoder), teacher_layers, teacher)
         if teacher is None and args.needs_running_teacher:
@@ -64,7 +71,7 @@ class LayerLosses:
                 f"{' and '.join(weights)} compare what is not stored. Pass a `teacher_model` (--no_teacher_cache), or "
                 "set the weight to 0."
             )
-        if teacher is not None:
+        if teacher is not None and self._losses:
             check_shapes(args, encoder, teacher)
         if "last" in compared:
             pairs["last"] = [(num_layers(encoder), num_layers(teacher))]
@@ -94,7 +101,7 @@ class LayerLosses:
 
     def forward(
         self, model: nn.Module, student_inputs: Mapping[str, torch.Tensor], teacher: LayerOutputs | None
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[LayerOutputs, dict[str, torch.Tensor]]:
         """Runs the student and compares its layers with the teacher's.
 
         Args:
@@ -103,11 +110,11 @@ class LayerLosses:
             teacher: the teacher's outputs for the same examples; `None` if no loss needs them.
 
         Returns:
-            The student's logits, and by name the losses on layers with a positive weight, `(batch,)` each.
+            The student's outputs, and by name the losses on layers with a positive weight, `(batch,)` each.
         """
         student = self._student_reader.run(model, **student_inputs)
         if not self._losses:
-            return student.logits, {}
+            return student, {}
         attention_mask = student_inputs.get("attention_mask")
         if attention_mask is None:
             attention_mask = torch.ones_like(student_inputs["input_ids"])
@@ -124,7 +131,7 @@ class LayerLosses:
                 for kind in loss.compares
             ]
             losses[name] = torch.stack(values).mean(dim=0)
-        return student.logits, losses
+        return student, losses
 
     def teacher_outputs(self, teacher: nn.Module, teacher_inputs: Mapping[str, torch.Tensor]) -> LayerOutputs:
         """Runs the teacher, possibly wrapped by now, and returns its logits and what the losses compare."""

@@ -10,14 +10,15 @@ outputs.logits, outputs.layers["hidden_states"][4], outputs.layers["query"][6]
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.trainer_utils import unwrap_peft_model
 
 from layer_distillation.encoder_layers import find_layer_list
 from layer_distillation.errors import UserError
+from layer_distillation.model_outputs import logits_of, plain_model
 
 # The kinds of outputs. A model returns the first two; hooks on the modules that compute them read the last three.
 HIDDEN_STATES = "hidden_states"
@@ -41,6 +42,7 @@ class LayerOutputs:
 
     Attributes:
         logits: as the model returns them.
+        returned: all that the model returns; `None` if the outputs are stored ones.
         layers: tensors by kind and by the 1-based number of the layer. `hidden_states`, `query`, `key` and `value` are
             `(batch, length, width)`; `attentions` are probabilities, `(batch, heads, length, length)`. In a pre-norm
             architecture, such as ModernBERT, the hidden states of the last layer come after the final norm.
@@ -48,6 +50,7 @@ class LayerOutputs:
 
     logits: torch.Tensor | None
     layers: Mapping[str, Mapping[int, torch.Tensor]] = field(default_factory=dict)
+    returned: Any = None
 
 
 class LayerOutputReader:
@@ -70,18 +73,20 @@ class LayerOutputReader:
     def __init__(self, model: nn.Module, wanted: Mapping[str, tuple[int, ...]], projection: nn.Module | None = None):
         self._model, self._projection = model, projection
         self._wanted = {kind: layers for kind, layers in wanted.items() if layers}
-        encoder = unwrap_peft_model(model)
+        encoder = plain_model(model)
         if ATTENTIONS in self._wanted:
             encoder.set_attn_implementation("eager")
         for layer in self._wanted.get(ATTENTIONS, ()):
-            _switch_off_dropout(_attention(encoder, layer)[0])
+            _switch_off_dropout(attention_of(encoder, layer)[0])
         hooked = sorted({layer for kind in QUERY_KEY_VALUE for layer in self._wanted.get(kind, ())})
-        self._hooked_modules = {layer: _attention(encoder, layer)[1] for layer in hooked}
+        self._hooked_modules = {layer: attention_of(encoder, layer)[1] for layer in hooked}
 
     def run(self, model: nn.Module, **inputs: torch.Tensor) -> LayerOutputs:
         """Returns the outputs of `model`: the reader's model, by now possibly wrapped, in train or eval mode."""
         layers: dict[str, dict[int, torch.Tensor]] = {kind: {} for kind in self._wanted}
         flags = {f"output_{kind}": True for kind in (HIDDEN_STATES, ATTENTIONS) if kind in self._wanted}
+        if flags:
+            flags["return_dict"] = True
         with ExitStack() as hooks:
             for layer, modules in self._hooked_modules.items():
                 for kinds, module in modules.items():
@@ -94,7 +99,7 @@ class LayerOutputReader:
             layers[HIDDEN_STATES][layer] = outputs["hidden_states"][layer]  # the first entry is the embeddings
         for layer in self._wanted.get(ATTENTIONS, ()):
             layers[ATTENTIONS][layer] = outputs["attentions"][layer - 1]
-        return LayerOutputs(logits_of(outputs), layers)
+        return LayerOutputs(logits_of(outputs), layers, outputs)
 
     def _project(self, module: nn.Module, inputs: tuple, outputs: dict) -> None:
         states = list(outputs["hidden_states"])
@@ -103,13 +108,12 @@ class LayerOutputReader:
         outputs["hidden_states"] = tuple(states)
 
 
-def logits_of(outputs: dict[str, torch.Tensor] | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Returns the logits of a model that was called without labels: its first output where `return_dict` is off."""
-    return outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+def attention_of(model: PreTrainedModel, layer: int) -> tuple[nn.Module, dict[tuple[str, ...], nn.Module]]:
+    """Returns the module of a layer that attends, and its modules that compute queries, keys and values, by kind.
 
-
-def _attention(model: PreTrainedModel, layer: int) -> tuple[nn.Module, dict[tuple[str, ...], nn.Module]]:
-    """Returns the module of a layer that attends, and its modules that compute queries, keys and values, by kind."""
+    Raises:
+        UserError: these modules are not known for this architecture.
+    """
     for module in model.get_submodule(find_layer_list(model))[layer - 1].modules():
         parts = dict(module.named_children())
         if NAME_OF_ALL_THREE in parts:

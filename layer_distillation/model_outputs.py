@@ -8,16 +8,17 @@ for indices, batch, outputs in outputs_of_batches(model, dataset, range(len(data
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import extract_model_from_parallel, gather_object, send_to_device
 from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 from transformers.trainer_utils import unwrap_peft_model
 
@@ -52,7 +53,7 @@ def outputs_of_batches(
     """
     inputs = dataset.select_columns([name for name in MODEL_INPUTS if name in dataset.column_names])
     device = next(model.parameters()).device
-    flags = {"output_hidden_states": True} if output_hidden_states else {}
+    flags = {"output_hidden_states": True, "return_dict": True} if output_hidden_states else {}
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         batch = send_to_device(collator(inputs.select(indices).to_list()), device)
@@ -81,7 +82,7 @@ def compute_logits(
     batches = outputs_of_batches(model, dataset, order, collator, batch_size, bf16=bf16)
     num_batches = -(-len(order) // batch_size)
     own_rows = [
-        outputs.logits.float().cpu().numpy()
+        logits_of(outputs).float().cpu().numpy()
         for _, _, outputs in tqdm(batches, "Logits", num_batches, disable=not state.is_main_process)
     ]
     parts = gather_object([(order, np.concatenate(own_rows))] if own_rows else [])
@@ -96,6 +97,69 @@ def longest_first(dataset: Dataset) -> np.ndarray:
     return np.argsort([-len(ids) for ids in dataset["input_ids"]], kind="stable")
 
 
+def forward_names(model: nn.Module) -> set[str]:
+    """Returns the names of the inputs that `model.forward` names."""
+    parameters = inspect.signature(plain_model(model).forward).parameters.values()
+    return {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+
+
 def forward_columns(model: nn.Module) -> set[str]:
-    """Returns the names of the inputs that `model.forward` reads, without `labels`: the trainer computes the loss."""
-    return set(inspect.signature(unwrap_peft_model(model).forward).parameters) - {"labels", "kwargs"}
+    """Returns the names of the inputs that `model.forward` names, without `labels`."""
+    return forward_names(model) - {"labels"}
+
+
+def takes_every_column(model: nn.Module) -> bool:
+    """Returns whether `model.forward` takes inputs that it does not name, as `**kwargs`."""
+    parameters = inspect.signature(plain_model(model).forward).parameters.values()
+    return any(p.kind == p.VAR_KEYWORD for p in parameters)
+
+
+def plain_model(model: nn.Module) -> nn.Module:
+    """Returns the model within the wrappers of `torch.compile`, of PEFT and of several processes."""
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
+    base = unwrap_peft_model(model)
+    return model if base is model else plain_model(base)
+
+
+def config_of(model: nn.Module) -> PretrainedConfig | None:
+    """Returns the config of a model; a module that is no `PreTrainedModel` need not have one."""
+    config = getattr(plain_model(model), "config", None)
+    return config if isinstance(config, PretrainedConfig) else None
+
+
+def logits_of(outputs: Mapping[str, torch.Tensor] | Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor | None:
+    """Returns the logits among the outputs of a model, `None` if it names its outputs and none of them `logits`.
+
+    In a tuple, they come first, or second after the loss. Logits `(batch,)` of a single output become `(batch, 1)`.
+    """
+    if isinstance(outputs, torch.Tensor):
+        logits = outputs
+    elif isinstance(outputs, Mapping):
+        logits = outputs.get("logits")
+    else:
+        logits = outputs[0] if loss_of(outputs) is None else outputs[1]
+    return logits.unsqueeze(-1) if logits is not None and logits.dim() == 1 else logits
+
+
+def loss_of(outputs: Mapping[str, torch.Tensor] | Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor | None:
+    """Returns the loss among the outputs of a model, `None` if it has computed none.
+
+    In a tuple it comes first, and it is one number, or one for each GPU of the process.
+    """
+    if isinstance(outputs, torch.Tensor):
+        return None
+    if isinstance(outputs, Mapping):
+        return outputs.get("loss")
+    return outputs[0] if outputs[0].dim() < 2 else None
+
+
+def with_loss(outputs: Any, loss: torch.Tensor | None) -> Any:
+    """Returns the outputs of a model as `Trainer` expects them beside a loss: with a loss, in a tuple the first."""
+    if loss is None or loss_of(outputs) is not None:
+        return outputs
+    if isinstance(outputs, torch.Tensor):
+        return loss, outputs
+    if isinstance(outputs, Mapping):
+        outputs["loss"] = loss
+        return outputs
+    return loss, *outputs

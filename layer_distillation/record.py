@@ -8,7 +8,7 @@ A run that is not finished has a record of its own beside it, without teacher an
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -178,9 +178,23 @@ class RunRecord:
         """What the run was asked to do, and on which data: `settings` and `data`, as they are in the file."""
         return json.loads(to_json({"settings": self.settings, "data": _plain(self.data)}))
 
-    def differences(self, other: "RunRecord") -> list[str]:
-        """Returns which parts of the request are not those of the other record."""
-        return [name for name, value in self.request.items() if value != other.request[name]]
+    def differences(self, earlier: "RunRecord", without_effect: Collection[str] = ()) -> dict[str, list[str]]:
+        """Returns in what the request differs from an earlier one: for "settings" and "data", what changed and how.
+
+        Args:
+            without_effect: settings that are not compared.
+        """
+        changed = {}
+        for part, now in self.request.items():
+            there = earlier.request[part]
+            names = sorted(name for name in now.keys() | there.keys() if now.get(name) != there.get(name))
+            if found := [
+                f"{name} ({there.get(name, 'not given')} there, {now.get(name, 'not given')} here)"
+                for name in names
+                if name not in without_effect
+            ]:
+                changed[part] = found
+        return changed
 
     @property
     def evaluated_on(self) -> tuple[str, str]:

@@ -14,7 +14,7 @@ puts them into batches. They are large, so the caller gives the size that they m
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
@@ -25,10 +25,11 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
 from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from layer_distillation.atomic_files import appearing_when_finished
+from layer_distillation.atomic_files import appearing_when_finished, cannot_keep_outputs, locked
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_outputs
 from layer_distillation.model_outputs import compute_logits, longest_first, outputs_of_batches
@@ -67,21 +68,48 @@ def add_teacher_logits(
         UserError: the folder cannot be written to, which is found before the teacher runs, or the cache is damaged.
     """
     folder = Path(cache_dir) / fingerprint_outputs(dataset, teacher, bf16)
-    # One answer for all processes. A run that finishes just now, or a disk that not all nodes share, could show the
-    # cache to some processes only, and the other processes would wait in `compute_logits` forever.
-    if all(gather_object([folder.is_dir()])):
+    if _is_complete(folder):
         logger.info(f"Teacher outputs are read from {folder}; the teacher does not run.")
     else:
-        logger.info(f"Teacher outputs for {len(dataset):,} examples are computed once and kept in {folder}.")
-        # One process of every node writes, because nodes need not share a disk. Where they do, one folder is dropped.
-        writes = PartialState().is_local_main_process
-        with appearing_when_finished(folder) if writes else nullcontext() as unfinished:
-            logits = compute_logits(teacher.eval(), dataset, collator, batch_size, bf16)
-            if writes:
-                features = Features({TEACHER_LOGITS: List(Value("float32"), length=logits.shape[1])})
-                Dataset.from_dict({TEACHER_LOGITS: logits}, features=features).save_to_disk(str(unfinished))
-        PartialState().wait_for_everyone()
+        with _one_run_at_a_time(folder):
+            if not _is_complete(folder):
+                _store_logits(folder, dataset, teacher, collator, batch_size, bf16)
     return _with_columns_of(folder, dataset, lambda: load_from_disk(str(folder)))
+
+
+def _is_complete(*folders: Path) -> bool:
+    """Returns whether caches are there, one answer for all processes.
+
+    A run that finishes just now, or a disk that not all nodes share, could show the cache to some processes only, and
+    the other processes would wait in `compute_logits` forever.
+    """
+    return all(gather_object([all(folder.is_dir() for folder in folders)]))
+
+
+@contextmanager
+def _one_run_at_a_time(folder: Path) -> Iterator[None]:
+    """Has other runs that build the same cache wait: they find it then. The main process holds the lock for all."""
+    with ExitStack() as stack:
+        if PartialState().is_main_process:
+            try:
+                stack.enter_context(locked(folder.with_name(f".{folder.name}.lock")))
+            except OSError as error:
+                raise cannot_keep_outputs(folder.parent, error) from error
+        yield
+
+
+def _store_logits(
+    folder: Path, dataset: Dataset, teacher: PreTrainedModel, collator: Callable, batch_size: int, bf16: bool
+) -> None:
+    logger.info(f"Teacher outputs for {len(dataset):,} examples are computed once and kept in {folder}.")
+    # One process of every node writes, because nodes need not share a disk. Where they do, one folder is dropped.
+    writes = PartialState().is_local_main_process
+    with appearing_when_finished(folder) if writes else nullcontext() as unfinished:
+        logits = compute_logits(teacher.eval(), dataset, collator, batch_size, bf16)
+        if writes:
+            features = Features({TEACHER_LOGITS: List(Value("float32"), length=logits.shape[1])})
+            Dataset.from_dict({TEACHER_LOGITS: logits}, features=features).save_to_disk(str(unfinished))
+    PartialState().wait_for_everyone()
 
 
 def add_teacher_hidden_states(
@@ -112,28 +140,46 @@ def add_teacher_hidden_states(
         UserError: the teacher lacks one of the layers, the layers would take more than `max_bytes`, float16 cannot
             hold a value, or as for `add_teacher_logits`.
     """
-    config = encoder_config(teacher.config)
-    depth, width = config.num_hidden_layers, config.hidden_size
+    depth = encoder_config(teacher.config).num_hidden_layers
     if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(range(1, depth + 1)):
         raise UserError(f"`layers` must be different numbers from 1 to {depth}, the teacher's depth, found {layers}.")
     check_hidden_states_size(dataset, teacher, len(layers), max_bytes)
     fingerprint = fingerprint_outputs(dataset, teacher, bf16)
     folders = {layer: Path(cache_dir) / f"{fingerprint}-hidden-{layer}" for layer in sorted(layers)}
-    with PartialState().local_main_process_first():
-        missing = [layer for layer, folder in folders.items() if not folder.is_dir()]
-        if missing:
-            logger.info(f"Teacher hidden states of layers {missing} are computed once and kept in {cache_dir}.")
-            with ExitStack() as stack:
-                writers = [stack.enter_context(_writing(layer, width, folders[layer])) for layer in missing]
-                for arrays in _hidden_states(teacher.eval(), dataset, missing, collator, batch_size, bf16):
-                    for write, array in zip(writers, arrays, strict=True):
-                        write(array)
+    if not _is_complete(*folders.values()):
+        with (
+            _one_run_at_a_time(Path(cache_dir) / f"{fingerprint}-hidden"),
+            PartialState().local_main_process_first(),
+        ):
+            _store_hidden_states(folders, dataset, teacher, collator, batch_size, bf16)
     for folder in folders.values():
         file = str(folder / HIDDEN_STATES_FILE)
         dataset = _with_columns_of(folder, dataset, lambda file=file: Dataset.from_file(file))
     columns = [TEACHER_HIDDEN_STATES.format(layer=layer) for layer in folders]
     # A batch has about a million numbers. Reading them as Python numbers takes longer than a training step.
     return dataset.with_format("numpy", columns=columns, output_all_columns=True)
+
+
+def _store_hidden_states(
+    folders: Mapping[int, Path],
+    dataset: Dataset,
+    teacher: PreTrainedModel,
+    collator: Callable,
+    batch_size: int,
+    bf16: bool,
+) -> None:
+    """Stores the hidden states of the layers whose folder, given by their number, is not there yet."""
+    missing = {layer: folder for layer, folder in folders.items() if not folder.is_dir()}
+    if not missing:
+        return
+    where = next(iter(missing.values())).parent
+    logger.info(f"Teacher hidden states of layers {list(missing)} are computed once and kept in {where}.")
+    width = encoder_config(teacher.config).hidden_size
+    with ExitStack() as stack:
+        writers = [stack.enter_context(_writing(layer, width, folder)) for layer, folder in missing.items()]
+        for arrays in _hidden_states(teacher.eval(), dataset, list(missing), collator, batch_size, bf16):
+            for write, array in zip(writers, arrays, strict=True):
+                write(array)
 
 
 def hidden_states_size(dataset: Dataset, teacher: PreTrainedModel, num_layers: int) -> int:
@@ -233,12 +279,21 @@ def _with_columns_of(folder: Path, dataset: Dataset, read: Callable[[], Dataset]
     return concatenate_datasets([dataset, stored], axis=1)
 
 
+def is_stored_output(column: str) -> bool:
+    """Returns whether a column of a data set holds stored outputs of a teacher."""
+    return column == TEACHER_LOGITS or column.startswith(TEACHER_HIDDEN_STATES.format(layer=""))
+
+
 def stored_width(dataset: Dataset | TorchDataset | None, teacher_layers: Sequence[int] | None) -> int | None:
-    """Returns the width of the teacher's hidden states in a data set, `None` if they are not stored there."""
-    if not isinstance(dataset, Dataset) or not teacher_layers:
+    """Returns the width of the teacher's hidden states in a data set, `None` if they are not stored there.
+
+    The first example is read, also of a stream.
+    """
+    if dataset is None or not teacher_layers:
         return None
+    example = next(iter(dataset), {}) if isinstance(dataset, IterableDataset) else dataset[0]
     column = TEACHER_HIDDEN_STATES.format(layer=teacher_layers[0])
-    return len(dataset[0][column][0]) if column in dataset.column_names else None
+    return len(example[column][0]) if column in example else None
 
 
 def check_finite(dataset: Dataset | TorchDataset | None) -> None:

@@ -3,7 +3,9 @@
 import numpy as np
 
 from comparison.arguments import Cell
+from comparison.predictions import Predictions
 from comparison.results import TEACHER, FinishedRun, Results
+from layer_distillation.problem_types import SINGLE_LABEL
 from layer_distillation.record import DataRecord, RunRecord, StudentRecord, TeacherRecord
 
 LABELS = ("neither", "offensive_language", "hate_speech")
@@ -11,14 +13,15 @@ LAYERS = {"top": (1, 2, 3), "bottom": (4, 5, 6), "odd": (1, 3, 5), "even": (2, 4
 NUM_EXAMPLES = 120
 
 
-def logits_with_accuracy(label_ids, accuracy, draws):
+def predictions_with_accuracy(label_ids, accuracy, draws):
     right = draws.random(len(label_ids)) < accuracy
     predicted = np.where(right, label_ids, (label_ids + 1) % len(LABELS))
-    return 2 * np.eye(len(LABELS))[predicted] + draws.normal(size=(len(label_ids), len(LABELS))) * 0.3
+    logits = 2 * np.eye(len(LABELS))[predicted] + draws.normal(size=(len(label_ids), len(LABELS))) * 0.3
+    return Predictions.from_logits(logits, label_ids, SINGLE_LABEL)
 
 
 def metrics(accuracy):
-    results = {"train_loss_ce": 1 - accuracy, "eval_loss": 1.1 - accuracy, "eval_accuracy": accuracy}
+    results = {"train_eval_loss": 1 - accuracy, "eval_loss": 1.1 - accuracy, "eval_accuracy": accuracy}
     results |= {"predict_loss": 1.1 - accuracy, "predict_accuracy": accuracy, "predict_macro_f1": accuracy - 0.05}
     return results | {f"predict_f1_{name}": accuracy - 0.1 for name in LABELS}
 
@@ -26,7 +29,7 @@ def metrics(accuracy):
 def student(strategy, accuracy, with_adapter):
     return StudentRecord(
         layer_strategy=strategy,
-        layers=LAYERS[strategy],
+        layers=LAYERS.get(strategy, ()),
         num_layers=3,
         parameters=17_390_594,
         megabytes=69.56,
@@ -74,9 +77,9 @@ def make_results(accuracies, seeds=(0, 1, 2)):
     for (method, strategy), accuracy in accuracies.items():
         for seed in seeds:
             scored = student(strategy, accuracy + 0.01 * seed, with_adapter=method.startswith("lora"))
-            logits = logits_with_accuracy(label_ids, accuracy, draws)
+            predictions = predictions_with_accuracy(label_ids, accuracy, draws)
             cell = Cell(method, strategy, seed)
-            runs.append(FinishedRun(cell, record(method, seed, scored), logits, history("distill" in method)))
+            runs.append(FinishedRun(cell, record(method, seed, scored), predictions, history("distill" in method)))
     teacher = TeacherRecord(
         name="a-teacher",
         hub_name=None,
@@ -88,6 +91,6 @@ def make_results(accuracies, seeds=(0, 1, 2)):
         latency_ms=10.0,
         results=metrics(0.95),
     )
-    teacher_logits = logits_with_accuracy(label_ids, 0.95, draws)
+    teacher_predictions = predictions_with_accuracy(label_ids, 0.95, draws)
     latency_ms = {TEACHER: 10.0} | dict.fromkeys(accuracies, 5.0)
-    return Results(runs, teacher, teacher_logits, label_ids, LABELS, latency_ms, "test", "some tweets")
+    return Results(runs, teacher, teacher_predictions, LABELS, latency_ms, "test", "some tweets")

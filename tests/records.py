@@ -24,7 +24,7 @@ RECORD = RunRecord(
         megabytes=90.856,
         latency_ms=3.456,
         results={
-            "train_loss_ce": 0.25,
+            "train_eval_loss": 0.25,
             "eval_loss": 0.5,
             "eval_accuracy": 0.875,
             "eval_macro_f1": 0.87,
@@ -43,7 +43,8 @@ RECORD = RunRecord(
         latency_ms=1.0,
         results={
             "train_loss": 0.9,
-            "train_loss_ce": 0.31,
+            "train_loss_ce": 0.36,
+            "train_eval_loss": 0.31,
             "eval_loss": 0.41,
             "eval_accuracy": 0.855,
             "eval_macro_f1": 0.85,

@@ -6,7 +6,7 @@ import sys
 import pytest
 from datasets import Dataset
 
-from comparison.bootstrap import accuracy
+from comparison.metrics import accuracy
 from experiments import small_validation, trial_length
 from experiments.more_pairs import more_pairs
 from experiments.runs import bootstrap_runs, finished_record
@@ -73,7 +73,7 @@ def test_the_reference_itself_has_an_empty_cell(tmp_path):
 
 
 def test_students_of_texts_without_labels_have_no_training_loss_in_the_table():
-    labelled = {"strategy": "odd", "recipe": "default", "layers": "1 3", "train_loss_ce": 0.2, "eval_accuracy": 0.9}
+    labelled = {"strategy": "odd", "recipe": "default", "layers": "1 3", "train_eval_loss": 0.2, "eval_accuracy": 0.9}
     unlabelled = {"strategy": "odd", "recipe": "more_text", "layers": "1 3", "eval_accuracy": 0.9}
     *_, row = summary([labelled, unlabelled], {}).splitlines()
     assert cells_of(row) == ["odd (1 3)", RECIPES["more_text"].title, "-", "90.0"]

@@ -1,13 +1,18 @@
-"""Tests of `bootstrap`: the metrics against scikit-learn, and the intervals against simulated truths."""
+"""Tests of `comparison.bootstrap`: intervals against textbook formulas and simulated truths."""
 
+import csv
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import norm
-from sklearn.metrics import accuracy_score, f1_score
+from scipy.stats import ttest_ind
+from sklearn.metrics import f1_score
 
-from comparison.bootstrap import accuracy, bootstrap, difference, macro_f1, score
+from benchmarks.results import RESULTS
+from comparison.bootstrap import bootstrap, difference, holm, pooled_seed_variance, score
+from comparison.metrics import accuracy, macro_f1
+from experiments.coverage import SETTINGS, Setting, coverage, simulate, true_scores
 
 
 def random_predictions(num_seeds, num_examples, num_labels=3, seed=0):
@@ -15,23 +20,6 @@ def random_predictions(num_seeds, num_examples, num_labels=3, seed=0):
     labels = draws.integers(0, num_labels, num_examples)
     right = draws.random((num_seeds, num_examples)) < 0.7
     return labels, np.where(right, labels, draws.integers(0, num_labels, (num_seeds, num_examples)))
-
-
-# ---- Metrics ----
-
-
-@pytest.mark.parametrize(
-    ("metric", "reference"),
-    [(accuracy, accuracy_score), (macro_f1, lambda y, p: f1_score(y, p, average="macro", zero_division=0))],
-)
-def test_the_scores_are_those_of_scikit_learn_on_all_and_on_resampled_examples(metric, reference):
-    labels, predictions = random_predictions(2, 40)
-    scores = bootstrap(metric, labels, predictions, num_resamples=5, seed=3)
-    assert scores.by_seed == pytest.approx([reference(labels, row) for row in predictions])
-    weights = np.random.default_rng(3).multinomial(40, np.full(40, 1 / 40), size=5)
-    for weight, values in zip(weights, scores.resampled, strict=True):
-        drawn = np.repeat(np.arange(40), weight)
-        assert values == pytest.approx([reference(labels[drawn], row[drawn]) for row in predictions])
 
 
 def test_many_examples_and_labels_fit_in_memory():
@@ -112,57 +100,79 @@ def test_samples_that_are_not_paired_are_refused():
         difference(*systems)
 
 
+# ---- Seeds ----
+
+
+def with_shares(shares, num_examples=40_000):
+    """Predictions of a seed for each share of right ones, on so many examples that the seeds alone matter."""
+    predictions = np.array([np.arange(num_examples) % 100 >= 100 * share for share in shares]).astype(int)
+    return bootstrap(accuracy, np.zeros(num_examples, dtype=int), predictions, num_resamples=200)
+
+
+def test_the_variance_of_seeds_is_pooled_as_in_the_two_sample_t_test():
+    shares = (0.65, 0.70, 0.75), (0.60, 0.61, 0.66, 0.69)
+    first, second = map(with_shares, shares)
+    reference = ttest_ind(*shares).confidence_interval()
+    interval = difference(first, second)
+    assert (interval.low, interval.high) == pytest.approx((reference.low, reference.high), abs=0.002)
+    assert interval.p_value == pytest.approx(ttest_ind(*shares).pvalue, abs=0.01)
+
+
+def test_other_systems_tell_how_far_one_seed_could_be_off():
+    lone, several = with_shares((0.5,)), with_shares((0.65, 0.70, 0.75))
+    seeds = pooled_seed_variance([lone, several])
+    assert (seeds.total, seeds.degrees_of_freedom) == pytest.approx((0.05**2, 2), rel=0.01)
+    interval = score(lone, seeds)
+    assert interval.over_seeds
+    assert interval.high - interval.estimate == pytest.approx(4.303 * 0.05, rel=0.02)
+
+
+def test_single_seeds_alone_are_marked_because_their_interval_is_too_narrow():
+    interval = difference(with_shares((0.5,)), with_shares((0.6,)))
+    assert not interval.over_seeds
+
+
+def test_a_system_that_does_not_vary_with_the_seed_needs_no_seeds():
+    teacher = replace(with_shares((0.5,)), varies=False)
+    assert score(teacher).over_seeds
+    students = with_shares((0.65, 0.70, 0.75))
+    interval = difference(students, teacher)
+    assert interval.high - interval.estimate == pytest.approx(4.303 * 0.05 / np.sqrt(3), rel=0.02)
+
+
+# ---- Families ----
+
+
+def test_p_values_are_corrected_step_by_step():
+    # Times 4, 3, 2, 1 from the smallest on, and never smaller than the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.6]) == [1.0, 1.0] and holm([]) == []
+
+
 # ---- Coverage ----
 
 
-def simulate(draws, num_examples, num_seeds, seed_effect, model_effect, run_effect):
-    """Right or wrong predictions of two systems, from how hard an example is, for each system and for each run.
-
-    A prediction is right where skill + difficulty + model x example + seed + run x example > 0, all normal.
-    """
-    difficulty = draws.normal(size=num_examples)
-    return [
-        skill
-        + difficulty
-        + model_effect * draws.normal(size=num_examples)
-        + seed_effect * draws.normal(size=(num_seeds, 1))
-        + run_effect * draws.normal(size=(num_seeds, num_examples))
-        > 0
-        for skill in SKILLS
-    ]
+@pytest.mark.parametrize("seed_effect", [0.0, 0.2])
+def test_the_simulated_truth_is_the_score_on_very_many_examples_and_seeds(seed_effect):
+    setting = Setting("x", 50_000, (1.5, 0.8), seed_effect=seed_effect)
+    ((labels, predictions),) = simulate(setting, 20, 1)
+    for metric in (accuracy, macro_f1):
+        simulated = [np.mean([metric(labels, of_seed) for of_seed in of_group]) for of_group in predictions]
+        assert true_scores(metric, setting) == pytest.approx(simulated, abs=0.02 if seed_effect else 0.006)
 
 
-SKILLS = (1.0, 1.2)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_seeds", [3, 5])
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.title)
+def test_intervals_cover_the_truth_in_95_percent_of_cases(setting, num_seeds):
+    for covered in coverage(setting, num_seeds, repetitions=1000).values():
+        assert covered == pytest.approx(0.95, abs=0.02)
 
 
-@pytest.mark.parametrize(
-    ("num_examples", "num_seeds", "effects", "repetitions"),
-    [
-        (230, 3, (0.05, 0.5, 0.5), 1500),  # seeds that differ as much as they do on the embedded data
-        (230, 5, (0.5, 0.3, 0.3), 1500),  # seeds that matter more than the examples
-        *(
-            pytest.param(*case, 4000, marks=pytest.mark.slow)
-            for case in (
-                (230, 3, (0.05, 0.5, 0.5)),
-                (230, 3, (0.2, 0.5, 0.5)),
-                (230, 3, (0.5, 0.3, 0.3)),
-                (230, 3, (0.0, 0.1, 1.0)),
-                (872, 1, (0.0, 0.5, 0.5)),
-                (872, 3, (0.05, 0.5, 0.7)),
-                (2479, 3, (0.1, 0.3, 0.3)),
-            )
-        ),
-    ],
-)
-def test_the_interval_of_a_difference_covers_the_truth_in_95_percent_of_cases(
-    num_examples, num_seeds, effects, repetitions
-):
-    spread = np.sqrt(1 + sum(effect**2 for effect in effects))
-    truth = norm.cdf(SKILLS[0] / spread) - norm.cdf(SKILLS[1] / spread)
-    draws, covered = np.random.default_rng(0), 0
-    labels = np.ones(num_examples, dtype=int)
-    for _ in range(repetitions):
-        runs = [right.astype(int) for right in simulate(draws, num_examples, num_seeds, *effects)]
-        interval = difference(*(bootstrap(accuracy, labels, predictions, num_resamples=200) for predictions in runs))
-        covered += interval.low <= truth <= interval.high
-    assert covered / repetitions == pytest.approx(0.95, abs=0.02)
+def test_committed_coverages_are_of_all_settings_and_close_to_95_percent():
+    with open(RESULTS / "coverage.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(SETTINGS) * 2 * 2 * 2
+    coverages = [float(row["coverage"]) for row in rows]
+    assert all(0.93 <= value <= 0.97 for value in coverages)
+    assert np.mean(coverages) == pytest.approx(0.95, abs=0.003)

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
+from text_data.arguments import DataArguments
 from training import output_folder
 from training.arguments import StudentArguments
 from training.command_line import keep_freed_memory, parse_arguments, run_script
@@ -25,6 +26,7 @@ from training.command_line import keep_freed_memory, parse_arguments, run_script
 class ModelSettings:
     depth: int = field(default=6, metadata={"help": "Layers."})
     model_name: str | None = field(default=None, metadata={"help": "Name."})
+    task_name: str | None = field(default=None, metadata={"help": "Task."})
     use_cache: bool = field(default=True, metadata={"help": "Cache."})
     hub_token: str | None = field(default=None, metadata={"help": "Secret."})
 
@@ -71,11 +73,18 @@ def test_what_deepspeeds_launcher_puts_first_counts_for_nothing(parse, argument_
     assert parse("--local_rank=0", file, "--depth", "4") == parse(file, "--depth", "4")
 
 
-def test_with_any_argument_the_default_file_is_not_read(parse):
+def test_one_option_added_to_no_arguments_changes_that_option_alone(parse):
     settings = parse("--model_name", "bert")
     model, running = settings.arguments
-    assert (model.depth, model.model_name, running.learning_rate) == (6, "bert", 0.1)
-    assert settings.sources == {"model_name": "command line"}
+    assert (model.depth, model.model_name, running.learning_rate) == (2, "bert", 0.5)
+    assert settings.sources == {"depth": "default.json", "learning_rate": "default.json", "model_name": "command line"}
+
+
+@pytest.mark.parametrize("words", [["--task_name", "rte"], ["--task-name=rte"], ["--depth", "3", "--task_n", "rte"]])
+def test_an_option_that_names_data_or_a_teacher_leaves_the_default_file_unread(parse, words):
+    settings = parse(*words)
+    assert settings.arguments[1].learning_rate == 0.1
+    assert "default.json" not in settings.sources.values()
 
 
 def test_the_command_line_overrides_the_file_of_arguments(parse, argument_file):
@@ -145,7 +154,6 @@ def test_every_argument_file_of_the_project_is_read(tmp_path, monkeypatch):
     from layer_distillation.arguments import DistillationTrainingArguments
     from lora_adapters.arguments import LoraArguments, LoraTrainingArguments
     from run_export import ExportArguments
-    from text_data.arguments import DataArguments
     from training.arguments import StudentArguments, TeacherArguments
 
     shared = (TeacherArguments, DataArguments)
@@ -173,29 +181,31 @@ def test_every_argument_file_of_the_project_is_read(tmp_path, monkeypatch):
 
 
 def test_settings_are_explained_with_their_sources(parse):
-    lines = parse("--depth", "4").explanation(always=("learning_rate",)).splitlines()
+    lines = parse("--depth", "4").explanation(always=("output_dir",)).splitlines()
     assert [line.split() for line in lines[1:]] == [
         ["depth", "4", "command", "line"],
-        ["learning_rate", "0.1", "default"],
+        ["learning_rate", "0.5", "default.json"],
+        ["output_dir", "out", "default"],
     ]
 
 
 def test_tokens_are_neither_shown_nor_kept(parse):
     settings = parse("--local_rank=1", "--hub_tok=hf_abc", "--model_name", "two words")
     assert "hf_abc" not in settings.explanation(always=())
-    assert settings.given() == {"model_name": "two words"}
+    assert settings.given() == {"depth": 2, "learning_rate": 0.5, "model_name": "two words"}
     assert settings.command == "python default.py --hub_tok=HUB_TOKEN --model_name 'two words'"
 
 
-def test_the_words_of_the_process_are_read_where_none_are_passed(monkeypatch, tmp_path):
+def test_the_words_of_the_process_are_read_where_none_are_passed(monkeypatch, argument_file):
     monkeypatch.setattr(sys, "argv", ["folder/run_something.py", "--depth", "4"])
-    settings = parse_arguments((ModelSettings,), None, tmp_path / "default.json")
+    settings = parse_arguments((ModelSettings,), None, Path(argument_file({})))
     assert settings.given() == {"depth": 4}
     assert settings.command == "python folder/run_something.py --depth 4"
 
 
-def test_given_settings_can_be_kept_as_json(parse, tmp_path):
-    settings = parse_arguments((TrainingArguments,), ["--lr_scheduler_type", "cosine"], tmp_path)
+def test_given_settings_can_be_kept_as_json(argument_file):
+    file = Path(argument_file({}))
+    settings = parse_arguments((TrainingArguments,), ["--lr_scheduler_type", "cosine"], file)
     assert json.loads(json.dumps(settings.given())) == {"lr_scheduler_type": "cosine"}
 
 
@@ -227,18 +237,18 @@ def test_errors_of_libraries_and_mistakes_in_the_code_keep_their_traceback(mista
         run_script(mistake)
 
 
-def test_help_shows_every_default(capsys):
+def test_help_shows_every_default(capsys, argument_file):
     with pytest.raises(SystemExit):
-        parse_arguments((DistillationTrainingArguments,), ["--help"], Path("unused.json"))
+        parse_arguments((DistillationTrainingArguments,), ["--help"], Path(argument_file({})))
     help_text = capsys.readouterr().out
     assert "--temperature" in help_text
     assert "object at" not in help_text
 
 
 @pytest.mark.parametrize(("words", "expected"), [(["--bf16"], True), (["--bf16", "false"], False)])
-def test_bf16_is_a_flag_and_takes_a_value(tmp_path, words, expected):
+def test_bf16_is_a_flag_and_takes_a_value(tmp_path, argument_file, words, expected):
     words += ["--use_cpu", "--output_dir", str(tmp_path)]
-    (training_args,) = parse_arguments((DistillationTrainingArguments,), words, Path("unused.json")).arguments
+    (training_args,) = parse_arguments((DistillationTrainingArguments,), words, Path(argument_file({}))).arguments
     assert training_args.bf16 is expected
 
 
@@ -247,6 +257,10 @@ def test_lists_in_a_file_become_comma_separated_and_wrong_values_are_refused(tmp
     file.write_text('{"layers": [6, 1, 3], "num_student_layers": null}')
     (student_args,) = parse_arguments((StudentArguments,), [str(file)], Path("unused.json")).arguments
     assert student_args.layers == "6,1,3"
+    names = ("praise, thanks", "complaint")
+    file.write_text(json.dumps({"label_order": names}))
+    (data_args,) = parse_arguments((DataArguments,), [str(file)], Path("unused.json")).arguments
+    assert data_args.ordered_label_names == names
     file.write_text('{"num_student_layers": 2.5}')
     with pytest.raises(SystemExit):
         parse_arguments((StudentArguments,), [str(file)], Path("unused.json"))
@@ -275,3 +289,11 @@ print(min(page_faults_of_a_block() for _ in range(5)))
         )
         faults[name] = int(run.stdout)
     assert faults["kept"] < 10 < faults["decided"]  # of 48 MB in pages of 4 KB, or of 2 MB
+
+
+@pytest.mark.parametrize("name", ["run_distillation", "run_lora"])
+def test_the_default_file_goes_with_every_option_that_may_be_added(name):
+    """A value in it that only repeats a default could contradict an option."""
+    values = json.loads((Path(output_folder.__file__).parent.parent / "defaults" / f"{name}.json").read_text())
+    of_student = {item.name: values[item.name] for item in fields(StudentArguments) if item.name in values}
+    StudentArguments(**of_student, student_name_or_path="an-encoder")

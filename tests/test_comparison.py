@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from comparison.arguments import METHODS, Cell, ComparisonArguments, plan_cells
+from comparison.arguments import Cell, ComparisonArguments, plan_cells
 from comparison.grid import DECIDED_BY_GRID, Grid, plan_cell
+from comparison.methods import DEFAULT_METHODS
+from comparison.sharing import share_grid, worker_environment
 from layer_distillation.arguments import DistillationTrainingArguments
 from lora_adapters.arguments import LoraArguments
 from text_data.arguments import DataArguments
@@ -37,6 +39,13 @@ def test_lora_is_never_put_on_fresh_weights():
     assert cells == ["finetune-odd-0", "finetune-random-0", "lora-odd-0", "lora_distill-odd-0"]
 
 
+def test_baselines_without_strategies_run_once_for_each_seed_and_the_classical_ones_once():
+    methods = ["distill", "rival", "tfidf", "pretrained"]
+    cells = names(strategies=["odd", "random"], methods=methods, seeds=["3", "4"], rival_name_or_path="small")
+    assert cells[:5] == ["distill-odd-3", "distill-random-3", "rival-3", "tfidf-3", "pretrained-odd-3"]
+    assert cells[5:] == ["distill-odd-4", "distill-random-4", "rival-4", "pretrained-odd-4"]
+
+
 def test_a_strategy_is_not_compared_with_itself_under_another_name():
     assert names(strategies=["first", "top", "last"], methods=["distill"], seeds=["0"]) == names(
         strategies=["top", "bottom"], methods=["distill"], seeds=["0"]
@@ -59,6 +68,10 @@ def test_lists_may_be_separated_by_commas_as_argument_files_do():
         ({"seeds": ["0", "-1"]}, "seeds.*0 -1"),
         ({"methods": ["lora"], "strategies": ["random"]}, "random"),
         ({"lora_learning_rate": 0}, "lora_learning_rate.* 0"),
+        ({"methods": ["tfidf", "distill"]}, "methods.*tfidf"),
+        ({"methods": ["distill", "rival"]}, "rival_name_or_path"),
+        ({"rival_name_or_path": "small"}, "rival_name_or_path"),
+        ({"num_workers": 0}, "num_workers.*0"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
@@ -142,5 +155,32 @@ def test_the_argument_files_that_come_with_the_project_are_grids_of_both_tables(
     _, _, _, comparison_args, _ = parse_arguments(types, [str(file)], file).arguments
     groups = {cell.group for cell in plan_cells(comparison_args)}
     assert {("distill", strategy) for strategy in ("top", "bottom", "odd", "even", "random")} <= groups
-    assert {(method, "even") for method in METHODS} <= groups
+    assert {(method, "even") for method in DEFAULT_METHODS} <= groups
     assert len(comparison_args.seeds) >= 3
+
+
+# ---- Workers ----
+
+
+def test_workers_share_the_threads_and_each_has_a_gpu(monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "CUDA_VISIBLE_DEVICES" not in worker_environment(0, 3)
+    assert [worker_environment(0, number)["OMP_NUM_THREADS"] for number in (2, 3, 16)] == ["4", "2", "1"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7")
+    assert [worker_environment(i, 3)["CUDA_VISIBLE_DEVICES"] for i in range(3)] == ["3", "GPU-7", "3"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [worker_environment(i, 2)["CUDA_VISIBLE_DEVICES"] for i in range(2)] == ["0", "1"]
+
+
+def test_a_cell_that_failed_before_this_start_is_tried_again(tmp_path):
+    failed, tried_again = Cell("distill", "odd", 0), Cell("distill", "even", 0)
+    with share_grid(tmp_path) as earlier:
+        earlier.note_failure(tried_again, "ValueError: once")
+    with share_grid(tmp_path) as one, share_grid(tmp_path) as other:
+        one.note_failure(failed, "OSError: disk full")
+        assert [other.failure_of(cell) for cell in (failed, tried_again)] == ["OSError: disk full", None]
+        one.note_failure(failed, None)
+        assert other.failure_of(failed) is None

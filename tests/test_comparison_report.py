@@ -1,14 +1,18 @@
 """Tests of `comparison.report` and `comparison.document`: tables, and sentences that their intervals allow."""
 
+import itertools
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from comparison.bootstrap import Interval, difference
+from comparison.bootstrap import Interval, difference, holm, pooled_seed_variance
 from comparison.document import Bullets, Code, Figure, Heading, Table, Text, to_html, to_markdown, write_document
+from comparison.metrics import calibration_error
 from comparison.report import (
     build_report,
-    group_title,
+    calibration_table,
     layer_statements,
     layer_table,
     method_statements,
@@ -16,7 +20,9 @@ from comparison.report import (
     statement,
     teacher_table,
 )
-from comparison.results import TEACHER, score_groups
+from comparison.results import TEACHER, read_predictions, score_groups, write_results
+from comparison.styles import group_title
+from experiments import intervals
 from tests.comparison_results_by_hand import make_results
 
 ACCURACIES = {
@@ -34,7 +40,7 @@ def results():
 
 @pytest.fixture(scope="module")
 def scores(results):
-    return score_groups(results)
+    return score_groups(results.predictions)
 
 
 # ---- Tables ----
@@ -66,7 +72,7 @@ def test_the_method_table_has_scores_of_every_class_parameters_size_and_time(res
 
 def test_strategies_have_names_that_a_reader_knows():
     assert group_title(("distill", "block_influence")) == "block influence, distilled"
-    assert group_title(("lora", "cka"), capital=True) == "CKA, LoRA"
+    assert group_title(("lora", "cka")) == "CKA, LoRA"
 
 
 def test_many_classes_are_left_out_of_the_table(results):
@@ -86,8 +92,66 @@ def test_a_sentence_claims_no_more_than_its_interval():
         (Interval(0.012, 0.0004, 0.023), "even and odd cannot be told apart", "+1.2 [0.0, 2.3] points of accuracy"),
         (Interval(-0.0001, -0.0002, 0.0), "even and odd cannot be told apart", "+0.0 [0.0, 0.0] points of accuracy"),
     ):
-        sentence = statement("even", "odd", "accuracy", interval)
+        sentence = statement("even", "odd", "accuracy", interval, p_value=0.01)
         assert sentence.startswith(claim) and figures in sentence
+
+
+def test_a_sentence_claims_nothing_that_does_not_survive_the_correction():
+    interval = Interval(0.012, 0.003, 0.021, p_value=0.02)
+    assert "better" in statement("even", "odd", "accuracy", interval, p_value=0.04)
+    sentence = statement("even", "odd", "accuracy", interval, p_value=0.06)
+    assert "cannot be told apart" in sentence and sentence.endswith("corrected p = 0.060.")
+
+
+def test_a_sentence_over_one_seed_each_claims_nothing():
+    sentence = statement("even", "odd", "accuracy", Interval(0.1, 0.08, 0.12, 1e-9, over_seeds=False), p_value=1e-9)
+    assert "one seed each" in sentence and "better" not in sentence and "+10.0 [8.0, 12.0]" in sentence
+
+
+def test_sentences_are_corrected_for_their_number(results, scores):
+    seeds = pooled_seed_variance(scores["accuracy"].values())
+    groups = [("distill", strategy) for strategy in ("odd", "even", "random")]
+    pairs = list(itertools.combinations(groups, 2))
+    p_values = [difference(scores["accuracy"][a], scores["accuracy"][b], seeds).p_value for a, b in pairs]
+    largest = max(holm(p_values))
+    assert sum(f"corrected p = {largest:.3f}" in s for s in layer_statements(results, scores["accuracy"])) == 1
+
+
+def test_baselines_without_strategies_are_compared_with_the_students_of_each_strategy():
+    results = make_results({("distill", "odd"): 0.9, ("distill", "even"): 0.9, ("tfidf", ""): 0.5, ("rival", ""): 0.6})
+    sentences = method_statements(results, score_groups(results.predictions)["macro_f1"])
+    assert len(sentences) == 5
+    assert sum(sentence.startswith("odd: distilled is better than TF-IDF") for sentence in sentences) == 1
+    assert (
+        sum(sentence.startswith(("rival, fine-tuned and TF-IDF", "rival, fine-tuned is")) for sentence in sentences)
+        == 1
+    )
+
+
+def test_the_calibration_error_is_that_of_each_run_with_an_interval(results, scores):
+    rows = {
+        row["Model"]: value
+        for row in calibration_table(scores["calibration_error"])
+        for value in [list(row.values())[1]]
+    }
+    assert list(rows) == ["Teacher", "Odd, distilled", "Even, distilled", "Random, distilled", "Odd, LoRA"]
+    odd = [run.predictions for run in results.groups["distill", "odd"]]
+    expected = np.mean([calibration_error(run.labels, run.probabilities) for run in odd])
+    assert rows["Odd, distilled"].startswith(f"{100 * expected:.1f} [")
+
+
+def test_intervals_recompute_from_the_committed_predictions(results, scores, tmp_path, capsys):
+    write_results(tmp_path, results)
+    again = score_groups(read_predictions(tmp_path / "predictions"))
+    assert again.keys() == scores.keys()
+    for metric, groups in scores.items():
+        assert again[metric].keys() == groups.keys()
+        assert all(np.array_equal(again[metric][group].resampled, groups[group].resampled) for group in groups)
+    intervals.main([str(tmp_path / "predictions"), "--against", "teacher"])
+    printed = capsys.readouterr().out
+    for row in teacher_table(results, scores):
+        lost = next(value for column, value in row.items() if "accuracy" in column)
+        assert re.search(rf"\| {row['Student']} +\|.* {re.escape(lost)}", printed, flags=re.IGNORECASE)
 
 
 def test_strategies_are_compared_two_by_two_within_the_first_method_the_better_first(results, scores):
@@ -100,23 +164,25 @@ def test_strategies_are_compared_two_by_two_within_the_first_method_the_better_f
 
 def test_methods_are_compared_for_the_same_layers(results, scores):
     (sentence,) = method_statements(results, scores["macro_f1"])
-    assert sentence.startswith("odd: distilled and LoRA cannot be told apart")
+    assert sentence.startswith("odd: distilled is better than LoRA: +")
 
 
 def test_copies_of_one_model_are_never_called_better():
     results = make_results({("distill", "odd"): 0.8})
     copies = [replace(run, cell=replace(run.cell, strategy="even")) for run in results.runs]
     results = replace(results, runs=[*results.runs, *copies])
-    (sentence,) = layer_statements(results, score_groups(results)["accuracy"])
+    (sentence,) = layer_statements(results, score_groups(results.predictions)["accuracy"])
     assert "cannot be told apart on this data: +0.0 [-" in sentence
-    assert sentence.endswith("points of test accuracy.")
+    assert sentence.endswith("points of test accuracy, corrected p = 1.000.")
 
 
 def test_what_is_lost_against_the_teacher_has_an_interval(results, scores):
     rows = teacher_table(results, scores)
     assert [row["Student"] for row in rows][:2] == ["odd, distilled", "even, distilled"]
     (lost,) = (value for column, value in rows[2].items() if column.startswith("Test accuracy"))
-    assert lost == str(difference(scores["accuracy"]["distill", "random"], scores["accuracy"][TEACHER]))
+    of_metric = scores["accuracy"]
+    seeds = pooled_seed_variance(of_metric.values())
+    assert lost == str(difference(of_metric["distill", "random"], of_metric[TEACHER], seeds))
     assert lost.startswith("-5")
 
 
@@ -128,11 +194,11 @@ def test_the_report_names_failed_runs_before_everything_else(results, scores):
     text = to_markdown(blocks)
     assert text.index("- lora-odd-2: OSError: disk full") < text.index("## Which layers")
     assert "Failed" not in to_markdown(build_report(results, scores, {}, {}, "python x"))
-    assert "of the 4 comparisons" in text
+    assert "for the 3 about layers and for the 1 about methods" in text
 
 
 def how_sure(results):
-    text = to_markdown(build_report(results, score_groups(results), {}, {}, "python x"))
+    text = to_markdown(build_report(results, score_groups(results.predictions), {}, {}, "python x"))
     return text.split("## How sure this is")[1].split("## Figures")[0]
 
 
@@ -140,8 +206,9 @@ def test_seeds_whose_runs_have_failed_are_not_counted(results):
     complete = how_sure(results)
     assert "over 3 seeds of training" in complete and "One seed" not in complete
     two_failed = [run for run in results.runs if run.cell.group != ("lora", "odd") or run.cell.seed == 1]
-    text = how_sure(replace(results, runs=two_failed))
-    assert "over 1 to 3 seeds of training" in text and "One seed" in text
+    assert "over 1 to 3 seeds of training" in how_sure(replace(results, runs=two_failed))
+    text = how_sure(replace(results, runs=[run for run in results.runs if run.cell.seed == 1]))
+    assert "over 1 seed of training" in text and "One seed" in text
 
 
 BLOCKS = [

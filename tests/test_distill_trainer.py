@@ -5,10 +5,12 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
@@ -19,7 +21,7 @@ from layer_distillation.batches import EpochShuffleSampler
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.losses import kl_divergence_loss, task_loss
-from layer_distillation.problem_types import MULTI_LABEL, REGRESSION
+from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from layer_distillation.teacher_outputs import add_teacher_logits
 from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from tests.workers import train_worker
@@ -343,7 +345,7 @@ def test_the_loss_is_computed_without_waiting_for_a_value_and_its_components_are
     of_the_model = len(reads)
     batch["teacher_logits"] = torch.zeros(8, NUM_LABELS)
     reads.clear()
-    trainer.compute_loss(trainer.model, batch, num_items_in_batch=trainer._get_num_items_in_batch([batch], "cpu"))
+    trainer.training_step(trainer.model, batch, trainer._get_num_items_in_batch([batch], "cpu"))
     assert len(reads) == of_the_model
     trainer.log({"loss": 0.0})
     assert len(reads) > of_the_model
@@ -450,7 +452,7 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path, values, message):
     [
         ({"num_labels": 4}, "teacher .* 4 labels .* student 3"),
         ({"id2label": {0: "b", 1: "a", 2: "c"}}, "teacher's labels are .*'b'"),
-        ({"vocab_size": VOCAB_SIZE + 1}, "vocabulary has 129 .* 128"),
+        ({"vocab_size": VOCAB_SIZE + 1}, "129 .* 128"),
     ],
     ids=["number of labels", "names of labels", "vocabulary"],
 )
@@ -462,9 +464,9 @@ def test_teacher_that_does_not_match_the_student_is_refused(build_trainer, chang
         build_trainer(teacher=teacher)
 
 
-def test_compute_loss_func_is_refused(tmp_path):
-    with pytest.raises(UserError, match="`compute_loss_func`"):
-        DistillationTrainer(model=bert(1), args=arguments(tmp_path), compute_loss_func=lambda *args, **kwargs: 0)
+def test_arguments_of_the_stock_trainer_are_refused(tmp_path):
+    with pytest.raises(UserError, match="`args` .* DistillationTrainingArguments, found TrainingArguments"):
+        DistillationTrainer(model=bert(1), args=TrainingArguments(str(tmp_path), use_cpu=True))
 
 
 def test_missing_teacher_is_refused(build_trainer):
@@ -595,6 +597,227 @@ def test_student_with_lora_adapters_trains_only_them(build_trainer, tmp_path):
     assert (tmp_path / "final" / "adapter_model.safetensors").is_file()
 
 
+# ---- losses of a user's own ----
+
+CLASS_WEIGHTS = torch.tensor([1.0, 3.0, 10.0])
+
+
+def weighted_cross_entropy(logits, labels, **kwargs):
+    return torch.nn.functional.cross_entropy(logits, labels, weight=CLASS_WEIGHTS, **kwargs)
+
+
+class AddsATerm(DistillationTrainer):
+    """The term is a mean over the micro-batch, as in the recipes for `Trainer`."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss = loss + 0.5 * (outputs.logits.square().mean(-1) * (1 + inputs["labels"])).mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+def first_step(trainer):
+    trainer.train()
+    return step_logs(trainer)[0]
+
+
+def with_user_loss(tmp_path, accumulation, trainer_class=DistillationTrainer, **kwargs):
+    settings = {"max_steps": 1, "ce_weight": 0.5, "kl_weight": 0.5, "max_grad_norm": 1e9}
+    return trainer_class(
+        model=bert(1),
+        teacher_model=bert(3),
+        args=arguments(
+            tmp_path,
+            **settings,
+            per_device_train_batch_size=16 // accumulation,
+            gradient_accumulation_steps=accumulation,
+        ),
+        train_dataset=random_examples(16),
+        data_collator=pad,
+        **kwargs,
+    )
+
+
+def test_a_term_that_a_subclass_adds_is_logged_and_counts_once_however_the_step_is_split(tmp_path):
+    examples = random_examples(16)
+    student, teacher, labels = (
+        logits_one_by_one(bert(1), examples),
+        logits_one_by_one(bert(3), examples),
+        examples["labels"],
+    )
+    expected = 0.5 * torch.nn.functional.cross_entropy(student, torch.tensor(labels))
+    expected += 0.5 * kl_divergence_loss(student, teacher, 2.0).mean()
+    expected += 0.5 * (student.square().mean(-1) * (1 + torch.tensor(labels))).mean()
+    logs = [first_step(with_user_loss(tmp_path, accumulation, AddsATerm)) for accumulation in (1, 4)]
+    assert logs[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert logs[1] == pytest.approx(logs[0], rel=1e-5)
+
+
+def test_compute_loss_func_replaces_the_loss_on_the_labels_beside_the_teachers(tmp_path):
+    examples = random_examples(16)
+    student, teacher = logits_one_by_one(bert(1), examples), logits_one_by_one(bert(3), examples)
+    sum_of_losses = weighted_cross_entropy(student, torch.tensor(examples["labels"]), reduction="none").sum().item()
+    kl = kl_divergence_loss(student, teacher, 2.0).mean().item()
+
+    def per_item(outputs, labels, num_items_in_batch):
+        return weighted_cross_entropy(outputs.logits, labels, reduction="none").sum() / num_items_in_batch
+
+    def mean(outputs, labels, num_items_in_batch):  # leaves the number out, as many do
+        return weighted_cross_entropy(outputs.logits, labels, reduction="none").mean()
+
+    for function in (per_item, mean):
+        for accumulation in (1, 4):
+            log = first_step(with_user_loss(tmp_path, accumulation, compute_loss_func=function))
+            assert log["loss_ce"] == pytest.approx(sum_of_losses / 16, rel=1e-5)
+            assert log["loss"] == pytest.approx(0.5 * sum_of_losses / 16 + 0.5 * kl, rel=1e-5)
+
+
+# ---- labels of other kinds ----
+
+
+def test_class_probabilities_as_labels_are_not_labels_of_tokens(build_trainer):
+    probabilities = torch.rand(8, 3, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    examples = with_labels(random_examples(8), probabilities.tolist())
+    logits, teacher_logits = (logits_one_by_one(bert(n), examples) for n in (1, 3))
+    student = bert(1)
+    student.config.problem_type = SINGLE_LABEL
+    trainer = build_trainer(student, teacher=bert(3), train=examples, max_steps=1)
+    ce = torch.nn.functional.cross_entropy(logits, probabilities).item()
+    assert trainer.evaluate(examples)["eval_loss"] == pytest.approx(ce, rel=1e-5)
+    kl = kl_divergence_loss(logits, teacher_logits, 2.0).mean().item()
+    log = first_step(trainer)
+    assert (log["loss_ce"], log["loss_kl"]) == pytest.approx((ce, kl), rel=1e-5)
+
+
+@pytest.mark.parametrize("accumulation", [1, 8])
+def test_examples_without_a_label_count_for_the_teacher_alone(build_trainer, accumulation):
+    examples = random_examples(8)
+    examples = with_labels(examples, [label if i % 2 else -100 for i, label in enumerate(examples["labels"])])
+    logits, teacher_logits = (logits_one_by_one(bert(n), examples) for n in (1, 3))
+    trainer = build_trainer(
+        teacher=bert(3),
+        train=examples,
+        max_steps=1,
+        per_device_train_batch_size=8 // accumulation,  # with 8, every second batch has no label
+        gradient_accumulation_steps=accumulation,
+    )
+    log = first_step(trainer)
+    ce = torch.nn.functional.cross_entropy(logits[1::2], torch.tensor(examples["labels"][1::2])).item()
+    kl = kl_divergence_loss(logits, teacher_logits, 2.0).mean().item()
+    assert (log["loss_ce"], log["loss_kl"]) == pytest.approx((ce, kl), rel=1e-5)
+    assert math.isfinite(log["grad_norm"])
+
+
+# ---- students and teachers of other kinds ----
+
+
+class OnlyLogits(torch.nn.Module):
+    """A module of a user's, with no config and no loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = bert(1)
+
+    def forward(self, input_ids, attention_mask):
+        return {"logits": self.model(input_ids, attention_mask).logits}
+
+
+class PassesOn(torch.nn.Module):
+    """Hands the columns that it does not name on."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, **kwargs):
+        return self.model(input_ids, **kwargs).logits
+
+
+def peft_model(num_layers):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], init_lora_weights=False)
+        return get_peft_model(bert(num_layers), config).eval()
+
+
+def tuples(num_layers):
+    return bert(num_layers, return_dict=False)
+
+
+def int8(num_layers):
+    with warnings.catch_warnings(action="ignore"):
+        return torch.ao.quantization.quantize_dynamic(bert(num_layers), {torch.nn.Linear}, dtype=torch.qint8)
+
+
+TEACHERS = {
+    "PEFT": peft_model,
+    "tuples": tuples,
+    "int8": int8,
+    "half precision": lambda num_layers: bert(num_layers).half(),
+    "a module": lambda num_layers: PassesOn(bert(num_layers)),
+}
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_teachers_of_every_kind_give_their_own_logits(build_trainer, kind):
+    teacher, examples = TEACHERS[kind](3), random_examples(8)
+    with torch.no_grad():
+        batch = pad([{name: row[name] for name in row if name != "labels"} for row in examples])
+        outputs = teacher(**batch)
+    teacher_logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+    trainer = build_trainer(teacher=teacher, train=examples, max_steps=1, remove_unused_columns=False)
+    expected = kl_divergence_loss(logits_one_by_one(bert(1), examples), teacher_logits, 2.0).mean().item()
+    assert first_step(trainer)["loss_kl"] == pytest.approx(expected, rel=2e-3 if kind == "half precision" else 1e-4)
+
+
+def test_a_module_that_returns_only_logits_learns_from_labels_and_teacher(build_trainer):
+    examples = random_examples(8).remove_columns("token_type_ids")
+    student = OnlyLogits()
+    with torch.no_grad():
+        batch = pad(list(examples))
+        labels = batch.pop("labels")
+        logits = student(**batch)["logits"]
+    trainer = build_trainer(student, teacher=bert(3), train=examples, max_steps=1)
+    trainer.eval_dataset = examples
+    ce = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(ce, rel=1e-5)
+    log = first_step(trainer)
+    with torch.no_grad():
+        kl = kl_divergence_loss(logits, bert(3)(**batch).logits, 2.0).mean().item()
+    assert (log["loss_ce"], log["loss_kl"]) == pytest.approx((ce, kl), rel=1e-5)
+
+
+def test_a_student_in_half_precision_is_trained_in_float32(build_trainer):
+    trained = {}
+    for name, student in (("half", bert(1).bfloat16()), ("float32", bert(1).bfloat16().float())):
+        trainer = build_trainer(student, teacher=bert(3), num_train_epochs=1)
+        trainer.train()
+        trained[name] = weights(trainer.model)
+    assert_same_weights(trained["half"], trained["float32"], tolerance=0)
+    from_init = DistillationTrainer(model_init=lambda: bert(1).half(), args=trainer.args)
+    assert from_init.model.dtype == torch.float32
+
+
+def test_texts_that_the_collator_tokenizes_are_shuffled_where_no_lengths_are_known(build_trainer):
+    rows = [{"text": " ".join(map(str, row["input_ids"])), "label": row["labels"]} for row in random_examples(17)]
+    seen = []
+
+    def collate(examples):
+        seen.extend(example["text"] for example in examples)
+        ids = [[int(word) for word in example["text"].split()] for example in examples]
+        return pad(
+            [{"input_ids": x, "attention_mask": [1] * len(x), "labels": e["label"]} for x, e in zip(ids, examples)]
+        )
+
+    for train in (Dataset.from_list(rows), rows):
+        seen.clear()
+        trainer = build_trainer(teacher=bert(3), train=train, num_train_epochs=1, remove_unused_columns=False)
+        trainer.data_collator = collate
+        assert trainer.args.train_sampling_strategy == "group_by_length"
+        trainer.train()
+        texts = [row["text"] for row in rows]
+        assert sorted(seen) == sorted(texts) and seen != texts
+
+
 # ---- order of the examples ----
 
 
@@ -615,7 +838,9 @@ def test_sampler_yields_a_permutation_that_depends_on_seed_and_epoch_alone(lengt
             assert sorted(orders[seed, epoch]) == list(range(len(LENGTHS)))
             torch.rand(5)
             assert order(seed, epoch, lengths) == orders[seed, epoch]
-    assert len({tuple(indices) for indices in orders.values()}) == len(orders)
+    # Without lengths, epoch 1 of seed 0 has the order of epoch 0 of seed 1, as with the stock trainer.
+    num_orders = len({tuple(indices) for indices in orders.values()})
+    assert num_orders == len(orders) - (2 if lengths is None else 0)
 
 
 def test_batches_grouped_by_length_have_less_padding_than_random_ones():
@@ -667,6 +892,9 @@ def test_lengths_are_found_in_a_table_and_in_a_list_of_examples(build_trainer):
     lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
     assert trainer._get_train_sampler(trainer.train_dataset).lengths == lengths
     assert trainer._get_train_sampler(list(trainer.train_dataset)).lengths == lengths
+    trainer.args.length_column_name = "num_words"
+    with_lengths = trainer.train_dataset.add_column("num_words", list(range(17)))
+    assert trainer._get_train_sampler(with_lengths).lengths == list(range(17))
 
 
 # ---- precision ----

@@ -192,7 +192,7 @@ def test_latency_is_measured_in_milliseconds_in_eval_mode_on_unpadded_examples()
         lambda model, args, kwargs: seen.append((model.training, kwargs["input_ids"].shape[1], sorted(kwargs))),
         with_kwargs=True,
     )
-    deep, shallow = measure_latency(models, dataset)
+    deep, shallow = measure_latency([(model, dataset) for model in models])
     assert shallow > 0 and deep > 0
     lengths = [len(ids) for ids in dataset["input_ids"]]
     assert seen == [(False, length, ["attention_mask", "input_ids"]) for length in lengths]
@@ -202,16 +202,16 @@ def test_latency_leaves_out_the_warm_up_and_works_on_few_examples(monkeypatch):
     clock = iter([0.0, 9.0] * 5 + [0.0, 0.002] * 4)  # the first five take 9 s each
     monkeypatch.setattr("training.evaluation.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     model = TINY_CLASSIFIERS["bert"](1, 3)
-    assert measure_latency([model], split()) == [pytest.approx(2.0)]
+    assert measure_latency([(model, split())]) == [pytest.approx(2.0)]
     clock = iter([0.0, 0.003])
-    assert measure_latency([model], split(size=1)) == [pytest.approx(3.0)]
+    assert measure_latency([(model, split(size=1))]) == [pytest.approx(3.0)]
 
 
 def test_latency_looks_at_no_more_examples_than_asked_for():
     calls = []
     model = TINY_CLASSIFIERS["bert"](1, 3)
     model.register_forward_pre_hook(lambda *inputs: calls.append(1))
-    measure_latency([model], split(size=20), num_examples=3)
+    measure_latency([(model, split(size=20))], num_examples=3)
     assert len(calls) == 3 + 5
 
 

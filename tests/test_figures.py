@@ -1,18 +1,16 @@
 """Tests of `comparison.figures`: what is drawn, that more than color tells series apart, that no text is cut off."""
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
 from matplotlib import pyplot
 
-from comparison.arguments import METHODS
-from comparison.bootstrap import score
+from comparison.bootstrap import pooled_seed_variance, score
 from comparison.figures import (
-    HATCHES,
     LOSS_TITLES,
-    STRATEGY_STYLES,
     CaptionedFigure,
+    calibration_figure,
     confusion_matrices,
     draw_figures,
     learning_curves,
@@ -20,12 +18,17 @@ from comparison.figures import (
     mean_curve,
     scores_figure,
 )
+from comparison.methods import METHODS
+from comparison.predictions import Predictions
 from comparison.results import score_groups
+from comparison.styles import HATCHES, STRATEGY_STYLES
 from layer_distillation.loss_table import LOSSES
+from layer_distillation.problem_types import SINGLE_LABEL
 from layer_mapping import STRATEGIES, SYNONYMS
 from tests.comparison_results_by_hand import make_results
 
-ACCURACIES = {(method, strategy): 0.8 for method in METHODS for strategy in ("odd", "even")}
+LORA = ("distill", "finetune", "lora", "lora_distill")
+ACCURACIES = {(method, strategy): 0.8 for method in LORA for strategy in ("odd", "even")}
 ACCURACIES |= {("distill", "random"): 0.6, ("finetune", "random"): 0.55}
 MATRICES = {"before training": np.full((6, 3), 0.5), "after training": np.full((6, 3), 0.75)}
 NAMES = ("scores", "learning_curves", "confusions", "costs", "calibration", "agreement", "similarity")
@@ -38,7 +41,7 @@ def results():
 
 @pytest.fixture(scope="module")
 def scores(results):
-    return score_groups(results)
+    return score_groups(results.predictions)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,7 @@ def few():
 
 @pytest.fixture(scope="module")
 def few_scores(few):
-    return score_groups(few)
+    return score_groups(few.predictions)
 
 
 def names_of_figures(results, scores):
@@ -88,16 +91,21 @@ def check_nothing_is_cut_off(figure):
     assert drawn.width > 0.8 * width and drawn.height > 0.8 * height, "the figure is not used"
 
 
-def test_every_strategy_has_a_color_and_a_marker_of_its_own_and_every_method_a_hatch():
+def test_every_strategy_has_a_title_a_color_and_a_marker_of_its_own():
     assert STRATEGY_STYLES.keys() == set(STRATEGIES) - SYNONYMS.keys()
-    colors, markers = map(set, zip(*STRATEGY_STYLES.values(), strict=True))
-    assert len(colors) == len(markers) == len(STRATEGY_STYLES)
-    assert HATCHES.keys() == set(METHODS) and len(set(HATCHES.values())) == len(METHODS)
+    for values in zip(*map(astuple, STRATEGY_STYLES.values()), strict=True):
+        assert len(set(values)) == len(STRATEGY_STYLES)
+
+
+def test_every_method_has_a_title_and_a_hatch_of_its_own():
+    assert HATCHES.keys() == METHODS.keys()
+    assert len(METHODS) == len(set(HATCHES.values())) == len({method.title for method in METHODS.values()})
 
 
 def test_bars_show_their_whole_intervals(figures, results, scores):
-    for axis, by_group in zip(figures["scores"].axes, scores.values(), strict=True):
-        lowest = min(score(by_group[group]).low for group in results.groups)
+    for axis, name in zip(figures["scores"].axes, ("accuracy", "macro_f1"), strict=True):
+        seeds = pooled_seed_variance(scores[name].values())
+        lowest = min(score(scores[name][group], seeds).low for group in results.groups)
         assert axis.get_xlim()[0] <= lowest
         assert f"axis from {axis.get_xlim()[0]:.0%}" in axis.get_xlabel()
 
@@ -106,7 +114,8 @@ def test_the_random_control_does_not_press_the_costs_of_the_others_together(figu
     (legend,) = figures["costs"].legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert len(labels) == 1 + len(ACCURACIES) - 2 and not any("random" in label for label in labels)
-    shown = [score(scores["accuracy"][group]) for group in results.groups if "random" not in group]
+    seeds = pooled_seed_variance(scores["accuracy"].values())
+    shown = [score(scores["accuracy"][group], seeds) for group in results.groups if "random" not in group]
     assert figures["costs"].axes[0].get_ylim()[0] == pytest.approx(min(i.low for i in shown) - 0.01)
 
 
@@ -133,12 +142,15 @@ def test_runs_that_end_before_their_first_log_have_every_figure_but_the_learning
 
 def test_with_many_classes_every_figure_is_drawn_but_the_confusions(few, few_scores):
     more = 21 - len(few.label_names)  # classes that no model knows of
-    padding = ((0, 0), (0, more))
+
+    def padded(predictions):
+        return replace(predictions, probabilities=np.pad(predictions.probabilities, ((0, 0), (0, more))))
+
     many = replace(
         few,
-        runs=[replace(run, logits=np.pad(run.logits, padding, constant_values=-9)) for run in few.runs],
+        runs=[replace(run, predictions=padded(run.predictions)) for run in few.runs],
         label_names=[*few.label_names, *(f"class {i}" for i in range(more))],
-        teacher_logits=np.pad(few.teacher_logits, padding, constant_values=-9),
+        teacher_predictions=padded(few.teacher_predictions),
     )
     assert set(NAMES) - set(names_of_figures(many, few_scores)) == {"confusions"}
 
@@ -174,19 +186,46 @@ def test_a_mean_curve_is_over_the_points_that_all_seeds_have():
 def test_confusions_are_shares_of_the_true_class_over_all_seeds(few):
     label_ids = np.array([0, 0, 0, 1])
     predicted = {"teacher": [0, 0, 1, 1], "odd, distilled": [0, 0, 2, 1], "odd, LoRA": [0, 2, 2, 1]}
-    logits = {title: np.eye(3)[classes] for title, classes in predicted.items()}
+    answers = {
+        title: Predictions.from_logits(np.eye(3)[classes], label_ids, SINGLE_LABEL)
+        for title, classes in predicted.items()
+    }
     small = replace(
         few,
         runs=[
-            replace(run, logits=logits["odd, LoRA" if run.cell.method == "lora" else "odd, distilled"])
+            replace(run, predictions=answers["odd, LoRA" if run.cell.method == "lora" else "odd, distilled"])
             for run in few.runs
         ],
-        label_ids=label_ids,
-        teacher_logits=logits["teacher"],
+        teacher_predictions=answers["teacher"],
     )
     figure = confusion_matrices(small)
     shown = {axis.get_title(): [text.get_text() for text in axis.texts] for axis in figure.axes}
     assert shown["teacher"] == ["67", "33", "0", "0", "100", "0", "0", "0", "0"]
     assert shown["odd, distilled"] == ["67", "0", "33", "0", "100", "0", "0", "0", "0"]
     assert shown["odd, LoRA"] == ["33", "0", "67", "0", "100", "0", "0", "0", "0"]
+    pyplot.close(figure)
+
+
+def test_baselines_without_strategies_are_drawn_beside_students():
+    results = make_results({("distill", "odd"): 0.8, ("tfidf", ""): 0.7, ("rival", ""): 0.75})
+    figures = make_figures(results, score_groups(results.predictions), {"odd": MATRICES})
+    for captioned in figures.values():
+        check_nothing_is_cut_off(captioned.figure)
+        pyplot.close(captioned.figure)
+    shown = [label.get_text() for label in figures["scores"].figure.axes[0].get_yticklabels()]
+    assert shown == ["odd, distilled", "TF-IDF", "rival, fine-tuned"]
+
+
+def test_the_calibration_error_of_a_group_is_the_mean_of_its_runs_and_not_that_of_all_together(few):
+    """One run is too confident, the other not confident enough: together they would look calibrated."""
+    labels = np.array([0, 0, 0, 1] * 25)
+    logits = [np.tile([np.log(confidence / (1 - confidence)), 0], (100, 1)) for confidence in (0.85, 0.65)]
+    runs = [
+        replace(few.runs[seed], predictions=Predictions.from_logits(of_seed, labels, SINGLE_LABEL))
+        for seed, of_seed in enumerate(logits)
+    ]
+    teacher = runs[0].predictions
+    figure = calibration_figure(replace(few, runs=runs, teacher_predictions=teacher, label_names=["a", "b"]))
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert texts == ["teacher, ECE 0.100", "odd, ECE 0.100"]
     pyplot.close(figure)

@@ -5,10 +5,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from comparison.bootstrap import difference, draw, score
-from comparison.calibration import expected_calibration_error, reliability
 from comparison.identity_bias import METRICS, MIN_TEXTS, identity_bias
 from comparison.identity_report import to_json
 from comparison.identity_texts import IdentityArguments, read_identity_texts, toxic_probabilities
+from comparison.metrics import calibration_error
 from layer_distillation.errors import UserError
 
 NUM_TEXTS = 600
@@ -37,9 +37,7 @@ def expected(is_toxic, probabilities, mentioned):
         "bnsp_auc": auc((mentioned & is_toxic) | (~mentioned & ~is_toxic)),
         "false_positive_rate": np.mean(of_it[~toxic] > 0.5),
         "false_negative_rate": np.mean(of_it[toxic] <= 0.5),
-        "calibration_error": expected_calibration_error(
-            reliability(toxic.astype(int), np.column_stack([1 - of_it, of_it]))
-        ),
+        "calibration_error": calibration_error(toxic.astype(int), np.column_stack([1 - of_it, of_it])),
     }
 
 

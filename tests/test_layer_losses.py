@@ -221,6 +221,27 @@ def test_a_student_with_lora_adapters_learns_from_layers_too(tmp_path):
     assert not any("projection" in key for key in load_file(tmp_path / "adapter_model.safetensors"))
 
 
+def test_layers_of_a_module_that_is_no_pretrained_model_are_refused(tmp_path):
+    for student, teacher in ((nn.Sequential(bert(2)), bert(3)), (bert(2), nn.Sequential(bert(3)))):
+        with pytest.raises(UserError, match="--hidden_weight .* Sequential"):
+            build_trainer(tmp_path, student, teacher, (1, 3), hidden_weight=1.0)
+
+
+def test_layers_within_a_wrapped_teacher_or_in_tuples_are_compared_like_others(tmp_path):
+    logs = {}
+    adapters = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"])
+    for name, student, teacher in (
+        ("plain", bert(2), bert(3)),
+        ("PEFT", bert(2), get_peft_model(bert(3), adapters)),
+        ("tuples", bert(2, return_dict=False), bert(3, return_dict=False)),
+    ):
+        trainer = build_trainer(tmp_path, student, teacher, (1, 3), **WEIGHTS, max_steps=1)
+        trainer.train()
+        logs[name] = step_logs(trainer)[0]
+    assert logs["PEFT"] == pytest.approx(logs["plain"], rel=1e-5)
+    assert logs["tuples"] == pytest.approx(logs["plain"], rel=1e-5)
+
+
 # ---- students of another width ----
 
 
@@ -234,6 +255,52 @@ def test_a_projection_is_trained_with_a_narrow_student_and_is_no_part_of_it(tmp_
     assert not torch.equal(trainer._layers.projection.weight, before)
     assert student.state_dict().keys() == names
     assert load_file(tmp_path / "model.safetensors").keys() == names
+
+
+def test_a_projection_is_trained_by_an_optimizer_that_does_not_know_it(tmp_path):
+    for with_scheduler in (False, True):
+        student = bert(2, hidden_size=16)
+        optimizer = torch.optim.SGD([{"params": list(student.parameters()), "lr": 0.1}])
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1) if with_scheduler else None
+        trainer = DistillationTrainer(
+            model=student,
+            teacher_model=bert(3),
+            teacher_layers=(1, 3),
+            args=arguments(tmp_path, hidden_weight=1.0, max_steps=2),
+            train_dataset=random_examples(17),
+            data_collator=pad,
+            optimizers=(optimizer, scheduler),
+        )
+        before = trainer._layers.projection.weight.detach().clone()
+        trainer.train()
+        assert not torch.equal(trainer._layers.projection.weight, before)
+
+
+def test_every_trial_of_a_search_compares_its_own_student_with_its_own_weights(tmp_path):
+    """As `hyperparameter_search` does it: train, then forget the model."""
+    settings = {"attention_weight": 1.0, "hidden_weight": 1.0, "max_steps": 2, "kl_weight": 0.0, "ce_weight": 0.0}
+    rest = {"teacher_model": bert(3), "teacher_layers": (1, 3), "train_dataset": random_examples(17)}
+
+    def student():
+        return bert(2, hidden_size=16)
+
+    logs = []
+    trainer = DistillationTrainer(model_init=student, args=arguments(tmp_path, **settings), data_collator=pad, **rest)
+    for kl_weight in (0.0, 1.0):
+        trainer.args.kl_weight = kl_weight
+        trainer.train()
+        logs.append(step_logs(trainer))
+        trainer.model_wrapped = trainer.model = None
+        trainer.accelerator.clear()
+    torch.manual_seed(42)
+    given = DistillationTrainer(model=student(), args=arguments(tmp_path, **settings), data_collator=pad, **rest)
+    given.train()
+    for log in (logs[0][0], logs[1][0]):
+        assert log["loss_attention"] == pytest.approx(step_logs(given)[0]["loss_attention"], rel=1e-6)
+    assert "loss_kl" not in logs[0][0] and logs[1][0]["loss_kl"] > 0
+    trainer.args.kl_weight = -1.0
+    with pytest.raises(UserError, match="--kl_weight .* -1"):
+        trainer.train()
 
 
 def test_a_projection_is_refused_with_several_gpus_a_process(tmp_path, monkeypatch):
@@ -290,10 +357,13 @@ def test_the_width_of_stored_hidden_states_is_enough_for_a_projection(tmp_path):
     teacher = bert(3)
     stored = add_teacher_hidden_states(random_examples(17), teacher, (3,), tmp_path / "cache", pad, max_bytes=10**6)
     only = {"ce_weight": 0.5, "kl_weight": 0.0, "hidden_weight": 0.5}
-    trainer = build_trainer(tmp_path, bert(1, hidden_size=16), None, (3,), stored, HiddenStatesCollator(pad), **only)
-    assert trainer._layers.projection.weight.shape == (32, 16)
-    trainer.train()
-    assert step_logs(trainer)[0]["loss_hidden"] > 0
+    for train in (stored, stored.with_format(None).to_iterable_dataset()):
+        trainer = build_trainer(
+            tmp_path, bert(1, hidden_size=16), None, (3,), train, HiddenStatesCollator(pad), **only, max_steps=2
+        )
+        assert trainer._layers.projection.weight.shape == (32, 16)
+        trainer.train()
+        assert step_logs(trainer)[0]["loss_hidden"] > 0
 
 
 # ---- schedules ----

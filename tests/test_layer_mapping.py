@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from accelerate import init_empty_weights
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
 from transformers import (
     AlbertConfig,
@@ -24,7 +25,8 @@ from transformers import (
     XLMForSequenceClassification,
 )
 
-from layer_distillation.encoder_layers import num_layers
+from experiments.tiny_classifiers import tiny_classifier
+from layer_distillation.encoder_layers import find_layer_list, num_layers
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL
 from layer_mapping import (
@@ -34,7 +36,6 @@ from layer_mapping import (
     build_student,
     describe_mapping,
     parse_layers,
-    required_layers,
     select_layers,
     spread_evenly,
 )
@@ -63,7 +64,7 @@ LAYER_LISTS = {
     "modernbert": "model.layers",
     "camembert": "roberta.encoder.layer",
 }
-# ModernBERT's layer 1 has to stay first, so every architecture takes the first three and all but ModernBERT the rest.
+# No other layer of ModernBERT is copied exactly to the first place, and its layer 1 is to no other place.
 LAYERS_STARTING_WITH_1 = ((1, 3, 5), (1, 6, 2, 4), (1,))
 LAYERS_STARTING_ELSEWHERE = ((2, 4, 6), (6, 1, 3), (4,))
 
@@ -262,13 +263,12 @@ def test_teacher_in_training_with_activation_checkpointing_can_be_copied(make_te
 
 
 @pytest.mark.parametrize("name", ["bert", "modernbert"])
-def test_student_keeps_the_teachers_dtypes(name, make_teacher):
+def test_student_of_a_teacher_in_half_precision_has_the_same_weights_in_float32(name, make_teacher):
     for dtype in (torch.bfloat16, torch.float16):
         teacher = make_teacher(name).to(dtype)
-        teacher.classifier.float()
         student = build_student(teacher, (1, 2))
-        assert student.dtype == dtype
-        assert student.classifier.weight.dtype == torch.float32
+        assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+        assert torch.equal(student.classifier.weight, teacher.classifier.weight.float())
 
 
 def test_student_keeps_labels_problem_type_and_attention_implementation():
@@ -323,14 +323,36 @@ def test_modernbert_layers_keep_their_kind_of_attention(make_teacher):
     assert [layer.attn.sliding_window for layer in student.model.layers] == [None, None, 5, 5]
 
 
-def test_modernbert_without_layer_1_in_first_place_is_an_error_that_says_so(make_teacher):
+def test_layer_1_of_modernbert_behind_another_is_an_error_that_says_so(make_teacher):
     teacher = make_teacher("modernbert")
-    for layers, layer, position in (((2, 4, 6), 2, 1), ((6, 1, 3), 6, 1), ((4,), 4, 1), ((2, 1), 2, 1)):
-        message = f"layer {layer} .* layer {position}, .*ModernBert.*attn_norm.*--layer_strategy top"
+    for layers, position in (((6, 1, 3), 2), ((2, 1), 2)):
+        message = f"layer 1 .* layer {position}, .*ModernBert.*attn_norm.*--layer_strategy top"
         with pytest.raises(UserError, match=message):
             build_student(teacher, layers)
-    for strategy in ("top", "odd"):
-        assert num_layers(build_student(teacher, select_layers(strategy, NUM_LAYERS))) == 3
+
+
+@pytest.mark.parametrize("name", ["modernbert", "modernbert-decoder", "modernvbert"])
+def test_the_norm_of_modernberts_first_layer_is_folded_into_its_projections(name, caplog):
+    """The folded projections are close to norm and projections; without the norm they are not."""
+    title = "depth in the text config" if name == "modernvbert" else ""
+    teacher = tiny_classifier(name, title)
+    student = build_student(teacher, (2, 4, 6))
+    assert "layer 2" in caplog.text
+    layers = find_layer_list(teacher)
+    encoder = teacher.get_submodule(layers.rpartition(".")[0])
+    states = encoder.embeddings(input_ids=torch.arange(99)[None])
+    copied, (folded, *others) = teacher.get_submodule(layers)[1], student.get_submodule(layers)
+    for part in ("q_proj", "k_proj", "v_proj") if name == "modernbert-decoder" else ("Wqkv",):
+        projection = copied.attn.get_submodule(part)
+        expected = projection(copied.attn_norm(states))
+        errors = [
+            (found - expected).norm() / expected.norm()
+            for found in (folded.attn.get_submodule(part)(states), projection(states))
+        ]
+        assert errors[0] < errors[1] / 2
+    assert_same_tensors(others[0].state_dict(), teacher.get_submodule(layers)[3].state_dict())
+    assert torch.equal(folded.attn.Wo.weight, copied.attn.Wo.weight)
+    assert_same_tensors(folded.mlp.state_dict(), copied.mlp.state_dict())
 
 
 def test_longformer_layers_keep_their_attention_window(tmp_path, inputs):
@@ -413,6 +435,46 @@ def test_teacher_without_one_list_of_layers_is_an_error(build_teacher, message):
             function(teacher)
 
 
+def test_a_teacher_class_that_needs_more_than_a_config_is_refused_by_name(make_teacher):
+    class NeedsMore(BertForSequenceClassification):
+        def __init__(self, config, dropout):
+            super().__init__(config)
+
+    teacher = NeedsMore(make_teacher("bert").config, 0.1)
+    with pytest.raises(UserError, match="`NeedsMore` needs dropout"):
+        build_student(teacher, (1, 2))
+
+
+# --- teachers with adapters ---
+
+
+def teacher_with_adapters(make_teacher, config):
+    torch.manual_seed(0)
+    return get_peft_model(make_teacher("bert"), config).eval()
+
+
+def test_student_of_a_peft_teacher_has_its_adapters_merged(make_teacher, inputs):
+    config = LoraConfig(
+        task_type="SEQ_CLS", target_modules=["query", "value"], modules_to_save=["classifier"], init_lora_weights=False
+    )
+    teacher = teacher_with_adapters(make_teacher, config)
+    before = logits_of(teacher, inputs)
+    student = build_student(teacher, range(1, num_layers(teacher) + 1))
+    assert not any("lora" in name for name in student.state_dict())
+    torch.testing.assert_close(logits_of(student, inputs), before, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits_of(teacher, inputs), before, rtol=0, atol=0)
+
+
+def test_teachers_with_adapters_that_cannot_be_merged_are_refused(make_teacher):
+    prompts = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
+    with pytest.raises(UserError, match="PROMPT_TUNING .* LoRA"):
+        build_student(teacher_with_adapters(make_teacher, prompts), (1, 2))
+    native = make_teacher("bert")
+    native.add_adapter(LoraConfig(target_modules=["query", "value"]))
+    with pytest.raises(UserError, match="merge_and_unload"):
+        build_student(native, (1, 2))
+
+
 # --- the control without copied layers ---
 
 
@@ -434,7 +496,7 @@ def test_random_student_has_no_weight_matrix_of_the_teacher(make_teacher):
             assert not torch.equal(parameter, teacher.get_parameter(name)), name
 
 
-def test_random_student_follows_the_global_seed_and_the_teachers_dtype(make_teacher):
+def test_random_student_follows_the_global_seed_and_is_float32(make_teacher):
     teacher = make_teacher().to(torch.bfloat16)
     torch.manual_seed(1)
     first = build_random_student(teacher)
@@ -442,15 +504,10 @@ def test_random_student_follows_the_global_seed_and_the_teachers_dtype(make_teac
     second = build_random_student(teacher)
     torch.manual_seed(2)
     other = build_random_student(teacher)
-    assert first.dtype == torch.bfloat16
+    assert first.dtype == torch.float32
     assert num_layers(first) == NUM_LAYERS // 2
     assert_same_tensors(first.state_dict(), second.state_dict())
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
-
-
-@pytest.mark.parametrize("name", TINY_CLASSIFIERS)
-def test_the_layers_that_are_required_are_those_without_which_no_student_can_be_built(make_teacher, name):
-    assert required_layers(make_teacher(name)) == ((1,) if name == "modernbert" else ())
 
 
 # --- arguments and log line ---

@@ -2,20 +2,30 @@
 
 import json
 import logging
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from accelerate import PartialState
 
+from comparison.arguments import ComparisonArguments
+from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.atomic_files import replacing
 from layer_distillation.errors import UserError
 from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE, DataRecord, RunRecord, library_versions
+from lora_adapters.arguments import LoraArguments
+from text_data.arguments import DataArguments
+from training.arguments import OutputArguments, TeacherArguments
 from training.output_folder import (
     COMPLETE_MARK,
+    WITHOUT_EFFECT,
+    FolderInUseError,
     check_output_dir,
     checkpoint_to_resume,
+    claimed,
     closing_run_folder,
+    earlier_records,
     open_run_folder,
 )
 
@@ -28,6 +38,7 @@ RECORD = RunRecord(
     libraries={"torch": "2.13.0"},
 )
 EARLIER = replace(RECORD, seed=0)
+ARGUMENTS = (TeacherArguments, DataArguments, LoraArguments, DistillationTrainingArguments)
 
 
 def add_checkpoint(folder, step, complete=True):
@@ -66,6 +77,20 @@ def test_a_file_is_refused_as_output_dir(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--output_dir .*file"):
         check_output_dir(tmp_path / "file")
+
+
+def test_of_two_runs_in_one_folder_the_second_is_refused_until_the_first_ends(tmp_path):
+    folder = tmp_path / "run"
+    args = [SimpleNamespace(output_dir=str(folder), process_index=index) for index in (0, 1)]
+    with claimed(args[0]):
+        with pytest.raises(FolderInUseError, match=f"--output_dir {folder}"), claimed(args[0]):
+            pass
+        with claimed(args[1]):  # another process of the same run
+            pass
+        check_output_dir(folder)
+    assert not list(folder.iterdir())
+    with claimed(args[0]):
+        pass
 
 
 def test_evaluating_needs_a_run(tmp_path):
@@ -114,6 +139,48 @@ def test_a_crash_while_the_record_is_written_leaves_the_old_one(tmp_path, monkey
 def test_library_versions_name_python_and_leave_out_what_is_not_installed(monkeypatch):
     monkeypatch.setattr("layer_distillation.record.LIBRARIES", ("torch", "no-such-library"))
     assert library_versions().keys() == {"python", "torch"}
+
+
+# ---- Earlier runs ----
+
+
+def test_settings_that_differ_are_named_with_both_values(tmp_path):
+    replace(RECORD, settings={"layers": "1,3", "seed": 4}).write(tmp_path)
+    with pytest.raises(UserError, match="--overwrite_output_dir") as error:
+        earlier_records(tmp_path, replace(RECORD, settings={"layers": "2,4", "bf16": True}))
+    for difference in (
+        "layers (1,3 there, 2,4 here)",
+        "seed (4 there, not given here)",
+        "bf16 (not given there, True",
+    ):
+        assert difference in str(error.value)
+    assert "data" not in str(error.value)
+
+
+def test_data_that_differ_are_named(tmp_path):
+    replace(RECORD, data=replace(RECORD.data, fingerprints={"train": "another"})).write(tmp_path)
+    with pytest.raises(UserError, match=r"data: fingerprints \(.*another.*f00"):
+        earlier_records(tmp_path, RECORD)
+
+
+def test_settings_that_change_no_result_make_no_other_run(tmp_path):
+    shown = {"disable_tqdm": True, "report_to": ["tensorboard"], "logging_steps": 5, "merge_adapter": True}
+    replace(RECORD, settings=RECORD.settings | shown).write(tmp_path)
+    finished, _ = earlier_records(tmp_path, RECORD)
+    assert finished is not None
+
+
+def test_another_run_is_left_out_where_it_may_be_overwritten(tmp_path):
+    another = replace(RECORD, settings={"layers": "1,3"})
+    another.write(tmp_path)
+    another.write(tmp_path, UNFINISHED_RECORD_FILE)
+    assert earlier_records(tmp_path, RECORD, overwrite=True) == (None, None)
+    assert all(earlier_records(tmp_path, another, overwrite=True))
+
+
+def test_settings_without_effect_are_arguments():
+    known = {item.name for cls in (*ARGUMENTS, ComparisonArguments, OutputArguments) for item in fields(cls)}
+    assert set(WITHOUT_EFFECT) <= known
 
 
 # ---- Resuming ----

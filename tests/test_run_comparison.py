@@ -4,8 +4,13 @@ import csv
 import itertools
 import json
 import logging
+import multiprocessing
 import re
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +23,8 @@ import run_comparison
 import run_distillation
 import run_lora
 from comparison import grid as comparison_grid
+from comparison.sharing import share_grid
+from layer_distillation import teacher_outputs
 from layer_distillation.errors import UserError
 from layer_distillation.record import UNFINISHED_RECORD_FILE
 from lora_adapters.loading import load_adapter
@@ -25,17 +32,19 @@ from tests.script_runs import (
     read_record,
     results,
     run_main,
+    run_process,
     sentences,
     tree,
     weights,
     write_csv,
-    write_json_lines,
 )
 from training import run as training_run
+from training.output_folder import LOCK_FILE
 
 pytestmark = pytest.mark.usefixtures("script_caches")
 
 run_here = partial(run_main, run_comparison)
+FORK = multiprocessing.get_context("fork")
 GRID = ["--strategies", "odd", "even", "--methods", "distill", "lora", "--method_strategies", "even", "--seeds", 0, 1]
 CELLS = [f"{name}-{seed}" for seed in (0, 1) for name in ("distill-odd", "distill-even", "lora-even")]
 SETTINGS = ["--num_train_epochs", 2, "--per_device_train_batch_size", 8, "--logging_steps", 2]
@@ -291,14 +300,14 @@ def test_a_failed_cell_is_reported_and_the_others_go_on(copied, arguments, cells
     with pytest.raises(SystemExit) as error:
         run_here(*arguments, *GRID, "--output_dir", copied)
     assert error.value.code == 1
-    assert cells_run == CELLS[:2]
+    assert cells_run == CELLS[1:2]
     assert re.search(r"error: the run distill-odd-0 failed: \w+: .*distill-odd-0", capsys.readouterr().err)
     report = (copied / "report.md").read_text()
     assert "- distill-odd-0: " in report
     assert [row[0] for row in table(report, "Student Layer")[1]] == ["Even (2,4)", "Odd (1,3)", "Teacher"]
     (copied / "runs" / CELLS[0]).unlink()
     run_here(*arguments, *GRID, "--output_dir", copied)
-    assert cells_run == [*CELLS[:2], CELLS[0]]
+    assert cells_run == [CELLS[1], CELLS[0]]
     assert "distill-odd-0: " not in (copied / "report.md").read_text()
 
 
@@ -316,6 +325,90 @@ def test_a_dry_run_prints_the_plan_with_its_time_and_writes_nothing(arguments, c
     assert plan.count("| finished |") == 5
     assert "1 of 6 runs" in plan
     assert tree(copied) == before
+
+
+# ---- Several processes ----
+
+
+@pytest.fixture
+def noted(monkeypatch, tmp_path):
+    """The steps that all processes forked from this one have gone through; they draw no figures."""
+    file = tmp_path / "steps"
+
+    def note(module, name, text):
+        original = getattr(module, name)
+
+        def noting(*args, **kwargs):
+            with open(file, "a") as stream:
+                stream.write(text(*args) + "\n")
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, noting)
+
+    note(comparison_grid, "run_cell", lambda plan, *_: plan.cell.name)
+    note(training_run.DistillationTrainer, "train", lambda *_, **__: "training")
+    note(teacher_outputs, "_store_logits", lambda *_: "stored outputs")
+    note(run_comparison, "report", lambda *_: "report")
+    monkeypatch.setattr(run_comparison, "draw_figures", lambda *_: {})
+    return lambda: sorted(file.read_text().splitlines())
+
+
+def test_processes_share_a_grid_its_teacher_and_the_stored_outputs(finished, arguments, noted, tmp_path):
+    folder = tmp_path / "grid"
+    processes = [FORK.Process(target=run_here, args=(*arguments, *GRID, "--output_dir", folder)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    trainings = ["training"] * (1 + len(CELLS))
+    assert noted() == sorted([*CELLS, *trainings, "stored outputs", "report"])
+    for name in CELLS[:2]:
+        assert weights(folder / "runs" / name) == weights(finished / "runs" / name)
+    assert (folder / "report.md").is_file() and not list(folder.rglob("*.lock"))
+
+
+def test_a_killed_process_loses_its_cell_only(copied, arguments, cells_run):
+    for name in CELLS[:3]:
+        shutil.rmtree(copied / "runs" / name)
+    lock = copied / "runs" / CELLS[0] / LOCK_FILE
+    lock.parent.mkdir()
+    code = "import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
+    code += "print(flush=True); time.sleep(99)"
+    other = subprocess.Popen([sys.executable, "-c", code, lock], stdout=subprocess.PIPE)
+    other.stdout.readline()
+
+    def kill_when_alone():
+        while len(cells_run) < 2:
+            time.sleep(0.1)
+        other.kill()
+
+    thread = threading.Thread(target=kill_when_alone)
+    thread.start()
+    assert run_here(*arguments, *GRID, "--output_dir", copied) is not None
+    thread.join()
+    assert cells_run == [CELLS[1], CELLS[2], CELLS[0]]
+
+
+def test_the_report_is_left_to_the_process_that_waits_for_the_last_cell(copied, arguments, cells_run):
+    shutil.rmtree(copied / "runs" / CELLS[0])
+    (copied / "report.md").unlink()
+    with share_grid(copied) as other:
+        assert other.waits_for_the_end()
+        assert run_here(*arguments, *GRID, "--output_dir", copied) is None
+    assert cells_run == CELLS[:1]
+    assert not (copied / "report.md").exists()
+
+
+@pytest.mark.slow
+def test_workers_run_the_cells_and_the_command_reports(finished, arguments, tmp_path):
+    folder = tmp_path / "grid"
+    run = run_process(run_comparison.__file__, *arguments, *GRID, "--output_dir", folder, "--num_workers", 2)
+    assert run.returncode == 0, run.stderr
+    logs = [(folder / f"worker-{number}.log").read_text() for number in (1, 2)]
+    assert sum(log.count("Parameters: teacher") for log in logs) == len(CELLS)
+    assert "Parameters: teacher" not in run.stderr and run.stdout.count("# Comparison on ") == 1
+    assert weights(folder / "runs" / CELLS[0]) == weights(finished / "runs" / CELLS[0])
 
 
 # ---- Bad input ----
@@ -341,12 +434,4 @@ def test_training_examples_without_labels_are_refused(teacher, files, tmp_path):
     texts.write_text("text\nhello\nbye\n")
     arguments = ["--teacher_name_or_path", teacher, "--train_file", texts, *files[2:]]
     with pytest.raises(UserError, match="labels"):
-        run_here(*arguments, "--output_dir", tmp_path / "grid")
-
-
-def test_a_regression_is_refused(make_teacher, tmp_path):
-    rows = [{"text": text, "label": i / 4} for i, (text, _) in enumerate(sentences(8))]
-    file = write_json_lines(tmp_path / "scores.jsonl", rows)
-    arguments = ["--teacher_name_or_path", make_teacher(["LABEL_0"]), "--train_file", file, "--validation_file", file]
-    with pytest.raises(UserError, match="regression"):
         run_here(*arguments, "--output_dir", tmp_path / "grid")

@@ -373,21 +373,30 @@ def test_a_fine_tuned_teacher_is_shared_by_runs_with_other_seeds(make_teacher, f
 # ---- Repeated runs ----
 
 
-def test_a_finished_run_is_repeated_from_scratch_with_equal_results_but_not_replaced_by_another(
-    teacher, files, tmp_path
-):
+def test_a_finished_run_is_kept_unless_it_may_be_overwritten(teacher, files, tmp_path, monkeypatch):
     folder = tmp_path / "student"
     arguments = ["--teacher_name_or_path", teacher, "--num_train_epochs", 1, "--save_strategy", "no", *files]
-    run_here(*arguments, "--output_dir", folder)
+    record = run_here(*arguments, "--output_dir", folder)
     first = weights(folder), metrics(folder), predictions(folder)
     assert read_record(folder)["student"]["layers"] == [2, 4]  # `even` by default
     (folder / "checkpoint-900").mkdir()
     (folder / "predictions_old.csv").touch()
+    before = tree(folder)
+    with monkeypatch.context() as patch:
+        patch.delattr(training_run.DistillationTrainer, "train")
+        patch.delattr("transformers.Trainer.train")
+        assert run_here(*arguments, "--output_dir", folder, "--logging_steps", 3) == record
+    assert tree(folder) == before
+    assert_refused(
+        [*arguments, "--layer_strategy", "top"], folder, str(folder), "layer_strategy (not given there, top"
+    )
+
     torch.rand(5)  # the random state before the second run is another one
-    run_here(*arguments, "--output_dir", folder)
+    run_here(*arguments, "--output_dir", folder, "--overwrite_output_dir")
     assert (weights(folder), metrics(folder), predictions(folder)) == first
     assert not (folder / "checkpoint-900").exists() and not (folder / "predictions_old.csv").exists()
-    assert_refused([*arguments, "--layer_strategy", "top"], folder, str(folder), "other settings")
+    run_here(*arguments, "--layer_strategy", "top", "--output_dir", folder, "--overwrite_output_dir")
+    assert read_record(folder)["student"]["layers"] == [1, 2] and weights(folder) != first[0]
 
 
 def test_pushing_uploads_the_student_alone_and_once(teacher, files, tmp_path, monkeypatch):
@@ -405,7 +414,7 @@ def test_pushing_uploads_the_student_alone_and_once(teacher, files, tmp_path, mo
     (upload,) = uploads
     assert upload["repo_id"] == "me/student"
     assert 'model="me/student"' in (tmp_path / "student" / "README.md").read_text()
-    assert {"checkpoint-*/*", "stages/*", "teacher/*", "training_args.bin"} == set(upload["ignore_patterns"])
+    assert {"checkpoint-*/*", "stages/*", "teacher/*", "training_args.bin", "*.lock"} == set(upload["ignore_patterns"])
 
 
 # ---- Bad input: a case for every step of a run; the others are in the tests of what they use ----

@@ -136,14 +136,22 @@ def test_an_existing_adapter_is_evaluated_and_left_alone(finished, files, tmp_pa
     assert changed <= {f"{name}_results.json" for name in ("eval", "predict", "all")} | {"predictions_test.csv"}
 
 
-def test_distillation_comes_on_top_where_it_is_given_a_weight(teacher, files, tmp_path):
+def test_distillation_comes_on_top_where_it_is_given_a_weight(teacher, files, tmp_path, monkeypatch):
     folder = tmp_path / "adapter"
     arguments = ["--teacher_name_or_path", teacher, *files, "--num_train_epochs", 1, "--output_dir", folder]
     run_here(*arguments, "--ce_weight", 0.5, "--kl_weight", 0.5)
     assert read_record(folder)["method"] == "lora_distill"
     assert results(folder)["train_loss_kl"] > 0
     assert (folder / read_record(folder)["teacher_folder"]).resolve() == Path(teacher)
+
+    # The finished adapter is merged later, and stays as it is.
     assert not (folder / "merged").exists()
+    before = tree(folder)
+    monkeypatch.delattr("transformers.Trainer.train")
+    monkeypatch.delattr(training_run.DistillationTrainer, "train")
+    run_here(*arguments, "--ce_weight", 0.5, "--kl_weight", 0.5, "--merge_adapter")
+    assert (folder / "merged" / "model.safetensors").is_file()
+    assert {path: content for path, content in tree(folder).items() if "merged" not in path.parts} == before
 
 
 def test_an_interrupted_run_continues_with_the_adapter_of_its_checkpoint(

@@ -103,7 +103,7 @@ def test_the_metrics_are_those_of_the_task(metrics, titles):
 
 def test_what_was_not_measured_is_a_dash():
     # The teacher came fine-tuned, and the student was neither evaluated nor tested.
-    record = with_results({"eval_loss": 0.5, "eval_accuracy": 0.875}, {"train_loss_ce": 0.31})
+    record = with_results({"eval_loss": 0.5, "eval_accuracy": 0.875}, {"train_eval_loss": 0.31})
     teacher, student = parse(results_table(record))
     assert teacher["Training loss"] == "-"
     assert (student["Validation loss"], student["Validation accuracy"], student["Training loss"]) == (

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from distill_trainer import DistillationTrainer
 from layer_distillation import pretrained
@@ -29,6 +28,7 @@ from layer_distillation.pretrained import (
     PACKAGED_TEACHER,
     PACKAGED_TEACHER_HUB_NAME,
     PACKAGED_TEACHER_SHA256,
+    from_pretrained,
     hub_name,
     resolve_checkpoint,
 )
@@ -154,6 +154,16 @@ def test_a_tokenizer_with_more_tokens_than_the_teacher_has_embeddings_is_refused
         load_tokenizer(path)
 
 
+def test_texts_are_no_longer_than_the_model_and_the_tokenizer_allow(save):
+    path = save()
+    assert AutoTokenizer.from_pretrained(path).model_max_length > 64
+    assert load_tokenizer(path).model_max_length == 64
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.model_max_length = 16
+    tokenizer.save_pretrained(path)
+    assert load_tokenizer(path).model_max_length == 16
+
+
 def test_a_folder_without_a_tokenizer_is_refused(save):
     path = save()
     for file in Path(path).glob("tokenizer*"):
@@ -275,6 +285,12 @@ def test_a_truncated_checkpoint_is_refused_by_name(save):
             load_classifier(path, LABELS)
 
 
+def test_an_adapter_alone_is_refused_with_how_to_merge_it(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="merge_and_unload"):
+        from_pretrained(AutoModelForSequenceClassification, str(tmp_path), None)
+
+
 def test_what_is_neither_a_folder_nor_within_reach_is_named_with_how_to_get_it():
     for load in (load_tokenizer, lambda path: load_classifier(path, LABELS)):
         with pytest.raises(UserError, match="'no-one/nothing'.*hf download no-one/nothing"):
@@ -364,7 +380,7 @@ def test_the_teacher_learns_and_is_kept_as_a_checkpoint_apart_from_the_student(t
     with torch.no_grad():
         logits = model(torch.tensor([[2, 10, 3], [2, 60, 3]])).logits
     assert logits.argmax(dim=-1).tolist() == [0, 1]
-    assert 0 < train_loss < 1
+    assert all(0 < train_loss[name] < 1 for name in ("train_loss_ce", "train_eval_loss"))
     assert (folder / "tuned" / "tokenizer.json").is_file()
     assert not list(folder.rglob("checkpoint-*"))  # `save_steps` is the student's
     (args,) = trainings
@@ -378,8 +394,8 @@ def test_with_an_equal_recipe_the_teacher_is_used_again(tuned, kept, tune, monke
     assert (fingerprint_model(again), loss_again) == (fingerprint_model(kept), tuned[2])
 
 
-def test_with_another_setting_or_other_data_the_teacher_is_fine_tuned_again_and_the_change_named(
-    kept, tune, tmp_path, monkeypatch, caplog
+def test_with_another_setting_or_other_data_the_teacher_is_kept_and_the_change_named(
+    kept, tune, tmp_path, monkeypatch
 ):
     stop_training(monkeypatch)
     recipe = json.loads((tmp_path / "tuned" / RECIPE_FILE).read_text())["recipe"]
@@ -397,12 +413,12 @@ def test_with_another_setting_or_other_data_the_teacher_is_fine_tuned_again_and_
         ({"tokenized": DatasetDict(train=Dataset.from_dict(other_texts))}, ["train_data"]),
         ({"tokenized": DatasetDict(train=Dataset.from_dict(other_labels))}, ["train_data"]),
     ):
-        caplog.clear()
-        with pytest.raises(TrainedAgain):
+        with pytest.raises(UserError, match="--overwrite_teacher") as error:
             tune(**change)
-        warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
-        (warning,) = [record.getMessage() for record in warnings if record.name == "training.teacher"]
-        assert [name for name in recipe if re.search(rf"\b{name}\b", warning)] == named
+        said = str(error.value).split("another", 1)[1]
+        assert [name for name in recipe if re.search(rf"\b{name}\b", said)] == named
+    with pytest.raises(TrainedAgain):
+        tune(teacher_seed=1, overwrite_teacher=True)
 
 
 def test_the_same_fine_tuning_gives_the_same_weights(tuned, tune):
@@ -448,7 +464,7 @@ def test_an_interrupted_fine_tuning_is_not_taken_for_a_finished_one(tuned, tune,
 def test_a_kept_teacher_survives_an_interruption_while_its_successor_is_written(kept, tune, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_writing(patch)
-        tune(teacher_num_train_epochs=1)
+        tune(teacher_num_train_epochs=1, overwrite_teacher=True)
     stop_training(monkeypatch)
     assert fingerprint_model(tune()[0]) == fingerprint_model(kept)
 
@@ -457,7 +473,7 @@ def test_a_kept_teacher_survives_an_interruption_while_its_successor_is_written(
 def test_a_teacher_that_is_half_replaced_is_not_trusted(kept, tune, monkeypatch, number_of_epochs):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_moving(patch)
-        tune(teacher_num_train_epochs=1)
+        tune(teacher_num_train_epochs=1, overwrite_teacher=True)
     stop_training(monkeypatch)
     with pytest.raises(TrainedAgain):
         tune(teacher_num_train_epochs=number_of_epochs)

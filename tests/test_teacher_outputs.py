@@ -4,12 +4,15 @@ import multiprocessing
 import os
 import re
 import signal
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
+from peft import LoraConfig, get_peft_model
 
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_dataset, fingerprint_model
@@ -155,6 +158,25 @@ def test_a_change_that_matters_leads_to_a_cache_of_its_own(cache_dir, examples, 
     assert calls and len(finished(cache_dir)) == 2
 
 
+def test_quantized_teachers_and_adapters_have_caches_of_their_own(cache_dir, examples):
+    def with_adapter(alpha):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            config = LoraConfig(target_modules=["query"], r=2, lora_alpha=alpha, init_lora_weights=False)
+            return get_peft_model(bert(2), config).eval()
+
+    with warnings.catch_warnings(action="ignore"):
+        int8 = torch.ao.quantization.quantize_dynamic(bert(2), {torch.nn.Linear}, dtype=torch.qint8)
+    for number, teacher in enumerate((with_adapter(2), with_adapter(4), int8), start=1):
+        stored = add_teacher_logits(examples, teacher, cache_dir, pad)[TEACHER_LOGITS]
+        assert len(finished(cache_dir)) == number
+        with torch.no_grad():
+            expected = teacher(**pad([{k: row[k] for k in row if k != "labels"} for row in examples])).logits
+        torch.testing.assert_close(torch.tensor(stored[:]), expected, rtol=2e-2, atol=2e-2)
+    add_teacher_logits(examples, with_adapter(4), cache_dir, pad)
+    assert len(finished(cache_dir)) == 3
+
+
 def test_labels_other_columns_and_the_storage_of_the_data_do_not_matter(cache_dir, examples, tmp_path):
     teacher = bert(2)
     add_teacher_logits(examples, teacher, cache_dir, pad)
@@ -223,26 +245,26 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_looks_finished(cac
 def build_with_another(cache_dir, barrier, queue):
     torch.set_num_threads(1)
     teacher = bert(2)
-
-    def wait_for_the_other(*args):
-        barrier.wait(60)
-
-    # Both have looked for the cache by the time that either runs its teacher.
-    teacher.register_forward_pre_hook(wait_for_the_other)
-    queue.put(cached(add_teacher_logits(random_examples(NUM_EXAMPLES), teacher, cache_dir, pad)))
+    calls = count_calls(teacher)
+    teacher.register_forward_hook(lambda *args: time.sleep(0.5))  # long enough for the other to look for the cache
+    barrier.wait(60)
+    with_logits = add_teacher_logits(random_examples(NUM_EXAMPLES), teacher, cache_dir, pad)
+    queue.put((cached(with_logits), bool(calls)))
 
 
-def test_two_runs_that_build_the_same_cache_at_once_both_get_it(cache_dir, expected):
+def test_of_two_runs_that_need_the_same_cache_at_once_one_builds_it_for_both(cache_dir, expected):
     barrier, queue = FORK.Barrier(2), FORK.Queue()
     runs = [FORK.Process(target=build_with_another, args=(cache_dir, barrier, queue)) for _ in range(2)]
     for run in runs:
         run.start()
-    for logits in (queue.get(timeout=60), queue.get(timeout=60)):
-        assert logits == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    logits, teacher_ran = zip(*(queue.get(timeout=60) for _ in runs), strict=True)
+    for of_run in logits:
+        assert of_run == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert sorted(teacher_ran) == [False, True]
     for run in runs:
         run.join(60)
         assert run.exitcode == 0
-    assert len(list(cache_dir.iterdir())) == 1
+    assert list(cache_dir.iterdir()) == finished(cache_dir)
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(cache_dir, examples, monkeypatch):

@@ -1,9 +1,16 @@
-"""Classifiers and tokenizers for the labels and texts at hand."""
+"""Loads classifiers and tokenizers, and checks that they fit the data.
+
+A head is trained for the data if its label names and their order are those of the data: see `load_classifier`. A
+tokenizer fits a model if it has the model's vocabulary: see `load_tokenizer`.
+"""
 
 import logging
 import shlex
 
+from accelerate import init_empty_weights
+from torch import nn
 from transformers import (
+    MODEL_MAPPING,
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -25,6 +32,8 @@ def load_tokenizer(
     path: str, tokenizer_name: str | None = None, revision: str | None = None
 ) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a checkpoint, or another one with the same vocabulary.
+
+    Its `model_max_length` is at most the number of tokens that the model has positions for.
 
     Args:
         path: Hub name or folder of the checkpoint.
@@ -57,7 +66,23 @@ def load_tokenizer(
             f"The tokenizer {name} has {len(tokenizer)} tokens but the model {path} has embeddings for "
             f"{vocab_size} only. Give the tokenizer that it was trained with as --tokenizer_name."
         )
+    if isinstance(
+        model_class := MODEL_MAPPING.get(type(config)), type
+    ):  # not so for code that comes with a checkpoint
+        with init_empty_weights():
+            limit = longest_text(model_class(config))
+        if limit is not None:  # a tokenizer that was saved without a limit has a huge one
+            tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     return _with_padding_token(tokenizer, name)
+
+
+def longest_text(model: PreTrainedModel) -> int | None:
+    """Returns the number of tokens that a model has positions for, `None` where positions are relative."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa and its kin count from the padding token's id on.
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
 
 
 def _with_padding_token(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:

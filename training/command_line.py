@@ -2,7 +2,8 @@
 
     python run_distillation.py examples/case_study.json --seed 1
 
-The file is a JSON object of argument names and values. Without any argument a script runs its default file.
+The file is a JSON object of argument names and values. Without a file, a script reads its default file, unless the
+command line names data or a teacher: one option added to no arguments changes nothing else.
 """
 
 import ctypes
@@ -28,8 +29,18 @@ logger = logging.getLogger(__name__)
 
 # Arguments whose values go into no log, record or model card.
 SECRETS = ("hub_token",)
-# Arguments that do not change what a run makes.
-WITHOUT_EFFECT = ("resume_from_checkpoint",)
+# Where a run continues, not what it makes.
+NOT_RECORDED = (*SECRETS, "resume_from_checkpoint")
+# Arguments that say what a run is about. Without any of them, the default file holds for all that is not given.
+SUBJECT = (
+    "task_name",
+    "dataset_name",
+    "train_file",
+    "validation_file",
+    "test_file",
+    "teacher_name_or_path",
+    "model_name_or_path",
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ class Settings:
         values = {
             field.name: getattr(instance, field.name) for instance in self.arguments for field in fields(instance)
         }
-        return {name: _plain(values[name]) for name in sorted(self.sources) if name not in SECRETS + WITHOUT_EFFECT}
+        return {name: _plain(values[name]) for name in sorted(self.sources) if name not in NOT_RECORDED}
 
     def explanation(self, always: Sequence[str]) -> str:
         """A line with value and source for every setting that was given, and for those named in `always`."""
@@ -69,7 +80,7 @@ def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None,
 
     Args:
         argv: words after the name of the script; `None` for those of this process.
-        default_file: read when there are no words. Its name is that of the script.
+        default_file: read when the words name neither a file nor one of `SUBJECT`. Its name is that of the script.
 
     Raises:
         UserError: an argument is unknown, or the file is missing or no JSON object.
@@ -78,10 +89,12 @@ def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None,
     script, *argv = sys.argv if argv is None else [f"{default_file.stem}.py", *map(str, argv)]
     # DeepSpeed's launcher puts it first; the environment says the same.
     given = [word for word in argv if not word.startswith("--local_rank")]
-    argv = given or [str(default_file)]
-    sources, words = {}, []
-    if argv[0].endswith(".json"):
-        file, argv = Path(argv[0]), argv[1:]
+    file, argv, sources, words = None, given, {}, []
+    if given and given[0].endswith(".json"):
+        file, argv = Path(given[0]), given[1:]
+    elif not set(SUBJECT) & set(_names_in(given, dataclass_types)):
+        file = default_file
+    if file is not None:
         values = _read(file, known={field.name for cls in dataclass_types for field in fields(cls) if field.init})
         sources = dict.fromkeys(values, file.name)
         # As words of a command line, so that both are checked and converted alike; the later word wins.

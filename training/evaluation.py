@@ -2,7 +2,7 @@
 
 import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -13,34 +13,70 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArgum
 
 from layer_distillation.atomic_files import write_json
 from layer_distillation.losses import task_loss
-from layer_distillation.model_outputs import compute_logits, forward_columns
+from layer_distillation.model_outputs import compute_logits, forward_columns, longest_first
 from layer_distillation.problem_types import MULTI_LABEL, SINGLE_LABEL
 from layer_distillation.student_config import encoder_config
 from text_data.labels import LabelMap, hard_labels
 from text_data.thresholds import THRESHOLDS_FILE, choose_thresholds
 from training.inputs import Inputs
 
+# Key of `training_loss` among the results of a run.
+TRAINING_LOSS = "train_eval_loss"
+
 
 def evaluate_model(
     model: PreTrainedModel, inputs: Inputs, splits: Sequence[str], prefix: str, args: TrainingArguments
 ) -> dict[str, float]:
     """Returns what `evaluate_splits` returns, for a model that no trainer holds."""
+
+    def logits_of(split: str) -> np.ndarray:
+        tokenized = inputs.tokenized[split]
+        return compute_logits(model, tokenized, inputs.collator, args.per_device_eval_batch_size, args.bf16)
+
+    return score_splits(logits_of, inputs, splits, prefix)
+
+
+def score_splits(
+    logits_of: Callable[[str], np.ndarray], inputs: Inputs, splits: Sequence[str], prefix: str
+) -> dict[str, float]:
+    """Returns what `evaluate_splits` returns, for anything that gives logits `(examples, labels)` for a split."""
     metrics = {}
     for split, suffix in _suffixes(splits).items():
         tokenized = inputs.tokenized[split]
         if "labels" in tokenized.column_names:
-            logits = compute_logits(model, tokenized, inputs.collator, args.per_device_eval_batch_size, args.bf16)
-            label_ids = label_array(tokenized)
-            loss = task_loss(torch.from_numpy(logits), torch.from_numpy(label_ids), model.config.problem_type)
-            scores = {"loss": loss.mean().item(), **inputs.compute_metrics(EvalPrediction(logits, label_ids))}
+            scores = score_logits(logits_of(split), label_array(tokenized), inputs)
             metrics.update({f"{prefix}_{name}{suffix}": value for name, value in scores.items()})
     return metrics
+
+
+def score_logits(logits: np.ndarray, label_ids: np.ndarray, inputs: Inputs) -> dict[str, float]:
+    """Returns the mean loss on the labels, and the metrics of the task."""
+    losses = task_loss(torch.from_numpy(logits), torch.from_numpy(label_ids), inputs.data.labels.problem_type)
+    return {"loss": losses.mean().item(), **inputs.compute_metrics(EvalPrediction(logits, label_ids))}
+
+
+def training_loss(trainer: Trainer, inputs: Inputs) -> dict[str, float]:
+    """Returns the loss on the labels of all training examples in evaluation mode, empty if they have none.
+
+    The loss that is logged during the training is a mean over changing weights, with dropout, and for each method with
+    other terms. This loss can be compared between methods.
+    """
+    tokenized = inputs.tokenized["train"]
+    if "labels" not in tokenized.column_names:
+        return {}
+    by_length = tokenized.select(longest_first(tokenized), keep_in_memory=True)  # for little padding
+    return {TRAINING_LOSS: trainer.predict(by_length, metric_key_prefix="train_eval").metrics[TRAINING_LOSS]}
 
 
 def label_array(tokenized: Dataset) -> np.ndarray:
     """Returns the labels of a split as a collator makes them: int64 ids, float32 shares or scores."""
     label_ids = np.array(tokenized["labels"])
     return label_ids.astype(np.float32) if label_ids.dtype.kind == "f" else label_ids
+
+
+def true_answers(tokenized: Dataset, labels: LabelMap) -> np.ndarray:
+    """Returns the labels of a split as predictions are compared with them (see `hard_labels`)."""
+    return hard_labels(label_array(tokenized), labels.problem_type)
 
 
 def evaluate_splits(trainer: Trainer, inputs: Inputs, splits: Sequence[str], prefix: str) -> dict[str, float]:
@@ -75,7 +111,7 @@ def predict_splits(trainer: Trainer, inputs: Inputs, splits: Sequence[str], fold
         output = trainer.predict(inputs.tokenized[split], metric_key_prefix="predict")
         if trainer.is_world_process_zero():
             file = Path(folder) / f"predictions_{split}.csv"
-            _write_predictions(file, np.asarray(output.predictions), output.label_ids, inputs.data.labels)
+            write_predictions(file, np.asarray(output.predictions), output.label_ids, inputs.data.labels)
         if output.label_ids is not None:
             metrics.update({f"{name}{suffix}": value for name, value in output.metrics.items()})
     return metrics
@@ -93,7 +129,8 @@ def write_thresholds(trainer: Trainer, inputs: Inputs, folder: str | Path) -> No
         write_json(Path(folder) / THRESHOLDS_FILE, {"split": split, **report})
 
 
-def _write_predictions(file: Path, logits: np.ndarray, label_ids: np.ndarray | None, labels: LabelMap) -> None:
+def write_predictions(file: Path, logits: np.ndarray, label_ids: np.ndarray | None, labels: LabelMap) -> None:
+    """Writes a file as `predict_splits` does."""
     logits = logits.reshape(-1, labels.num_labels)
     columns = {"index": range(len(logits))}
     if label_ids is not None:
@@ -133,21 +170,21 @@ def describe_model(model: PreTrainedModel, latency_ms: float) -> dict[str, float
     }
 
 
-def measure_latency(models: Sequence[PreTrainedModel], dataset: Dataset, num_examples: int = 50) -> list[float]:
+def measure_latency(models: Sequence[tuple[PreTrainedModel, Dataset]], num_examples: int = 50) -> list[float]:
     """Median milliseconds of a forward pass on one example, for each model.
 
     The models take turns on every example, so that a change in the machine's speed meets all of them alike. The first
     five examples are a warm-up.
 
     Args:
-        models: on the device to measure.
-        dataset: tokenised; its first `num_examples` are used, unpadded.
+        models: each on the device to measure, with the tokenized data set that it reads; the first `num_examples`
+            are used, unpadded.
     """
     seconds: list[list[float]] = [[] for _ in models]
-    dataset = dataset.select(range(min(num_examples + 5, len(dataset))))
-    for example in dataset:
-        for model, times in zip(models, seconds, strict=True):
+    for index in range(min(num_examples + 5, *(len(dataset) for _, dataset in models))):
+        for (model, dataset), times in zip(models, seconds, strict=True):
             model.eval()
+            example = dataset[index]
             columns = forward_columns(model) & example.keys()
             inputs = {name: torch.tensor([example[name]], device=model.device) for name in columns}
             _synchronize(model.device)

@@ -1,21 +1,25 @@
-"""The output folder of a run: refuse strangers' folders, tell finished runs from interrupted ones, keep the record.
+"""The output folder of a run: refuses other folders, tells finished runs from interrupted ones, keeps the record.
+
+    with claimed(training_args):    # no other run works in the folder
+        checkpoint = checkpoint_to_resume(training_args.output_dir, record)
 
 `distillation.json` is the record of a finished run, with its results. A run that is not finished has a record of its
-own beside it, so that what an earlier run has left stays as it is until the new one ends. A folder without either,
-unless empty, is not ours and left alone.
+own beside it, so that what an earlier run has left stays as it is until the new one ends. A folder that is not empty
+and has neither record is no run of this project, and is left as it is.
 """
 
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from accelerate import PartialState
+from filelock import Timeout
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from layer_distillation.atomic_files import HALF_WRITTEN, check_writable, make_readable, replacing
+from layer_distillation.atomic_files import HALF_WRITTEN, check_writable, locked, make_readable, replacing
 from layer_distillation.errors import UserError
 from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE, RunRecord
 from text_data.thresholds import THRESHOLDS_FILE
@@ -23,8 +27,73 @@ from text_data.thresholds import THRESHOLDS_FILE
 logger = logging.getLogger(__name__)
 
 COMPLETE_MARK = "complete"
-# Trainer adds to `all_results.json`, so that metrics of an earlier run would stay in it.
-RESULT_FILES = ("*_results.json", "predictions_*.csv", THRESHOLDS_FILE)
+LOCK_FILE = ".run.lock"
+# What a new run may not leave beside its own files. Trainer adds to `all_results.json`, so that metrics of an earlier
+# run would stay in it, and of a whole model and an adapter only one is the student.
+FILES_OF_A_RUN = (
+    "*_results.json",
+    "predictions_*.csv",
+    THRESHOLDS_FILE,
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "adapter_config.json",
+)
+# Settings that change what a run shows, keeps or logs, and not what it makes.
+WITHOUT_EFFECT = (
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_pin_memory",
+    "dataloader_prefetch_factor",
+    "debug",
+    "disable_tqdm",
+    "hub_always_push",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_strategy",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    "logging_first_step",
+    "logging_nan_inf_filter",
+    "logging_steps",
+    "logging_strategy",
+    "merge_adapter",
+    "num_workers",
+    "overwrite_cache",
+    "overwrite_output_dir",
+    "overwrite_teacher",
+    "preprocessing_num_workers",
+    "project",
+    "push_to_hub",
+    "report_to",
+    "run_name",
+    "save_total_limit",
+    "skip_memory_metrics",
+)
+
+
+class FolderInUseError(UserError):
+    """Another run is going on in the output folder."""
+
+
+@contextmanager
+def claimed(training_args: TrainingArguments) -> Iterator[None]:
+    """Keeps other runs out of the output folder until the block ends. The main process of a run does so for all.
+
+    Raises:
+        FolderInUseError: another run is going on in the folder.
+    """
+    with ExitStack() as stack:
+        if training_args.process_index == 0:
+            try:
+                stack.enter_context(locked(Path(training_args.output_dir, LOCK_FILE), blocking=False))
+            except Timeout:
+                raise FolderInUseError(
+                    f"Another run is going on in --output_dir {training_args.output_dir}. Wait for its end, or choose "
+                    "another --output_dir."
+                ) from None
+        yield
 
 
 def check_output_dir(output_dir: str | Path, must_hold_run: bool = False) -> None:
@@ -33,7 +102,7 @@ def check_output_dir(output_dir: str | Path, must_hold_run: bool = False) -> Non
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {folder} is a file. Choose a folder.")
     is_ours = any((folder / name).is_file() for name in (RECORD_FILE, UNFINISHED_RECORD_FILE))
-    if folder.is_dir() and any(folder.iterdir()) and not is_ours:
+    if folder.is_dir() and any(path.suffix != ".lock" for path in folder.iterdir()) and not is_ours:
         raise UserError(
             f"--output_dir {folder} is not empty and not a run of this project (it has no {RECORD_FILE}). Nothing in "
             "it was touched: choose another folder, or empty this one."
@@ -45,27 +114,38 @@ def check_output_dir(output_dir: str | Path, must_hold_run: bool = False) -> Non
         )
 
 
-def earlier_records(output_dir: str | Path, record: RunRecord) -> tuple[RunRecord | None, RunRecord | None]:
+def earlier_records(
+    output_dir: str | Path, record: RunRecord, overwrite: bool = False
+) -> tuple[RunRecord | None, RunRecord | None]:
     """Returns the records of the finished and of the unfinished run in the folder, `None` where there is none.
 
+    Args:
+        record: of a run that is to begin.
+        overwrite: whether it may replace runs with other settings or data, which are then left out.
+
     Raises:
-        UserError: one of them has other settings or data than the given record of a run that is to begin.
+        UserError: one of them has other settings or data than the record.
     """
     finished = RunRecord.read(output_dir)
     unfinished = RunRecord.read(output_dir, UNFINISHED_RECORD_FILE)
-    for earlier in filter(None, (finished, unfinished)):
-        if changed := record.differences(earlier):
+    records = []
+    for earlier in (finished, unfinished):
+        changed = {} if earlier is None else record.differences(earlier, WITHOUT_EFFECT)
+        if changed and not overwrite:
+            differences = "; ".join(f"{part}: {', '.join(names)}" for part, names in changed.items())
             raise UserError(
                 f"--output_dir {output_dir} holds a run with other {' and '.join(changed)}, which this run would "
-                "replace. Choose another --output_dir, or remove that folder."
+                f"replace. It differs in the {differences}. Choose another --output_dir, or remove that folder. "
+                "run_distillation.py and run_lora.py replace the run with --overwrite_output_dir."
             )
-    return finished, unfinished
+        records.append(None if changed else earlier)
+    return tuple(records)
 
 
-def checkpoint_to_resume(output_dir: str | Path, record: RunRecord) -> str | None:
+def checkpoint_to_resume(output_dir: str | Path, record: RunRecord, overwrite: bool = False) -> str | None:
     """Returns the newest complete checkpoint of an interrupted run with the same settings and data, `None` if there
     is none. A checkpoint without the mark of `CheckpointMarker` is half-written and is skipped."""
-    _, unfinished = earlier_records(output_dir, record)
+    _, unfinished = earlier_records(output_dir, record, overwrite)
     if unfinished is None:
         return None
     for checkpoint in sorted(_checkpoints(output_dir), key=_step, reverse=True):
@@ -116,8 +196,9 @@ def closing_run_folder(output_dir: str | Path, state: PartialState) -> Iterator[
     with replacing(output_dir, state) as unfinished:
         yield unfinished
         if state.is_main_process:
-            for file in (path for pattern in RESULT_FILES for path in output_dir.glob(pattern)):
-                file.unlink()
+            for file in (path for pattern in FILES_OF_A_RUN for path in output_dir.glob(pattern)):
+                if not Path(unfinished, file.name).exists():  # the others are replaced in one step
+                    file.unlink()
     if state.is_main_process:
         (output_dir / UNFINISHED_RECORD_FILE).unlink()
 

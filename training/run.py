@@ -21,22 +21,35 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
-from layer_distillation.encoder_layers import num_layers
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.loss_table import LAYER_LOSSES, PREDICTION_LOSSES, WEIGHTS
 from layer_distillation.pretrained import hub_name
 from layer_distillation.record import DataRecord, Origin, RunRecord, StudentRecord, TeacherRecord, library_versions
+from layer_distillation.student_config import encoder_config
 from layer_distillation.teacher_outputs import HiddenStatesCollator
 from layer_mapping import build_student
 from lora_adapters.adapters import add_lora
 from lora_adapters.arguments import LoraArguments
 from training.checkpoints import load_classifier
 from training.command_line import Settings
-from training.evaluation import describe_model, evaluate_splits, measure_latency, predict_splits, write_thresholds
+from training.evaluation import (
+    describe_model,
+    evaluate_splits,
+    measure_latency,
+    predict_splits,
+    training_loss,
+    write_thresholds,
+)
 from training.inputs import Inputs
 from training.lora import finish_adapter
 from training.model_card import write_model_card
-from training.output_folder import CheckpointMarker, checkpoint_to_resume, closing_run_folder, open_run_folder
+from training.output_folder import (
+    CheckpointMarker,
+    checkpoint_to_resume,
+    closing_run_folder,
+    earlier_records,
+    open_run_folder,
+)
 from training.stored_or_live import TeacherSignal, teacher_signal
 from training.teacher import Teacher
 
@@ -69,6 +82,7 @@ class Run:
         record: of the run so far.
         checkpoint: to continue from, `None` for a run that starts from the beginning.
         lora_args: `None` where all weights are trained.
+        overwrite: whether stages may replace others.
     """
 
     args: DistillationTrainingArguments
@@ -77,6 +91,7 @@ class Run:
     record: RunRecord
     checkpoint: str | None = None
     lora_args: LoraArguments | None = None
+    overwrite: bool = False
 
     def prepared(self, student: PreTrainedModel) -> PreTrainedModel:
         """The student as it is trained: with adapters in a LoRA run, otherwise as it is."""
@@ -88,10 +103,32 @@ class Run:
 # ---- Beginning ----
 
 
+def finished_run(
+    settings: Settings, inputs: Inputs, training_args: DistillationTrainingArguments, overwrite: bool
+) -> RunRecord | None:
+    """Returns the record of the run if it is finished already, and may not be overwritten.
+
+    Raises:
+        UserError: the folder holds another run.
+    """
+    record = new_record(settings, inputs, training_args)
+    finished, unfinished = earlier_records(training_args.output_dir, record, overwrite)
+    (kept,) = broadcast_object_list([finished if unfinished is None and not overwrite else None])
+    if kept is not None:
+        logger.info(
+            f"This run is finished, and its results are kept in {training_args.output_dir}. Train it again with "
+            "--overwrite_output_dir."
+        )
+    return kept
+
+
 def begin_run(
-    settings: Settings, inputs: Inputs, training_args: DistillationTrainingArguments
+    settings: Settings, inputs: Inputs, training_args: DistillationTrainingArguments, overwrite: bool = False
 ) -> tuple[RunRecord, str | None]:
     """Opens the output folder.
+
+    Args:
+        overwrite: whether the run may replace another one in the folder.
 
     Returns:
         The record of the run so far, and the checkpoint to continue from if an earlier run was interrupted.
@@ -100,12 +137,12 @@ def begin_run(
         UserError: the folder holds another run.
     """
     record = new_record(settings, inputs, training_args)
-    return record, open_run(record, training_args)
+    return record, open_run(record, training_args, overwrite)
 
 
-def open_run(record: RunRecord, training_args: DistillationTrainingArguments) -> str | None:
+def open_run(record: RunRecord, training_args: DistillationTrainingArguments, overwrite: bool = False) -> str | None:
     """Opens the output folder for the run of a new record, and returns the checkpoint to continue from."""
-    checkpoint = checkpoint_to_resume(training_args.output_dir, record)
+    checkpoint = checkpoint_to_resume(training_args.output_dir, record, overwrite)
     checkpoint = training_args.resume_from_checkpoint or checkpoint
     # One answer for all processes, after all have read the folder and before it changes.
     (checkpoint,) = broadcast_object_list(gather_object([checkpoint])[:1])
@@ -188,7 +225,7 @@ def train_and_finish(run: Run, trainer: DistillationTrainer, origin: Origin) -> 
         The complete record of the run, on every process.
     """
     record = run.record
-    results = trainer.train(resume_from_checkpoint=run.checkpoint).metrics
+    results = trainer.train(resume_from_checkpoint=run.checkpoint).metrics | training_loss(trainer, run.inputs)
     with closing_run_folder(run.args.output_dir, run.args.distributed_state) as folder:
         trainer.save_model(folder)
         if trainer.is_world_process_zero():
@@ -240,7 +277,7 @@ def _finished_record(
 
     The student is described as others will load it: training leaves autocast around its forward pass.
     """
-    args, teacher_args = run.args, run.teacher.args
+    args = run.args
     adapter, teacher = None, run.teacher.load(args.device)
     if run.lora_args is None:
         student, _ = load_classifier(folder, run.inputs.data.labels)
@@ -248,21 +285,14 @@ def _finished_record(
         untrained = build_student(teacher, origin.layers, origin.neurons)
         student, adapter = finish_adapter(folder, untrained, trained, run.lora_args)
     student = student.to(args.device)
-    validation = run.inputs.tokenized[run.inputs.data.validation_splits[0]]
-    teacher_ms, student_ms = measure_latency([teacher, student], validation)
+    readings = ((teacher, run.inputs.read_by_teacher), (student, run.inputs))
+    teacher_ms, student_ms = measure_latency([(model, inputs.validation) for model, inputs in readings])
     return replace(
         run.record,
         method=method_of(args, run.lora_args is not None),
         loss=_loss_settings(args),
         training=_training_settings(args),
-        teacher=TeacherRecord(
-            name=teacher_args.teacher_name_or_path,
-            hub_name=hub_name(teacher_args.teacher_name_or_path),
-            fingerprint=fingerprint_model(teacher),
-            layers=tuple(range(1, num_layers(teacher) + 1)),
-            **describe_model(teacher, teacher_ms),
-            results=run.teacher.results,
-        ),
+        teacher=teacher_record(run.teacher, teacher, teacher_ms),
         student=StudentRecord(
             **vars(origin),
             **describe_model(student, student_ms),
@@ -270,6 +300,18 @@ def _finished_record(
             adapter=adapter,
             results=results,
         ),
+    )
+
+
+def teacher_record(teacher: Teacher, model: PreTrainedModel, latency_ms: float) -> TeacherRecord:
+    """Returns what the record of a run says about its teacher."""
+    return TeacherRecord(
+        name=teacher.args.teacher_name_or_path,
+        hub_name=hub_name(teacher.args.teacher_name_or_path),
+        fingerprint=fingerprint_model(model),
+        layers=tuple(range(1, encoder_config(model.config).num_hidden_layers + 1)),
+        **describe_model(model, latency_ms),
+        results=teacher.results,
     )
 
 
@@ -304,5 +346,5 @@ def push_student(trainer: DistillationTrainer) -> None:
         commit_message="Student with its model card and results",
         token=trainer.args.hub_token,
         revision=trainer.args.hub_revision,
-        ignore_patterns=["checkpoint-*/*", "stages/*", "teacher/*", "training_args.bin"],
+        ignore_patterns=["checkpoint-*/*", "stages/*", "teacher/*", "training_args.bin", "*.lock"],
     )

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
-from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from layer_distillation.arguments import DistillationTrainingArguments
@@ -26,7 +25,7 @@ from layer_distillation.pretrained import hub_name, resolve_checkpoint
 from layer_distillation.record import Origin, RunRecord, StudentRecord
 from layer_mapping import build_random_student, build_student, describe_mapping, parse_layers, select_layers
 from training.arguments import StudentArguments
-from training.checkpoints import load_classifier, load_for_labels, load_tokenizer
+from training.checkpoints import load_classifier, load_for_labels, longest_text
 from training.inputs import Inputs
 from training.layer_search import choose_layers
 from training.neuron_choice import choose_neurons, kept_width
@@ -167,10 +166,12 @@ def _finish_stage(source: Source, stage_args: StudentArguments, strategy_name: s
         output_dir=str(Path(run.args.output_dir) / "stages" / str(depth)), resume_from_checkpoint=None
     )
     record = replace(run.record, name=f"{run.record.name}/stages/{depth}", built_from=fingerprint_model(source.model))
-    finished = _finished_record(record, args)
+    finished = _finished_record(record, args, run.overwrite)
     if finished is None:
         logger.info(f"Stage of {depth} layers, in {args.output_dir}:")
-        stage = replace(run, args=args, record=record, checkpoint=open_run(record, args), lora_args=None)
+        stage = replace(
+            run, args=args, record=record, checkpoint=open_run(record, args, run.overwrite), lora_args=None
+        )
         student, origin = _copy_layers(source, stage_args, strategy_name, stage)
         trainer = build_trainer(student, run.inputs, args, run.teacher, origin.layers)
         finished = train_and_finish(stage, trainer, origin)
@@ -184,12 +185,12 @@ def _finish_stage(source: Source, stage_args: StudentArguments, strategy_name: s
     return Source(model.to(args.device), stage_student.layers, (*source.stages, stage_student))
 
 
-def _finished_record(record: RunRecord, args: DistillationTrainingArguments) -> RunRecord | None:
+def _finished_record(record: RunRecord, args: DistillationTrainingArguments, overwrite: bool) -> RunRecord | None:
     """Returns the record of the stage if an earlier run has finished it from the same weights.
 
     The main process decides for all.
     """
-    finished, unfinished = earlier_records(args.output_dir, record)
+    finished, unfinished = earlier_records(args.output_dir, record, overwrite)
     is_this = finished is not None and unfinished is None and finished.built_from == record.built_from
     (finished,) = broadcast_object_list([finished if is_this else None])
     return finished
@@ -202,18 +203,10 @@ def _load_pretrained(name: str, training_args: DistillationTrainingArguments, in
     """Loads the checkpoint that is to be the student, with a head for the labels of the data.
 
     Raises:
-        UserError: it cannot be read, has another vocabulary than the teacher, or is made for shorter texts.
+        UserError: it cannot be read, or is made for shorter texts.
     """
-    path = resolve_checkpoint(name)
-    tokenizer = load_tokenizer(path)
-    if tokenizer.get_vocab() != inputs.tokenizer.get_vocab():
-        raise UserError(
-            f"The vocabulary of --student_name_or_path {name} ({len(tokenizer)} tokens) is not that of the teacher "
-            f"({len(inputs.tokenizer)} tokens), but both read the same `input_ids`. Choose a student with the "
-            "teacher's tokenizer."
-        )
-    student, _ = load_for_labels(path, inputs.data.labels, training_args.seed)
-    limit = _max_length(student)
+    student, _ = load_for_labels(resolve_checkpoint(name), inputs.data.labels, training_args.seed)
+    limit = longest_text(student)
     longest = max(len(ids) for split in inputs.tokenized.values() for ids in split["input_ids"])
     if limit is not None and longest > limit:
         raise UserError(
@@ -221,12 +214,3 @@ def _load_pretrained(name: str, training_args: DistillationTrainingArguments, in
             f"{longest}. Cut them with --max_seq_length {limit}, or choose another student."
         )
     return student
-
-
-def _max_length(model: PreTrainedModel) -> int | None:
-    """Number of tokens that the model has positions for, `None` where positions are relative and so have no end."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa and its kin count from the padding token's id on.
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return None

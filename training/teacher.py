@@ -31,7 +31,7 @@ from layer_distillation.pretrained import from_pretrained
 from text_data.labels import LabelMap
 from training.arguments import TeacherArguments
 from training.checkpoints import load_classifier, load_tokenizer, set_padding
-from training.evaluation import evaluate_model, label_array
+from training.evaluation import TRAINING_LOSS, evaluate_model, label_array, training_loss
 from training.guessing import warn_if_guessing
 from training.inputs import Inputs
 
@@ -82,7 +82,7 @@ class Teacher:
     Attributes:
         path: Hub name or folder of its checkpoint, with a head trained for `labels`.
         args: how the teacher was asked for.
-        results: scores on the validation and test splits, and `train_loss_ce` if it was fine-tuned here.
+        results: scores on the validation and test splits, and training losses if it was fine-tuned here.
     """
 
     path: str
@@ -125,12 +125,17 @@ def check_teacher_output_dir(folder: str | Path) -> None:
 
 
 def prepare_teacher(start: TeacherStart, training_args: DistillationTrainingArguments, inputs: Inputs) -> Teacher:
-    """Fine-tunes the teacher if it is not trained, scores it, and warns if it is no better than guessing."""
+    """Fine-tunes the teacher if it is not trained, scores it, and warns if it is no better than guessing.
+
+    Where the data hold the scores of another teacher, an untrained one only gives its layers.
+    """
     data, path, model, results = inputs.data, start.path, start.model, {}
     check_padding(model, inputs)
+    if not start.is_trained and inputs.hold_teacher_logits:
+        return Teacher(path, start.args, data.labels, results)
     if not start.is_trained:
         path = start.args.teacher_output_dir
-        model, results["train_loss_ce"] = fine_tune(start, training_args, inputs)
+        model, results = fine_tune(start, training_args, inputs)
     model = model.to(training_args.device)
     results |= evaluate_model(model, inputs, data.validation_splits, "eval", training_args)
     warn_if_guessing(results, label_array(inputs.tokenized[data.validation_splits[0]]), data.labels)
@@ -169,14 +174,15 @@ def check_padding(teacher: PreTrainedModel, inputs: Inputs) -> None:
 
 def fine_tune(
     start: TeacherStart, training_args: DistillationTrainingArguments, inputs: Inputs
-) -> tuple[PreTrainedModel, float]:
+) -> tuple[PreTrainedModel, dict[str, float]]:
     """Fine-tunes a teacher, or loads the one that an earlier run has made of the same start in the same way.
 
     Args:
         training_args: of the student; batch size, schedule and precision are the teacher's too.
 
     Returns:
-        The fine-tuned teacher, kept in `--teacher_output_dir`, and the mean loss of its training.
+        The fine-tuned teacher, kept in `--teacher_output_dir`, and its losses: the mean of its training, and that of
+        the finished teacher on the training examples.
     """
     folder = Path(start.args.teacher_output_dir)
     recipe = _recipe(start, training_args, inputs)
@@ -185,10 +191,13 @@ def fine_tune(
     (kept,) = broadcast_object_list([kept])
     if kept is not None and kept["recipe"] == recipe and kept["train_loss"] is not None:
         logger.info(f"The fine-tuned teacher in {folder} is used again.")
-        return _load(folder), kept["train_loss"]
-    if kept is not None:
-        changed = [name for name in recipe if recipe[name] != kept["recipe"].get(name)]
-        logger.warning(f"The teacher in {folder} was made with another {', '.join(changed)}: it is fine-tuned again.")
+        return _load(folder), _losses(kept)
+    changed = [] if kept is None else [name for name in recipe if recipe[name] != kept["recipe"].get(name)]
+    if changed and kept["train_loss"] is not None and not start.args.overwrite_teacher:
+        raise UserError(
+            f"--teacher_output_dir {folder} holds a teacher that was made with another {', '.join(changed)}. Choose "
+            "another folder, or replace that teacher with --overwrite_teacher."
+        )
     check_writable("teacher_output_dir", folder)
     logger.info(f"{start.args.teacher_name_or_path} has no head for these labels: the teacher is fine-tuned first.")
 
@@ -205,22 +214,24 @@ def fine_tune(
     trainer = DistillationTrainer(
         model=start.model, args=args, train_dataset=inputs.tokenized["train"], processing_class=inputs.tokenizer
     )
-    train_loss = trainer.train().metrics["train_loss_ce"]
+    kept = {"recipe": recipe, "train_loss": trainer.train().metrics["train_loss_ce"], **training_loss(trainer, inputs)}
     with replacing(folder, training_args.distributed_state) as unfinished:
         trainer.save_model(unfinished)
         if trainer.is_world_process_zero():
             # Until all files have moved, the folder holds a mixture of the old teacher and the new one.
-            _write_recipe(folder, recipe, train_loss=None)
+            write_json(folder / RECIPE_FILE, {"recipe": recipe, "train_loss": None})
     if trainer.is_world_process_zero():
-        _write_recipe(folder, recipe, train_loss)
+        write_json(folder / RECIPE_FILE, kept)
     trainer.accelerator.wait_for_everyone()
     release_engine()
     # Not the object that was trained: engines cast, shard or wrap it.
-    return _load(folder), train_loss
+    return _load(folder), _losses(kept)
 
 
-def _write_recipe(folder: Path, recipe: Mapping, train_loss: float | None) -> None:
-    write_json(folder / RECIPE_FILE, {"recipe": recipe, "train_loss": train_loss})
+def _losses(kept: Mapping) -> dict[str, float]:
+    """Returns the losses in what is kept with a fine-tuned teacher; earlier versions kept the first alone."""
+    losses = {"train_loss_ce": kept["train_loss"], TRAINING_LOSS: kept.get(TRAINING_LOSS)}
+    return {name: value for name, value in losses.items() if value is not None}
 
 
 def _load(folder: Path) -> PreTrainedModel:

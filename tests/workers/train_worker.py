@@ -15,8 +15,9 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoModelForTokenClassification
 
-from distill_trainer import IGNORED_LABEL, DistillationTrainer
+from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.label_loss import IGNORED_LABEL
 from layer_distillation.model_outputs import compute_logits
 from layer_distillation.teacher_outputs import TEACHER_LOGITS, add_teacher_logits
 from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE

@@ -1,0 +1,141 @@
+"""Several processes share a grid: what they tell each other through files in its output folder.
+
+    with share_grid(OUTPUT_DIR) as share:
+        with share.one_at_a_time("prepares the teacher"):
+            ...                                # the first process makes it, the others find it
+        with workers(2, words, OUTPUT_DIR):    # two more processes of the same command
+            ...
+
+The processes may start at any time and on any machine that sees the folder. A cell is claimed by the lock of its own
+folder (`training.output_folder.claimed`), so a process that is killed loses its claim.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import torch
+from filelock import Timeout
+
+from comparison.arguments import Cell
+from layer_distillation.atomic_files import locked
+
+logger = logging.getLogger(__name__)
+
+
+class Share:
+    """A process's view of the grid that it shares.
+
+    Args:
+        folder: the output folder of the grid.
+        stack: ends with the process's part in the grid.
+    """
+
+    def __init__(self, folder: Path, stack: ExitStack):
+        self.folder = folder
+        self._stack = stack
+        self._waits = False
+        self._earlier_failures = {file: file.stat().st_mtime_ns for file in folder.glob("failures/*")}
+
+    @contextmanager
+    def one_at_a_time(self, work: str) -> Iterator[None]:
+        """Keeps other processes of the grid out of such a block.
+
+        Args:
+            work: for the log of those that wait, a verb with its object.
+        """
+        file = self.folder / ".turns.lock"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(file, blocking=False))
+            except Timeout:
+                logger.info(f"Another process {work}; this one waits.")
+                stack.enter_context(locked(file))
+            yield
+
+    def waits_for_the_end(self) -> bool:
+        """Returns whether this is the process that waits for the last cell and writes the report.
+
+        It is the first that asks, until it ends.
+        """
+        if not self._waits:
+            with suppress(Timeout):
+                self._stack.enter_context(locked(self.folder / ".end.lock", blocking=False))
+                self._waits = True
+        return self._waits
+
+    # ---- failures ----
+
+    def note_failure(self, cell: Cell, reason: str | None) -> None:
+        """Tells the other processes why a cell failed, or with `None` that it is finished."""
+        file = self._failure_file(cell)
+        if reason is None:
+            file.unlink(missing_ok=True)
+        else:
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(reason)
+
+    def failure_of(self, cell: Cell) -> str | None:
+        """Returns why a cell failed since this process started, `None` if it did not."""
+        file = self._failure_file(cell)
+        try:
+            is_earlier = self._earlier_failures.get(file) == file.stat().st_mtime_ns
+            return None if is_earlier else file.read_text()
+        except FileNotFoundError:
+            return None
+
+    def _failure_file(self, cell: Cell) -> Path:
+        return self.folder / "failures" / f"{cell.name}.txt"
+
+
+@contextmanager
+def share_grid(folder: Path) -> Iterator[Share]:
+    """Gives this process's view of the grid in a folder, which is created if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        yield Share(folder, stack)
+
+
+# ---- Workers ----
+
+
+@contextmanager
+def workers(number: int, script: str | Path, words: Sequence[str], folder: Path) -> Iterator[list[subprocess.Popen]]:
+    """Starts processes of the same command, which share the processors or the GPUs, and ends them with the block.
+
+    Each writes to a file `worker-1.log` of its own in the folder.
+
+    Args:
+        number: of processes; below 2, none is started.
+        script: path of the command.
+        words: of its command line.
+    """
+    started = []
+    try:
+        for index in range(number if number > 1 else 0):
+            with open(folder / f"worker-{index + 1}.log", "w") as log:
+                command = [sys.executable, str(script), *words, "--num_workers", "1"]
+                environment = os.environ | worker_environment(index, number)
+                started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+        yield started
+    finally:
+        for process in started:
+            process.terminate()  # one that has ended is left alone
+        for index, process in enumerate(started):
+            if process.wait() > 0:
+                logger.warning(f"A worker ended with exit code {process.returncode}: see worker-{index + 1}.log.")
+
+
+def worker_environment(index: int, number: int) -> dict[str, str]:
+    """Returns the variables by which a worker gets its share: some threads, and a GPU of its own if there is one."""
+    threads = max(1, torch.get_num_threads() // number)
+    environment = {"OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}
+    if torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        devices = visible.split(",")
+        environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
+    return environment

@@ -1,0 +1,56 @@
+"""What a student and its teacher must share, because their logits are compared by position and their inputs are equal.
+
+check_match(student, teacher, tokenizer)
+check_logits(student_logits, teacher_logits)
+"""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from layer_distillation.errors import UserError
+from layer_distillation.model_outputs import plain_model
+from layer_distillation.vocabularies import check_vocabulary
+
+
+def check_match(student: nn.Module, teacher: nn.Module, tokenizer: PreTrainedTokenizerBase | object | None) -> None:
+    """Checks that both models have the same labels and read the same vocabulary.
+
+    Nothing is known of a module that is no `PreTrainedModel`: a config that it holds may be that of a part.
+
+    Args:
+        tokenizer: of the student, as for `check_vocabulary`.
+
+    Raises:
+        UserError: the labels, their order or the vocabularies differ.
+    """
+    student, teacher = plain_model(student), plain_model(teacher)
+    if not (isinstance(student, PreTrainedModel) and isinstance(teacher, PreTrainedModel)):
+        return
+    if teacher.config.num_labels != student.config.num_labels:
+        raise UserError(
+            f"The teacher has {teacher.config.num_labels} labels and the student {student.config.num_labels}. "
+            "Build the student from this teacher, or load it with the teacher's `num_labels` and `id2label`."
+        )
+    if teacher.config.id2label != student.config.id2label:
+        raise UserError(
+            f"The teacher's labels are {teacher.config.id2label} and the student's {student.config.id2label}. "
+            "Logits are compared by position: give both the same names in the same order."
+        )
+    check_vocabulary(teacher, student, tokenizer)
+
+
+def check_logits(student_logits: torch.Tensor | None, teacher_logits: torch.Tensor | None) -> None:
+    """Checks that both models return logits of the same shape.
+
+    Broadcasting would take (batch,) and (batch, 1) for a table of all pairs of examples.
+
+    Raises:
+        UserError: a model returns none, or the shapes differ.
+    """
+    shapes = [None if logits is None else tuple(logits.shape) for logits in (teacher_logits, student_logits)]
+    if None in shapes or shapes[0] != shapes[1]:
+        raise UserError(
+            f"`teacher_logits` have the shape {shapes[0]}, the student's `logits` {shapes[1]}. Both need `num_labels` "
+            "numbers for every example."
+        )

@@ -1,0 +1,174 @@
+"""Tests of the baselines of a comparison, and of comparisons of other tasks than classes."""
+
+import csv
+import json
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+
+import run_comparison
+from comparison.baselines import from_encoder, tfidf, with_fresh_layers
+from layer_distillation.errors import UserError
+from tests.script_runs import read_record, run_main, sentences, write_json_lines
+from tests.workers.train_worker import bert
+from text_data.labels import LabelMap
+from training.arguments import StudentArguments
+
+run_here = partial(run_main, run_comparison)
+LABELS = LabelMap("single_label_classification", ("bad", "good"))
+
+
+# ---- What they start from ----
+
+
+@pytest.fixture
+def run():
+    teacher = bert(4)
+    return SimpleNamespace(
+        args=SimpleNamespace(seed=7, device=torch.device("cpu")),
+        inputs=SimpleNamespace(data=SimpleNamespace(labels=LABELS)),
+        teacher=SimpleNamespace(load=lambda device: teacher, model=teacher),
+    )
+
+
+def test_fresh_layers_keep_the_embeddings_of_the_teacher_and_nothing_else(run):
+    student, origin = with_fresh_layers(StudentArguments("uniform", num_student_layers=2), run)
+    assert origin.layers == () and student.config.num_hidden_layers == 2
+    of_teacher = run.teacher.model.state_dict()
+    for name, weight in student.state_dict().items():
+        is_copied = torch.equal(weight, of_teacher[name])
+        is_drawn = weight.dim() == 2
+        assert is_copied if ".embeddings." in name else not (is_copied and is_drawn), name
+
+
+def test_a_student_without_a_teacher_has_the_layers_of_the_encoder_and_a_new_head(run, make_teacher):
+    path = make_teacher(["bad", "good"], encoder_only=True)
+    student, origin = from_encoder(path, StudentArguments("even"), run)
+    encoder = type(student).from_pretrained(path)
+    assert origin.layers == (2, 4)
+    for place, layer in enumerate(origin.layers):
+        copied, original = student.bert.encoder.layer[place], encoder.bert.encoder.layer[layer - 1]
+        assert all(map(torch.equal, copied.state_dict().values(), original.state_dict().values()))
+    again, _ = from_encoder(path, StudentArguments("even"), run)
+    assert torch.equal(again.classifier.weight, student.classifier.weight), "the seed decides on the head"
+
+
+def test_the_linear_model_on_words_is_that_of_scikit_learn():
+    rows = [{"text": text, "label": int(label == "good")} for text, label in sentences(40)]
+    splits = DatasetDict(train=Dataset.from_list(rows))
+    inputs = SimpleNamespace(data=SimpleNamespace(splits=splits, text_columns=("text",), labels=LABELS))
+    classical = tfidf(inputs, balanced=False)
+    texts, labels = classical.read("train", None), [row["label"] for row in rows]
+    assert texts == [row["text"] for row in rows] and classical.read("train", 3) == texts[:3]
+    classical.pipeline.fit(texts, labels)
+    logits = classical.logits("train", range(2))
+    expected = LogisticRegression(C=10.0, max_iter=2000).fit(classical.pipeline[0].transform(texts), labels)
+    probabilities = torch.tensor(logits).softmax(dim=-1).numpy()
+    assert probabilities == pytest.approx(expected.predict_proba(classical.pipeline[0].transform(texts)), abs=1e-4)
+    assert classical.num_weights == expected.coef_.size + 1
+
+
+def test_a_label_without_training_examples_is_never_the_answer():
+    rows = [{"text": text, "label": 2 * int(label == "good")} for text, label in sentences(40)]
+    splits = DatasetDict(train=Dataset.from_list(rows))
+    labels = LabelMap("single_label_classification", ("bad", "never", "good"))
+    classical = tfidf(
+        SimpleNamespace(data=SimpleNamespace(splits=splits, text_columns=("text",), labels=labels)), balanced=True
+    )
+    classical.pipeline.fit(classical.read("train", None), [row["label"] for row in rows])
+    assert set(classical.logits("train", range(3)).argmax(axis=1)) == {0, 2}
+
+
+# ---- Comparisons ----
+
+SETTINGS = ["--max_steps", 3, "--per_device_train_batch_size", 8, "--save_strategy", "no"]
+GRID = ["--strategies", "odd", "--seeds", 0]
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr(run_comparison, "draw_figures", lambda *_: {})
+
+
+def rows_of(folder):
+    with open(folder / "results.csv", newline="") as stream:
+        return {row["method"]: row for row in csv.DictReader(stream)}
+
+
+@pytest.mark.usefixtures("script_caches", "no_figures")
+def test_baselines_are_rows_of_the_same_tables(make_teacher, files, tmp_path):
+    teacher = make_teacher(["bad", "good"], encoder_only=True)
+    methods = ["distill", "pretrained", "fresh_layers", "rival", "linear_probe", "tfidf", "tfidf_balanced"]
+    arguments = ["--teacher_name_or_path", teacher, *files, *SETTINGS, *GRID, "--methods", *methods]
+    arguments += ["--rival_name_or_path", teacher, "--teacher_num_train_epochs", 1, "--output_dir", tmp_path]
+    results = run_here(*arguments)
+    rows = rows_of(tmp_path)
+    assert list(rows) == ["teacher", *methods]
+    assert all(float(row["train_eval_loss"]) > 0 for row in rows.values())
+    assert float(rows["tfidf"]["predict_accuracy"]) == 1.0, "one word tells the label"
+    assert rows["rival"]["layers"] == "none" and int(rows["tfidf"]["trainable_parameters"]) > 100
+    report = (tmp_path / "report.md").read_text()
+    assert all(f"| {title} " in report for title in ("TF-IDF", "Rival, fine-tuned", "Odd, without a teacher"))
+    assert {path.stem for path in (tmp_path / "predictions").iterdir()} == {
+        "teacher",
+        *(run.cell.name for run in results.runs),
+    }
+    cells = [path.name for path in (tmp_path / "runs").iterdir()]
+    assert run_here(*arguments) is not None
+    assert sorted(cells) == sorted(path.name for path in (tmp_path / "runs").iterdir())
+
+
+@pytest.mark.usefixtures("script_caches")
+def test_several_labels_an_example_are_compared(make_teacher, tmp_path):
+    names = ["kind", "rude"]
+    rows = [
+        {"text": text, "label": [names[label == "bad"], *(["kind"] if i % 4 == 0 else [])]}
+        for i, (text, label) in enumerate(sentences(40))
+    ]
+    file = write_json_lines(tmp_path / "comments.jsonl", rows)
+    arguments = ["--teacher_name_or_path", make_teacher(names), "--train_file", file, "--validation_file", file]
+    methods = ["--methods", "distill", "tfidf"]
+    results = run_here(*arguments, *SETTINGS, *GRID, *methods, "--output_dir", tmp_path / "grid")
+    (distilled, classical) = results.runs
+    true = np.array([[name in row["label"] for name in names] for row in rows])
+    for run, row in zip(
+        results.runs, [rows_of(tmp_path / "grid")[name] for name in ("distill", "tfidf")], strict=True
+    ):
+        assert np.array_equal(run.predictions.labels, true)
+        expected = f1_score(true, run.predictions.answers, average="macro", zero_division=0)
+        assert float(row["eval_macro_f1"]) == pytest.approx(expected)
+    assert "| Validation Macro-F1 |" in (tmp_path / "grid" / "report.md").read_text().replace("  ", "")
+    shown = {path.stem for path in (tmp_path / "grid" / "figures").glob("*.svg")}
+    assert {"scores", "calibration", "costs"} <= shown and "confusions" not in shown
+
+
+@pytest.mark.usefixtures("script_caches")
+def test_regressions_are_compared(make_teacher, tmp_path):
+    rows = [{"text": text, "label": i % 5 / 4 + 0.1} for i, (text, _) in enumerate(sentences(40))]
+    file = write_json_lines(tmp_path / "scores.jsonl", rows)
+    arguments = ["--teacher_name_or_path", make_teacher(["LABEL_0"]), "--train_file", file, "--validation_file", file]
+    results = run_here(
+        *arguments, *SETTINGS, *GRID, "--methods", "distill", "tfidf", "--output_dir", tmp_path / "grid"
+    )
+    for run, name in zip(results.runs, ("distill", "tfidf"), strict=True):
+        expected = np.corrcoef(run.predictions.answers, [row["label"] for row in rows])[0, 1]
+        assert float(rows_of(tmp_path / "grid")[name]["eval_pearson"]) == pytest.approx(expected, abs=1e-4)
+    report = (tmp_path / "grid" / "report.md").read_text()
+    assert "Validation Pearson correlation" in report and "Calibration" not in report
+    assert json.loads((tmp_path / "grid" / "results.json").read_text())[1]["method"] == "distill"
+
+
+@pytest.mark.usefixtures("script_caches")
+def test_a_fine_tuned_teacher_does_not_stand_for_the_encoder_before_it(teacher, files, tmp_path):
+    arguments = ["--teacher_name_or_path", teacher, *files, *GRID, "--methods", "distill", "pretrained"]
+    with pytest.raises(UserError, match="--encoder_name_or_path"):
+        run_here(*arguments, "--output_dir", tmp_path / "grid")
+    with pytest.raises(UserError, match="--encoder_name_or_path .*bad, good"):
+        run_here(*arguments, "--encoder_name_or_path", teacher, "--output_dir", tmp_path / "grid")
+    assert read_record(tmp_path / "grid") is None
