@@ -27,6 +27,7 @@ from transformers.trainer_utils import has_length
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.batches import EpochShuffleSampler, lengths_of
 from layer_distillation.columns import Columns
+from layer_distillation.dropout import set_dropout
 from layer_distillation.engines import choose_fsdp_units, shard_for_inference
 from layer_distillation.errors import UserError
 from layer_distillation.label_loss import LabelLoss, counted_predictions, num_items_in
@@ -126,6 +127,8 @@ class DistillationTrainer(Trainer):
 
     def _set_student(self) -> None:
         """Reads what depends on the student and on the weights of the losses, which `model_init` may renew."""
+        if self.args.student_dropout is not None:
+            set_dropout(self.model, self.args.student_dropout)
         smoothing = 0.0 if self.label_smoother is None else self.label_smoother.epsilon
         self._label_loss = LabelLoss(self.model, self.compute_loss_func, smoothing, self._problem_type)
         if self.teacher_model is not None:
