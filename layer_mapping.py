@@ -12,7 +12,8 @@
 Layers are numbered from 1, nearest the embeddings, to N, nearest the head, in everything a person reads or passes.
 Starting a student from layers of its teacher is the initialization of DistilBERT (Sanh et al., 2019,
 https://arxiv.org/abs/1910.01108, section 3). A new strategy by position is a `case` in `select_layers` and a name in
-`STRATEGIES`.
+`STRATEGIES`; one by data is a name in `EVIDENCE_STRATEGIES` and a choice in `training/layer_search.py`. Both need a
+phrase in the help of `layer_strategy` (`training/arguments.py`) and an entry in `comparison/styles.py`.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """What `distill_trainer` and `layer_mapping` are made of; installed with them.
 
-errors           what a user can cause
+errors           the error for wrong arguments, files and models
 problem_types    one label, several labels, regression
 arguments        the arguments of the trainer
 losses           formulas: one value an example
@@ -13,7 +13,7 @@ first_norm       the norm that the first layer of ModernBERT lacks
 inner_neurons    models that keep some of their inner neurons
 student_config   the config of a student made of some layers
 model_outputs    running a model over a data set
-fingerprints     SHA-256 of weights and data
+fingerprints     hashes of weights, data and stored teacher outputs
 teacher_outputs  stored teacher logits and hidden states
 batches          the order of the examples
 engines          DeepSpeed ZeRO-3 and FSDP

@@ -5,9 +5,9 @@
     compute_metrics = build_compute_metrics(data.labels, data_args.task_name)    # metrics
 
 arguments        which data, and how to read them
-loading          the way from the arguments to labeled splits; calls the next rooms in this order
-sources          the splits as a GLUE task, a data set, files or the embedded data hold them
-files            readers of csv, tsv, json, jsonl and parquet files; a new format is one reader more
+loading          from the arguments to splits with labels; calls the modules below
+sources          the splits as a GLUE task, a data set, files or the sample data hold them
+files            readers of csv, tsv, json, jsonl and parquet files; a new format is a new reader
 hub              data sets of the Hub, online and offline
 caches           folders for caches, also where HF_HOME is read-only
 texts            which columns hold the text

@@ -57,7 +57,7 @@ class Inputs:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Of the tokenised examples of every split, their labels and the scores of a teacher that the data hold."""
+        """Of the tokenized examples of every split, their labels and the scores of a teacher that the data hold."""
         columns = (*MODEL_INPUTS, "labels", TEACHER_LOGITS)
         return {name: fingerprint_dataset(split, columns) for name, split in self.tokenized.items()}
 
@@ -71,11 +71,11 @@ class Inputs:
 def load_inputs(
     path: str, teacher_args: TeacherArguments, data_args: DataArguments, training_args: DistillationTrainingArguments
 ) -> Inputs:
-    """Loads and tokenises the data, with the tokenizer of the checkpoint at `path`."""
+    """Loads and tokenizes the data, with the tokenizer of the checkpoint at `path`."""
     data = load_data(data_args, training_args.seed)
     training_args.check_number_of_labels(data.labels.num_labels)
     tokenizer = load_tokenizer(path, teacher_args.tokenizer_name, teacher_args.teacher_revision)
-    with training_args.main_process_first(desc="tokenising"):
+    with training_args.main_process_first(desc="tokenizing"):
         tokenized = tokenize(data, tokenizer, data_args)
     prepare_for_saving(tokenizer, data_args.max_seq_length)
     compute_metrics = build_compute_metrics(data.labels, data_args.task_name)
@@ -104,7 +104,7 @@ def read_by_student(
     if student_name_or_path is None:
         return inputs
     tokenizer = load_tokenizer(resolve_checkpoint(student_name_or_path))
-    with training_args.main_process_first(desc="tokenising"):
+    with training_args.main_process_first(desc="tokenizing"):
         tokenized = tokenize(inputs.data, tokenizer, data_args)
     readings = [
         [fingerprint_dataset(split, ("input_ids",)) for split in splits.values()]

@@ -17,7 +17,8 @@ rather than many short ones.
 
 `cka` and `block_influence` keep the layers that change their input most, by the measures of
 `training.layer_similarity.layer_changes`. They cost one pass of the teacher over some examples and are baselines for
-the search.
+the search. A new measure of the teacher's layers is an entry of `layer_changes`; another kind of choice is a branch of
+`choose_layers`.
 """
 
 import json
