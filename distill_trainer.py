@@ -33,6 +33,7 @@ from layer_distillation.losses import cosine_loss, kl_divergence_loss, task_loss
 from layer_distillation.model_outputs import forward_columns
 from layer_distillation.problem_types import SINGLE_LABEL, infer_problem_type
 from layer_distillation.teacher_outputs import check_finite, stored_width
+from layer_distillation.vocabularies import check_vocabulary
 
 IGNORED_LABEL = -100
 # Name of the projection (see `layer_losses.py`) within the student while both are trained.
@@ -116,12 +117,7 @@ class DistillationTrainer(Trainer):
                 f"The teacher's labels are {teacher_config.id2label} and the student's {student_config.id2label}. "
                 "Logits are compared by position: give both the same names in the same order."
             )
-        if teacher_config.vocab_size != student_config.vocab_size:
-            raise UserError(
-                f"The teacher's vocabulary has {teacher_config.vocab_size} tokens and the student's "
-                f"{student_config.vocab_size}, but both read the same `input_ids`. Choose a student with the "
-                "teacher's tokenizer."
-            )
+        check_vocabulary(teacher_model, unwrap_peft_model(self.model), self.processing_class)
         if student_config.problem_type is None:
             student_config.problem_type = teacher_config.problem_type
         if self.args.teacher_dtype is not None:

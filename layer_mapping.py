@@ -12,32 +12,30 @@
 Layers are numbered from 1, nearest the embeddings, to N, nearest the head, in everything a person reads or passes.
 Starting a student from layers of its teacher is the initialization of DistilBERT (Sanh et al., 2019,
 https://arxiv.org/abs/1910.01108, section 3). A new strategy by position is a `case` in `select_layers` and a name in
-`STRATEGIES`.
+`STRATEGIES`; one by data is a name in `EVIDENCE_STRATEGIES` and a choice in `training/layer_search.py`. Both need a
+phrase in the help of `layer_strategy` (`training/arguments.py`) and an entry in `comparison/styles.py`.
 """
 
-import copy
+import logging
 from collections.abc import Sequence
 
 import torch
-from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from layer_distillation.encoder_layers import blueprint, find_layer_list, num_layers
 from layer_distillation.engines import gathered
 from layer_distillation.errors import UserError
+from layer_distillation.first_norm import fold_first_norm, lacks_first_norm
 from layer_distillation.inner_neurons import keep_neurons
+from layer_distillation.layer_structure import ADAPTER_LISTS, Misfit, check_structure, config_in_use
 from layer_distillation.student_config import config_of_layers
+
+logger = logging.getLogger(__name__)
 
 # Strategies that look at the training data: `training.layer_search.choose_layers`.
 EVIDENCE_STRATEGIES = ("search", "cka", "block_influence")
 SYNONYMS = {"first": "top", "last": "bottom"}
 STRATEGIES = ("top", "first", "bottom", "last", "odd", "even", "uniform", "random", "narrow", *EVIDENCE_STRATEGIES)
-# Attributes that only tell a layer its number or the depth. BigBird uses `seed` in training only. MiniMax keeps what
-# it computes from the depth in buffers, which are copied.
-LAYER_NUMBER_ATTRIBUTES = ("layer_idx", "layer_id", "block_id", "seed", "num_hidden_layers", "num_fwd_mem_blocks")
-# Zamba2's shared block holds an adapter for each hybrid layer that uses it. Adapters are copied by the number of their
-# hybrid layer, not by the place of the block.
-ADAPTER_LISTS = "_adapter_list."
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -162,8 +160,9 @@ def build_student(
 
     The student has the teacher's class, and its config except for the depth and the entries about single layers.
     Embeddings, pooler, head and the chosen layers are copied bit for bit, dtype included, so a student of layers 1..N
-    gives the teacher's logits. Parts of the encoder that belong to no layer keep their place: the convolution of
-    DeBERTa-v2 follows the student's first layer. The teacher stays unchanged and shares no memory with the student.
+    gives the teacher's logits. The one exception is logged: a first layer of ModernBERT (see `first_norm`). Parts of
+    the encoder that belong to no layer keep their place: the convolution of DeBERTa-v2 follows the student's first
+    layer. The teacher stays unchanged and shares no memory with the student.
 
     Args:
         teacher: an encoder with any head, on any device.
@@ -175,8 +174,7 @@ def build_student(
 
     Raises:
         UserError: the list is empty, has duplicates or layers outside 1..N; the model does not hold its layers in one
-            `ModuleList` (see `num_layers`); or a layer would not compute the same at its new position. ModernBERT's
-            first layer, for example, has no `attn_norm`, but all others have one, so its layer 1 must stay first.
+            `ModuleList` (see `num_layers`); or a layer would not compute the same at its new position.
     """
     depth = num_layers(teacher)
     check_layers(layers, depth)
@@ -184,7 +182,7 @@ def build_student(
 
     try:
         student = _blueprint_of_layers(teacher, indices)
-    except _Misfit as misfit:
+    except Misfit as misfit:
         raise UserError(f"{misfit}; {_advice(teacher, layers)}.") from None
 
     names = _student_to_teacher_names(teacher, student, indices)
@@ -200,23 +198,16 @@ def build_student(
             },
             assign=True,
         )
+        student = student.to(teacher.device).eval()
+        first = teacher.get_submodule(find_layer_list(teacher))[indices[0]]
+        if lacks_first_norm(student, first):
+            logger.warning(
+                f"The student's first layer is the teacher's layer {layers[0]}. {type(teacher).__name__} has no norm "
+                "before the attention there, so the layer's norm is folded into its projections: close, but not exact."
+            )
+            fold_first_norm(student, first)
     student.tie_weights()
-    student = student.to(teacher.device).eval()
     return keep_neurons(student, neurons) if neurons else student
-
-
-def required_layers(teacher: PreTrainedModel) -> tuple[int, ...]:
-    """Returns the layers that every student needs: `(1,)` if no other layer can come first, else `()`."""
-    indices = range(1, num_layers(teacher))
-    if not indices:
-        return (1,)
-    try:
-        _blueprint_of_layers(teacher, indices)
-    except _Misfit as misfit:
-        return (1,) if misfit.position == 0 else ()
-    except UserError:
-        return ()
-    return ()
 
 
 def build_random_student(teacher: PreTrainedModel, num_student_layers: int | None = None) -> PreTrainedModel:
@@ -326,14 +317,6 @@ def join_layers(layers: Sequence[int]) -> str:
     return ",".join(str(layer) for layer in layers)
 
 
-class _Misfit(Exception):
-    """Layers that would not compute in the student what they compute in the teacher; its message is the reason."""
-
-    def __init__(self, reason: str, position: int | None = None) -> None:
-        super().__init__(reason)
-        self.position = position  # 0-based, of the first layer that does not fit
-
-
 def _blueprint_of_layers(teacher: PreTrainedModel, indices: Sequence[int]) -> PreTrainedModel:
     """Builds the student without weights, and checks that its layers would compute what they compute in the teacher.
 
@@ -342,83 +325,35 @@ def _blueprint_of_layers(teacher: PreTrainedModel, indices: Sequence[int]) -> Pr
 
     Raises:
         UserError: as `config_of_layers`.
-        _Misfit: a layer would be built differently at its place in the student, or tied to another weight.
+        Misfit: a layer would be built differently at its place in the student, or tied to another weight.
     """
-    student_config = config_of_layers(_config_in_use(teacher), indices)
+    student_config = config_of_layers(config_in_use(teacher), indices)
     try:
         student = blueprint(teacher, student_config)
     except ValueError as error:
         if "tie_weights_keys" not in str(error):
             raise
         # Zamba's hybrid layers share one block, and transformers refuses to build one hybrid layer without another.
-        raise _Misfit(
+        raise Misfit(
             f"{type(teacher).__name__} cannot be built from the layers {join_layers([i + 1 for i in indices])}, "
             "because only one of them has weights that layers share, and transformers expects a second to share them "
             "with"
         ) from None
-    _check_structure(teacher, student, indices)
+    check_structure(teacher, student, indices)
     _check_ties(teacher, student, indices)
     return student
 
 
-def _config_in_use(teacher: PreTrainedModel) -> PretrainedConfig:
-    """Returns the config with the kind of attention that the teacher uses now.
-
-    BigBird turns from sparse to full attention for good when it reads a batch of short texts, and its config does not.
-    """
-    attention_type = getattr(teacher.base_model, "attention_type", None)
-    if attention_type is None or attention_type == teacher.config.attention_type:
-        return teacher.config
-    config = copy.deepcopy(teacher.config)
-    config.attention_type = attention_type
-    return config
-
-
-def _check_structure(teacher: PreTrainedModel, student: PreTrainedModel, indices: Sequence[int]) -> None:
-    """Raises a `_Misfit` if a layer is built differently in the student.
-
-    The teacher is compared as its config builds it, like a reloaded student. A teacher in use may differ from its
-    config, for example by activation checkpointing.
-    """
-    layer_list_name = find_layer_list(teacher)
-    teacher_layers = blueprint(teacher, copy.deepcopy(_config_in_use(teacher))).get_submodule(layer_list_name)
-    for position, (index, layer) in enumerate(zip(indices, student.get_submodule(layer_list_name), strict=True)):
-        expected, found = _structure(teacher_layers[index]), _structure(layer)
-        names = sorted({name for name, _ in expected.items() ^ found.items()})
-        if names:
-            differences = [f"{name}: {expected.get(name, 'none')}, {found.get(name, 'none')}" for name in names[:2]]
-            more = [f"{len(names) - 2} more"] if len(names) > 2 else []
-            raise _Misfit(
-                f"The teacher's layer {index + 1} cannot be the student's layer {position + 1}, because "
-                f"{type(teacher).__name__} builds a layer by its number or by the depth, and these two differ "
-                f"({'; '.join([*differences, *more])})",
-                position,
-            )
-
-
 def _check_ties(teacher: PreTrainedModel, student: PreTrainedModel, indices: Sequence[int]) -> None:
-    """Raises a `_Misfit` if the student shares a weight where the teacher has two."""
+    """Raises a `Misfit` if the student shares a weight where the teacher has two."""
     names, ties = _student_to_teacher_names(teacher, student, indices), teacher.all_tied_weights_keys
     for tied, source in student.all_tied_weights_keys.items():
         weights = {ties.get(names[name], names[name]) for name in (tied, source) if name in names}
         if len(weights) > 1:
-            raise _Misfit(
+            raise Misfit(
                 f"{type(teacher).__name__} shares weights among layers by their order, so the student would share a "
                 f"weight where the teacher has two ({' and '.join(sorted(weights))})"
             )
-
-
-def _structure(layer: nn.Module) -> dict[str, object]:
-    """Returns what decides a layer's computation besides its weights: shapes, module classes and plain attributes."""
-    structure = {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()}
-    for path, module in layer.named_modules():
-        structure[path] = type(module).__name__
-        for name, value in vars(module).items():
-            if isinstance(value, float):
-                value = float(f"{value:.12g}")  # a factor that is computed from another depth may round differently
-            if isinstance(value, (bool, int, float, str)) and name not in LAYER_NUMBER_ATTRIBUTES and name[0] != "_":
-                structure[f"{path}.{name}".removeprefix(".")] = value
-    return {name: value for name, value in structure.items() if ADAPTER_LISTS not in f"{name}."}
 
 
 def _advice(teacher: PreTrainedModel, layers: Sequence[int]) -> str:
@@ -442,6 +377,6 @@ def _advice(teacher: PreTrainedModel, layers: Sequence[int]) -> str:
 def _fits(teacher: PreTrainedModel, layers: Sequence[int]) -> bool:
     try:
         _blueprint_of_layers(teacher, [layer - 1 for layer in layers])
-    except (_Misfit, UserError):
+    except (Misfit, UserError):
         return False
     return True

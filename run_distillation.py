@@ -39,7 +39,7 @@ from text_data.arguments import DataArguments
 from training.arguments import StudentArguments, TeacherArguments, resolve_defaults
 from training.checkpoints import load_classifier
 from training.command_line import parse_arguments, run_script, set_up_logging
-from training.inputs import check_training_labels, load_inputs
+from training.inputs import check_training_labels, load_inputs, read_by_student
 from training.output_folder import check_output_dir
 from training.run import ALWAYS_SHOWN, Run, begin_run, build_trainer, push_student, score, train_and_finish
 from training.student import check_student, start_student
@@ -83,9 +83,10 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     inputs = load_inputs(path, teacher_args, data_args, training_args)
     start = load_teacher(path, teacher_args, inputs.data.labels)
     check_training_labels(inputs, training_args, start.is_trained)
+    inputs = read_by_student(inputs, student_args.student_name_or_path, data_args, training_args)
     check_student(start, student_args, training_args, inputs)
     record, checkpoint = begin_run(settings, inputs, training_args)
-    teacher = prepare_teacher(start, training_args, inputs)
+    teacher = prepare_teacher(start, training_args, inputs.read_by_teacher)
     del start
 
     # Student, after the search for its layers or the stages before it if there are any.

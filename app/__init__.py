@@ -8,7 +8,7 @@ api            POST /api/classify, GET /healthz, GET /metrics
 perspective    POST /v1alpha1/comments:analyze, in the form of Google's Perspective API
 page           the page
 cards          answers as HTML
-about          facts about a model, and its thresholds, as HTML
+about          facts about a model, its thresholds and its identity bias, as HTML
 explain        words that count for an answer
 comments_file  csv files in and out
 score          `python -m app.score`: files larger than memory

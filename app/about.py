@@ -1,4 +1,4 @@
-"""What the page tells about a model, as HTML: facts from its export, and its thresholds.
+"""What the page tells about a model, as HTML: facts from its export, its thresholds, and its identity bias.
 
 The text for all models is in about.html.
 """
@@ -10,6 +10,7 @@ from html import escape
 from app.cards import in_words, percent
 from app.models import Model
 
+MAX_IDENTITIES = 10
 CURVES = {"precision": "welcome", "recall": "unwelcome", "flagged": "neutral"}
 
 
@@ -37,7 +38,7 @@ def describe(model: Model) -> str:
     )
     return (
         f'<h2>{escape(model.name)}</h2><div class="scroll" tabindex="0"><table><tbody>{rows}</tbody></table></div>'
-        f"{_thresholds(model)}"
+        f"{_thresholds(model)}{_identity_bias(model)}"
     )
 
 
@@ -62,9 +63,11 @@ def _thresholds(model: Model) -> str:
 def _threshold_row(label: str, threshold: float, curve: Mapping[str, Sequence[float]] | None) -> str:
     cells = [f"{threshold:.3f}", *("–" for _ in CURVES), "–"]
     if curve:
-        # The curve is a step function, which holds from one of its thresholds to the next.
+        # A long curve is thinned out to some of its points, among them the threshold unless it was changed by hand.
         point = bisect_right(curve["threshold"], threshold) - 1
-        cells = [f"{threshold:.3f}", *(percent(curve[name][point]) for name in CURVES), _chart(threshold, curve)]
+        about = "" if curve["threshold"][point] == threshold else "about "
+        values = (f"{about}{percent(curve[name][point])}" for name in CURVES)
+        cells = [f"{threshold:.3f}", *values, _chart(threshold, curve)]
     return f'<tr><th scope="row">{escape(in_words(label))}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
@@ -80,3 +83,32 @@ def _chart(threshold: float, curve: Mapping[str, Sequence[float]]) -> str:
         '<svg class="curves" viewBox="-0.02 -0.02 2.04 1.04" role="img" aria-label="Precision, recall and share '
         f'flagged by threshold">{lines}<line x1="{2 * threshold:.3f}" x2="{2 * threshold:.3f}" y1="0" y2="1"/></svg>'
     )
+
+
+def _identity_bias(model: Model) -> str:
+    """Returns how the model judges texts that mention identities, as far as it was measured."""
+    if not model.identity_bias:
+        return ""
+    # The file has the checkpoint, and int8 if there was an export.
+    forms = {entry["model"]: entry for entry in model.identity_bias["models"]}
+    measured = forms.get("int8" if "int8" in model.backend else "checkpoint") or next(iter(forms.values()))
+    mean = {name: interval["estimate"] for name, interval in measured["mean"].items()}
+    worst_first = sorted(measured["identities"], key=lambda row: -row["false_positive_rate"]["estimate"])
+    rows = "".join(
+        f'<tr><th scope="row">{escape(row["identity"])}</th><td>{row["harmless_texts"]:,}</td>'
+        f"<td>{_interval(row['false_positive_rate'])}</td><td>{_interval(row['bpsn_auc'])}</td></tr>"
+        for row in worst_first[:MAX_IDENTITIES]
+    )
+    return (
+        f"<h3>Identity bias</h3><p>On {escape(model.identity_bias['source'])}, {percent(mean['false_positive_rate'])} "
+        "of the harmless texts that mention an identity are called toxic, on average over "
+        f"{len(measured['identities'])} identities. These are the ones with most false positives. BPSN AUC: how well "
+        "harmless texts with the identity are told from toxic texts without it; 100 % is best. Brackets are 95 % "
+        'intervals.</p><div class="scroll" tabindex="0"><table><thead><tr><th scope="col">Identity</th>'
+        '<th scope="col">Harmless texts</th><th scope="col">Called toxic</th><th scope="col">BPSN AUC</th></tr>'
+        f"</thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _interval(interval: Mapping[str, float]) -> str:
+    return f"{percent(interval['estimate'])} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"

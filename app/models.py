@@ -28,6 +28,7 @@ OLD_INT8_FILE = "model_int8.onnx"
 EXPORT_FOLDERS = ("export", "onnx")
 METRICS_FILE = "metrics.json"
 THRESHOLDS_FILE = "thresholds.json"
+IDENTITY_BIAS_FILE = "identity_bias.json"
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 # Of a label that `thresholds.json` does not name.
@@ -90,9 +91,11 @@ class Model(ABC):
         version: of the model, from its export; `None` without one.
         fingerprint: SHA-256 of the file with the weights, in hexadecimal.
         languages: codes of the languages that the model reads, such as "en"; empty if it does not say.
+        identity_bias: `identity_bias.json` of the checkpoint, or of the export; empty if neither has one.
     """
 
     runs_together = True
+    identity_bias: Mapping = {}
 
     def __init__(self, name: str, folder: Path, weights: Path, metrics: dict):
         config = _read_json(folder / "config.json")
@@ -109,7 +112,14 @@ class Model(ABC):
             raise ValueError(f"The app serves models of single texts, but {folder} reads pairs: {metrics['data']}.")
         chosen = _read_json_if_there(folder / THRESHOLDS_FILE)
         self.threshold_curves = chosen.get("curves", {})
-        self.thresholds = self._read_thresholds(chosen) if problem_type == MULTI_LABEL else None
+        self.thresholds = None
+        if problem_type == MULTI_LABEL:
+            self.thresholds = dict.fromkeys(self.labels, DEFAULT_THRESHOLD)
+            try:
+                self.check_thresholds(chosen.get("thresholds", {}))
+            except ValueError as error:
+                raise ValueError(f"{folder / THRESHOLDS_FILE}: {error}. Correct the file.") from error
+            self.thresholds |= chosen.get("thresholds", {})
         self.max_length = metrics.get("max_length") or _read_max_length(folder)
         self.version = metrics.get("version")
         self.languages = tuple(metrics.get("languages", ()))
@@ -120,15 +130,19 @@ class Model(ABC):
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.max_length)
 
-    def _read_thresholds(self, chosen: dict) -> dict[str, float]:
-        thresholds = chosen.get("thresholds", {})
+    def check_thresholds(self, thresholds: Mapping[str, float]) -> None:
+        """Checks whether the model can decide by these thresholds, for some labels or all.
+
+        Raises:
+            ValueError: the model chooses one class, has no such label, or a threshold is no number from 0 to 1.
+        """
+        if thresholds and self.thresholds is None:
+            raise ValueError(f"{self.name} chooses one class for a text, so it has no thresholds")
         for label, threshold in thresholds.items():
-            if label not in self.labels or not 0 <= threshold <= 1:
-                raise ValueError(
-                    f"{self.folder / THRESHOLDS_FILE} must give probabilities from 0 to 1 for labels of the model, "
-                    f"{', '.join(self.labels)}, but has {label}: {threshold}. Correct the file."
-                )
-        return dict.fromkeys(self.labels, DEFAULT_THRESHOLD) | thresholds
+            if label not in self.labels:
+                raise ValueError(f"{self.name} has no label {label!r:.100}; it has {', '.join(self.labels)}")
+            if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+                raise ValueError(f"a threshold must be a number from 0 to 1, found {threshold!r:.100} for {label}")
 
     @property
     def identity(self) -> dict[str, str | None]:
@@ -248,11 +262,16 @@ def load_model(folder: str | Path, backend: str = "int8") -> Model:
     export = exports[0] if exports else folder
     metrics = _read_json_if_there(export / METRICS_FILE)
     if backend == "pytorch":
-        return TorchModel(checkpoint.name, checkpoint, metrics)
-    file = _find_graph(export, backend)
-    if not metrics:
-        raise FileNotFoundError(f"There is no {METRICS_FILE} in {export}: the export has failed. Run it again.")
-    return OnnxModel(checkpoint.name, export, file, metrics, backend)
+        model = TorchModel(checkpoint.name, checkpoint, metrics)
+    else:
+        file = _find_graph(export, backend)
+        if not metrics:
+            raise FileNotFoundError(f"There is no {METRICS_FILE} in {export}: the export has failed. Run it again.")
+        model = OnnxModel(checkpoint.name, export, file, metrics, backend)
+    # Bias is measured after the export, so a newer file may lie beside the checkpoint.
+    measured = [folder / IDENTITY_BIAS_FILE for folder in (checkpoint, export)]
+    model.identity_bias = next((_read_json(file) for file in measured if file.is_file()), {})
+    return model
 
 
 def _find_graph(export: Path, kind: str) -> Path:

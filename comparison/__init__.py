@@ -10,6 +10,7 @@ identity_bias   AUCs and error rates by identity
 identity_report tables and JSON of it
 identity_runs   of the runs of a grid
 identity_texts  texts that mention identities
+styles          titles, colors and markers of strategies and methods
 figures         plots
 report          tables and statements
 document        Markdown and HTML

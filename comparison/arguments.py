@@ -19,32 +19,43 @@ class ComparisonArguments:
 
     strategies: list[str] = field(
         default_factory=lambda: ["top", "bottom", "odd", "even", "random"],
-        metadata={"help": "Layer strategies, as for run_distillation.py. The first method runs with each of them."},
+        metadata={
+            "help": "Values of --layer_strategy in run_distillation.py to compare. The first of --methods runs "
+            "with each of them."
+        },
     )
     methods: list[str] = field(
         default_factory=lambda: list(METHODS),
         metadata={
-            "help": "How students are trained: 'distill' (with the weights of the loss that are given), 'finetune' "
-            "(the labels alone), 'lora' (adapters, the labels alone), 'lora_distill' (adapters, distilled)."
+            "help": "How students are trained: 'distill' (with the given weights of the losses), 'finetune' (on "
+            "the labels alone), 'lora' (LoRA on the labels alone), 'lora_distill' (LoRA with the given "
+            "weights)."
         },
     )
     method_strategies: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Strategies of the methods after the first. Unset: all. LoRA never runs with 'random', whose "
-            "fresh weights it would not train."
+            "help": "Strategies that all methods but the first run with. Unset: those of --strategies. LoRA "
+            "leaves 'random' out: it would not train the new weights of the layers."
         },
     )
     seeds: list[str] = field(
         default_factory=lambda: ["0", "1", "2"],
-        metadata={"help": "Seeds of the students' training. The data are split by --seed, the same for all."},
+        metadata={
+            "help": "Seeds of the students' training, one run for each; whole numbers >= 0. --seed, which splits "
+            "the data, is the same for all."
+        },
     )
     num_student_layers: int | None = field(
-        default=None, metadata={"help": "Depth of the students. Unset: half of the teacher's, rounded down."}
+        default=None,
+        metadata={
+            "help": "Number of layers of each student, from 1 to the teacher's. Unset: half of the teacher's, "
+            "rounded down."
+        },
     )
     search_budget: float = field(
         default=0.5,
-        metadata={"help": "What the strategy 'search' may cost, as a multiple of the run that follows; > 0."},
+        metadata={"help": "Cost that the strategy 'search' may have, in multiples of the training that follows; > 0."},
     )
     lora_learning_rate: float = field(
         default=LEARNING_RATE, metadata={"help": "Peak learning rate of the LoRA methods; > 0."}

@@ -1,9 +1,6 @@
 """Figures of a comparison: PNG for Markdown, SVG for the page; readable in print and without color vision.
 
-    captions = draw_figures(OUTPUT_DIR / "figures", results, scores, similarities)
-
-More than color tells series apart: strategies have a color and a marker, methods a hatch or a panel of their own. The
-colors are those of Okabe and Ito, which people with the common color vision deficiencies can tell apart, and a brown.
+captions = draw_figures(OUTPUT_DIR / "figures", results, scores, similarities)
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,26 +21,20 @@ from sklearn.metrics import confusion_matrix
 
 from comparison.bootstrap import Interval, Scores, score
 from comparison.calibration import expected_calibration_error, reliability
-from comparison.report import METHOD_TITLES, METRIC_TITLES, group_title, strategy_name
 from comparison.results import TEACHER, Group, Results, agreement
+from comparison.styles import (
+    HATCHES,
+    METHOD_TITLES,
+    STRATEGY_STYLES,
+    TEACHER_STYLE,
+    Style,
+    group_title,
+    strategy_name,
+)
 from layer_distillation.loss_table import TITLES
+from training.tables import METRIC_TITLES
 
-# Color and marker of each strategy.
-STRATEGY_STYLES = {
-    "top": ("#0072B2", "^"),  # blue
-    "bottom": ("#E69F00", "v"),  # orange
-    "odd": ("#009E73", "o"),  # green
-    "even": ("#D55E00", "s"),  # vermilion
-    "uniform": ("#CC79A7", "P"),  # pink
-    "random": ("#7F7F7F", "X"),  # gray
-    "narrow": ("#882255", "d"),  # wine
-    "search": ("#56B4E9", "D"),  # sky blue
-    "cka": ("#F0E442", "<"),  # yellow
-    "block_influence": ("#6B4423", ">"),  # brown
-}
-TEACHER_STYLE = ("black", "*")
 GRAY = "#595959"
-HATCHES = {"distill": "", "finetune": "///", "lora": "...", "lora_distill": "xxx"}
 LOSS_TITLES = {
     **{f"loss_{name}": f"Training: {title}" for name, title in TITLES.items()},
     "eval_loss": "Validation: labels",
@@ -160,7 +151,7 @@ def scores_figure(results: Results, scores: Mapping[str, Mapping[Group, Scores]]
 def _bar(axis: Axes, position: int, value: float, group: Group) -> None:
     method, strategy = group
     axis.barh(
-        position, value, color=STRATEGY_STYLES[strategy][0], hatch=HATCHES[method], edgecolor="white", linewidth=0
+        position, value, color=STRATEGY_STYLES[strategy].color, hatch=HATCHES[method], edgecolor="white", linewidth=0
     )
 
 
@@ -186,12 +177,12 @@ def learning_curves(results: Results) -> Figure:
             for (_, strategy), runs in results.groups_of(method).items():
                 curve = mean_curve([run.history for run in runs], loss)
                 if len(curve):
-                    color, marker = STRATEGY_STYLES[strategy]
+                    style = STRATEGY_STYLES[strategy]
                     every = max(1, len(curve) // 8)
                     axis.plot(
                         *curve.T,
-                        color=color,
-                        marker=marker,
+                        color=style.color,
+                        marker=style.marker,
                         markevery=every,
                         markersize=5,
                         label=strategy_name(strategy),
@@ -299,16 +290,16 @@ def _show_percent(axis: Axis) -> None:
 
 def _point(axis: Axes, x: float, interval: Interval, group: Group, transform: Transform) -> None:
     method, strategy = group
-    color, marker = TEACHER_STYLE if group == TEACHER else STRATEGY_STYLES[strategy]
+    style = TEACHER_STYLE if group == TEACHER else STRATEGY_STYLES[strategy]
     hatch = HATCHES.get(method, "")
-    axis.plot([x, x], [interval.low, interval.high], color=color, linewidth=0.8, transform=transform)
+    axis.plot([x, x], [interval.low, interval.high], color=style.color, linewidth=0.8, transform=transform)
     axis.scatter(
         x,
         interval.estimate,
         s=60,
-        marker=marker,
-        facecolor="white" if hatch else color,
-        edgecolor=color,
+        marker=style.marker,
+        facecolor="white" if hatch else style.color,
+        edgecolor=style.color,
         hatch=2 * hatch,
         label=group_title(group),
         zorder=3,
@@ -332,14 +323,11 @@ def calibration_figure(results: Results) -> Figure:
     return figure
 
 
-def _draw_reliability(
-    axis: Axes, labels: np.ndarray, logits: Sequence[np.ndarray], style: tuple[str, str], name: str
-) -> None:
-    color, marker = style
+def _draw_reliability(axis: Axes, labels: np.ndarray, logits: Sequence[np.ndarray], style: Style, name: str) -> None:
     bins = reliability(np.tile(labels, len(logits)), softmax(np.concatenate(logits), axis=1))
     label = f"{name}, ECE {expected_calibration_error(bins):.3f}"
     # Not clipped at the axes: most predictions lie in the corner of full confidence.
-    shared = {"color": color, "marker": marker, "clip_on": False}
+    shared = {"color": style.color, "marker": style.marker, "clip_on": False}
     axis.plot(bins.confidence, bins.accuracy, markersize=4, linewidth=1, label=label, **shared)
     axis.scatter(bins.confidence, bins.accuracy, 400 * bins.share, alpha=0.5, **shared)
 

@@ -9,43 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from comparison.bootstrap import Interval, Scores, difference
 from comparison.document import Block, Bullets, Code, Figure, Heading, Table, Text
-from comparison.results import TEACHER, Group, Results
+from comparison.results import METRICS, TEACHER, Group, Results
+from comparison.styles import METHOD_TITLES, STRATEGY_STYLES, TEACHER_STYLE, capitalized, group_title, strategy_name
 from layer_distillation.record import ModelRecord
-from training.tables import format_layers, spread
-
-# In tables.
-STRATEGY_TITLES = {
-    "top": "Top-{depth}",
-    "bottom": "Bottom-{depth}",
-    "odd": "Odd",
-    "even": "Even",
-    "uniform": "Uniform",
-    "random": "Random (control)",
-    "narrow": "Narrow",
-    "search": "Search",
-    "cka": "CKA",
-    "block_influence": "Block influence",
-}
-METHOD_TITLES = {
-    "distill": "distilled",
-    "finetune": "fine-tuned",
-    "lora": "LoRA",
-    "lora_distill": "LoRA + distillation",
-}
-METRIC_TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
-
-
-def strategy_name(strategy: str) -> str:
-    """Returns a strategy as sentences and figures name it."""
-    return {"cka": "CKA", "block_influence": "block influence"}.get(strategy, strategy)
-
-
-def group_title(group: Group, capital: bool = False) -> str:
-    """Returns a group of runs in words: "odd, LoRA"."""
-    method, strategy = group
-    title = "teacher" if group == TEACHER else f"{strategy_name(strategy)}, {METHOD_TITLES[method]}"
-    return title[0].upper() + title[1:] if capital else title
-
+from training.tables import METRIC_TITLES, format_layers, spread
 
 # ---- Tables ----
 
@@ -57,12 +24,12 @@ def layer_table(results: Results) -> list[dict[str, str]]:
     """
     rows = []
     for (_, strategy), runs in results.groups_of(results.first_method).items():
-        title = STRATEGY_TITLES[strategy].format(depth=runs[0].student.num_layers)
+        title = STRATEGY_STYLES[strategy].title.format(depth=runs[0].student.num_layers)
         # Strategies by evidence may choose other layers for every seed.
         sets = dict.fromkeys(format_layers(run.student.layers) for run in runs if run.student.layers)
         layers = f" ({'; '.join(sets)})" if sets else ""
         rows.append({"Student Layer": f"{title}{layers}", **_validation([run.student for run in runs])})
-    return [*rows, {"Student Layer": "Teacher", **_validation([results.teacher])}]
+    return [*rows, {"Student Layer": TEACHER_STYLE.title, **_validation([results.teacher])}]
 
 
 def _validation(models: Sequence[ModelRecord]) -> dict[str, str]:
@@ -93,12 +60,12 @@ def method_table(results: Results) -> list[dict[str, str]]:
 
 def _performance(group: Group, models: Sequence[ModelRecord], results: Results) -> dict[str, str]:
     split = results.split_title
-    columns = {f"{split} Accuracy": "accuracy", f"{split} Macro-F1": "macro_f1"}
+    columns = {f"{split} {capitalized(METRIC_TITLES[name])}": name for name in METRICS}
     if results.shows_classes:
         columns |= {f"F1 {name}": f"f1_{name}" for name in results.label_names}
     scores = [model.results for model in models]
     return {
-        "Model Type": group_title(group, capital=True),
+        "Model Type": capitalized(group_title(group)),
         "Training Loss": spread([metrics.get("train_loss_ce") for metrics in scores], 3),
         **{
             column: spread([_percent(metrics.get(f"{results.prefix}_{name}")) for metrics in scores], 1)
@@ -176,9 +143,9 @@ def teacher_table(results: Results, scores: Mapping[str, Mapping[Group, Scores]]
     rows = []
     for group in results.groups:
         row = {"Student": group_title(group)}
-        for metric, title in METRIC_TITLES.items():
-            interval = difference(scores[metric][group], scores[metric][TEACHER])
-            row[f"{results.split_title} {title} minus teacher's (points)"] = str(interval)
+        for metric, by_group in scores.items():
+            interval = difference(by_group[group], by_group[TEACHER])
+            row[f"{results.split_title} {METRIC_TITLES[metric]} minus teacher's (points)"] = str(interval)
         rows.append(row)
     return rows
 

@@ -32,6 +32,7 @@ Group = tuple[str, str]  # method and strategy, which the runs of all seeds shar
 TEACHER: Group = ("teacher", "")  # stands among the groups of runs
 NUM_SIMILARITY_EXAMPLES = 500
 MAX_CLASSES_SHOWN = 20
+# The report's metrics, each with its function of confusion counts. Their titles are in `training.tables`.
 METRICS = {"accuracy": accuracy, "macro_f1": macro_f1}
 
 

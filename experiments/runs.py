@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.results import ROOT
 from comparison.bootstrap import Scores, bootstrap
 from layer_distillation.errors import UserError
-from training.tables import METRICS, spread
+from training.tables import METRIC_TITLES, spread
 
 SPLITS = {"eval": "validation", "predict": "test"}
 
@@ -93,4 +93,4 @@ def scaled_spread(values: Sequence[float | None], factor: float) -> str:
 def metric_title(metric: str) -> str:
     """Returns the name of a metric as people read it: "validation accuracy" for `eval_accuracy`."""
     prefix, _, name = metric.partition("_")
-    return f"{SPLITS[prefix]} {METRICS.get(name, name)}"
+    return f"{SPLITS[prefix]} {METRIC_TITLES.get(name, name)}"

@@ -36,8 +36,8 @@ class ExportArguments:
     int8_processor: str | None = field(
         default=None,
         metadata={
-            "help": "Processor that will run the int8 model: 'vnni' (x86 with VNNI), 'arm', or 'avx2' (x86 without "
-            "VNNI, where products of signed weights saturate). Unset: the kind that runs the export.",
+            "help": "Kind of processor that will run the int8 model: 'vnni' (x86 with VNNI instructions), 'arm', "
+            "or 'avx2' (x86 without them; correct on any processor). Unset: the kind of this machine.",
             "choices": list(WEIGHT_TYPES),
         },
     )

@@ -19,6 +19,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import nn
 from transformers import PreTrainedModel
 
+from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import MODEL_INPUTS
 
 # The newest version of the file format that ONNX Runtime 1.17 reads. The graphs need nothing newer.
@@ -53,6 +54,9 @@ def export_float32(model: PreTrainedModel, file: str | Path) -> None:
         model: on the CPU, in float32. Its attention is set to the plain implementation: other implementations are
             exported with checks for rows without tokens, which cost time.
         file: the file to write.
+
+    Raises:
+        UserError: PyTorch's exporter does not know how to write the architecture.
     """
     names = model_inputs(model)
     model.set_attn_implementation("eager")
@@ -64,15 +68,21 @@ def export_float32(model: PreTrainedModel, file: str | Path) -> None:
     batch["attention_mask"][:, :5] = 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own parts
-        program = torch.onnx.export(
-            _Logits(model, names).eval(),
-            tuple(batch.values()),
-            input_names=names,
-            output_names=["logits"],
-            dynamic_shapes=(tuple({0: "batch", 1: "sequence"} for _ in names),),
-            dynamo=True,  # the TorchScript exporter writes a graph that is wrong for lengths other than the example's
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                _Logits(model, names).eval(),
+                tuple(batch.values()),
+                input_names=names,
+                output_names=["logits"],
+                dynamic_shapes=(tuple({0: "batch", 1: "sequence"} for _ in names),),
+                dynamo=True,  # the TorchScript exporter writes a graph that is wrong for other lengths
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise UserError(
+                f"PyTorch's exporter cannot write a {type(model).__name__} as ONNX ({str(error).splitlines()[0]}). "
+                "Use the checkpoint in PyTorch."
+            ) from error
     # The exporter notes at each operator which line of which file on this machine has made it.
     ClearMetadataAndDocStringPass()(program.model)
     graph = program.model_proto

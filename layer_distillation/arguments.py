@@ -55,97 +55,125 @@ class DistillationTrainingArguments(TrainingArguments):
     """
 
     ce_weight: float = field(
-        default=0.5, metadata={"help": "Weight of the hard-label loss (cross-entropy or its form for the task); >= 0."}
+        default=0.5,
+        metadata={
+            "help": "Weight of the loss on the labels, >= 0: cross-entropy, its form for several labels, or "
+            "squared error."
+        },
     )
     kl_weight: float = field(
-        default=0.5, metadata={"help": "Weight of T^2 * KL(teacher || student) of the softened predictions; >= 0."}
+        default=0.5,
+        metadata={"help": "Weight of T^2 * KL(teacher || student) on predictions softened by --temperature, >= 0."},
     )
     temperature: float = field(
-        default=2.0, metadata={"help": "T > 0, which softens both predictions before KL; 1 leaves them unsoftened."}
+        default=2.0,
+        metadata={
+            "help": "T, > 0: logits are divided by it before KL. 1 leaves the predictions as they are; larger "
+            "values make them more even."
+        },
     )
     cosine_weight: float = field(
-        default=0.0, metadata={"help": "Weight of 1 - cosine(student_logits, teacher_logits); >= 0."}
+        default=0.0,
+        metadata={
+            "help": "Weight of 1 - cosine(student logits, teacher logits), >= 0; not for regression. Measured: "
+            "no gain on SST-2."
+        },
     )
     hidden_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Weight of the squared distance between directions of hidden states, a mean over layers; >= 0."
+            "help": "Weight of the distance between the hidden states of student and teacher, >= 0; a mean over "
+            "the student's layers. Measured: no gain on SST-2, but part of the recipe that works on RTE."
         },
     )
     hidden_tokens: str = field(
         default="all",
         metadata={
-            "help": "Tokens whose hidden states are compared: 'all' (TinyBERT) or the 'first' (Patient-KD).",
+            "help": "Tokens whose hidden states --hidden_weight compares: 'all' (TinyBERT) or only the 'first' "
+            "(Patient-KD).",
             "choices": list(HIDDEN_TOKENS),
         },
     )
     attention_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Weight of the difference of attention probabilities, a mean over layers; >= 0. Student and "
-            "teacher need equally many heads; the student trains without attention dropout."
+            "help": "Weight of the difference between attention probabilities, >= 0; a mean over the student's "
+            "layers. Student and teacher must have equally many heads; the student trains without "
+            "attention dropout. Measured: no gain on SST-2."
         },
     )
     attention_divergence: str = field(
         default="kl",
         metadata={
-            "help": "How attention probabilities are compared: 'kl' (MiniLM) or 'mse' (TinyBERT).",
+            "help": "How --attention_weight compares probabilities: 'kl' (MiniLM) or 'mse', the squared "
+            "difference (TinyBERT).",
             "choices": list(ATTENTION_DIVERGENCES),
         },
     )
     relation_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Weight of the difference of relations among queries, keys and values in the last layers "
-            "(MiniLMv2); >= 0. Widths and numbers of heads may differ."
+            "help": "Weight of MiniLMv2's loss, >= 0: it compares how queries, keys and values of the last "
+            "layers relate to each other. Measured: no gain on SST-2."
         },
     )
     relation_heads: int | None = field(
         default=None,
         metadata={
-            "help": "Parts into which `relation_weight` splits the vectors, a divisor of both widths. Unset: as many "
-            "as the teacher has attention heads."
+            "help": "Number of equal parts into which --relation_weight splits each vector; it must divide the "
+            "widths of student and teacher. Unset: the teacher's number of attention heads."
         },
     )
     linear_to: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Values of weights and temperature at the last step, reached linearly, as JSON: "
-            '{"kl_weight": 0, "temperature": 1}. Unset: all stay constant.'
+            "help": 'Weights and temperature at the last step, as JSON: {"kl_weight": 0, "temperature": 1}. They '
+            "change linearly over the training. Unset: they stay constant. Measured: no gain on SST-2."
         },
     )
     teacher_dtype: str | None = field(
         default=None,
         metadata={
-            "help": "Precision of the weights of a teacher that runs in every step: 'bfloat16' halves their memory. "
-            "Unset: as loaded. Stored teacher outputs do not depend on it.",
+            "help": "Precision of a teacher that runs in every step; 'bfloat16' and 'float16' halve the memory "
+            "of its weights. Unset: as loaded. Stored teacher outputs do not depend on it.",
             "choices": ["float32", "bfloat16", "float16"],
         },
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the student; > 0."})
     num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training data; > 0."})
     per_device_train_batch_size: int = field(
-        default=32, metadata={"help": "Training examples in a forward pass on each device."}
+        default=32, metadata={"help": "Training examples of one forward and backward pass on each device; >= 1."}
     )
     per_device_eval_batch_size: int = field(
-        default=64, metadata={"help": "Examples in a forward pass without gradients on each device."}
+        default=64,
+        metadata={
+            "help": "Examples of one forward pass on each device in evaluation and for the teacher's stored "
+            "outputs; >= 1."
+        },
     )
     warmup_steps: float = field(
         default=0.06,
-        metadata={"help": "Optimizer steps of linear warm-up; below 1, a share of all steps."},
+        metadata={
+            "help": "Steps in which the learning rate rises linearly from 0 to its peak: a share of all steps if "
+            "below 1, else their number."
+        },
     )
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW; >= 0."})
     save_total_limit: int | None = field(
         default=2,
-        metadata={"help": "Newest checkpoints to keep. From 2 on, one is complete while another is being written."},
+        metadata={
+            "help": "Number of checkpoints to keep, the newest ones. From 2 on, a complete one exists while "
+            "another is being written."
+        },
     )
     bf16: bool | None = field(
         default=None,
         metadata={
             "nargs": "?",
             "const": True,
-            "help": "Compute in bfloat16 with float32 weights. Unset: where the hardware multiplies bfloat16 and fp16 "
-            "is off. `--bf16 false` turns it off.",
+            "help": "Compute in bfloat16; the weights stay in float32. Unset: as `accelerate` was configured, "
+            "else on where the hardware multiplies bfloat16, unless --fp16 is given. `--bf16 false` "
+            "turns it off.",
         },
     )
     train_sampling_strategy: str = field(
@@ -159,8 +187,8 @@ class DistillationTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False,
         metadata={
-            "help": "Leave NaN and infinite losses out of the logged loss. Off: a diverged run looks diverged, and no "
-            "step waits for the device."
+            "help": "Leave losses that are infinite or not a number out of the logged mean. Off: the log shows "
+            "that a run has diverged, and training does not wait for the device."
         },
     )
 

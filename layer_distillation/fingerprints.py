@@ -1,8 +1,9 @@
-"""SHA-256 of weights and of data, which tells apart stored outputs, teachers and records.
+"""Fingerprints: hashes that tell apart teachers, data, and the stored outputs of a teacher.
 
-from layer_distillation.fingerprints import fingerprint_dataset, fingerprint_model
+from layer_distillation.fingerprints import fingerprint_dataset, fingerprint_model, fingerprint_outputs
 
-fingerprint_model(teacher), fingerprint_dataset(tokenized)    # hexadecimal
+fingerprint_model(teacher), fingerprint_dataset(tokenized)    # in the record of a run
+fingerprint_outputs(tokenized, teacher, bf16=False)           # names the folder of stored teacher outputs
 """
 
 import hashlib

@@ -74,9 +74,9 @@ class LayerOutputReader:
         if ATTENTIONS in self._wanted:
             encoder.set_attn_implementation("eager")
         for layer in self._wanted.get(ATTENTIONS, ()):
-            _switch_off_dropout(_attention(encoder, layer)[0])
+            _switch_off_dropout(attention_of(encoder, layer)[0])
         hooked = sorted({layer for kind in QUERY_KEY_VALUE for layer in self._wanted.get(kind, ())})
-        self._hooked_modules = {layer: _attention(encoder, layer)[1] for layer in hooked}
+        self._hooked_modules = {layer: attention_of(encoder, layer)[1] for layer in hooked}
 
     def run(self, model: nn.Module, **inputs: torch.Tensor) -> LayerOutputs:
         """Returns the outputs of `model`: the reader's model, by now possibly wrapped, in train or eval mode."""
@@ -108,8 +108,12 @@ def logits_of(outputs: dict[str, torch.Tensor] | tuple[torch.Tensor, ...]) -> to
     return outputs["logits"] if isinstance(outputs, dict) else outputs[0]
 
 
-def _attention(model: PreTrainedModel, layer: int) -> tuple[nn.Module, dict[tuple[str, ...], nn.Module]]:
-    """Returns the module of a layer that attends, and its modules that compute queries, keys and values, by kind."""
+def attention_of(model: PreTrainedModel, layer: int) -> tuple[nn.Module, dict[tuple[str, ...], nn.Module]]:
+    """Returns the module of a layer that attends, and its modules that compute queries, keys and values, by kind.
+
+    Raises:
+        UserError: these modules are not known for this architecture.
+    """
     for module in model.get_submodule(find_layer_list(model))[layer - 1].modules():
         parts = dict(module.named_children())
         if NAME_OF_ALL_THREE in parts:

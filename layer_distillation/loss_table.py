@@ -1,4 +1,4 @@
-"""The losses by name. A new loss on layers is a formula in `losses.py`, an entry here and a weight in `arguments.py`.
+"""The losses by name: formulas, and what they compare.
 
     from layer_distillation.loss_table import LAYER_LOSSES, LOSSES
 
@@ -6,6 +6,9 @@
     LAYER_LOSSES["hidden"].formula          # hidden_state_loss
 
 The argument `NAME_weight` is the weight of the loss NAME. Its values are logged as `loss_NAME`.
+
+A new loss on layers is a formula in `losses.py`, an entry in `LAYER_LOSSES`, and two arguments in `arguments.py`: its
+weight, and the option that says how the formula compares.
 """
 
 from collections.abc import Callable

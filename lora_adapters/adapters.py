@@ -13,22 +13,31 @@ that model is made of layers of a teacher, and no checkpoint holds it. `loading.
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 from datasets import Dataset
 from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model, initialize_lora_eva_weights
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from layer_distillation.encoder_layers import find_layer_list
+from layer_distillation.encoder_layers import blueprint, find_layer_list
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import MODEL_INPUTS
+from layer_distillation.student_config import config_of_layers
 from lora_adapters.arguments import LoraArguments
 
 logger = logging.getLogger(__name__)
 
+# Stands where PEFT would name the teacher, on whose first layers its loaders would put the adapter without an error.
+BASE_MODEL = "layers of a teacher, put together by lora_adapters.loading.load_adapter"
+# What maps that choose experts or tokens are called. An adapter would change the choice, and no gradient passes it.
+ROUTERS = ("router", "router_gate", "gate", "indexer")
+# Maps that no text passes: Jamba multiplies by the weight itself, and LUKE calls these for entities.
+NOT_CALLED = ("dt_proj", "w2e_query", "e2w_query", "e2e_query")
 # Training examples that EVA reads. Its directions converge with fewer.
 NUM_EVA_EXAMPLES = 1024
 
@@ -52,13 +61,13 @@ def add_lora(
         UserError: as `target_modules`.
     """
     initialization = lora_args.init_lora_weights
-    targets = target_modules(student, lora_args.lora_target_modules)
+    targets, heads = target_modules(student, lora_args.lora_target_modules), head_modules(student)
     config = LoraConfig(
         r=lora_args.lora_r,
         lora_alpha=lora_args.lora_alpha,
         lora_dropout=lora_args.lora_dropout,
         target_modules=targets,
-        modules_to_save=head_modules(student),
+        modules_to_save=heads,
         use_dora=lora_args.use_dora,
         use_rslora=lora_args.use_rslora,
         init_lora_weights={"true": True, "false": False}.get(initialization, initialization),
@@ -66,11 +75,19 @@ def add_lora(
         fan_in_fan_out=isinstance(student.get_submodule(targets[0]), Conv1D),
     )
     model = get_peft_model(student, config)
+    # PEFT takes the names for ends of names: ModernVBERT has a `head` in the part that reads images, too.
+    for name, module in student.named_modules():
+        if isinstance(module, ModulesToSaveWrapper) and name not in heads:
+            module.requires_grad_(False)
     if student.config.model_type == "reformer":
         # Its reversible layers run their backward pass only if their input needs a gradient: embeddings are frozen.
         student.enable_input_require_grads()
-    # PEFT would name the teacher here, and PEFT's loaders would put the adapter on its first layers without an error.
-    config.base_model_name_or_path = ""
+    config.base_model_name_or_path = BASE_MODEL
+    share, without = coverage(student, targets)
+    logger.info(
+        f"LoRA: {len(targets)} linear layers get an adapter, with {share:.0%} of the weights of the student's layers."
+        + (f" Without one: {', '.join(without)}." if without else "")
+    )
     if initialization == "eva":
         initialize_lora_eva_weights(model, _batches(examples, collator), show_progress_bar=False)
     return model
@@ -94,7 +111,7 @@ def target_modules(model: PreTrainedModel, names: str | None = None) -> list[str
         UserError: a name fits no linear layer, or the encoder has none that PEFT can adapt.
     """
     prefix = find_layer_list(model)
-    linear, shared = _linear_layers(model, prefix)
+    linear = _linear_layers(model, prefix)
     if not linear:
         kinds = sorted({type(m).__name__ for m in model.get_submodule(prefix).modules() if _has_matrix(m)})
         raise UserError(
@@ -102,12 +119,6 @@ def target_modules(model: PreTrainedModel, names: str | None = None) -> list[str
             f"{', '.join(kinds)}; train the whole student with run_distillation.py."
         )
     if names is None:
-        if shared:
-            logger.warning(
-                "%d linear layers get no adapter, because several layers share their weights: %s, for example.",
-                len(shared),
-                shared[0],
-            )
         return linear
     endings = [name.strip() for name in names.split(",")]
     for ending in endings:
@@ -120,17 +131,45 @@ def target_modules(model: PreTrainedModel, names: str | None = None) -> list[str
     return [name for name in linear if any(f".{name}".endswith(f".{ending}") for ending in endings)]
 
 
-def _linear_layers(model: PreTrainedModel, prefix: str) -> tuple[list[str], list[str]]:
-    """Returns the full names of the linear layers that can have an adapter, and of those whose weights are shared.
+def coverage(model: PreTrainedModel, targets: Sequence[str]) -> tuple[float, list[str]]:
+    """Returns how much of the layers adapters on the targets reach.
+
+    Args:
+        model: without adapters.
+        targets: full names of linear layers.
+
+    Returns:
+        The share of the numbers in the matrices of the layers that belong to a target, and the names within a layer of
+        the matrices that belong to none: experts, routers, and layers whose weights are shared.
+    """
+    prefix = find_layer_list(model)
+    matrices = {
+        name: parameter
+        for name, parameter in model.get_submodule(prefix).named_parameters(prefix=prefix)
+        if parameter.dim() > 1
+    }
+    adapted = {id(model.get_submodule(name).weight) for name in targets}
+    without = [name for name, parameter in matrices.items() if id(parameter) not in adapted]
+    num_adapted = sum(parameter.numel() for name, parameter in matrices.items() if name not in without)
+    within_layer = [name.removeprefix(f"{prefix}.").split(".", 1)[1].removesuffix(".weight") for name in without]
+    share = num_adapted / sum(parameter.numel() for parameter in matrices.values())
+    return share, list(dict.fromkeys(within_layer))
+
+
+def _linear_layers(model: PreTrainedModel, prefix: str) -> list[str]:
+    """Returns the full names of the linear layers that can have an adapter.
 
     Each layer that shares a weight, as in Zamba, would train an adapter of its own, and merging would add all of them
-    to the one weight. The routers of experts, which are classes of their own derived from `Linear`, are left alone.
+    to the one weight. These layers, the routers of experts and maps that no text passes are left alone.
     """
     modules = dict(model.get_submodule(prefix).named_modules(prefix=prefix, remove_duplicate=False))
-    linear = {name: module for name, module in modules.items() if type(module) in (nn.Linear, Conv1D)}
+    linear = {name: module for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)}
     uses = Counter(id(module.weight) for module in linear.values())
-    shared = [name for name, module in linear.items() if uses[id(module.weight)] > 1]
-    return [name for name in linear if name not in shared], shared
+    return [
+        name
+        for name, module in linear.items()
+        if uses[id(module.weight)] == 1 and not set(name.split(".")).intersection(ROUTERS + NOT_CALLED)
+    ]
 
 
 def _has_matrix(module: nn.Module) -> bool:
@@ -138,11 +177,24 @@ def _has_matrix(module: nn.Module) -> bool:
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:
-    """Returns the names of the modules with weights after the encoder: the pooler, if there is one, and the head."""
+    """Returns the names of the modules with weights after the encoder: the pooler, if it is read, and the head."""
     encoder = model.base_model_prefix
     after = [name for name, module in model.named_children() if name != encoder and list(module.parameters())]
-    has_pooler = "pooler" in dict(model.base_model.named_children())
-    return [f"{encoder}.pooler", *after] if has_pooler else after
+    return [f"{encoder}.pooler", *after] if _reads_pooler(model) else after
+
+
+def _reads_pooler(model: PreTrainedModel) -> bool:
+    """Returns whether the encoder has a pooler whose output the head reads. BigBird has one that is computed in vain.
+
+    A copy with one layer and zeros as weights is run, because texts may change a model: BigBird's attention.
+    """
+    if "pooler" not in dict(model.base_model.named_children()):
+        return False
+    copy = blueprint(model, config_of_layers(model.config, [0]))
+    copy._apply(lambda tensor: torch.zeros_like(tensor, device="cpu") if tensor.is_meta else tensor)
+    input_ids = torch.full((1, 32), (model.config.pad_token_id or 0) + 1)
+    copy.eval()(input_ids=input_ids).logits.sum().backward()
+    return any(parameter.grad is not None for parameter in copy.base_model.pooler.parameters())
 
 
 def count_parameters(model: PeftModel) -> tuple[int, int]:

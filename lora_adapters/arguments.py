@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
 
-# LoRA needs a larger learning rate than full fine-tuning: 4e-4 was chosen on the embedded data (docs/LOG.md).
+# LoRA needs a larger learning rate than full fine-tuning: 4e-4 was chosen on the sample data (docs/LOG.md).
 LEARNING_RATE = 4e-4
 # What PEFT offers, except what could not be loaded again from the adapter alone: 'corda', 'lora_ga' and 'loftq' change
 # the frozen weights in a way that depends on data, and 'pissa_niter_N' in a way that depends on random numbers.
@@ -23,30 +23,41 @@ class LoraArguments:
     lora_r: int = field(default=16, metadata={"help": "Rank of the adapters; >= 1."})
     lora_alpha: float = field(
         default=32.0,
-        metadata={"help": "The output of the adapters is scaled by lora_alpha / lora_r; > 0."},
+        metadata={"help": "Scale of the adapters; > 0. Their output is multiplied by lora_alpha / lora_r."},
     )
-    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the adapters' input, in [0, 1)."})
+    lora_dropout: float = field(
+        default=0.05,
+        metadata={"help": "Probability, from 0 to below 1, that an input of the adapters is dropped in training."},
+    )
     lora_target_modules: str | None = field(
         default=None,
         metadata={
-            "help": "Linear layers of the encoder that get an adapter: comma-separated ends of their names, such as "
-            "'query,value' or 'attention.output.dense'. Unset: all. The head is always trained as a whole."
+            "help": "Linear layers of the encoder that get an adapter, by the ends of their names, separated by "
+            "commas: query,value. Unset: all. Pooler and head have no adapters and are trained in full."
         },
     )
     use_dora: bool = field(default=False, metadata={"help": "Weight-decomposed adapters (DoRA)."})
-    use_rslora: bool = field(default=False, metadata={"help": "Scale by lora_alpha / sqrt(lora_r) instead (rsLoRA)."})
+    use_rslora: bool = field(
+        default=False,
+        metadata={
+            "help": "Multiply the output of the adapters by lora_alpha / sqrt(lora_r) instead of lora_alpha / "
+            "lora_r (rsLoRA)."
+        },
+    )
     init_lora_weights: str = field(
         default="true",
         metadata={
-            "help": "How the adapters start, as in PEFT. 'eva' reads some training examples; 'false' starts from "
-            "random changes, all others from no change. Only 'true' was measured here.",
+            "help": "Initialization of the adapters, as in PEFT. Only 'true' was measured here. 'false' changes "
+            "the student's outputs at random before training, all others leave them as they are. 'eva' "
+            "reads some training examples.",
             "choices": INITIALIZATIONS,
         },
     )
     merge_adapter: bool = field(
         default=False,
         metadata={
-            "help": "Also write OUTPUT_DIR/merged, a plain checkpoint with the adapter merged into its weights."
+            "help": "Also write OUTPUT_DIR/merged, a plain checkpoint with the adapter merged into its weights, which "
+            "any program loads. The adapter alone needs lora_adapters.loading.load_adapter."
         },
     )
 
@@ -68,10 +79,19 @@ class LoraArguments:
 class LoraTrainingArguments(DistillationTrainingArguments):
     """`DistillationTrainingArguments` with LoRA's learning rate, and by default without distillation."""
 
-    ce_weight: float = field(default=1.0, metadata={"help": "Weight of the hard-label loss; >= 0."})
+    ce_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of the loss on the labels, >= 0: cross-entropy, its form for several labels, or "
+            "squared error."
+        },
+    )
     kl_weight: float = field(
         default=0.0,
-        metadata={"help": "Weight of T^2 * KL(teacher || student), which adds distillation to LoRA; >= 0."},
+        metadata={
+            "help": "Weight of T^2 * KL(teacher || student) on predictions softened by --temperature, >= 0; a "
+            "positive weight adds distillation to LoRA."
+        },
     )
     learning_rate: float = field(
         default=LEARNING_RATE, metadata={"help": "Peak learning rate of the adapters and the head; > 0."}

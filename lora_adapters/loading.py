@@ -6,9 +6,11 @@ model = load_adapter("outputs/my-run")
 classifier = model.merge_and_unload()
 """
 
+import json
 from pathlib import Path
 
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
+from peft.utils import CONFIG_NAME
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from layer_distillation.errors import UserError
@@ -16,6 +18,12 @@ from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.pretrained import from_pretrained, resolve_checkpoint
 from layer_distillation.record import RunRecord
 from layer_mapping import build_student
+
+# An entry of the adapter's config that explains itself where PEFT warns about it.
+ONLY_HERE = (
+    "this adapter belongs on some layers of its teacher, where lora_adapters.loading.load_adapter puts it; on any "
+    "other model its answers are wrong; run_lora.py --merge_adapter writes a checkpoint that needs neither"
+)
 
 
 def load_adapter(folder: str | Path, teacher_name_or_path: str | None = None) -> PeftModel:
@@ -50,12 +58,28 @@ def load_adapter(folder: str | Path, teacher_name_or_path: str | None = None) ->
             f"{record.teacher.fingerprint[:12]}...) than {teacher_name_or_path} ({fingerprint[:12]}...). Pass "
             "the right teacher as `teacher_name_or_path`."
         )
-    return attach_adapter(build_student(teacher, record.student.layers, record.student.neurons), folder)
+    # With the student's own config: what a student computes may depend on more than the teacher's weights.
+    student = type(teacher)(student_config)
+    student.load_state_dict(build_student(teacher, record.student.layers, record.student.neurons).state_dict())
+    return attach_adapter(student, folder)
 
 
 def attach_adapter(student: PreTrainedModel, folder: str | Path) -> PeftModel:
     """Puts the adapter in a folder on the student that it was trained on; the model is in `eval()` mode."""
-    return PeftModel.from_pretrained(student, folder, torch_device=str(student.device)).eval()
+    settings = json.loads((Path(folder) / CONFIG_NAME).read_text())
+    settings.pop(ONLY_HERE, None)
+    config = LoraConfig.from_peft_type(**settings)
+    return PeftModel.from_pretrained(student, folder, config=config, torch_device=str(student.device)).eval()
+
+
+def mark_adapter(folder: str | Path) -> None:
+    """Has PEFT warn everyone who puts the adapter on a model by `PeftModel.from_pretrained`.
+
+    PEFT compares no weights, so on the teacher the adapter would silently sit on the wrong layers. PEFT lists entries
+    of an adapter's config that it does not know, and ignores them.
+    """
+    file = Path(folder) / CONFIG_NAME
+    file.write_text(json.dumps(json.loads(file.read_text()) | {ONLY_HERE: True}, indent=2, sort_keys=True))
 
 
 def _teacher_of(folder: str | Path, record: RunRecord) -> str:

@@ -2,12 +2,14 @@
 
 import csv
 import io
+import json
 import re
+import shutil
 
 import pytest
 
 from app.about import describe
-from app.cards import card, scored
+from app.cards import card, scored, tone_of_all
 from app.comments_file import Comments, write_scored
 from app.models import Answer, load_model
 
@@ -39,12 +41,50 @@ def test_a_card_names_the_labels_of_a_comment_and_marks_their_thresholds(model, 
     assert html.count('class="below"') == sum(score < at for score, at in zip(scores, (0.9, 0.5), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("labels", "tone"),
+    [
+        (["clean", "sports"], "neutral"),
+        (["sports", "clean"], "neutral"),
+        (["clean", "severe_toxicity", "sports"], "unwelcome"),
+        (["Profanity"], "unwelcome"),
+        (["non-toxic", "clean"], "welcome"),
+    ],
+)
+def test_the_tone_of_several_labels_is_the_least_welcome_one(labels, tone):
+    assert tone_of_all(labels) == tone
+
+
 def test_the_thresholds_are_told_with_what_they_do(model):
     told = plain(describe(model))
     # The point of the curve at 0.9; the other label has no curve.
     assert "Not toxic 0.900 100.0 % 40.0 % 20.0 %" in told
     assert "Toxic 0.500 – – – –" in told
     assert model.fingerprint in told
+
+
+def test_the_identities_with_most_false_positives_are_told_first(several_labels, tmp_path):
+    def interval(estimate):
+        return {"estimate": estimate, "low": estimate - 0.05, "high": estimate + 0.05}
+
+    def measured(form, *rates):
+        rows = [
+            {
+                "identity": f"group {i}",
+                "harmless_texts": 30,
+                "false_positive_rate": interval(rate),
+                "bpsn_auc": interval(0.8),
+            }
+            for i, rate in enumerate(rates)
+        ]
+        return {"model": form, "mean": {"false_positive_rate": interval(sum(rates) / len(rates))}, "identities": rows}
+
+    bias = {"source": "<templates>", "models": [measured("checkpoint", 0.9, 0.9), measured("int8", 0.1, 0.3)]}
+    shutil.copytree(several_labels, tmp_path / "export")
+    (tmp_path / "identity_bias.json").write_text(json.dumps(bias))
+    told = plain(describe(load_model(tmp_path)))
+    assert "On &lt;templates&gt;, 20.0 % of the harmless texts" in told
+    assert "group 1 30 30.0 % [25.0, 35.0] 80.0 % [75.0, 85.0] group 0 30 10.0 % [5.0, 15.0]" in told
 
 
 def test_a_scored_file_has_all_labels_of_a_comment(model):

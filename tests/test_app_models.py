@@ -95,6 +95,13 @@ def test_an_export_that_has_failed_is_not_served(served_model, tmp_path):
         load_model(tmp_path)
 
 
+def test_a_tokenizer_that_is_written_in_python_is_refused_as_that(served_model, tmp_path):
+    shutil.copytree(served_model / "export", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"Python alone.*no tokenizer\.json"):
+        load_model(tmp_path)
+
+
 def test_a_file_that_is_no_model_says_so(served_model, tmp_path):
     shutil.copytree(served_model / "export", tmp_path, dirs_exist_ok=True)
     (tmp_path / "onnx" / "model_quantized.onnx").write_text("version https://git-lfs.github.com/spec/v1")
@@ -114,8 +121,9 @@ def test_two_classes_without_names_get_those_of_transformers(served_model, tmp_p
     ("file", "change", "message"),
     [
         ("config.json", {"problem_type": "regression", "id2label": {"0": "score"}}, "is for regression"),
-        ("thresholds.json", {"thresholds": {"rude": 0.5}}, "thresholds.json .* not_toxic, toxic, .* rude"),
-        ("thresholds.json", {"thresholds": {"toxic": 50}}, "thresholds.json .* toxic: 50"),
+        ("thresholds.json", {"thresholds": {"rude": 0.5}}, "thresholds.json.*'rude'.* not_toxic, toxic"),
+        ("thresholds.json", {"thresholds": {"toxic": 50}}, "thresholds.json.* 50 for toxic"),
+        ("thresholds.json", {"thresholds": {"toxic": "high"}}, "thresholds.json.* 'high' for toxic"),
         ("metrics.json", {"text_columns": ["premise", "hypothesis"]}, "reads pairs"),
     ],
 )

@@ -138,7 +138,7 @@ SKILLS = (1.0, 1.2)
 @pytest.mark.parametrize(
     ("num_examples", "num_seeds", "effects", "repetitions"),
     [
-        (230, 3, (0.05, 0.5, 0.5), 1500),  # seeds that differ as much as they do on the embedded data
+        (230, 3, (0.05, 0.5, 0.5), 1500),  # seeds that differ as much as they do on the sample data
         (230, 5, (0.5, 0.3, 0.3), 1500),  # seeds that matter more than the examples
         *(
             pytest.param(*case, 4000, marks=pytest.mark.slow)

@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
+from text_data.arguments import DataArguments
 from training import output_folder
 from training.arguments import StudentArguments
 from training.command_line import keep_freed_memory, parse_arguments, run_script
@@ -145,7 +146,6 @@ def test_every_argument_file_of_the_project_is_read(tmp_path, monkeypatch):
     from layer_distillation.arguments import DistillationTrainingArguments
     from lora_adapters.arguments import LoraArguments, LoraTrainingArguments
     from run_export import ExportArguments
-    from text_data.arguments import DataArguments
     from training.arguments import StudentArguments, TeacherArguments
 
     shared = (TeacherArguments, DataArguments)
@@ -247,6 +247,10 @@ def test_lists_in_a_file_become_comma_separated_and_wrong_values_are_refused(tmp
     file.write_text('{"layers": [6, 1, 3], "num_student_layers": null}')
     (student_args,) = parse_arguments((StudentArguments,), [str(file)], Path("unused.json")).arguments
     assert student_args.layers == "6,1,3"
+    names = ("praise, thanks", "complaint")
+    file.write_text(json.dumps({"label_order": names}))
+    (data_args,) = parse_arguments((DataArguments,), [str(file)], Path("unused.json")).arguments
+    assert data_args.ordered_label_names == names
     file.write_text('{"num_student_layers": 2.5}')
     with pytest.raises(SystemExit):
         parse_arguments((StudentArguments,), [str(file)], Path("unused.json"))

@@ -8,7 +8,6 @@ from comparison.bootstrap import Interval, difference
 from comparison.document import Bullets, Code, Figure, Heading, Table, Text, to_html, to_markdown, write_document
 from comparison.report import (
     build_report,
-    group_title,
     layer_statements,
     layer_table,
     method_statements,
@@ -17,6 +16,7 @@ from comparison.report import (
     teacher_table,
 )
 from comparison.results import TEACHER, score_groups
+from comparison.styles import group_title
 from tests.comparison_results_by_hand import make_results
 
 ACCURACIES = {
@@ -66,7 +66,7 @@ def test_the_method_table_has_scores_of_every_class_parameters_size_and_time(res
 
 def test_strategies_have_names_that_a_reader_knows():
     assert group_title(("distill", "block_influence")) == "block influence, distilled"
-    assert group_title(("lora", "cka"), capital=True) == "CKA, LoRA"
+    assert group_title(("lora", "cka")) == "CKA, LoRA"
 
 
 def test_many_classes_are_left_out_of_the_table(results):

@@ -1,6 +1,6 @@
 """Tests of `comparison.figures`: what is drawn, that more than color tells series apart, that no text is cut off."""
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -9,9 +9,7 @@ from matplotlib import pyplot
 from comparison.arguments import METHODS
 from comparison.bootstrap import score
 from comparison.figures import (
-    HATCHES,
     LOSS_TITLES,
-    STRATEGY_STYLES,
     CaptionedFigure,
     confusion_matrices,
     draw_figures,
@@ -20,10 +18,12 @@ from comparison.figures import (
     mean_curve,
     scores_figure,
 )
-from comparison.results import score_groups
+from comparison.results import METRICS, score_groups
+from comparison.styles import HATCHES, METHOD_TITLES, STRATEGY_STYLES
 from layer_distillation.loss_table import LOSSES
 from layer_mapping import STRATEGIES, SYNONYMS
 from tests.comparison_results_by_hand import make_results
+from training.tables import METRIC_TITLES
 
 ACCURACIES = {(method, strategy): 0.8 for method in METHODS for strategy in ("odd", "even")}
 ACCURACIES |= {("distill", "random"): 0.6, ("finetune", "random"): 0.55}
@@ -88,11 +88,16 @@ def check_nothing_is_cut_off(figure):
     assert drawn.width > 0.8 * width and drawn.height > 0.8 * height, "the figure is not used"
 
 
-def test_every_strategy_has_a_color_and_a_marker_of_its_own_and_every_method_a_hatch():
+def test_every_strategy_has_a_title_a_color_and_a_marker_of_its_own():
     assert STRATEGY_STYLES.keys() == set(STRATEGIES) - SYNONYMS.keys()
-    colors, markers = map(set, zip(*STRATEGY_STYLES.values(), strict=True))
-    assert len(colors) == len(markers) == len(STRATEGY_STYLES)
-    assert HATCHES.keys() == set(METHODS) and len(set(HATCHES.values())) == len(METHODS)
+    for values in zip(*map(astuple, STRATEGY_STYLES.values()), strict=True):
+        assert len(set(values)) == len(STRATEGY_STYLES)
+
+
+def test_every_method_has_a_title_and_a_hatch_of_its_own_and_every_metric_a_title():
+    for table in (METHOD_TITLES, HATCHES):
+        assert table.keys() == set(METHODS) and len(set(table.values())) == len(METHODS)
+    assert METRICS.keys() <= METRIC_TITLES.keys()
 
 
 def test_bars_show_their_whole_intervals(figures, results, scores):

@@ -1,4 +1,4 @@
-"""Who imports whom: the floors of the house, and what `pip install .` gives to other projects."""
+"""Who imports whom, and what `pip install .` gives to other projects."""
 
 import ast
 import graphlib

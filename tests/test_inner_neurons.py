@@ -8,26 +8,18 @@ from transformers import AutoModelForSequenceClassification, BatchEncoding
 
 import run_distillation
 import run_lora
+from experiments.tiny_classifiers import configurations_of, tiny_classifier
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.errors import UserError
 from layer_distillation.inner_neurons import inner_projections, inner_width, keep_neurons
 from layer_mapping import build_student, select_layers
 from lora_adapters.loading import load_adapter
 from tests.script_runs import read_record, run_main
-from tests.tiny_architectures import SIZES, tiny
 from training.arguments import StudentArguments
 from training.neuron_choice import most_important, neuron_importance
 
 # Separate maps, gates in one map and in two, `Conv1D`, and a config with another name for the width.
-ARCHITECTURES = {
-    "bert": {},
-    "deberta-v2": {},
-    "modernbert": {"cls_token_id": 1, "sep_token_id": 2},
-    "llama": {"num_key_value_heads": 2},
-    "phi3": {"num_key_value_heads": 2},
-    "gpt2": {"sizes": {"vocab_size": 99, "n_embd": 32, "n_layer": 6, "n_head": 4, "pad_token_id": 0}},
-    "distilbert": {"sizes": {"vocab_size": 99, "dim": 32, "n_layers": 6, "n_heads": 4, "hidden_dim": 64}},
-}
+ARCHITECTURES = ("bert", "deberta-v2", "modernbert", "llama", "phi3", "gpt2", "distilbert")
 
 
 @pytest.fixture
@@ -52,7 +44,7 @@ def logits_with_factors(model, batch, factors):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_student_computes_what_its_teacher_does_with_the_other_inner_neurons_at_zero(architecture, batch, tmp_path):
-    teacher = tiny(architecture, **ARCHITECTURES[architecture])
+    teacher = tiny_classifier(architecture)
     generator = np.random.default_rng(0)
     neurons = [np.sort(generator.permutation(inner_width(teacher))[:20]) for _ in range(num_layers(teacher))]
     factors = torch.zeros(num_layers(teacher), inner_width(teacher))
@@ -67,7 +59,7 @@ def test_a_student_computes_what_its_teacher_does_with_the_other_inner_neurons_a
 
 
 def test_layers_and_neurons_are_chosen_together(batch):
-    teacher = tiny("bert")
+    teacher = tiny_classifier("bert")
     neurons = [range(0, 64, 2), range(32)]
     student = build_student(teacher, [2, 5], neurons)
     torch.testing.assert_close(
@@ -80,14 +72,14 @@ def test_layers_and_neurons_are_chosen_together(batch):
 
 @pytest.mark.parametrize("architecture", ["mobilebert", "mixtral", "openai-gpt"])
 def test_feed_forward_parts_of_another_structure_are_refused(architecture):
-    teacher = tiny(architecture, {**SIZES, "num_key_value_heads": 2})
+    teacher = tiny_classifier(architecture, configurations_of(architecture)[0])
     with pytest.raises(UserError, match="--layer_strategy narrow"):
         keep_neurons(teacher, [range(8)] * 6)
 
 
 def test_importance_is_the_squared_derivative_of_the_logit_by_a_factor_on_the_neuron(batch):
     # With one logit the random sign has no effect.
-    teacher = tiny("bert", num_labels=1)
+    teacher = tiny_classifier("bert", num_labels=1)
     expected = torch.zeros(6, 64)
     for row in range(3):
         factors = torch.ones(6, 64, requires_grad=True)

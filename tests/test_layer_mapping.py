@@ -24,7 +24,8 @@ from transformers import (
     XLMForSequenceClassification,
 )
 
-from layer_distillation.encoder_layers import num_layers
+from experiments.tiny_classifiers import tiny_classifier
+from layer_distillation.encoder_layers import find_layer_list, num_layers
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL
 from layer_mapping import (
@@ -34,7 +35,6 @@ from layer_mapping import (
     build_student,
     describe_mapping,
     parse_layers,
-    required_layers,
     select_layers,
     spread_evenly,
 )
@@ -63,7 +63,7 @@ LAYER_LISTS = {
     "modernbert": "model.layers",
     "camembert": "roberta.encoder.layer",
 }
-# ModernBERT's layer 1 has to stay first, so every architecture takes the first three and all but ModernBERT the rest.
+# No other layer of ModernBERT is copied exactly to the first place, and its layer 1 is to no other place.
 LAYERS_STARTING_WITH_1 = ((1, 3, 5), (1, 6, 2, 4), (1,))
 LAYERS_STARTING_ELSEWHERE = ((2, 4, 6), (6, 1, 3), (4,))
 
@@ -323,14 +323,36 @@ def test_modernbert_layers_keep_their_kind_of_attention(make_teacher):
     assert [layer.attn.sliding_window for layer in student.model.layers] == [None, None, 5, 5]
 
 
-def test_modernbert_without_layer_1_in_first_place_is_an_error_that_says_so(make_teacher):
+def test_layer_1_of_modernbert_behind_another_is_an_error_that_says_so(make_teacher):
     teacher = make_teacher("modernbert")
-    for layers, layer, position in (((2, 4, 6), 2, 1), ((6, 1, 3), 6, 1), ((4,), 4, 1), ((2, 1), 2, 1)):
-        message = f"layer {layer} .* layer {position}, .*ModernBert.*attn_norm.*--layer_strategy top"
+    for layers, position in (((6, 1, 3), 2), ((2, 1), 2)):
+        message = f"layer 1 .* layer {position}, .*ModernBert.*attn_norm.*--layer_strategy top"
         with pytest.raises(UserError, match=message):
             build_student(teacher, layers)
-    for strategy in ("top", "odd"):
-        assert num_layers(build_student(teacher, select_layers(strategy, NUM_LAYERS))) == 3
+
+
+@pytest.mark.parametrize("name", ["modernbert", "modernbert-decoder", "modernvbert"])
+def test_the_norm_of_modernberts_first_layer_is_folded_into_its_projections(name, caplog):
+    """The folded projections are close to norm and projections; without the norm they are not."""
+    title = "depth in the text config" if name == "modernvbert" else ""
+    teacher = tiny_classifier(name, title)
+    student = build_student(teacher, (2, 4, 6))
+    assert "layer 2" in caplog.text
+    layers = find_layer_list(teacher)
+    encoder = teacher.get_submodule(layers.rpartition(".")[0])
+    states = encoder.embeddings(input_ids=torch.arange(99)[None])
+    copied, (folded, *others) = teacher.get_submodule(layers)[1], student.get_submodule(layers)
+    for part in ("q_proj", "k_proj", "v_proj") if name == "modernbert-decoder" else ("Wqkv",):
+        projection = copied.attn.get_submodule(part)
+        expected = projection(copied.attn_norm(states))
+        errors = [
+            (found - expected).norm() / expected.norm()
+            for found in (folded.attn.get_submodule(part)(states), projection(states))
+        ]
+        assert errors[0] < errors[1] / 2
+    assert_same_tensors(others[0].state_dict(), teacher.get_submodule(layers)[3].state_dict())
+    assert torch.equal(folded.attn.Wo.weight, copied.attn.Wo.weight)
+    assert_same_tensors(folded.mlp.state_dict(), copied.mlp.state_dict())
 
 
 def test_longformer_layers_keep_their_attention_window(tmp_path, inputs):
@@ -446,11 +468,6 @@ def test_random_student_follows_the_global_seed_and_the_teachers_dtype(make_teac
     assert num_layers(first) == NUM_LAYERS // 2
     assert_same_tensors(first.state_dict(), second.state_dict())
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
-
-
-@pytest.mark.parametrize("name", TINY_CLASSIFIERS)
-def test_the_layers_that_are_required_are_those_without_which_no_student_can_be_built(make_teacher, name):
-    assert required_layers(make_teacher(name)) == ((1,) if name == "modernbert" else ())
 
 
 # --- arguments and log line ---

@@ -62,37 +62,34 @@ def test_training_and_scoring_never_cost_more_than_the_budget_and_leave_less_tha
 
 
 def test_few_sets_of_layers_all_take_part():
-    sets = candidate_sets(6, 3, required=(), number=20, seed=0)
+    sets = candidate_sets(6, 3, number=20, seed=0)
     assert sets == list(itertools.combinations(range(1, 7), 3))
-    assert candidate_sets(4, 2, required=(1,), number=3, seed=0) == [(1, 2), (1, 3), (1, 4)]
 
 
 def test_a_sample_holds_the_named_strategies_and_differs_with_the_seed_alone():
     named = [(1, 2, 3, 4, 5, 6), (7, 8, 9, 10, 11, 12), (2, 4, 6, 8, 10, 12), (1, 3, 5, 7, 9, 11)]
     assert named_sets(12, 6) == named
-    samples = [candidate_sets(12, 6, required=(), number=20, seed=seed) for seed in (0, 0, 1)]
+    samples = [candidate_sets(12, 6, number=20, seed=seed) for seed in (0, 0, 1)]
     for sample in samples:
         assert sample[:4] == named
         assert len(set(sample)) == len(sample) == 20
         assert all(layers == tuple(sorted(set(layers))) and len(layers) == 6 for layers in sample)
     assert samples[0] == samples[1] != samples[2]
     assert named_sets(12, 5) == [(1, 2, 3, 4, 5), (8, 9, 10, 11, 12), (2, 5, 7, 10, 12)]
-    assert all(1 in layers for layers in candidate_sets(12, 6, required=(1,), number=20, seed=0))
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_sample_comes_from_every_depth_alike(seed):
     sums = sorted(sum(layers) for layers in itertools.combinations(range(1, 13), 6))
-    sample = sorted(sum(layers) for layers in candidate_sets(12, 6, (), 24, seed)[4:])
+    sample = sorted(sum(layers) for layers in candidate_sets(12, 6, 24, seed)[4:])
     for position, value in enumerate(sample):
         below, up_to = np.searchsorted(sums, value, "left"), np.searchsorted(sums, value, "right")
         share = (below + up_to) / 2 / len(sums)
         assert share == pytest.approx((position + 0.5) / 20, abs=0.08)
 
 
-def test_the_layers_that_change_most_are_kept_in_order_with_those_that_are_required():
+def test_the_layers_that_change_most_are_kept_in_order():
     assert most_changing_layers([0.1, 0.4, 0.2, 0.3], 2) == (2, 4)
-    assert most_changing_layers([0.1, 0.4, 0.2, 0.3], 3, required=(1,)) == (1, 2, 4)
     assert most_changing_layers([0.2, 0.2, 0.2], 2) == (1, 2)
 
 
@@ -140,20 +137,6 @@ def test_the_named_strategies_are_tried_even_if_their_trials_are_short(training_
     assert set(search.candidates) == set(named_sets(6, 3))
     assert MIN_STEPS <= search.rungs[0][1] < ENOUGH_STEPS
     assert search.cost <= 0.5
-
-
-def test_layers_that_a_student_cannot_do_without_are_in_every_candidate(training_args):
-    assert all(layers[0] == 1 for layers in plan(training_args, name="modernbert").candidates)
-    assert plan(training_args, name="modernbert", num_student_layers=1).candidates == ((1,),)
-
-
-def test_a_search_compares_two_sets_at_least(training_args):
-    """Of 4 layers with the first one only `top` has a name."""
-    search = plan(training_args, num_examples=2500, name="modernbert", num_student_layers=4)
-    assert named_sets(6, 4, required=(1,)) == [(1, 2, 3, 4)]
-    assert len(search.candidates) == 2 and (1, 2, 3, 4) in search.candidates
-    with pytest.raises(UserError, match="--search_budget 0.001 .*2 sets of 4 layers"):
-        plan(training_args, name="modernbert", num_student_layers=4, search_budget=0.001)
 
 
 def test_where_there_is_nothing_to_choose_no_trial_is_run(training_args):

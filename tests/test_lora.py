@@ -1,5 +1,6 @@
 """Tests of `lora_adapters`: what is wrapped and trained, and that a saved adapter is the model that was trained."""
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -11,14 +12,15 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, BatchEncoding
 
 from distill_trainer import DistillationTrainer
+from experiments.tiny_classifiers import tiny_classifier
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
 from layer_mapping import build_student
-from lora_adapters.adapters import add_lora, count_parameters, head_modules, target_modules
+from lora_adapters.adapters import add_lora, count_parameters, coverage, head_modules, target_modules
 from lora_adapters.arguments import INITIALIZATIONS, LoraArguments, LoraTrainingArguments
 from lora_adapters.loading import load_adapter
 from tests.records import RECORD
-from tests.tiny_architectures import MECHANISMS, tiny
+from tests.tiny_architectures import MECHANISMS
 from tests.tiny_models import TINY_CLASSIFIERS
 from training.arguments import StudentArguments
 from training.lora import check_layers_are_copied, finish_adapter
@@ -260,8 +262,30 @@ def test_an_adapter_is_not_put_on_another_teacher(adapter_folder, tmp_path):
 
 @pytest.mark.parametrize("loader", [AutoModelForSequenceClassification, AutoPeftModel])
 def test_loaders_that_do_not_know_the_layers_refuse_the_folder(adapter_folder, loader):
-    with pytest.raises(OSError, match="no file named model.safetensors|Repo id must"):
+    with pytest.raises(OSError, match="no file named model.safetensors|lora_adapters.loading.load_adapter"):
         loader.from_pretrained(adapter_folder[0])
+
+
+def test_plain_peft_warns_whoever_puts_the_adapter_on_a_model(adapter_folder, teachers):
+    with pytest.warns(UserWarning, match="lora_adapters.loading.load_adapter.*--merge_adapter"):
+        PeftModel.from_pretrained(teachers["bert"], adapter_folder[0])
+
+
+def test_an_adapter_is_loaded_with_the_config_that_it_was_trained_with(tmp_path):
+    """BigBird's attention turns from sparse to full when it reads short texts, and its weights do not show it."""
+    teacher = tiny_classifier("big_bird", num_hidden_layers=2)
+    teacher.save_pretrained(tmp_path / "teacher")
+    inputs = {"input_ids": torch.randint(5, 90, (2, 48), generator=torch.Generator().manual_seed(0))}
+    teacher(input_ids=inputs["input_ids"][:, :8])
+    model = add_lora(build_student(teacher, (2,)), ARGUMENTS)
+    folder = tmp_path / "run"
+    model.save_pretrained(folder)
+    _, adapter = finish_adapter(folder, build_student(teacher, (2,)), model, ARGUMENTS)
+    of_teacher = replace(RECORD.teacher, fingerprint=fingerprint_model(teacher))
+    of_student = replace(RECORD.student, layers=(2,), adapter=adapter)
+    replace(RECORD, teacher_folder="../teacher", teacher=of_teacher, student=of_student).write(folder)
+    with torch.no_grad():
+        torch.testing.assert_close(load_adapter(folder)(**inputs).logits, model.eval()(**inputs).logits)
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path):
@@ -305,14 +329,43 @@ def test_a_student_that_could_not_be_rebuilt_from_its_teacher_is_refused(name, v
 # --- architectures whose layers are not plain linear maps ---
 
 
+def test_the_share_of_the_weights_that_adapters_reach_is_logged(caplog):
+    """Of each layer's matrices: attention is adapted, the experts are a Parameter, the router is left alone."""
+    caplog.set_level("INFO")
+    student = tiny_classifier("mixtral", num_hidden_layers=2)
+    targets = target_modules(student)
+    adapted = 2 * (32 * 32 + 32 * 16)  # queries and outputs, keys and values of half as many heads
+    experts = 4 * (2 * 64 * 32 + 32 * 64)
+    expected = adapted / (adapted + experts + 4 * 32)
+    assert coverage(student, targets) == (
+        pytest.approx(expected),
+        ["mlp.gate", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+    )
+    add_lora(student, ARGUMENTS)
+    assert re.search(f"{expected:.0%}.*mlp.experts.gate_up_proj", caplog.text)
+
+
+@pytest.mark.parametrize("model_type", ["hunyuan_v1_moe", "jetmoe", "doge"])
+def test_routers_get_no_adapter_even_if_they_are_linear(model_type):
+    student = tiny_classifier(model_type, "experts" if model_type == "doge" else "", num_hidden_layers=1)
+    names = [name for name, _ in student.named_modules() if name.endswith(("gate.wg", "router.layer", "router_gate"))]
+    assert names
+    assert not set(names) & set(target_modules(student))
+
+
+def test_a_pooler_that_the_head_does_not_read_is_not_trained():
+    assert head_modules(tiny_classifier("big_bird", num_hidden_layers=1)) == ["classifier"]
+    assert head_modules(tiny_classifier("rembert", num_hidden_layers=1)) == ["rembert.pooler", "classifier"]
+
+
 @pytest.mark.parametrize(
     ("build", "left_alone"),
     [
-        (MECHANISMS["one shared block"], "shared_transf"),
-        (MECHANISMS["adapters by the number of a hybrid layer"], "shared_transf"),
-        (MECHANISMS["padding by the kinds of layers"], None),
-        (partial(tiny, "gpt2", {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "pad_token_id": 0}), None),
-        (partial(tiny, "phimoe", num_hidden_layers=2, num_key_value_heads=2, num_local_experts=4), "router"),
+        (MECHANISMS["zamba, one shared block"], "shared_transf"),
+        (MECHANISMS["zamba2, adapters by the number of a hybrid layer"], "shared_transf"),
+        (MECHANISMS["reformer, padding by the kinds of layers"], None),
+        (partial(tiny_classifier, "gpt2", n_layer=2), None),
+        (partial(tiny_classifier, "phimoe", num_hidden_layers=2), "router"),
     ],
     ids=["zamba", "zamba2", "reformer", "gpt2", "phimoe"],
 )
@@ -337,6 +390,5 @@ def test_every_adapter_gets_a_gradient_and_merging_changes_nothing(build, left_a
 
 @pytest.mark.parametrize(("model_type", "kind"), [("ibert", "QuantLinear"), ("squeezebert", "Conv1d")])
 def test_an_encoder_of_other_linear_maps_is_refused_with_their_class(model_type, kind):
-    entries = {"embedding_size": 32} if model_type == "squeezebert" else {}
     with pytest.raises(UserError, match=f"{kind}.* run_distillation.py"):
-        add_lora(tiny(model_type, num_hidden_layers=2, **entries), LoraArguments())
+        add_lora(tiny_classifier(model_type, num_hidden_layers=2), LoraArguments())

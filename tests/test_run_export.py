@@ -27,6 +27,7 @@ from transformers import (
 )
 
 import run_export
+from app.models import load_model
 from export import checked_export
 from export.arguments import ExportArguments
 from export.checked_export import quantize_checked
@@ -440,6 +441,35 @@ def test_the_export_of_merged_lora_weights_answers_as_the_adapted_model(report, 
     np.testing.assert_allclose(answers(folder / "onnx" / "model.onnx", batch), expected, atol=1e-4)
 
 
+def test_a_model_with_several_labels_is_served_with_the_thresholds_of_its_export(checkpoint, tmp_path):
+    several = tmp_path / "several"
+    trained = AutoModelForSequenceClassification.from_pretrained(checkpoint, problem_type=MULTI_LABEL).eval()
+    with torch.no_grad():  # each label by itself is as sure as the choice between the two
+        for weights in (trained.classifier.weight, trained.classifier.bias):
+            half = (weights[1] - weights[0]) / 2
+            weights.copy_(torch.stack([-half, half]))
+    trained.save_pretrained(several)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.save_pretrained(several)
+    for split in ("train", "validation"):
+        with open(checkpoint / f"{split}.csv", newline="") as file:
+            rows = [{"text": row["text"], "labels": [row["label"]]} for row in csv.DictReader(file)]
+        (several / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = [f"--{split}_file={several / split}.jsonl" for split in ("train", "validation")]
+    report = main([f"--model_name_or_path={several}", "--label_order=good,bad", *data])
+    assert (report["problem_type"], report["labels"]) == (MULTI_LABEL, ["good", "bad"])
+    assert report["int8_beside_float32"]["agreement"].keys() == {"good", "bad"}
+
+    model = load_model(several, "float32")
+    assert model.thresholds == json.loads((several / "export" / "thresholds.json").read_text())["thresholds"]
+    texts = [row["text"] for row in rows]
+    logits = pytorch_answers(trained, tokenizer(texts, padding=True, return_tensors="pt"))
+    found = model.classify(texts)
+    scores = [list(answer.scores.values()) for answer in found]
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), atol=1e-5)
+    assert [answer.labels for answer in found] == [row["labels"] for row in rows]
+
+
 def test_a_graph_that_answers_otherwise_is_an_error_with_the_numbers_and_has_no_metrics(
     report, folder, checkpoint, tmp_path, monkeypatch
 ):
@@ -562,6 +592,7 @@ def test_int8_that_answers_as_float32_does_passes(rare_class):
     assert gate.failures(logits_for(labels)) == []
     measured = gate.measure(logits_for(labels, margin=2.1))
     assert measured["found"] == {"common": [600, 600], "other": [392, 392], "rare": [8, 8]}
+    assert measured["false"] == {"common": [600, 0], "other": [392, 0], "rare": [8, 0]}
     assert measured["agreement"] == {"common": 1, "other": 1, "rare": 1}
     of_class = [np.exp(margin) / (np.exp(margin) + 2) for margin in (2.0, 2.1)]
     assert measured["loss"] == pytest.approx(-np.log(of_class), abs=1e-6)
@@ -588,10 +619,22 @@ def test_int8_that_is_right_as_often_but_decides_otherwise_fails(rare_class):
     position = np.arange(1000)
     float32, int8 = (np.where((position >= start) & (position < start + 30), 1, labels) for start in (0, 30))
     failures = Gate(logits_for(float32), labels, SINGLE_LABEL, ("common", "other", "rare")).failures(logits_for(int8))
-    assert len(failures) == 2
+    # Float32 finds 570 examples of the common class. Int8 loses 30 of them, and finds the other 30 instead.
+    found, added, *agreements = failures
+    assert "540 examples of common of 570" in found
+    assert "other of 30 further examples without it" in added
     assert all(
-        f"about {name} on 94.00%" in failure for name, failure in zip(("common", "other"), failures, strict=True)
+        f"about {name} on 94.00%" in failure for name, failure in zip(("common", "other"), agreements, strict=True)
     )
+
+
+@pytest.mark.parametrize(("added", "passes"), [(1, True), (2, False), (8, False)])
+def test_int8_may_add_one_false_example_to_a_rare_class_whatever_its_agreement(rare_class, added, passes):
+    labels, gate = rare_class
+    decisions = np.where(np.arange(1000) < added, 2, labels)  # agreement 0.999, 0.998, 0.992
+    failures = gate.failures(logits_for(decisions))
+    assert (failures == []) == passes
+    assert passes or ("rare" in failures[0] and f" {added} further" in failures[0])
 
 
 def test_int8_that_decides_alike_but_is_more_certain_of_what_is_wrong_fails(rare_class):
@@ -611,6 +654,8 @@ def test_several_labels_are_decided_by_their_thresholds_and_unknown_ones_are_lef
     int8 = np.array([[-9, 9], [-9, -9], [-9, 9], [9, -9]], dtype=np.float32)  # loses "low", and adds a "high"
     measured = gate.measure(int8)
     assert measured["found"] == {"low": [1, 0], "high": [1, 1]}
+    # Int8 adds a "low" to an example of which it is unknown, and a "high" likewise.
+    assert measured["false"] == {"low": [2, 0], "high": [1, 0]}
     assert measured["agreement"] == {"low": 0.75, "high": 0.75}
 
 

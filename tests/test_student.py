@@ -11,6 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
@@ -21,7 +24,7 @@ from transformers import (
 
 from layer_distillation.errors import UserError
 from layer_distillation.record import UNFINISHED_RECORD_FILE, RunRecord
-from tests.script_runs import metrics, read_record, results, run_here, table_of, weights
+from tests.script_runs import metrics, predictions, read_record, results, run_here, sentences, table_of, weights
 from tests.tiny_models import TINY_CLASSIFIERS
 from training import run as training_run
 from training import student as training_student
@@ -260,15 +263,62 @@ def test_losses_that_do_not_fit_the_student_are_refused_before_anything_is_writt
     assert not (tmp_path / "student").exists()
 
 
-def test_a_student_with_another_vocabulary_is_refused(save_student, arguments, tmp_path):
+@pytest.fixture
+def other_words(save_student):
+    """A student whose tokenizer numbers two words of the texts the other way round."""
     pretrained = save_student(BertModel, BertConfig, **SMALL)
     content = json.loads((pretrained / "tokenizer.json").read_text())
     vocabulary = content["model"]["vocab"]
-    vocabulary["good"], vocabulary["bad"] = vocabulary["bad"], vocabulary["good"]
+    vocabulary["lovely"], vocabulary["awful"] = vocabulary["awful"], vocabulary["lovely"]
     (pretrained / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="--student_name_or_path"):
-        run_here(*arguments, "--student_name_or_path", pretrained, "--output_dir", tmp_path / "student")
-    assert not (tmp_path / "student").exists()
+    return pretrained
+
+
+@pytest.fixture
+def albert(teacher, tmp_path):
+    """A teacher without layers of its own, with the words of all others here."""
+    tokenizer, config = AutoTokenizer.from_pretrained(teacher), AutoConfig.from_pretrained(teacher)
+    names = {"id2label": config.id2label, "label2id": config.label2id}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    model = AlbertForSequenceClassification(
+        AlbertConfig(vocab_size=len(tokenizer), embedding_size=16, **sizes, **names)
+    )
+    model.save_pretrained(tmp_path / "albert")
+    tokenizer.save_pretrained(tmp_path / "albert")
+    return tmp_path / "albert"
+
+
+def test_a_student_with_another_vocabulary_reads_its_own_tokens_and_learns_from_the_teachers_logits(
+    other_words, albert, files, tmp_path, monkeypatch
+):
+    teacher, arguments, folder, seen = albert, ["--teacher_name_or_path", albert, *files], tmp_path / "student", []
+    make = training_run.DistillationTrainer
+    monkeypatch.setattr(training_run, "DistillationTrainer", lambda **given: seen.append(given) or make(**given))
+    run_here(*arguments, "--student_name_or_path", other_words, "--max_steps", 1, "--output_dir", folder)
+    texts, model = [text for text, _ in sentences(40)], AutoModelForSequenceClassification.from_pretrained(teacher)
+    examples = seen[0]["train_dataset"]
+    assert list(examples["input_ids"]) == AutoTokenizer.from_pretrained(other_words)(texts)["input_ids"]
+    with torch.no_grad():
+        batch = AutoTokenizer.from_pretrained(teacher)(texts, padding=True, return_tensors="pt")
+        assert torch.allclose(torch.tensor(examples["teacher_logits"][:]), model(**batch).logits, atol=1e-5)
+    assert AutoTokenizer.from_pretrained(folder)("lovely") == AutoTokenizer.from_pretrained(other_words)("lovely")
+    recorded = [float(row["logit_good"]) for row in predictions(folder)]
+    student = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        texts = [text for text, _ in sentences(13, 60)]
+        batch = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+        assert student(**batch).logits[:, 1].tolist() == pytest.approx(recorded, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--hidden_weight", "1"), ("--teacher_cache", "false")], ids=["layers", "live"]
+)
+def test_only_stored_logits_are_compared_of_a_student_with_another_vocabulary(
+    other_words, arguments, tmp_path, option, value
+):
+    with pytest.raises(UserError, match=f"{option}.*--student_name_or_path"):
+        run_here(*arguments, "--student_name_or_path", other_words, option, value, "--output_dir", tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_student_for_shorter_texts_is_refused_with_the_length_that_it_reads(save_student, arguments, tmp_path):

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, HfArgumentParse
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from tests.glue_cache import GLUE_TASKS, write_glue_cache
-from text_data.arguments import EMBEDDED_DATA, DataArguments
+from text_data.arguments import SAMPLE_DATA, DataArguments
 from text_data.labels import LabelMap
 from text_data.loading import load_data
 from text_data.metrics import build_compute_metrics
@@ -144,9 +144,9 @@ def test_arguments_parse_from_the_command_line_and_name_the_source(write):
 # ---- Files ----
 
 
-def test_the_embedded_data_are_the_default():
+def test_the_sample_data_are_the_default():
     data = load_data(DataArguments(), seed=0)
-    assert (data.source, data.text_columns) == (EMBEDDED_DATA, ("text",))
+    assert (data.source, data.text_columns) == (SAMPLE_DATA, ("text",))
     assert data.labels == LabelMap(SINGLE_LABEL, ("not_toxic", "toxic"))
     assert list(data.splits) == ["train", "validation", "test"]
     assert all(set(split["label"]) == {0, 1} for split in data.splits.values())

@@ -3,7 +3,7 @@
     DataArguments(task_name="rte")
     DataArguments(dataset_name="cardiffnlp/tweet_eval", dataset_config_name="irony")
     DataArguments(train_file="train.csv", validation_split_percentage=10, text_column_name="tweet")
-    DataArguments()    # the embedded data set
+    DataArguments()    # the sample data
 
 The help texts and checks of these options are here; the other modules read the values.
 """
@@ -30,14 +30,16 @@ GLUE_TEXT_COLUMNS = {
     "stsb": ("sentence1", "sentence2"),
     "wnli": ("sentence1", "sentence2"),
 }
-EMBEDDED_DATA = "data/toxic_comments"
+SAMPLE_DATA = "data/toxic_comments"
+# What the column of a teacher outside this project may hold.
+LOGITS, PROBABILITIES = "logits", "probabilities"
 # Starting processes pays only for splits of this size: one process already tokenizes on all cores.
 MULTIPROCESSING_MIN_ROWS = 100_000
 
 
 @dataclass
 class DataArguments:
-    """Which data to use and how to read them. The source is a GLUE task, a data set, files or the embedded data set.
+    """Which data to use and how to read them. The source is a GLUE task, a data set, files or the sample data.
 
     Raises:
         UserError: an argument breaks its rule or contradicts another one, or a file is missing or empty.
@@ -56,28 +58,38 @@ class DataArguments:
     train_file: str | None = field(
         default=None,
         metadata={
-            "help": f"Training data: a file that ends in {', '.join(FILE_EXTENSIONS)}. Labels may be missing if "
-            f"--ce_weight is 0. Unset, and no other source named: the embedded data set {EMBEDDED_DATA}."
+            "help": f"Training data: a file that ends in {', '.join(FILE_EXTENSIONS)}. With --ce_weight 0 it "
+            f"needs no labels. If no data are named: the sample data in {SAMPLE_DATA}."
         },
     )
     validation_file: str | None = field(
-        default=None, metadata={"help": "Validation data, for choosing. The format may differ from --train_file."}
+        default=None,
+        metadata={
+            "help": "Validation data with labels, to choose settings by; any format of --train_file. Unset: give "
+            "--validation_split_percentage with --train_file."
+        },
     )
     test_file: str | None = field(
-        default=None, metadata={"help": "Test data, for reporting and predictions. Labels may be missing."}
+        default=None,
+        metadata={
+            "help": "Test data, to report scores and predictions on; any of the formats. Without labels there "
+            "are only predictions. Unset: no test split."
+        },
     )
     text_column_name: str | None = field(
         default=None,
         metadata={
-            "help": "Text column, or two with a comma for pairs: premise,hypothesis. Unset: the columns of the GLUE "
-            "task, else a well-known name (text, sentence, tweet, ...), else the only one or two columns of strings."
+            "help": "Column of the texts, or two columns for pairs, separated by a comma: premise,hypothesis. "
+            "Unset: the columns of the GLUE task, else a well-known name (text, sentence, tweet, ...), "
+            "else the only one or two columns of strings."
         },
     )
     label_column_name: str | None = field(
         default=None,
         metadata={
-            "help": "Label column, or a column for each label with commas: toxic,insult,threat, with 0/1, booleans or "
-            "shares from 0 to 1; an empty cell or -1 is unknown. Unset: label or labels."
+            "help": "Column of the labels, or one column for each label, separated by commas: "
+            "toxic,insult,threat. Such columns hold 0/1, booleans or shares from 0 to 1; an empty cell "
+            "or -1 is unknown. Unset: the column label or labels."
         },
     )
     problem_type: str | None = field(
@@ -90,41 +102,61 @@ class DataArguments:
     label_order: str | None = field(
         default=None,
         metadata={
-            "help": "Label names in the order of their ids, with commas: not_toxic,toxic. Names that hold commas as a "
-            'JSON list: \'["a, b", "c"]\'. Unset: the order that the data set declares, else sorted.'
+            "help": "All label names in the order of their ids, separated by commas: not_toxic,toxic. If names "
+            'hold commas, a JSON list: ["a, b", "c"]. Unset: the order that the data set declares, else '
+            "sorted order."
         },
     )
     json_field: str | None = field(
         default=None,
         metadata={"help": "Field with the rows, for json files that hold one object. Unset: the file is the rows."},
     )
+    teacher_column_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Training column with scores of a teacher outside this project, which replace the teacher's: "
+            "{label: score}, lists (--teacher_label_order), or a column for each label, NAME_LABEL. Unset: none."
+        },
+    )
+    teacher_scores: str = field(
+        default=LOGITS,
+        metadata={"help": "What --teacher_column_name holds.", "choices": (LOGITS, PROBABILITIES)},
+    )
+    teacher_label_order: str | None = field(
+        default=None,
+        metadata={"help": "Classes in the order of the lists in --teacher_column_name, with commas: good,bad."},
+    )
     validation_split_percentage: int | None = field(
         default=None,
         metadata={
-            "help": "Percentage (1 to 99) of the training split to split off for validation, with the same label "
-            "proportions where possible. Only for data without a validation split, which need it."
+            "help": "Share of the training split, in percent from 1 to 99, that becomes the validation split. "
+            "Classes keep their shares where possible. Required if the data have no validation split, "
+            "else not allowed."
         },
     )
     max_seq_length: int = field(
         default=128,
         metadata={
-            "help": "Longest input in tokens, at least 1; longer inputs are truncated, also at the tokenizer's limit."
+            "help": "Longest input in tokens, with special tokens; longer inputs are cut off. There must be room "
+            "for a token of each text. The tokenizer's own limit holds too."
         },
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Use only the first n training examples. Unset: all."}
+        default=None, metadata={"help": "Number of training examples to use, the first ones; >= 1. Unset: all."}
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Use only the first n examples of each validation split. Unset: all."}
+        default=None,
+        metadata={"help": "Number of examples of each validation split to use, the first ones; >= 1. Unset: all."},
     )
     max_predict_samples: int | None = field(
-        default=None, metadata={"help": "Use only the first n examples of each test split. Unset: all."}
+        default=None,
+        metadata={"help": "Number of examples of each test split to use, the first ones; >= 1. Unset: all."},
     )
     preprocessing_num_workers: int | None = field(
         default=None,
         metadata={
-            "help": "Number of tokenizing processes. Unset: one per core that may be used for splits of at least "
-            f"{MULTIPROCESSING_MIN_ROWS:,} examples, else one, which is faster there."
+            "help": "Number of processes that tokenize; >= 1. Unset: one for each core for splits of at least "
+            f"{MULTIPROCESSING_MIN_ROWS:,} examples, one for smaller splits, where it is faster."
         },
     )
     overwrite_cache: bool = field(default=False, metadata={"help": "Tokenize again even if a cached result exists."})
@@ -198,6 +230,16 @@ class DataArguments:
                 f"--label_order must have every label once, found {', '.join(names)} more than once. "
                 "Remove the repetition."
             )
+        if self.teacher_scores not in (LOGITS, PROBABILITIES):
+            raise UserError(
+                f"--teacher_scores must be {LOGITS} or {PROBABILITIES}, found {self.teacher_scores!r}. Choose one."
+            )
+        for option, value in (("label_order", self.teacher_label_order), ("scores", self.teacher_scores != LOGITS)):
+            if value and self.teacher_column_name is None:
+                raise UserError(
+                    f"--teacher_{option} describes --teacher_column_name, which is not given. Name the column, or "
+                    f"leave --teacher_{option} out."
+                )
         if self.validation_split_percentage is not None and not 1 <= self.validation_split_percentage <= 99:
             raise UserError(
                 f"--validation_split_percentage must be from 1 to 99, found {self.validation_split_percentage}. "
@@ -223,13 +265,13 @@ class DataArguments:
 
     @property
     def is_given(self) -> bool:
-        """Whether a source is named. Otherwise the data are the embedded data set."""
+        """Whether a source is named. Otherwise the data are the sample data."""
         return bool(self.task_name or self.dataset_name or self.files)
 
     @property
     def short_name(self) -> str:
-        """A name for folders: the name of the task, the data set, the training file or the embedded data set."""
-        return self.task_name or Path(self.dataset_name or self.train_file or EMBEDDED_DATA).stem
+        """A name for folders: the name of the task, the data set, the training file or the sample data."""
+        return self.task_name or Path(self.dataset_name or self.train_file or SAMPLE_DATA).stem
 
     @property
     def text_columns(self) -> tuple[str, ...]:
@@ -240,6 +282,11 @@ class DataArguments:
     def label_columns(self) -> tuple[str, ...]:
         """The names in `label_column_name`; empty if unset."""
         return split_names(self.label_column_name)
+
+    @property
+    def teacher_classes(self) -> tuple[str, ...]:
+        """The names in `teacher_label_order`; empty if unset."""
+        return split_names(self.teacher_label_order)
 
     @property
     def language_codes(self) -> tuple[str, ...]:

@@ -11,12 +11,14 @@
 import logging
 from dataclasses import dataclass
 
-from datasets import DatasetDict
+from datasets import DatasetDict, List, Value
 
+from layer_distillation.teacher_outputs import TEACHER_LOGITS
 from text_data.arguments import DataArguments
 from text_data.labels import LabelMap, read_labels
 from text_data.sources import read_source
 from text_data.splits import limited, splits_for, with_validation_split
+from text_data.teacher_columns import read_teacher_logits
 from text_data.texts import select_texts
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ class TextClassificationData:
     Attributes:
         splits: "train", the validation splits and the test splits. Columns: the text columns, and "label" where the
             labels are known: an id, a float (regression) or a 0/1 vector of `num_labels` floats (multi-label).
+            "train" has "teacher_logits" if the data hold the scores of a teacher.
         labels: the label map, read from the training split, or from the validation split if training has no labels.
         text_columns: names of the one or two text columns.
         source: short name for logs and model cards, for example "nyu-mll/glue mnli".
@@ -66,6 +69,10 @@ def load_data(data_args: DataArguments, seed: int) -> TextClassificationData:
     labels, ids = read_labels(raw, data_args)
     for name in ids:
         splits[name] = splits[name].add_column("label", ids[name], feature=labels.feature)
+    if data_args.teacher_column_name is not None:
+        logits = read_teacher_logits(raw["train"], labels, data_args)
+        feature = List(Value("float32"), length=labels.num_labels)
+        splits["train"] = splits["train"].add_column(TEACHER_LOGITS, list(logits), feature=feature)
     logger.info(f"{source}: text in {', '.join(text_columns)}; {labels.problem_type} of {', '.join(labels.names)}")
 
     percentage = data_args.validation_split_percentage

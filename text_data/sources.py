@@ -12,7 +12,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from layer_distillation.errors import UserError
-from text_data.arguments import EMBEDDED_DATA, GLUE, DataArguments
+from text_data.arguments import GLUE, SAMPLE_DATA, DataArguments
 from text_data.files import category_orders, read_file
 from text_data.hub import full_name, load_hub_data
 from text_data.splits import splits_for
@@ -48,9 +48,9 @@ def read_source(data_args: DataArguments) -> tuple[str, dict[str, RawSplit]]:
             _read_files(data_args.files, data_args.json_field),
         )
     else:
-        folder = Path(__file__).parent.parent / EMBEDDED_DATA
+        folder = Path(__file__).parent.parent / SAMPLE_DATA
         files = {split: str(folder / f"{split}.csv") for split in ("train", "validation", "test")}
-        source, raw = EMBEDDED_DATA, _read_files(files)
+        source, raw = SAMPLE_DATA, _read_files(files)
 
     if "train" not in raw:
         raise UserError(f"{source} must have a split named train, found {', '.join(raw)}. Use --train_file.")

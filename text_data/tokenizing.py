@@ -14,6 +14,7 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from layer_distillation.errors import UserError
+from layer_distillation.teacher_outputs import TEACHER_LOGITS
 from text_data.arguments import MULTIPROCESSING_MIN_ROWS, DataArguments
 from text_data.caches import writable_cache
 from text_data.loading import TextClassificationData
@@ -31,7 +32,7 @@ def tokenize(
 
     Returns:
         The same splits with the columns input_ids, attention_mask, token_type_ids (if the tokenizer has them), labels
-        (if known).
+        and teacher_logits (if known).
 
     Raises:
         UserError: `max_seq_length` leaves no room for text.
@@ -53,6 +54,8 @@ def tokenize(
         encoded = tokenizer(*(batch[column] for column in text_columns), truncation=True, max_length=max_length)
         if "label" in batch:
             encoded["labels"] = batch["label"]
+        if TEACHER_LOGITS in batch:
+            encoded[TEACHER_LOGITS] = batch[TEACHER_LOGITS]
         return encoded
 
     encode_hash = Hasher.hash(encode)

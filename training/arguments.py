@@ -29,9 +29,9 @@ class TeacherArguments:
     teacher_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub name of a fine-tuned classifier, which is used as it is, or of a pretrained "
-            f"encoder, which is fine-tuned first. '{PACKAGED_TEACHER}' is the encoder of the PyPI package of that "
-            f"name. Unset: {HUB_TEACHER}; with the sample data the packaged encoder."
+            "help": "Folder or Hub name of the teacher. A fine-tuned classifier is used as it is; a pretrained "
+            f"encoder is fine-tuned first. '{PACKAGED_TEACHER}' is the encoder in the PyPI package of "
+            f"this name. Unset: {HUB_TEACHER}, or with the sample data {PACKAGED_TEACHER}."
         },
     )
     teacher_revision: str | None = field(
@@ -50,12 +50,16 @@ class TeacherArguments:
     ignore_mismatched_sizes: bool = field(
         default=False,
         metadata={
-            "help": "Fine-tune a teacher whose head was trained for other labels. A head of another size is replaced."
+            "help": "Fine-tune a teacher whose head was trained for other labels, with a new head if the number "
+            "of labels differs. Off: such a teacher is an error."
         },
     )
     teacher_num_train_epochs: float = field(
         default=3.0,
-        metadata={"help": "Epochs of the teacher's fine-tuning; > 0. Not used by a teacher whose head is trained."},
+        metadata={
+            "help": "Passes over the training data in the teacher's fine-tuning; > 0. A teacher with a trained "
+            "head is not fine-tuned."
+        },
     )
     teacher_learning_rate: float = field(
         default=5e-5, metadata={"help": "Peak learning rate of the teacher's fine-tuning; > 0."}
@@ -63,28 +67,32 @@ class TeacherArguments:
     teacher_seed: int = field(
         default=42,
         metadata={
-            "help": "Seed of the teacher's fine-tuning. It is not --seed, so that runs with other seeds share the "
-            "teacher."
+            "help": "Seed of the teacher's fine-tuning. It is separate from --seed, so that runs with different "
+            "seeds can share a teacher."
         },
     )
     teacher_output_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder of the fine-tuned teacher; later runs use it again. Unset: OUTPUT_DIR/teacher."},
+        metadata={
+            "help": "Folder for the fine-tuned teacher. Runs that name the same folder share the teacher. Unset: "
+            "OUTPUT_DIR/teacher."
+        },
     )
     teacher_cache: bool = field(
         default=True,
         metadata={
-            "help": "Run the teacher once and train from its stored outputs. Off: run the teacher in every step."
+            "help": "Run the teacher once over the training data, and train from its stored outputs. Off: the "
+            "teacher runs in every step."
         },
     )
     teacher_cache_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the stored outputs. Unset: TEACHER_OUTPUT_DIR/outputs."}
+        default=None, metadata={"help": "Folder for the stored teacher outputs. Unset: TEACHER_OUTPUT_DIR/outputs."}
     )
     hidden_state_cache_gb: float = field(
         default=0.0,
         metadata={
-            "help": "Gigabytes that hidden states stored for --hidden_weight may take; the log says how many they "
-            "need. 0: none are stored, and the teacher runs in every step."
+            "help": "Largest size, in GB, of the stored hidden states for --hidden_weight; the log says how many "
+            "GB they need. 0: they are not stored, and the teacher runs in every step."
         },
     )
 
@@ -109,19 +117,21 @@ class StudentArguments:
     layer_strategy: str | None = field(
         default=None,
         metadata={
-            "help": "Teacher layers to copy; layer 1 is nearest the input. top (or first): 1..K. bottom (or last): "
-            "the last K. odd: 1,3,5,...; even: 2,4,6,... (K = N/2). uniform: K layers spread evenly over 1..N. "
-            "random: none, all weights are fresh. narrow: all layers, each without the inner neurons that matter "
-            "least (see --student_intermediate_size). From the training data: search, the winner of a tournament of "
-            "short runs (see --search_budget); cka and block_influence, the K layers that change their input most. "
-            "Unset: even."
+            "help": "Which K of the teacher's layers 1 (nearest the input) to N the student copies. top or "
+            "first: the first K. bottom or last: the last K. odd: 1,3,5,...; even: 2,4,6,... (both only "
+            "if K = N/2). uniform: spread evenly, with layer N. random: none, all weights are new. "
+            "narrow: all N, each without the inner neurons that matter least (see "
+            "--student_intermediate_size). By data: search, the winner of short training runs (see "
+            "--search_budget); cka and block_influence, the K layers that change their input most "
+            "(measured: poor sets). Unset: even."
         },
     )
     layers: str | None = field(
         default=None,
         metadata={
-            "help": "Teacher layers to copy, separated by commas, in student order, each once: 1,3,5. Layer 1 is "
-            "nearest the input. Wins over --layer_strategy and --num_student_layers."
+            "help": "Numbers of the teacher's layers to copy, in the order of the student, each once: 1,3,5. "
+            "Layer 1 is nearest the input. If given, --layer_strategy and --num_student_layers have no "
+            "effect. Unset: --layer_strategy decides."
         },
     )
     num_student_layers: int | None = field(
@@ -131,30 +141,31 @@ class StudentArguments:
     student_intermediate_size: int | None = field(
         default=None,
         metadata={
-            "help": "Inner neurons that each layer keeps with --layer_strategy narrow; >= 1. Unset: a quarter of the "
-            "teacher's, which halves the operations of a BERT-like encoder."
+            "help": "Number of inner neurons of each layer that --layer_strategy narrow keeps; >= 1. Unset: a "
+            "quarter of the teacher's, which halves the operations of a BERT-like encoder."
         },
     )
     search_budget: float = field(
         default=0.5,
         metadata={
-            "help": "What --layer_strategy search may cost, as a multiple of the run that follows; > 0. The search "
-            "stores the teacher's outputs, also with --no_teacher_cache."
+            "help": "Cost that --layer_strategy search may have, in multiples of the training that follows; > 0. "
+            "The search always stores the teacher's outputs."
         },
     )
     stages: str | None = field(
         default=None,
         metadata={
-            "help": "Depths of several students, decreasing: 5,4,3. Each student is built from the one before it and "
-            "trained in full by the same teacher. The last student keeps the layers of --layer_strategy. Strategies "
-            "by evidence choose again at every stage. Measured: no gain on SST-2. Unset: one student."
+            "help": "Numbers of layers of several students, decreasing: 5,4,3. Each is built from the student "
+            "before it (the first from the teacher) and trained in full with the same teacher; the last "
+            "has the layers of --layer_strategy. Strategies by data choose again for each student. "
+            "Measured: no gain on SST-2. Unset: one student."
         },
     )
     student_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub name of a pretrained encoder with the teacher's vocabulary, of any depth and "
-            "width, as the student instead of layers of the teacher."
+            "help": "Folder or Hub name of a pretrained model to train as the student; its depth and width are free. "
+            "Losses on layers need one with the teacher's tokenizer. Unset: the student copies layers of the teacher."
         },
     )
     license: str | None = field(

@@ -1,4 +1,8 @@
-"""Classifiers and tokenizers for the labels and texts at hand."""
+"""Loads classifiers and tokenizers, and checks that they fit the data.
+
+A head is trained for the data if its label names and their order are those of the data: see `load_classifier`. A
+tokenizer fits a model if it has the model's vocabulary: see `load_tokenizer`.
+"""
 
 import logging
 import shlex

@@ -141,7 +141,7 @@ def measure_latency(models: Sequence[PreTrainedModel], dataset: Dataset, num_exa
 
     Args:
         models: on the device to measure.
-        dataset: tokenised; its first `num_examples` are used, unpadded.
+        dataset: tokenized; its first `num_examples` are used, unpadded.
     """
     seconds: list[list[float]] = [[] for _ in models]
     dataset = dataset.select(range(min(num_examples + 5, len(dataset))))

@@ -1,7 +1,8 @@
 """The data of a run in every form that its steps need."""
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from datasets import DatasetDict
@@ -11,6 +12,8 @@ from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_dataset
 from layer_distillation.model_outputs import MODEL_INPUTS
+from layer_distillation.pretrained import resolve_checkpoint
+from layer_distillation.teacher_outputs import TEACHER_LOGITS
 from text_data.arguments import DataArguments
 from text_data.loading import TextClassificationData, load_data
 from text_data.metrics import build_compute_metrics
@@ -18,6 +21,8 @@ from text_data.thresholds import ThresholdRule
 from text_data.tokenizing import prepare_for_saving, tokenize
 from training.arguments import TeacherArguments
 from training.checkpoints import load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Inputs:
         tokenized: the same splits as a model reads them.
         tokenizer, collator, compute_metrics: as a `Trainer` takes them.
         threshold_rule: how the thresholds of the labels are chosen.
+        of_teacher: the same texts as the teacher reads them; `None` if teacher and student read them alike.
     """
 
     data: TextClassificationData
@@ -37,11 +43,23 @@ class Inputs:
     collator: Callable
     compute_metrics: Callable[[EvalPrediction], dict[str, float]]
     threshold_rule: ThresholdRule = ThresholdRule()
+    of_teacher: "Inputs | None" = None
+
+    @property
+    def read_by_teacher(self) -> "Inputs":
+        """The texts as the teacher reads them."""
+        return self if self.of_teacher is None else self.of_teacher
+
+    @property
+    def hold_teacher_logits(self) -> bool:
+        """Whether the training data hold the scores of a teacher."""
+        return TEACHER_LOGITS in self.tokenized["train"].column_names
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Of the tokenised examples of every split and their labels."""
-        return {name: fingerprint_dataset(split, (*MODEL_INPUTS, "labels")) for name, split in self.tokenized.items()}
+        """Of the tokenized examples of every split, their labels and the scores of a teacher that the data hold."""
+        columns = (*MODEL_INPUTS, "labels", TEACHER_LOGITS)
+        return {name: fingerprint_dataset(split, columns) for name, split in self.tokenized.items()}
 
     @property
     def reported_split(self) -> str:
@@ -53,11 +71,11 @@ class Inputs:
 def load_inputs(
     path: str, teacher_args: TeacherArguments, data_args: DataArguments, training_args: DistillationTrainingArguments
 ) -> Inputs:
-    """Loads and tokenises the data, with the tokenizer of the checkpoint at `path`."""
+    """Loads and tokenizes the data, with the tokenizer of the checkpoint at `path`."""
     data = load_data(data_args, training_args.seed)
     training_args.check_number_of_labels(data.labels.num_labels)
     tokenizer = load_tokenizer(path, teacher_args.tokenizer_name, teacher_args.teacher_revision)
-    with training_args.main_process_first(desc="tokenising"):
+    with training_args.main_process_first(desc="tokenizing"):
         tokenized = tokenize(data, tokenizer, data_args)
     prepare_for_saving(tokenizer, data_args.max_seq_length)
     compute_metrics = build_compute_metrics(data.labels, data_args.task_name)
@@ -71,6 +89,35 @@ def load_inputs(
     )
 
 
+def read_by_student(
+    inputs: Inputs,
+    student_name_or_path: str | None,
+    data_args: DataArguments,
+    training_args: DistillationTrainingArguments,
+) -> Inputs:
+    """Returns the inputs as the student reads them: with its own tokenizer, if it makes other tokens of the texts.
+
+    Args:
+        inputs: as the teacher reads them.
+        student_name_or_path: `None` for a student of teacher layers, which has the teacher's tokenizer.
+    """
+    if student_name_or_path is None:
+        return inputs
+    tokenizer = load_tokenizer(resolve_checkpoint(student_name_or_path))
+    with training_args.main_process_first(desc="tokenizing"):
+        tokenized = tokenize(inputs.data, tokenizer, data_args)
+    readings = [
+        [fingerprint_dataset(split, ("input_ids",)) for split in splits.values()]
+        for splits in (tokenized, inputs.tokenized)
+    ]
+    if readings[0] == readings[1]:
+        return inputs
+    logger.info(f"{student_name_or_path} reads the texts with its own tokenizer, the teacher with another one.")
+    prepare_for_saving(tokenizer, data_args.max_seq_length)
+    collator = DataCollatorWithPadding(tokenizer)
+    return replace(inputs, tokenized=tokenized, tokenizer=tokenizer, collator=collator, of_teacher=inputs)
+
+
 def check_training_labels(
     inputs: Inputs, training_args: DistillationTrainingArguments, teacher_is_trained: bool
 ) -> None:
@@ -82,7 +129,7 @@ def check_training_labels(
             "The training examples have no labels, but --ce_weight is positive. Name their column "
             "(--label_column_name), or have the student learn from its teacher alone: --ce_weight 0 --kl_weight 1."
         )
-    if not teacher_is_trained:
+    if not teacher_is_trained and not inputs.hold_teacher_logits:
         raise UserError(
             "The training examples have no labels, so that a teacher with a new head cannot be fine-tuned on them. "
             "Name one that is trained: --teacher_name_or_path."

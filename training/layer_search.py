@@ -17,7 +17,8 @@ rather than many short ones.
 
 `cka` and `block_influence` keep the layers that change their input most, by the measures of
 `training.layer_similarity.layer_changes`. They cost one pass of the teacher over some examples and are baselines for
-the search.
+the search. A new measure of the teacher's layers is an entry of `layer_changes`; another kind of choice is a branch of
+`choose_layers`.
 """
 
 import json
@@ -43,14 +44,14 @@ from layer_distillation.engines import release_engine
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.loss_table import LAYER_LOSSES
 from layer_distillation.losses import kl_divergence_loss
-from layer_distillation.teacher_outputs import TEACHER_LOGITS, add_teacher_logits
-from layer_mapping import build_student, required_layers, student_depth
+from layer_distillation.teacher_outputs import TEACHER_LOGITS
+from layer_mapping import build_student, student_depth
 from training.arguments import StudentArguments
 from training.inputs import Inputs
 from training.layer_similarity import layer_changes
 from training.run import Run
 from training.search_plan import ENOUGH_STEPS, Layers, SearchPlan, plan_search
-from training.stored_or_live import storing
+from training.stored_or_live import storing, with_teacher_logits
 from training.tables import format_layers, markdown_table
 
 logger = logging.getLogger(__name__)
@@ -88,26 +89,26 @@ def _most_changing(source: PreTrainedModel, student_args: StudentArguments, run:
     examples = examples.select(range(min(NUM_EXAMPLES, len(examples))), keep_in_memory=True)
     changes = layer_changes(source, examples, inputs.collator, run.args.per_device_eval_batch_size)
     (changes,) = broadcast_object_list([changes])  # other devices round otherwise
-    layers = most_changing_layers(changes[student_args.layer_strategy], depth, required_layers(source))
+    layers = most_changing_layers(changes[student_args.layer_strategy], depth)
     by_layer = ", ".join(f"{k}: {value:.3f}" for k, value in enumerate(changes[student_args.layer_strategy], start=1))
     logger.info(f"How much each layer changes its input, by {student_args.layer_strategy}: {by_layer}")
     return layers, {"examples": len(examples), **{name: values.tolist() for name, values in changes.items()}}
 
 
-def most_changing_layers(changes: Sequence[float], depth: int, required: Layers = ()) -> Layers:
-    """Returns the required layers and the layers with the highest values, `depth` in all, in increasing order.
+def most_changing_layers(changes: Sequence[float], depth: int) -> Layers:
+    """Returns the `depth` layers with the highest values, in increasing order.
 
     Args:
         changes: of layers 1..N; of equal ones the lower layer is kept.
     """
-    by_change = sorted(range(1, len(changes) + 1), key=lambda layer: (layer not in required, -changes[layer - 1]))
+    by_change = sorted(range(1, len(changes) + 1), key=lambda layer: -changes[layer - 1])
     return tuple(sorted(by_change[:depth]))
 
 
 def _search(source: PreTrainedModel, student_args: StudentArguments, run: Run) -> tuple[Layers, dict]:
     training_args, inputs = run.args, run.inputs
     teacher, how = run.teacher.load(training_args.device), storing(run.teacher.args, inputs, training_args)
-    dataset = add_teacher_logits(inputs.tokenized["train"], teacher, **how)
+    dataset = with_teacher_logits(inputs, teacher, how)
     del teacher
     plan = plan_search(source, student_args, training_args, len(dataset))
     training, held_out = split_held_out(dataset, plan.num_held_out, training_args.seed)

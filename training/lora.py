@@ -13,7 +13,7 @@ from layer_distillation.atomic_files import replacing
 from layer_distillation.errors import UserError
 from lora_adapters.adapters import count_parameters
 from lora_adapters.arguments import LoraArguments
-from lora_adapters.loading import attach_adapter, load_adapter
+from lora_adapters.loading import attach_adapter, load_adapter, mark_adapter
 from text_data.thresholds import THRESHOLDS_FILE
 from training.arguments import StudentArguments
 
@@ -55,6 +55,7 @@ def finish_adapter(
         "total_parameters": total,
         "megabytes": (Path(folder) / SAFETENSORS_WEIGHTS_NAME).stat().st_size / 1e6,
     }
+    mark_adapter(folder)
     return attach_adapter(student, folder).merge_and_unload(), description
 
 

@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from layer_distillation.record import RunRecord, StudentRecord
 from text_data.arguments import GLUE
 from text_data.thresholds import THRESHOLDS_FILE, thresholds_table
-from training.tables import METRICS, format_layers, markdown_table, results_table
+from training.tables import METRIC_TITLES, format_layers, markdown_table, results_table
 
 # How a student was trained, in words and in the Hub's tags, by the `method` of its record.
 METHODS = {
@@ -49,7 +49,7 @@ def write_model_card(output_dir: str | Path, record: RunRecord) -> None:
                 metric_type=metric,
                 metric_value=results[f"{prefix}_{metric}"],
             )
-            for metric in METRICS
+            for metric in METRIC_TITLES
             if f"{prefix}_{metric}" in results
         ],
     )
@@ -154,4 +154,7 @@ from lora_adapters.loading import load_adapter
 
 model = {load}.merge_and_unload()
 classifier = pipeline("text-classification", model=model, tokenizer="{name}")
-```"""
+```
+
+On any other model, such as the whole teacher, the adapter gives wrong answers without an error. `run_lora.py
+--merge_adapter` also writes a plain checkpoint, which `transformers` loads alone."""

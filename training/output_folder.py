@@ -1,8 +1,8 @@
-"""The output folder of a run: refuse strangers' folders, tell finished runs from interrupted ones, keep the record.
+"""The output folder of a run: refuses other folders, tells finished runs from interrupted ones, keeps the record.
 
 `distillation.json` is the record of a finished run, with its results. A run that is not finished has a record of its
-own beside it, so that what an earlier run has left stays as it is until the new one ends. A folder without either,
-unless empty, is not ours and left alone.
+own beside it, so that what an earlier run has left stays as it is until the new one ends. A folder that is not empty
+and has neither record is no run of this project, and is left as it is.
 """
 
 import logging

@@ -21,11 +21,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
-from layer_distillation.encoder_layers import num_layers
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.loss_table import LAYER_LOSSES, PREDICTION_LOSSES, WEIGHTS
 from layer_distillation.pretrained import hub_name
 from layer_distillation.record import DataRecord, Origin, RunRecord, StudentRecord, TeacherRecord, library_versions
+from layer_distillation.student_config import encoder_config
 from layer_distillation.teacher_outputs import HiddenStatesCollator
 from layer_mapping import build_student
 from lora_adapters.adapters import add_lora
@@ -248,8 +248,7 @@ def _finished_record(
         untrained = build_student(teacher, origin.layers, origin.neurons)
         student, adapter = finish_adapter(folder, untrained, trained, run.lora_args)
     student = student.to(args.device)
-    validation = run.inputs.tokenized[run.inputs.data.validation_splits[0]]
-    teacher_ms, student_ms = measure_latency([teacher, student], validation)
+    teacher_ms, student_ms = _latencies(teacher, student, run.inputs)
     return replace(
         run.record,
         method=method_of(args, run.lora_args is not None),
@@ -259,7 +258,7 @@ def _finished_record(
             name=teacher_args.teacher_name_or_path,
             hub_name=hub_name(teacher_args.teacher_name_or_path),
             fingerprint=fingerprint_model(teacher),
-            layers=tuple(range(1, num_layers(teacher) + 1)),
+            layers=tuple(range(1, encoder_config(teacher.config).num_hidden_layers + 1)),
             **describe_model(teacher, teacher_ms),
             results=run.teacher.results,
         ),
@@ -271,6 +270,15 @@ def _finished_record(
             results=results,
         ),
     )
+
+
+def _latencies(teacher: PreTrainedModel, student: PreTrainedModel, inputs: Inputs) -> list[float]:
+    """Returns the milliseconds an example of both models, which take turns if they read the same tokens."""
+    split = inputs.data.validation_splits[0]
+    if inputs.of_teacher is None:
+        return measure_latency([teacher, student], inputs.tokenized[split])
+    readings = ((teacher, inputs.read_by_teacher), (student, inputs))
+    return [measure_latency([model], of_model.tokenized[split])[0] for model, of_model in readings]
 
 
 def _loss_settings(args: DistillationTrainingArguments) -> dict[str, float | str]:

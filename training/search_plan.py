@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.errors import UserError
-from layer_mapping import required_layers, select_layers, student_depth
+from layer_mapping import select_layers, student_depth
 from training.arguments import StudentArguments
 from training.run import num_steps
 
@@ -81,16 +81,16 @@ def plan_search(
             "The trials of a layer search learn from labels and from the teacher's predictions, but the weights of "
             "these losses are 0. Give --kl_weight a positive value, or name a strategy such as 'uniform'."
         )
-    depth, required = student_depth(num_layers(source), student_args.num_student_layers), required_layers(source)
+    depth = student_depth(num_layers(source), student_args.num_student_layers)
     num_held_out = held_out_size(training_args, num_examples)
     full_run = num_steps(training_args, num_examples)
     examples_a_step = examples_a_pass(training_args) * training_args.gradient_accumulation_steps
     scoring = num_held_out / examples_a_step / SCORES_A_TRAINING
     budget = student_args.search_budget * full_run
 
-    named = named_sets(num_layers(source), depth, required)
+    named = named_sets(num_layers(source), depth)
     # Two at least where there are two: to search is to compare.
-    fewest = min(max(len(named), 2), math.comb(num_layers(source) - len(required), depth - len(required)))
+    fewest = min(max(len(named), 2), math.comb(num_layers(source), depth))
     if any(steps < MIN_STEPS for _, steps in plan_rungs(fewest, budget, scoring)):
         sizes = _halve(fewest)
         least = (len(sizes) * fewest * MIN_STEPS + sum(sizes) * scoring) / full_run
@@ -100,7 +100,7 @@ def plan_search(
             f"{math.floor(100 * least + 1) / 100}, or name a strategy such as 'uniform'."
         )
     number = max(fewest, _most_candidates(budget, scoring))
-    candidates = candidate_sets(num_layers(source), depth, required, number, training_args.seed)
+    candidates = candidate_sets(num_layers(source), depth, number, training_args.seed)
     rungs = plan_rungs(len(candidates), budget, scoring)
     return SearchPlan(tuple(candidates), tuple(rungs), num_held_out, scoring, full_run)
 
@@ -157,30 +157,26 @@ def _most_candidates(budget: float, scoring: float) -> int:
     return max(number for number, is_enough in enumerate(enough, start=1) if is_enough)
 
 
-def candidate_sets(num_teacher_layers: int, depth: int, required: Layers, number: int, seed: int) -> list[Layers]:
-    """Returns all sets of `depth` layers that contain the required ones, or a sample of `number` sets if more exist.
+def candidate_sets(num_teacher_layers: int, depth: int, number: int, seed: int) -> list[Layers]:
+    """Returns all sets of `depth` layers, or a sample of `number` sets if more exist.
 
     A sample holds the sets of the named strategies and a random choice stratified by mean depth: random sets are
     sorted by the mean of their layers, the order is cut into equal parts, and one set is drawn from each part. The
     sample may be smaller than `number` where few sets exist.
     """
-    free = [layer for layer in range(1, num_teacher_layers + 1) if layer not in required]
-    num_free = depth - len(required)
-    if math.comb(len(free), num_free) <= number:
-        return [tuple(sorted((*required, *layers))) for layers in itertools.combinations(free, num_free)]
-    named = named_sets(num_teacher_layers, depth, required)
+    every_layer = range(1, num_teacher_layers + 1)
+    if math.comb(num_teacher_layers, depth) <= number:
+        return list(itertools.combinations(every_layer, depth))
+    named = named_sets(num_teacher_layers, depth)
     number -= len(named)
     draws = np.random.default_rng(seed)
-    drawn = {
-        tuple(sorted((*required, *draws.choice(free, num_free, replace=False).tolist()))) for _ in range(100 * number)
-    }
+    drawn = {tuple(sorted(draws.choice(every_layer, depth, replace=False).tolist())) for _ in range(100 * number)}
     pool = sorted(drawn - set(named), key=lambda layers: (sum(layers), layers))
     strata = [pool[i * len(pool) // number : (i + 1) * len(pool) // number] for i in range(number)]
     return named + [stratum[draws.integers(len(stratum))] for stratum in strata if stratum]
 
 
-def named_sets(num_teacher_layers: int, depth: int, required: Layers = ()) -> list[Layers]:
-    """Returns the sets of the strategies by position that keep the required layers, each set once."""
+def named_sets(num_teacher_layers: int, depth: int) -> list[Layers]:
+    """Returns the sets of the strategies by position, each set once."""
     strategies = ["top", "bottom", "uniform", *(["odd", "even"] if 2 * depth == num_teacher_layers else [])]
-    sets = dict.fromkeys(select_layers(strategy, num_teacher_layers, depth) for strategy in strategies)
-    return [layers for layers in sets if set(required) <= set(layers)]
+    return list(dict.fromkeys(select_layers(strategy, num_teacher_layers, depth) for strategy in strategies))

@@ -5,17 +5,20 @@ signal.train_dataset, signal.teacher_model    # the model is None where all outp
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel
 from transformers.trainer_utils import unwrap_peft_model
 
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.encoder_layers import num_layers
+from layer_distillation.errors import UserError
 from layer_distillation.layer_losses import check_shapes
+from layer_distillation.loss_table import LAYER_LOSSES
 from layer_distillation.teacher_outputs import (
+    TEACHER_LOGITS,
     add_teacher_hidden_states,
     add_teacher_logits,
     check_hidden_states_size,
@@ -67,13 +70,26 @@ def teacher_signal(
         if teacher.args.teacher_cache:
             logger.info(_why_live(model, compared, inputs, training_args))
         return TeacherSignal(dataset, model, compared)
-    how = storing(teacher.args, inputs, training_args)
+    how = storing(teacher.args, inputs.read_by_teacher, training_args)
     if training_args.uses("kl", "cosine"):
-        dataset = add_teacher_logits(dataset, model, **how)
+        dataset = with_teacher_logits(inputs, model, how)
     if training_args.needs_hidden_states:
         different = sorted(set(compared))
         dataset = add_teacher_hidden_states(dataset, model, different, max_bytes=_max_bytes(teacher.args), **how)
     return TeacherSignal(dataset, None, compared)
+
+
+def with_teacher_logits(inputs: Inputs, teacher: PreTrainedModel, how: Mapping) -> Dataset:
+    """Returns the training examples with `teacher_logits`: those that the data hold, or the teacher's.
+
+    Args:
+        how: as `storing` returns it.
+    """
+    dataset = inputs.tokenized["train"]
+    if inputs.hold_teacher_logits:
+        return dataset
+    stored = add_teacher_logits(inputs.read_by_teacher.tokenized["train"], teacher, **how)
+    return concatenate_datasets([dataset, stored.select_columns(TEACHER_LOGITS)], axis=1)
 
 
 def check_losses(
@@ -88,10 +104,35 @@ def check_losses(
     Args:
         student, teacher: of the architecture that they will have; their weights do not matter.
     """
+    if inputs.of_teacher is not None:
+        _check_logits_are_enough(teacher_args, training_args)
+    if inputs.hold_teacher_logits and training_args.needs_teacher and not _are_stored(teacher_args, training_args):
+        raise UserError(
+            "--teacher_column_name gives stored scores, but with --teacher_cache false, or with losses on layers that "
+            "are not stored, a teacher of this project runs in every step and would be used instead. Leave "
+            "--teacher_cache on and set --attention_weight and --relation_weight to 0; --hidden_weight needs "
+            "--hidden_state_cache_gb."
+        )
     check_shapes(training_args, student, teacher)
     if training_args.needs_hidden_states and _are_stored(teacher_args, training_args):
         num_different = min(num_layers(student), num_layers(teacher))
         check_hidden_states_size(inputs.tokenized["train"], teacher, num_different, _max_bytes(teacher_args))
+
+
+def _check_logits_are_enough(teacher_args: TeacherArguments, training_args: DistillationTrainingArguments) -> None:
+    """Raises a `UserError` if more than stored logits is compared of models that read a text as different tokens."""
+    if training_args.needs_teacher_layers:
+        weights = [f"--{name}_weight" for name in LAYER_LOSSES if training_args.uses(name)]
+        raise UserError(
+            f"{' and '.join(weights)} compare teacher and student token by token, but --student_name_or_path reads "
+            "the texts as other tokens than the teacher. Set the weight to 0, or choose a student with the teacher's "
+            "tokenizer."
+        )
+    if training_args.needs_teacher and not teacher_args.teacher_cache:
+        raise UserError(
+            "With --teacher_cache false the teacher runs on the student's tokens in every step, but "
+            "--student_name_or_path reads the texts as other tokens than the teacher. Leave --teacher_cache on."
+        )
 
 
 def storing(teacher_args: TeacherArguments, inputs: Inputs, training_args: DistillationTrainingArguments) -> dict:

@@ -26,7 +26,7 @@ from layer_distillation.pretrained import hub_name, resolve_checkpoint
 from layer_distillation.record import Origin, RunRecord, StudentRecord
 from layer_mapping import build_random_student, build_student, describe_mapping, parse_layers, select_layers
 from training.arguments import StudentArguments
-from training.checkpoints import load_classifier, load_for_labels, load_tokenizer
+from training.checkpoints import load_classifier, load_for_labels
 from training.inputs import Inputs
 from training.layer_search import choose_layers
 from training.neuron_choice import choose_neurons, kept_width
@@ -202,17 +202,9 @@ def _load_pretrained(name: str, training_args: DistillationTrainingArguments, in
     """Loads the checkpoint that is to be the student, with a head for the labels of the data.
 
     Raises:
-        UserError: it cannot be read, has another vocabulary than the teacher, or is made for shorter texts.
+        UserError: it cannot be read, or is made for shorter texts.
     """
-    path = resolve_checkpoint(name)
-    tokenizer = load_tokenizer(path)
-    if tokenizer.get_vocab() != inputs.tokenizer.get_vocab():
-        raise UserError(
-            f"The vocabulary of --student_name_or_path {name} ({len(tokenizer)} tokens) is not that of the teacher "
-            f"({len(inputs.tokenizer)} tokens), but both read the same `input_ids`. Choose a student with the "
-            "teacher's tokenizer."
-        )
-    student, _ = load_for_labels(path, inputs.data.labels, training_args.seed)
+    student, _ = load_for_labels(resolve_checkpoint(name), inputs.data.labels, training_args.seed)
     limit = _max_length(student)
     longest = max(len(ids) for split in inputs.tokenized.values() for ids in split["input_ids"])
     if limit is not None and longest > limit:

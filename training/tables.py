@@ -5,8 +5,8 @@ from statistics import mean, stdev
 
 from layer_distillation.record import RunRecord
 
-# Columns of the results table for each metric, in order; a run shows those that its task has.
-METRICS = {
+# Metrics that tables and model cards show, in order, as far as a task has them.
+METRIC_TITLES = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
     "matthews_correlation": "Matthews",
@@ -30,7 +30,7 @@ def results_table(record: RunRecord) -> str:
             "Training loss": _number(model.results.get("train_loss_ce")),
             "Validation loss": _number(model.results.get("eval_loss")),
         }
-        for metric, title in METRICS.items():
+        for metric, title in METRIC_TITLES.items():
             if f"{prefix}_{metric}" in model.results:
                 row[f"{split} {title}"] = _number(model.results[f"{prefix}_{metric}"])
             if f"{prefix}_{metric}_mm" in model.results:

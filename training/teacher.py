@@ -125,9 +125,14 @@ def check_teacher_output_dir(folder: str | Path) -> None:
 
 
 def prepare_teacher(start: TeacherStart, training_args: DistillationTrainingArguments, inputs: Inputs) -> Teacher:
-    """Fine-tunes the teacher if it is not trained, scores it, and warns if it is no better than guessing."""
+    """Fine-tunes the teacher if it is not trained, scores it, and warns if it is no better than guessing.
+
+    Where the data hold the scores of another teacher, an untrained one only gives its layers.
+    """
     data, path, model, results = inputs.data, start.path, start.model, {}
     check_padding(model, inputs)
+    if not start.is_trained and inputs.hold_teacher_logits:
+        return Teacher(path, start.args, data.labels, results)
     if not start.is_trained:
         path = start.args.teacher_output_dir
         model, results["train_loss_ce"] = fine_tune(start, training_args, inputs)

@@ -1,0 +1,297 @@
+"""Which students, adapters and exports are right, for every type of sequence classifier that transformers has.
+
+    python -m experiments.architectures               # the types that have not been measured yet, then the page
+    python -m experiments.architectures gpt2 llama    # these types again
+
+Each type has tiny classifiers in which all parameters are random (`experiments/tiny_classifiers.py`). For each list of
+layers, the student's logits are compared with those of the teacher's own forward without the other layers
+(`experiments/kept_layers.py`), in memory and after `save_pretrained` and `from_pretrained`. Of the first student that
+is exact, the adapters are trained for a step and merged, and it is exported. What is found goes to
+`outputs/architectures/TYPE.json`, all of it to `docs/results/architectures.csv` and `docs/ARCHITECTURES.md`.
+"""
+
+import argparse
+import json
+import logging
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
+
+import onnxruntime
+import torch
+import transformers
+from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+from benchmarks.results import RESULTS, ROOT, write_results
+from experiments.kept_layers import logits_of, logits_of_kept_layers
+from experiments.tiny_classifiers import configurations_of, tiny_classifier
+from export.float32 import export_float32, model_inputs
+from layer_distillation.encoder_layers import find_layer_list, num_layers
+from layer_distillation.errors import UserError
+from layer_distillation.first_norm import lacks_first_norm
+from layer_distillation.student_config import encoder_config
+from layer_mapping import build_student, parse_layers, select_layers
+from lora_adapters.adapters import add_lora, coverage, target_modules
+from lora_adapters.arguments import LoraArguments
+from training.tables import markdown_table
+
+FOLDER = ROOT / "outputs" / "architectures"
+PAGE = RESULTS.parent / "ARCHITECTURES.md"
+STRATEGIES = ("odd", "even", "top", "bottom")
+LISTS = (*STRATEGIES, "any order")
+EXACT, CLOSE, REFUSED, NOT_BUILT, NOT_MEASURED = "exact", "close", "refused", "not built", "not measured"
+# Whose adapters cannot be judged on the machines at hand.
+WITHOUT_LORA = {
+    "mra": f"{NOT_MEASURED}: without its CUDA kernel attention is zero (findings/transformers_mra_without_kernel.sh)"
+}
+TOLERANCE = 1e-6  # of the largest logit
+EXPORT_TOLERANCE = 1e-4
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("types", nargs="*", help="types to measure again; by default all without a result")
+    types = parser.parse_args().types
+    logging.disable(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    every_type = sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
+    for model_type in types or [name for name in every_type if not file_of(name).is_file()]:
+        save(model_type, [measure(model_type, title) for title in configurations_of(model_type)])
+    write_page(every_type)
+    for model_type in every_type:  # exports take longest
+        rows = read(model_type)
+        if any(row["export"] == NOT_MEASURED for row in rows):
+            save(model_type, [row | {"export": measured_export(row)} for row in rows])
+    write_page(every_type)
+
+
+def save(model_type: str, rows: list[dict]) -> None:
+    file_of(model_type).write_text(json.dumps(rows, indent=2) + "\n")
+    print(model_type, *({name: row[name] for name in (*LISTS, "lora", "export")} for row in rows), flush=True)
+
+
+def read(model_type: str) -> list[dict]:
+    return json.loads(file_of(model_type).read_text())
+
+
+def file_of(model_type: str) -> Path:
+    return FOLDER / f"{model_type}.json"
+
+
+def write_page(types: list[str]) -> None:
+    rows = [row for model_type in types for row in read(model_type)]
+    write_results("architectures", rows, table(rows))
+    PAGE.write_text(page(rows))
+
+
+# ---- Measuring ----
+
+
+def batch() -> dict[str, torch.Tensor]:
+    """Returns three texts of 48, 31 and 17 tokens, padded on the right; no window of attention is as long."""
+    attention_mask = (torch.arange(48) < torch.tensor([[48], [31], [17]])).long()
+    input_ids = torch.randint(5, 30, (3, 48), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": input_ids * attention_mask, "attention_mask": attention_mask}
+
+
+def measure(model_type: str, title: str) -> dict[str, str]:
+    """Returns a row of the results: what happens for every list of layers, with adapters and in the export."""
+    row = {"type": model_type, "configuration": title, **dict.fromkeys((*LISTS, "lora", "export", "reason"), "")}
+    try:
+        teacher = tiny_classifier(model_type, title)
+        if not teacher.config.is_encoder_decoder:
+            logits_of(teacher, batch())
+    except Exception as error:
+        return row | dict.fromkeys(LISTS, NOT_BUILT) | {"reason": first_line(error)}
+    exact = None
+    for name, layers in lists_of_layers(teacher).items():
+        found, _, reason = attempt(student_outcome, teacher, layers).partition(": ")
+        row[name], row["reason"] = found, row["reason"] or reason
+        if row[name] == EXACT and exact is None:
+            exact = layers
+    if exact is not None:
+        # The whole teacher, in which every kind of layer occurs.
+        row["lora"] = WITHOUT_LORA.get(model_type) or attempt(lora_outcome, deepcopy(teacher))
+        row["export"] = NOT_MEASURED
+    return row
+
+
+def measured_export(row: Mapping[str, str]) -> str:
+    """Returns what a row says about the export of its first exact student, after measuring it if need be."""
+    if row["export"] != NOT_MEASURED:
+        return row["export"]
+    teacher = tiny_classifier(row["type"], row["configuration"])
+    layers = next(layers for name, layers in lists_of_layers(teacher).items() if row[name] == EXACT)
+    return attempt(export_outcome, build_student(teacher, layers))
+
+
+def attempt(measurement: Callable[..., str], *arguments) -> str:
+    """Returns what a measurement returns; a crash, whatever its kind, is a result too."""
+    try:
+        return measurement(*arguments)
+    except Exception as error:
+        return f"CRASH: {first_line(error)}"
+
+
+def lists_of_layers(teacher: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    """Returns the lists by name; the depth of a teacher that has no layers to choose from counts as 6."""
+    try:
+        depth = num_layers(teacher)
+    except UserError:
+        depth = 6
+    return {name: select_layers(name, depth) for name in STRATEGIES} | {"any order": (depth, 1, 3, 2)}
+
+
+def student_outcome(teacher: PreTrainedModel, layers: tuple[int, ...]) -> str:
+    """Returns what a student of these layers is, with the reason if it is refused."""
+    try:
+        student = build_student(teacher, layers)
+    except UserError as error:
+        return f"{REFUSED if advice_works(teacher, str(error)) else 'WRONG ADVICE'}: {error}"
+    expected = logits_of_kept_layers(teacher, layers, batch())
+    with tempfile.TemporaryDirectory() as folder:
+        student.save_pretrained(folder)
+        reloaded = type(student).from_pretrained(folder)
+    worst = max(difference(logits_of(model, batch()), expected) for model in (student, reloaded))
+    if worst <= TOLERANCE:
+        return EXACT
+    first = teacher.get_submodule(find_layer_list(teacher))[layers[0] - 1]
+    return f"{CLOSE if lacks_first_norm(student, first) else 'WRONG'} by {worst:.1e}"
+
+
+def advice_works(teacher: PreTrainedModel, message: str) -> bool:
+    """Returns whether every list of layers that a refusal names makes a student."""
+    lists = [parse_layers(text) for text in re.findall(r"--layers ([\d,]+\d|\d)", message)]
+    for strategy, _, depth in re.findall(r"--layer_strategy (\w+)( --num_student_layers (\d+))?", message):
+        lists.append(select_layers(strategy, num_layers(teacher), int(depth) if depth else None))
+    try:
+        for layers in lists:
+            build_student(teacher, layers)
+    except UserError:
+        return False
+    return True
+
+
+def lora_outcome(student: PreTrainedModel) -> str:
+    """Returns the share of the layers' weights that adapters reach, or what is wrong with the adapters."""
+    try:
+        share, _ = coverage(student, target_modules(student))
+    except UserError as error:
+        return f"{REFUSED}: {error}"
+    model = add_lora(student, LoraArguments(lora_r=2, lora_dropout=0.0))
+    adapters = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
+    with torch.no_grad():
+        for name, parameter in adapters.items():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    encoder_config(student.config).use_cache = student.config.use_cache = False
+    model.train()(**batch(), labels=torch.tensor([0, 1, 2])).loss.backward()
+    idle = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    if idle:
+        return f"WRONG: no gradient for {len(idle)} parameters, {idle[0]}"
+    expected = logits_of(model.eval(), batch())
+    merged = difference(logits_of(model.merge_and_unload(), batch()), expected)
+    return f"{share:.0%}" if merged <= EXPORT_TOLERANCE else f"WRONG by {merged:.1e} when merged"
+
+
+def export_outcome(student: PreTrainedModel) -> str:
+    """Returns "yes" where the ONNX file gives the student's logits, otherwise what happens."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "model.onnx")
+        try:
+            export_float32(student, file)
+        except UserError as error:
+            return f"{REFUSED}: {error}"
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    inputs = {name: batch().get(name, torch.zeros(3, 48, dtype=torch.long)) for name in model_inputs(student)}
+    (found,) = session.run(["logits"], {name: tensor.numpy() for name, tensor in inputs.items()})
+    worst = difference(torch.from_numpy(found), logits_of(student, inputs))
+    return "yes" if worst <= EXPORT_TOLERANCE else f"WRONG by {worst:.1e}"
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Returns the largest difference of two tables of logits, relative to the largest logit or to 1."""
+    return ((found - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
+
+
+def first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+
+
+# ---- The page ----
+
+
+def table(rows: list[dict]) -> str:
+    """Returns one line a configuration."""
+    return markdown_table(
+        [
+            {
+                "Type": row["type"] + (f" ({row['configuration']})" if row["configuration"] else ""),
+                **{name: row[name] for name in LISTS},
+                "LoRA": row["lora"].split(":")[0],
+                "Export": row["export"].split(":")[0],
+            }
+            for row in rows
+        ]
+    )
+
+
+def page(rows: list[dict]) -> str:
+    """Returns docs/ARCHITECTURES.md."""
+    kinds = Counter(kind_of([row for row in rows if row["type"] == name]) for name in {row["type"] for row in rows})
+    wrong = sum(value.startswith(("WRONG", "CRASH")) for row in rows for value in row.values())
+    reasons = [
+        f"- **{row['type']}**{', ' + row['configuration'] if row['configuration'] else ''}: {reason}"
+        for row in rows
+        for reason in (row["reason"], *(row[name] for name in ("lora", "export") if ":" in row[name]))
+        if reason
+    ]
+    return f"""# Architectures
+
+Every type of sequence classifier in transformers {transformers.__version__}: {sum(kinds.values())} types in \
+{len(rows)} tiny configurations with random weights, in which every kind of layer occurs.
+
+```bash
+python -m experiments.architectures    # writes this page and docs/results/architectures.csv
+```
+
+| Types | What happens |
+|---|---|
+| {kinds["exact"]} | a student of any layers is exact |
+| {kinds["some"]} | students are exact or, where the architecture does not allow the layers, refused |
+| {kinds["refused"]} | every student is refused |
+| {kinds["not built"]} | the teacher itself does not run |
+
+Wrong answers, crashes and pieces of wrong advice, among students, adapters and exports: {wrong}.
+
+"Exact" means: the student gives the logits of the teacher's own forward pass in which the other layers pass their \
+input on, within {TOLERANCE:g} of the largest logit, in memory and after saving and loading, for a batch of texts of \
+48, 31 and 17 tokens. "Any order" is the list N,1,3,2. LoRA shows the share of the numbers in the matrices of the \
+layers that adapters reach by default. Each adapter gets a gradient, and merging changes no logit by more than \
+{EXPORT_TOLERANCE:g}. The experts of a mixture have no adapters, nor have the routers that choose among them. The \
+export is to ONNX in float32, with the same tolerance. "Close" is a first layer of ModernBERT, whose norm is folded \
+into its projections.
+
+{table(rows)}
+
+## Reasons
+
+{chr(10).join(reasons)}
+"""
+
+
+def kind_of(rows: list[Mapping[str, str]]) -> str:
+    """Returns what happens to the students of a type: "exact", "some" of them, "refused" or "not built"."""
+    outcomes = {row[name] for row in rows for name in LISTS}
+    if outcomes == {EXACT}:
+        return "exact"
+    return "some" if EXACT in outcomes else REFUSED if REFUSED in outcomes else NOT_BUILT
+
+
+if __name__ == "__main__":
+    main()

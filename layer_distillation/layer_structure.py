@@ -1,0 +1,80 @@
+"""Whether a layer would be built the same at its place in a student as at its place in the teacher.
+
+    check_structure(teacher, student, indices)    # the student may be without weights
+
+Some layers are built by their number or by the depth: with other modules, shapes or factors.
+"""
+
+import copy
+from collections.abc import Sequence
+
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from layer_distillation.encoder_layers import blueprint, find_layer_list
+from layer_distillation.first_norm import FIRST_NORM
+
+# Attributes that only tell a layer its number or the depth. BigBird uses `seed` in training only. MiniMax keeps what
+# it computes from the depth in buffers, which are copied.
+LAYER_NUMBER_ATTRIBUTES = ("layer_idx", "layer_id", "block_id", "seed", "num_hidden_layers", "num_fwd_mem_blocks")
+# Zamba2's shared block holds an adapter for each hybrid layer that uses it. Adapters are copied by the number of their
+# hybrid layer, not by the place of the block.
+ADAPTER_LISTS = "_adapter_list."
+
+
+class Misfit(Exception):
+    """Layers that would not compute in the student what they compute in the teacher; its message is the reason."""
+
+
+def config_in_use(teacher: PreTrainedModel) -> PretrainedConfig:
+    """Returns the config with the kind of attention that the teacher uses now.
+
+    BigBird turns from sparse to full attention for good when it reads a batch of short texts, and its config does not.
+    """
+    attention_type = getattr(teacher.base_model, "attention_type", None)
+    if attention_type is None or attention_type == teacher.config.attention_type:
+        return teacher.config
+    config = copy.deepcopy(teacher.config)
+    config.attention_type = attention_type
+    return config
+
+
+def check_structure(teacher: PreTrainedModel, student: PreTrainedModel, indices: Sequence[int]) -> None:
+    """Raises a `Misfit` if a layer is built differently in the student.
+
+    The teacher is compared as its config builds it, like a reloaded student. A teacher in use may differ from its
+    config, for example by activation checkpointing.
+
+    Args:
+        indices: 0-based teacher layers in student order.
+    """
+    layer_list_name = find_layer_list(teacher)
+    teacher_layers = blueprint(teacher, copy.deepcopy(config_in_use(teacher))).get_submodule(layer_list_name)
+    for position, (index, layer) in enumerate(zip(indices, student.get_submodule(layer_list_name), strict=True)):
+        expected, found = _structure(teacher_layers[index]), _structure(layer)
+        names = sorted({name for name, _ in expected.items() ^ found.items()})
+        if names and not (position == 0 and _is_norm_to_fold(names, found)):
+            differences = [f"{name}: {expected.get(name, 'none')}, {found.get(name, 'none')}" for name in names[:2]]
+            more = [f"{len(names) - 2} more"] if len(names) > 2 else []
+            raise Misfit(
+                f"The teacher's layer {index + 1} cannot be the student's layer {position + 1}, because "
+                f"{type(teacher).__name__} builds a layer by its number or by the depth, and these two differ "
+                f"({'; '.join([*differences, *more])})"
+            )
+
+
+def _is_norm_to_fold(names: Sequence[str], found: dict[str, object]) -> bool:
+    return {name.split(".")[0] for name in names} == {FIRST_NORM} and found[FIRST_NORM] == nn.Identity.__name__
+
+
+def _structure(layer: nn.Module) -> dict[str, object]:
+    """Returns what decides a layer's computation besides its weights: shapes, module classes and plain attributes."""
+    structure = {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()}
+    for path, module in layer.named_modules():
+        structure[path] = type(module).__name__
+        for name, value in vars(module).items():
+            if isinstance(value, float):
+                value = float(f"{value:.12g}")  # a factor that is computed from another depth may round differently
+            if isinstance(value, (bool, int, float, str)) and name not in LAYER_NUMBER_ATTRIBUTES and name[0] != "_":
+                structure[f"{path}.{name}".removeprefix(".")] = value
+    return {name: value for name, value in structure.items() if ADAPTER_LISTS not in f"{name}."}
