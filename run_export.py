@@ -44,7 +44,7 @@ from text_data.arguments import DataArguments
 from text_data.labels import LabelMap
 from text_data.loading import load_data
 from text_data.metrics import build_compute_metrics
-from text_data.thresholds import DEFAULT_THRESHOLD, THRESHOLDS_FILE, ThresholdRule, choose_thresholds
+from text_data.thresholds import DEFAULT_THRESHOLD, THRESHOLDS_FILE, ThresholdRule, choose_thresholds, read_thresholds
 from text_data.tokenizing import prepare_for_saving, tokenize
 from training.checkpoints import load_classifier, load_tokenizer
 from training.command_line import parse_arguments, run_script
@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         problem_type=data.labels.problem_type,
         names=data.labels.names,
     )
-    chosen = find_thresholds(path, settings.sources) or measure_thresholds(model, check_data, data_args.threshold_rule)
+    chosen = find_thresholds(path, settings.sources, data.labels.names)
+    chosen = chosen or measure_thresholds(model, check_data, data_args.threshold_rule)
     if chosen:
         thresholds = dict.fromkeys(check_data.names, DEFAULT_THRESHOLD) | chosen["thresholds"]
         check_data = replace(check_data, thresholds=thresholds)
@@ -189,13 +190,13 @@ def load_trained_classifier(path: str, labels: LabelMap) -> PreTrainedModel:
     return model
 
 
-def find_thresholds(path: str, sources: Mapping[str, str]) -> dict | None:
+def find_thresholds(path: str, sources: Mapping[str, str], names: Sequence[str]) -> dict | None:
     """Returns the thresholds that the model's folder has, perhaps changed by hand.
 
     `None` if there are none, or if `--threshold_rule` asks for others.
     """
     file = Path(path) / THRESHOLDS_FILE
-    return None if "threshold_rule" in sources or not file.is_file() else json.loads(file.read_text())
+    return None if "threshold_rule" in sources or not file.is_file() else read_thresholds(file, names)
 
 
 def measure_thresholds(model: PreTrainedModel, data: CheckData, rule: str) -> dict | None:
@@ -209,9 +210,12 @@ def measure_thresholds(model: PreTrainedModel, data: CheckData, rule: str) -> di
 
 
 def open_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes the folder, and writes config and tokenizer. Metrics of an earlier export go: they vouch for its files."""
+    """Makes the folder, and writes config and tokenizer.
+
+    What an earlier export says about its model goes; the metrics vouch for its files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (METRICS_FILE, THRESHOLDS_FILE):
+    for name in (METRICS_FILE, THRESHOLDS_FILE, *FILES_FOR_THE_APP):
         (folder / name).unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
     model.config.save_pretrained(folder)

@@ -63,9 +63,11 @@ def _thresholds(model: Model) -> str:
 def _threshold_row(label: str, threshold: float, curve: Mapping[str, Sequence[float]] | None) -> str:
     cells = [f"{threshold:.3f}", *("–" for _ in CURVES), "–"]
     if curve:
-        # The curve is a step function, which holds from one of its thresholds to the next.
+        # A long curve is thinned out to some of its points, among them the threshold unless it was changed by hand.
         point = bisect_right(curve["threshold"], threshold) - 1
-        cells = [f"{threshold:.3f}", *(percent(curve[name][point]) for name in CURVES), _chart(threshold, curve)]
+        about = "" if curve["threshold"][point] == threshold else "about "
+        values = (f"{about}{percent(curve[name][point])}" for name in CURVES)
+        cells = [f"{threshold:.3f}", *values, _chart(threshold, curve)]
     return f'<tr><th scope="row">{escape(in_words(label))}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 

@@ -3,7 +3,6 @@
 curl http://127.0.0.1:7860/api/classify -H 'Content-Type: application/json' -d '{"text": "I hate you"}'
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -108,9 +107,11 @@ class Error(BaseModel):
 def build_router(service: Service) -> APIRouter:
     """Returns the routes of the API."""
     router = APIRouter()
-    # The description names the models, so that it refuses what the server refuses.
-    names = Literal[tuple(service.models)], ClassifyRequest.model_fields["model"]
-    Body = create_model("ClassifyRequest", __base__=ClassifyRequest, model=names)
+    # The description names the models and their labels, so that it refuses what the server refuses.
+    labels = tuple(dict.fromkeys(label for model in service.models.values() for label in model.labels))
+    fields = {"model": Literal[tuple(service.models)], "thresholds": dict[Literal[labels], Probability]}
+    described = {name: (kind, ClassifyRequest.model_fields[name]) for name, kind in fields.items()}
+    Body = create_model("ClassifyRequest", __base__=ClassifyRequest, **described)
 
     @router.post(
         "/api/classify",
@@ -127,8 +128,10 @@ def build_router(service: Service) -> APIRouter:
         """Says which class one text or each of several belongs to."""
         model = service.models[body.model or service.default]
         thresholds = body.thresholds or {}
-        if refusal := refuse_thresholds(thresholds, model):
-            return error_response(422, refusal)
+        try:
+            model.check_thresholds(thresholds)
+        except ValueError as error:
+            return error_response(422, f"thresholds: {error}")
         try:
             answers = await service.classify(body.texts or [body.text], model.name)
         except BusyError:
@@ -157,16 +160,6 @@ def build_router(service: Service) -> APIRouter:
         return error_response(404, "There is nothing here. GET /openapi.json describes what there is.")
 
     return router
-
-
-def refuse_thresholds(thresholds: Mapping[str, float], model: Model) -> str | None:
-    """Returns why the model cannot decide by these thresholds, `None` if it can."""
-    if thresholds and model.thresholds is None:
-        return f"thresholds: {model.name} chooses one class for a text, so it has none"
-    for label in thresholds:
-        if label not in model.labels:
-            return f"thresholds: {model.name} has no such label; it has {', '.join(model.labels)}"
-    return None
 
 
 def result(answer: Answer, model: Model) -> dict:

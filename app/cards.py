@@ -15,7 +15,19 @@ from app.explain import MAX_WORDS, Word
 from app.models import Answer, Model
 
 PREVIEW_ROWS = 20
-UNWELCOME = ("toxic", "hate", "offensive", "insult", "threat", "obscene", "abuse", "attack", "explicit")
+UNWELCOME = (
+    "toxic",
+    "toxicity",
+    "hate",
+    "offensive",
+    "insult",
+    "threat",
+    "obscene",
+    "profanity",
+    "abuse",
+    "attack",
+    "explicit",
+)
 WELCOME = ("not", "non", "neither", "none", "clean", "friendly")
 
 
@@ -40,10 +52,9 @@ def percent(probability: float) -> str:
     return f"{100 * probability:.1f} %"
 
 
-def _tone_of_all(labels: Sequence[str]) -> str:
-    """Returns the tone of an answer: unwelcome if one of its labels is."""
-    tones = {_tone(label) for label in labels}
-    return "unwelcome" if "unwelcome" in tones else (tones or {"neutral"}).pop()
+def tone_of_all(labels: Sequence[str]) -> str:
+    """Returns the tone of an answer: the least welcome one of its labels."""
+    return max(map(_tone, labels), key=("welcome", "neutral", "unwelcome").index, default="neutral")
 
 
 def card(model: Model, answer: Answer, seconds: float, words: str = "") -> str:
@@ -59,7 +70,7 @@ def card(model: Model, answer: Answer, seconds: float, words: str = "") -> str:
     if answer.truncated:
         notes.append(f"The model has read only the first {model.max_length} tokens of this comment.")
     return (
-        f'<section class="card {_tone_of_all(answer.labels)}"><h2>{escape(in_words(*answer.labels))}</h2>'
+        f'<section class="card {tone_of_all(answer.labels)}"><h2>{escape(in_words(*answer.labels))}</h2>'
         f'<table class="scores"><caption>Probability of each label</caption><tbody>{bars}</tbody></table>'
         f'{"".join(f"""<p class="note">{note}</p>""" for note in notes)}{words}'
         f'<p class="note"><span class="model">{escape(model.name)}</span> ({escape(model.backend)}) '

@@ -26,6 +26,13 @@ class Comments(NamedTuple):
     delimiter: str
 
 
+def find_text_column(header: Sequence[str]) -> int | None:
+    """Returns the number of the column with the comments: one with a well-known name, or the only one."""
+    names = [name.strip().casefold() for name in header]
+    known = [names.index(name) for name in TEXT_COLUMNS if name in names]
+    return known[0] if known else 0 if len(names) == 1 else None
+
+
 def read_comments(content: bytes, max_characters: int) -> Comments:
     """Reads a CSV file with a header.
 
@@ -50,9 +57,8 @@ def read_comments(content: bytes, max_characters: int) -> Comments:
         raise ValueError(f"The file is not a CSV file: {error} (line {reader.line_num}).") from error
     if not rows:
         raise ValueError("The file has no comments. It needs a header line, and a line for every comment.")
-    names = [name.strip().casefold() for name in header]
-    found = [names.index(name) for name in TEXT_COLUMNS if name in names] or ([0] if len(names) == 1 else [])
-    if not found:
+    column = find_text_column(header)
+    if column is None:
         raise ValueError(
             f"The file has no column named {', '.join(TEXT_COLUMNS[:-1])} or {TEXT_COLUMNS[-1]}. Rename the one with "
             "the comments."
@@ -60,9 +66,9 @@ def read_comments(content: bytes, max_characters: int) -> Comments:
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise ValueError(f"Row {number} has {len(row)} columns, the header has {len(header)}.")
-        if len(row[found[0]]) > max_characters:
+        if len(row[column]) > max_characters:
             raise ValueError(f"The comment in row {number} is longer than {max_characters:,} characters.")
-    return Comments(header, rows, found[0], delimiter)
+    return Comments(header, rows, column, delimiter)
 
 
 def write_scored(comments: Comments, answers: Sequence[Answer | None], labels: Sequence[str]) -> str:

@@ -112,7 +112,14 @@ class Model(ABC):
             raise ValueError(f"The app serves models of single texts, but {folder} reads pairs: {metrics['data']}.")
         chosen = _read_json_if_there(folder / THRESHOLDS_FILE)
         self.threshold_curves = chosen.get("curves", {})
-        self.thresholds = self._read_thresholds(chosen) if problem_type == MULTI_LABEL else None
+        self.thresholds = None
+        if problem_type == MULTI_LABEL:
+            self.thresholds = dict.fromkeys(self.labels, DEFAULT_THRESHOLD)
+            try:
+                self.check_thresholds(chosen.get("thresholds", {}))
+            except ValueError as error:
+                raise ValueError(f"{folder / THRESHOLDS_FILE}: {error}. Correct the file.") from error
+            self.thresholds |= chosen.get("thresholds", {})
         self.max_length = metrics.get("max_length") or _read_max_length(folder)
         self.version = metrics.get("version")
         self.languages = tuple(metrics.get("languages", ()))
@@ -123,15 +130,19 @@ class Model(ABC):
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.max_length)
 
-    def _read_thresholds(self, chosen: dict) -> dict[str, float]:
-        thresholds = chosen.get("thresholds", {})
+    def check_thresholds(self, thresholds: Mapping[str, float]) -> None:
+        """Checks whether the model can decide by these thresholds, for some labels or all.
+
+        Raises:
+            ValueError: the model chooses one class, has no such label, or a threshold is no number from 0 to 1.
+        """
+        if thresholds and self.thresholds is None:
+            raise ValueError(f"{self.name} chooses one class for a text, so it has no thresholds")
         for label, threshold in thresholds.items():
-            if label not in self.labels or not 0 <= threshold <= 1:
-                raise ValueError(
-                    f"{self.folder / THRESHOLDS_FILE} must give probabilities from 0 to 1 for labels of the model, "
-                    f"{', '.join(self.labels)}, but has {label}: {threshold}. Correct the file."
-                )
-        return dict.fromkeys(self.labels, DEFAULT_THRESHOLD) | thresholds
+            if label not in self.labels:
+                raise ValueError(f"{self.name} has no label {label!r:.100}; it has {', '.join(self.labels)}")
+            if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+                raise ValueError(f"a threshold must be a number from 0 to 1, found {threshold!r:.100} for {label}")
 
     @property
     def identity(self) -> dict[str, str | None]:

@@ -41,8 +41,9 @@ MAX_COMMENT_BYTES = 20_480
 MAX_SPANS = 64
 PLAIN_TEXT = "PLAIN_TEXT"
 PROBABILITY = "PROBABILITY"
-# A sentence ends with a mark before white space, or with its line.
-SENTENCE = re.compile(r"\S.*?(?:[.!?…]+(?=\s|$)|$)", re.MULTILINE)
+# A sentence ends with a mark before white space, or with its line. The pattern takes one character after the other and
+# never goes back, because texts may consist of marks alone.
+SENTENCE = re.compile(r"\S[^\r\n]*?(?:(?<=[.!?…])(?=\s)|(?=[\r\n]|\Z))")
 # Google's names of the statuses that this API answers with.
 STATUS_NAMES = {
     400: "INVALID_ARGUMENT",
@@ -172,9 +173,10 @@ def read_attributes(model: Model) -> dict[str, str]:
         ValueError: the file is no such map, or names a label that the model does not have.
     """
     file = model.folder / ATTRIBUTES_FILE
-    if not file.is_file():
-        return {WELL_KNOWN.get(label, label.upper()): label for label in model.labels}
-    names = json.loads(file.read_text(encoding="utf-8"))
+    if file.is_file():
+        names = json.loads(file.read_text(encoding="utf-8"))
+    else:
+        names = {label: WELL_KNOWN.get(label, label.upper()) for label in model.labels}
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise ValueError(f'{file} must map labels to attributes, as {{"toxic": "TOXICITY"}}. Correct the file.')
     for label in names:
@@ -182,9 +184,14 @@ def read_attributes(model: Model) -> dict[str, str]:
             raise ValueError(
                 f"{file} names the label {label}, but the model has {', '.join(model.labels)}. Correct the file."
             )
-    if len(set(names.values())) < len(names):
-        raise ValueError(f"{file} must give each label an attribute of its own. Correct the file.")
-    return {attribute: label for label, attribute in names.items()}
+    attributes = {attribute: label for label, attribute in names.items()}
+    for label, attribute in names.items():
+        if attributes[attribute] != label:
+            raise ValueError(
+                f"{file} must give each label an attribute of its own, but {attribute} is that of {label} and of "
+                f"{attributes[attribute]}. Write or correct the file."
+            )
+    return attributes
 
 
 def read_request(body: bytes) -> AnalyzeRequest:
@@ -220,7 +227,7 @@ def check_request(asked: AnalyzeRequest, attributes: dict[str, str], languages: 
         raise AnalyzeError("Comment text too long.", "COMMENT_TOO_LONG")
     if not asked.requested_attributes:
         raise AnalyzeError("Missing requested_attributes", "NO_REQUESTED_ATTRIBUTES")
-    foreign = [code for code in asked.languages if languages and code.split("-")[0].lower() not in languages]
+    foreign = [code for code in asked.languages if languages and not reads_language(languages, code)]
     for name, options in asked.requested_attributes.items():
         if name not in attributes:
             raise AnalyzeError(f"Unknown requested attribute: {name[:200]}")
@@ -234,9 +241,16 @@ def check_request(asked: AnalyzeRequest, attributes: dict[str, str], languages: 
             )
 
 
+def reads_language(languages: Sequence[str], code: str) -> bool:
+    """Returns whether the languages have the code, such as "pt-BR", or its part before the first hyphen."""
+    code, known = code.lower(), {language.lower() for language in languages}
+    return code in known or code.partition("-")[0] in known
+
+
 def sentences(text: str) -> list[Span]:
     """Returns the sentences of a text that is not blank, without the white space between them, at most `MAX_SPANS`."""
-    spans = [Span(*match.span()) for match in SENTENCE.finditer(text)]
+    found = ((match.start(), match[0].rstrip()) for match in SENTENCE.finditer(text))
+    spans = [Span(begin, begin + len(sentence)) for begin, sentence in found]
     if len(spans) > MAX_SPANS:
         spans[MAX_SPANS - 1 :] = [Span(spans[MAX_SPANS - 1].begin, spans[-1].end)]
     return spans

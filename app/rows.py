@@ -1,7 +1,8 @@
 """Files of comments larger than memory: rows in from csv, jsonl, parquet and the Hub, rows out to files.
 
 source = open_source("comments.parquet")
-write_rows(Path("scored.csv"), [{"text": "I hate you", "score_toxic": 0.9}], schema=None)
+columns = source.columns | {"score_toxic": "double"}
+write_rows(Path("part-0.csv"), [{"text": "I hate you", "score_toxic": 0.9}], columns)
 join_files([Path("part-0.csv"), Path("part-1.csv")], Path("scored.csv"))
 
 csv and jsonl need nothing else; parquet needs pyarrow, and the Hub needs datasets.
@@ -10,15 +11,20 @@ csv and jsonl need nothing else; parquet needs pyarrow, and the Hub needs datase
 import csv
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from app.comments_file import DELIMITERS
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 ROWS_AT_A_TIME = 1_000
+MAX_CELL_CHARACTERS = 2**31 - 1  # the largest that the csv module takes on every system
+
+# Types of pyarrow, or their names, by column; `None` where the rows tell. Only parquet needs them.
+Columns = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -26,74 +32,109 @@ class Source:
     """Rows that are read as they are asked for.
 
     Attributes:
-        rows: dictionaries by column.
-        columns: names of the columns, as far as the first row has them.
+        rows: dictionaries with all of the columns, in their order.
+        columns: none if the source is empty and has no header.
         total: number of rows, `None` if only reading tells.
-        schema: types of the columns for parquet files, `None` if the rows tell.
     """
 
     rows: Iterator[dict]
-    columns: tuple[str, ...]
+    columns: Columns
     total: int | None = None
-    schema: "pyarrow.Schema | None" = None  # noqa: F821, imported where it is needed
+
+
+def ending(path: Path) -> str:
+    """Returns the ending of a file's name in lower case."""
+    return path.suffix.lower()
 
 
 def open_source(name: str, split: str = "train") -> Source:
     """Opens a file by its ending, or a data set of the Hub.
 
+    Reading the rows raises `ValueError` for a row with other columns than the first one.
+
     Raises:
-        ValueError: there is no such file, or it is empty.
+        ValueError: there is no such file, or it has another ending.
+        ModuleNotFoundError: the format needs a package that is not installed.
     """
     path = Path(name)
-    if path.suffix not in FORMATS:
+    if ending(path) not in FORMATS:
+        if path.is_file():
+            raise ValueError(f"The input must end in {', '.join(FORMATS)}, found {name}. Convert the file.")
         return _open_hub(name, split)
     if not path.is_file():
         raise ValueError(f"There is no file {name}. Check the path.")
-    if path.suffix == ".parquet":
+    if ending(path) == ".parquet":
         return _open_parquet(path)
-    return _with_columns(_read_csv(path) if path.suffix == ".csv" else _read_jsonl(path), name)
+    return _open_csv(path) if ending(path) == ".csv" else _with_columns(_read_jsonl(path), name)
 
 
 def _with_columns(rows: Iterator[dict], name: str) -> Source:
+    """Returns a source with the columns of the first row."""
     first = next(rows, None)
     if first is None:
-        raise ValueError(f"{name} has no rows.")
-    return Source(chain([first], rows), tuple(first))
+        return Source(rows, {})
+    return Source(_in_order(chain([first], rows), tuple(first), name), dict.fromkeys(first))
 
 
-def _read_csv(path: Path) -> Iterator[dict]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        first_line = file.readline()
-        file.seek(0)
-        reader = csv.reader(file, delimiter=max(DELIMITERS, key=first_line.count), strict=True)
-        try:
+def _in_order(rows: Iterable[dict], columns: Sequence[str], name: str) -> Iterator[dict]:
+    for number, row in enumerate(rows, 1):
+        if different := sorted(row.keys() ^ set(columns)):
+            raise ValueError(
+                f"Row {number} of {name} must have the columns of the first one, {', '.join(columns)}, but only one "
+                f"of the two has {', '.join(different)}. Give each row all columns, with null where there is nothing."
+            )
+        yield {column: row[column] for column in columns}
+
+
+def _open_csv(path: Path) -> Source:
+    lines = _read_csv(path)
+    header = next(lines, [])
+    return Source((dict(zip(header, line, strict=True)) for line in lines), dict.fromkeys(header, "string"))
+
+
+def _read_csv(path: Path) -> Iterator[list[str]]:
+    """Returns the header, then the rows."""
+    limit = csv.field_size_limit(MAX_CELL_CHARACTERS)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            first_line = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(DELIMITERS, key=first_line.count), strict=True)
             header = next(reader, [])
             if len(set(header)) < len(header):
                 raise ValueError(f"{path} names a column twice: {', '.join(header)}. Rename one of them.")
+            yield header
             for row in reader:
                 if len(row) not in (0, len(header)):
                     raise ValueError(
                         f"Line {reader.line_num} of {path} has {len(row)} columns, the header has {len(header)}."
                     )
                 if row:
-                    yield dict(zip(header, row, strict=True))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no CSV file in UTF-8: {error} (line {reader.line_num}).") from error
+                    yield row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} must be a CSV file in UTF-8: {error}. Correct the file.") from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _read_jsonl(path: Path) -> Iterator[dict]:
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.isspace():
-                row = _parsed(line)
-                if not isinstance(row, dict):
-                    raise ValueError(f"Line {number} of {path} is no JSON object.")
-                yield row
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if not line.isspace():
+                    row = _parsed(line)
+                    if not isinstance(row, dict):
+                        raise ValueError(f"Line {number} of {path} is no JSON object.")
+                    yield row
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be in UTF-8: {error}. Convert the file.") from error
 
 
 def _parsed(line: str):
     try:
-        return json.loads(line)
+        row = json.loads(line)
+        # An escape may stand for half a surrogate pair, which is no text and cannot be written.
+        return json.loads(json.dumps(row, ensure_ascii=False).encode(errors="replace")) if "\\u" in line else row
     except ValueError:
         return None
 
@@ -103,18 +144,7 @@ def _open_parquet(path: Path) -> Source:
 
     file = pyarrow.parquet.ParquetFile(path)
     rows = (row for batch in file.iter_batches(ROWS_AT_A_TIME) for row in batch.to_pylist())
-    return Source(rows, tuple(file.schema_arrow.names), file.metadata.num_rows, file.schema_arrow)
-
-
-def with_columns(schema: "pyarrow.Schema | None", types: dict[str, str]) -> "pyarrow.Schema | None":  # noqa: F821
-    """Returns a schema with further columns of these types of pyarrow, `None` for `None`."""
-    if schema is None:
-        return None
-    import pyarrow
-
-    for name, kind in types.items():
-        schema = schema.append(pyarrow.field(name, pyarrow.type_for_alias(kind)))
-    return schema
+    return Source(rows, {field.name: field.type for field in file.schema_arrow}, file.metadata.num_rows)
 
 
 def _open_hub(name: str, split: str) -> Source:
@@ -124,47 +154,68 @@ def _open_hub(name: str, split: str) -> Source:
     return _with_columns(iter(dataset), name)
 
 
-def write_rows(file: Path, rows: Sequence[dict], schema: "pyarrow.Schema | None") -> None:  # noqa: F821
-    """Writes rows with the same columns to a file whose ending says the format.
-
-    Args:
-        schema: for parquet; `None`: as the rows tell.
+def write_rows(file: Path, rows: Sequence[dict], columns: Columns) -> None:
+    """Writes rows, or none, with these columns to a file whose ending says the format.
 
     Raises:
-        ValueError: a row does not fit the schema.
+        ValueError: the values of a column do not fit its type, or have no common one.
+        ModuleNotFoundError: the format needs a package that is not installed.
     """
-    if file.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema), file)
+    if ending(file) == ".parquet":
+        _write_parquet(file, rows, columns)
         return
     with open(file, "w", encoding="utf-8", newline="") as stream:
-        if file.suffix == ".csv":
-            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        if ending(file) == ".csv":
+            writer = csv.DictWriter(stream, list(columns))
             writer.writeheader()
             writer.writerows(rows)
         else:
             stream.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
+def _write_parquet(file: Path, rows: Sequence[dict], columns: Columns) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    arrays = []
+    for name, kind in columns.items():
+        try:
+            arrays.append(pyarrow.array([row[name] for row in rows], kind))
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+            raise ValueError(
+                f"The column {name} must have values of one type for parquet: {error}. Choose an --output that ends "
+                "in .jsonl."
+            ) from error
+    pyarrow.parquet.write_table(pyarrow.table(arrays, list(columns)), file)
+
+
 def join_files(parts: Iterable[Path], target: Path) -> None:
-    """Writes parts with the same columns as one file, a part in memory at a time."""
-    if target.suffix == ".parquet":
-        _join_parquet(parts, target)
+    """Writes parts with the same columns as one file, a part in memory at a time.
+
+    Raises:
+        ValueError: a column of parquet has types in different parts that have no common one.
+    """
+    if ending(target) == ".parquet":
+        _join_parquet(list(parts), target)
         return
     with open(target, "w", encoding="utf-8", newline="") as stream:
         for number, part in enumerate(parts):
             with open(part, encoding="utf-8", newline="") as content:
-                if number and target.suffix == ".csv":
+                if number and ending(target) == ".csv":
                     next(csv.reader(content))  # the header, which may have line breaks in it
                 shutil.copyfileobj(content, stream)
 
 
-def _join_parquet(parts: Iterable[Path], target: Path) -> None:
+def _join_parquet(parts: Sequence[Path], target: Path) -> None:
+    import pyarrow
     import pyarrow.parquet
 
-    parts = list(parts)
-    with pyarrow.parquet.ParquetWriter(target, pyarrow.parquet.read_schema(parts[0])) as writer:
+    try:
+        # What has been null, or whole numbers, in one part may be text, or decimals, in another.
+        schema = pyarrow.unify_schemas(map(pyarrow.parquet.read_schema, parts), promote_options="permissive")
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise ValueError(f"A column must have values of one type for parquet: {error}.") from error
+    with pyarrow.parquet.ParquetWriter(target, schema) as writer:
         for part in parts:
-            writer.write_table(pyarrow.parquet.read_table(part, schema=writer.schema))
+            with pyarrow.parquet.ParquetFile(part) as content:
+                writer.write_table(content.read().cast(schema))

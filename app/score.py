@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from app.comments_file import TEXT_COLUMNS
+from app.comments_file import find_text_column
 from app.cores import available_cores, share_cores
 from app.models import BACKENDS, Answer, Model, load_model
-from app.rows import FORMATS, join_files, open_source, with_columns, write_rows
+from app.rows import FORMATS, ending, join_files, open_source, write_rows
 from app.service import is_blank
 
 BLOCK_ROWS = 10_000
@@ -59,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     share_cores()
     try:
         score_file(args)
-    except (FileNotFoundError, ValueError) as error:
+    except ModuleNotFoundError as error:
+        package = error.name.partition(".")[0]
+        sys.exit(f"error: the package {package} is not installed. Run `pip install {package}`.")
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -70,16 +73,17 @@ def score_file(args: argparse.Namespace) -> None:
         ValueError: an argument does not fit the input or the model.
     """
     output = Path(args.output)
-    if output.suffix not in FORMATS:
+    if ending(output) not in FORMATS:
         raise ValueError(f"--output must end in {', '.join(FORMATS)}, found {output.name}.")
     if output.exists():
         raise ValueError(f"--output {output} exists already. Remove it, or choose another name.")
     shard, model = Shard.parse(args.shard), load_model(args.model_dir, args.backend)
     thresholds = parse_thresholds(args.threshold, model)
     source = open_source(args.input, args.split)
-    text_column = choose_text_column(source.columns, args.text_column)
-    score_columns = [f"score_{label}" for label in model.labels]
-    if taken := [name for name in ("predicted_label", *score_columns) if name in source.columns]:
+    # An empty file without a header has none.
+    text_column = choose_text_column(tuple(source.columns), args.text_column) if source.columns else None
+    further = {"predicted_label": "string"} | {f"score_{label}": "double" for label in model.labels}
+    if taken := [name for name in further if name in source.columns]:
         raise ValueError(f"{args.input} has the column {taken[0]} already, which is to be written. Rename it.")
     settings = {
         "input": args.input,
@@ -91,22 +95,24 @@ def score_file(args: argparse.Namespace) -> None:
         **model.identity,
     }
     parts = open_parts(output, settings)
+    columns = {**source.columns, **further}
+    header = parts / f"header{output.suffix}"
+    write_rows(header, [], columns)
     done = len(finished(parts, output))
-    blocks = islice(shard.blocks(source.rows), done, None)
-    schema = with_columns(source.schema, {"predicted_label": "string"} | dict.fromkeys(score_columns, "double"))
+    blocks = islice(shard.blocks(with_texts(source.rows, text_column, args.input)), done, None)
     progress = Progress(source.total, shard, done)
     with ThreadPoolExecutor(available_cores()) as executor:
         for number, rows in enumerate(blocks, done):
-            answers = classify_all(model, executor, [row.get(text_column) for row in rows])
+            answers = classify_all(model, executor, [row[text_column] for row in rows])
             if thresholds:
                 answers = [answer and answer.with_thresholds(thresholds) for answer in answers]
             scored = [row | columns_of(answer, model.labels) for row, answer in zip(rows, answers, strict=True)]
             unfinished = parts / f"unfinished{output.suffix}"
-            write_rows(unfinished, scored, schema)
+            write_rows(unfinished, scored, columns)
             unfinished.rename(parts / f"{number:06}{output.suffix}")
             progress.report(len(rows))
     joined = parts / f"joined{output.suffix}"
-    join_files(finished(parts, output), joined)
+    join_files([header, *finished(parts, output)], joined)
     joined.rename(output)
     shutil.rmtree(parts)
     print(f"{output} is complete.", file=sys.stderr)
@@ -123,13 +129,9 @@ def parse_thresholds(given: Sequence[str], model: Model) -> dict[str, float]:
         label, _, value = text.rpartition("=")
         try:
             thresholds[label] = float(value)
-        except ValueError:
-            thresholds[label] = -1
-        if model.thresholds is None or label not in model.labels or not 0 <= thresholds[label] <= 1:
-            raise ValueError(
-                f"--threshold must be LABEL=PROBABILITY for a model with several labels, found {text!r}. {model.name} "
-                + (f"has {', '.join(model.labels)}." if model.thresholds else "chooses one class.")
-            )
+            model.check_thresholds(thresholds)
+        except ValueError as error:
+            raise ValueError(f"--threshold must be LABEL=PROBABILITY, found {text!r}: {error}.") from error
     return thresholds
 
 
@@ -139,14 +141,29 @@ def choose_text_column(columns: Sequence[str], given: str | None) -> str:
     Raises:
         ValueError: there is none.
     """
-    known = [name for name in columns if name.casefold() in TEXT_COLUMNS]
-    found = [given] if given else known or list(columns)
-    if found[0] not in columns or (len(found) > 1 and not known):
+    if given is None and (found := find_text_column(columns)) is not None:
+        return columns[found]
+    if given not in columns:
         raise ValueError(
             f"--text_column must name the column with the comments, one of {', '.join(columns)}"
             + (f", found {given}." if given else ". None has a well-known name such as text or comment.")
         )
-    return found[0]
+    return given
+
+
+def with_texts(rows: Iterator[dict], text_column: str | None, name: str) -> Iterator[dict]:
+    """Returns the rows.
+
+    Raises:
+        ValueError: a row has something else than text, or nothing, in the column with the comments.
+    """
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row[text_column], str | None):
+            raise ValueError(
+                f"Row {number} of {name} must have text in the column {text_column}, found {row[text_column]!r:.100}. "
+                "Correct it, or name another column by --text_column."
+            )
+        yield row
 
 
 def open_parts(output: Path, settings: dict) -> Path:

@@ -13,12 +13,15 @@ address=http://127.0.0.1:$port
 folder=$(mktemp -d)
 "$python" -m app --model_dir "$model" --port "$port" >"$folder/app.log" 2>&1 &
 app=$!
-trap 'kill $app; rm -rf "$folder"' EXIT
+trap 'kill $app 2>/dev/null || true; rm -rf "$folder"' EXIT
 
 npm install --silent --prefix "$folder" perspective-api-client@3.1.0
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet google-api-python-client==2.202.0
-until curl --silent --fail "$address/healthz" >/dev/null; do sleep 0.5; done
+until curl --silent --fail "$address/healthz" >/dev/null; do
+  kill -0 $app 2>/dev/null || { cat "$folder/app.log" >&2; exit 1; }
+  sleep 0.5
+done
 
 echo "== perspective-api-client 3.1.0"
 cat >"$folder/client.js" <<'JAVASCRIPT'

@@ -18,6 +18,8 @@ from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LAB
 
 # Of the examples of a label that float32 finds, int8 finds at least this share, or all but one.
 MIN_RECALL_SHARE = 0.98
+# Int8 gives a label to at most this share more examples without it, of those that float32 gives it to, or to one.
+MAX_FALSE_SHARE = 0.02
 # Of the decisions about a label, int8 makes at least this share as float32 does.
 MIN_AGREEMENT = 0.98
 # The mean loss grows by at most this many nats, and this share of it.
@@ -59,6 +61,13 @@ class Gate:
                 failures.append(
                     f"finds {found_in_int8} examples of {name} of {found} that float32 finds; {needed:.0f} are needed"
                 )
+        for name, (flagged, added) in measured["false"].items():
+            allowed = max(int(MAX_FALSE_SHARE * flagged), 1)
+            if added > allowed:
+                failures.append(
+                    f"says {name} of {added} further examples without it, beside {flagged} of which float32 says it; "
+                    f"{allowed} may be"
+                )
         for name, agreement in measured["agreement"].items():
             if agreement < MIN_AGREEMENT:
                 failures.append(f"agrees with float32 about {name} on {agreement:.2%} of the examples")
@@ -72,25 +81,30 @@ class Gate:
 
         Returns:
             For regression `score_change`, the root mean square of the change in standard deviations of the scores.
-            Otherwise for each label `found`, the number of its examples that float32 and int8 find, and `agreement`,
-            the share of equal decisions; `loss` of both; `largest_probability_change`.
+            Otherwise for each label `found`, the number of its examples that float32 finds, and that of those which
+            int8 finds too; `false`, the number of examples to which float32 gives the label, and that of further
+            examples without the label to which int8 gives it; `agreement`, the share of equal decisions. Further
+            `loss` of both, and `largest_probability_change`.
         """
         if self.problem_type == REGRESSION:
             change = np.sqrt(np.mean((int8_logits - self.float32_logits) ** 2))
             return {"score_change": float(change / max(self.float32_logits.std(), 1e-12))}
         decided, decided_in_int8 = self._decide(self.float32_logits), self._decide(int8_logits)
-        has_label = self._has_label()
+        has_label, lacks_label = self._has_label()
         agreement = (decided == decided_in_int8).mean(axis=0)
+        found, added = decided & has_label, decided_in_int8 & ~decided & lacks_label
         change = np.abs(self._probabilities(int8_logits) - self._probabilities(self.float32_logits)).max()
         return {
-            "found": {
-                name: [int((kind & has_label)[:, index].sum()) for kind in (decided, decided_in_int8)]
-                for index, name in enumerate(self.names)
-            },
+            "found": self._counts(found, found & decided_in_int8),
+            "false": self._counts(decided, added),
             "agreement": dict(zip(self.names, agreement.tolist(), strict=True)),
             "loss": [self._loss(self.float32_logits), self._loss(int8_logits)],
             "largest_probability_change": float(change),
         }
+
+    def _counts(self, *kinds: np.ndarray) -> dict[str, list[int]]:
+        """Returns how many examples are of each kind, by label; kinds are bool `(examples, num_labels)`."""
+        return dict(zip(self.names, np.stack([kind.sum(axis=0) for kind in kinds], axis=1).tolist(), strict=True))
 
     def _probabilities(self, logits: np.ndarray) -> np.ndarray:
         return expit(logits) if self.problem_type == MULTI_LABEL else softmax(logits, axis=1)
@@ -101,13 +115,16 @@ class Gate:
             return np.arange(logits.shape[1]) == logits.argmax(axis=1)[:, None]
         return self._probabilities(logits) >= self.thresholds
 
-    def _has_label(self) -> np.ndarray:
-        """Returns which labels each example has, bool `(examples, num_labels)`; none that is unknown."""
-        if self.labels.ndim == 1:
-            return np.arange(len(self.names)) == self.labels[:, None]
-        if self.problem_type == SINGLE_LABEL:
-            return np.arange(len(self.names)) == self.labels.argmax(axis=1)[:, None]
-        return self.labels >= 0.5
+    def _has_label(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns which labels each example has, and which it lacks, bool `(examples, num_labels)`.
+
+        It neither has nor lacks a label that is unknown.
+        """
+        if self.problem_type == MULTI_LABEL:
+            return self.labels >= 0.5, self.labels < 0.5
+        ids = self.labels if self.labels.ndim == 1 else self.labels.argmax(axis=1)
+        has_label = np.arange(len(self.names)) == ids[:, None]
+        return has_label, ~has_label
 
     def _loss(self, logits: np.ndarray) -> float:
         labels = torch.from_numpy(self.labels)

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from app.about import describe
-from app.cards import card, scored
+from app.cards import card, scored, tone_of_all
 from app.comments_file import Comments, write_scored
 from app.models import Answer, load_model
 
@@ -39,6 +39,20 @@ def test_a_card_names_the_labels_of_a_comment_and_marks_their_thresholds(model, 
     assert f'class="card {tone}"' in html
     assert re.findall(r'<i style="left: ([\d.]+)%"', html) == ["90.0", "50.0"]
     assert html.count('class="below"') == sum(score < at for score, at in zip(scores, (0.9, 0.5), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("labels", "tone"),
+    [
+        (["clean", "sports"], "neutral"),
+        (["sports", "clean"], "neutral"),
+        (["clean", "severe_toxicity", "sports"], "unwelcome"),
+        (["Profanity"], "unwelcome"),
+        (["non-toxic", "clean"], "welcome"),
+    ],
+)
+def test_the_tone_of_several_labels_is_the_least_welcome_one(labels, tone):
+    assert tone_of_all(labels) == tone
 
 
 def test_the_thresholds_are_told_with_what_they_do(model):

@@ -121,8 +121,9 @@ def test_two_classes_without_names_get_those_of_transformers(served_model, tmp_p
     ("file", "change", "message"),
     [
         ("config.json", {"problem_type": "regression", "id2label": {"0": "score"}}, "is for regression"),
-        ("thresholds.json", {"thresholds": {"rude": 0.5}}, "thresholds.json .* not_toxic, toxic, .* rude"),
-        ("thresholds.json", {"thresholds": {"toxic": 50}}, "thresholds.json .* toxic: 50"),
+        ("thresholds.json", {"thresholds": {"rude": 0.5}}, "thresholds.json.*'rude'.* not_toxic, toxic"),
+        ("thresholds.json", {"thresholds": {"toxic": 50}}, "thresholds.json.* 50 for toxic"),
+        ("thresholds.json", {"thresholds": {"toxic": "high"}}, "thresholds.json.* 'high' for toxic"),
         ("metrics.json", {"text_columns": ["premise", "hypothesis"]}, "reads pairs"),
     ],
 )

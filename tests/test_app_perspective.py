@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import time
+from types import SimpleNamespace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -10,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.models import load_model
-from app.perspective import MAX_COMMENT_BYTES, MAX_SPANS, read_attributes, sentences
+from app.perspective import MAX_COMMENT_BYTES, MAX_SPANS, read_attributes, reads_language, sentences
 from app.server import create_app
 from app.service import Service
 
@@ -76,12 +78,20 @@ def test_scores_below_the_threshold_are_left_out_each_by_itself(client):
         ("  no mark at the end ", [(2, 20)]),
         ("Version 1.2 is out... really?!", [(0, 21), (22, 30)]),
         ("one\n\ntwo", [(0, 3), (5, 8)]),
+        ("one \r\ntwo.\rthree. ", [(0, 3), (6, 10), (11, 17)]),
+        (". ... !", [(0, 1), (2, 5), (6, 7)]),
         ("a. " * 100, [*((3 * i, 3 * i + 2) for i in range(MAX_SPANS - 1)), (3 * (MAX_SPANS - 1), 299)]),
     ],
 )
 def test_sentences_end_with_a_mark_or_their_line(text, parts):
-    found = [(text[begin:end].strip(), begin) for begin, end in sentences(text)]
-    assert found == [(text[begin:end].strip(), begin) for begin, end in parts]
+    assert sentences(text) == parts
+
+
+@pytest.mark.parametrize("text", ["." * 20_479 + "x", ". " * 10_240, "a" + " " * 20_478 + "a", "\r" * 20_479 + "x"])
+def test_sentences_of_hostile_texts_are_found_in_little_time(text):
+    started = time.process_time()
+    assert 1 <= len(sentences(text)) <= MAX_SPANS
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize(
@@ -123,6 +133,14 @@ def test_a_language_that_the_model_does_not_read_is_refused_with_its_code(client
     assert detail["errorType"] == "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE"
     assert detail["languageNotSupportedByAttributeError"] == {"requestedLanguages": ["de"], "attribute": "TOXICITY"}
     assert analyze(client, "Hello", languages=["en-US"]).json()["languages"] == ["en-US"]
+
+
+@pytest.mark.parametrize(
+    ("code", "is_read"),
+    [("EN-us", True), ("pt-BR", True), ("pt-br", True), ("pt", False), ("de", False)],
+)
+def test_a_language_is_read_by_its_code_or_the_part_before_the_hyphen(code, is_read):
+    assert reads_language(("en", "pt-BR"), code) == is_read
 
 
 def test_names_with_underscores_nulls_a_key_and_fields_without_a_meaning_here_are_taken(client):
@@ -186,6 +204,12 @@ def with_attributes(served_model, folder, attributes):
 def test_attributes_json_names_the_attributes_of_labels(served_model, tmp_path):
     assert read_attributes(load_model(served_model)) == {"NOT_TOXIC": "not_toxic", "TOXICITY": "toxic"}
     assert with_attributes(served_model, tmp_path, {"toxic": "INSULT"}) == {"INSULT": "toxic"}
+
+
+def test_labels_that_would_get_the_same_attribute_are_refused(tmp_path):
+    model = SimpleNamespace(folder=tmp_path, labels=("toxic", "toxicity"))
+    with pytest.raises(ValueError, match=r"attributes.json .*TOXICITY .*toxic .*toxicity"):
+        read_attributes(model)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -109,6 +110,26 @@ def test_shards_have_every_block_once(served_model, tmp_path):
     assert [[row["id"] for row in rows] for rows in shards] == [[0, 1, 2, 6, 7, 8, 12], [3, 4, 5, 9, 10, 11]]
 
 
+@pytest.mark.parametrize("texts", [["I hate you"], []])
+@pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
+def test_a_shard_without_rows_is_a_file_without_rows(served_model, tmp_path, format, texts):
+    target = tmp_path / f"out.{format}"
+    assert run(served_model, write(tmp_path / f"in.{format}", texts), target, "--shard", "2/2") == []
+    columns = ["id", "text", "predicted_label", "score_not_toxic", "score_toxic"]
+    if format == "csv":
+        assert target.read_text().strip() == ",".join(columns)
+    if format == "parquet":
+        assert pq.read_schema(target).names == columns
+
+
+def test_a_package_that_is_missing_is_named_before_anything_is_scored(served_model, tmp_path, monkeypatch):
+    source = write(tmp_path / "in.csv")
+    monkeypatch.setattr(score, "classify_all", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(SystemExit, match="pip install pyarrow"):
+        run(served_model, source, tmp_path / "out.parquet")
+
+
 def test_thresholds_decide_which_of_several_labels_a_comment_has(several_labels, tmp_path):
     source = write(tmp_path / "in.jsonl", ["I hate you"])
     (row,) = run(several_labels, source, tmp_path / "usual.jsonl")
@@ -129,6 +150,7 @@ def test_thresholds_decide_which_of_several_labels_a_comment_has(several_labels,
         (["uneven.csv", "--output", "out.csv"], r"Line 3 of uneven\.csv has 1 columns"),
         (["broken.jsonl", "--output", "out.csv"], r"Line 2 of broken\.jsonl"),
         (["scored.csv", "--output", "out.csv"], "score_toxic"),
+        (["numbers.jsonl", "--output", "out.csv"], r"Row 2 of numbers\.jsonl .*text, found 5"),
     ],
 )
 def test_what_cannot_be_scored_ends_in_one_line(served_model, tmp_path, monkeypatch, arguments, message):
@@ -136,6 +158,7 @@ def test_what_cannot_be_scored_ends_in_one_line(served_model, tmp_path, monkeypa
     write(tmp_path / "in.csv")
     (tmp_path / "uneven.csv").write_text("id,text\n1,a\n2\n")
     (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n[1]\n')
+    (tmp_path / "numbers.jsonl").write_text('{"text": null}\n{"text": 5}\n')
     (tmp_path / "scored.csv").write_text("text,score_toxic\na,1\n")
     with pytest.raises(SystemExit, match=message):
         score.main([*arguments, "--model_dir", str(served_model)])

@@ -592,6 +592,7 @@ def test_int8_that_answers_as_float32_does_passes(rare_class):
     assert gate.failures(logits_for(labels)) == []
     measured = gate.measure(logits_for(labels, margin=2.1))
     assert measured["found"] == {"common": [600, 600], "other": [392, 392], "rare": [8, 8]}
+    assert measured["false"] == {"common": [600, 0], "other": [392, 0], "rare": [8, 0]}
     assert measured["agreement"] == {"common": 1, "other": 1, "rare": 1}
     of_class = [np.exp(margin) / (np.exp(margin) + 2) for margin in (2.0, 2.1)]
     assert measured["loss"] == pytest.approx(-np.log(of_class), abs=1e-6)
@@ -618,10 +619,22 @@ def test_int8_that_is_right_as_often_but_decides_otherwise_fails(rare_class):
     position = np.arange(1000)
     float32, int8 = (np.where((position >= start) & (position < start + 30), 1, labels) for start in (0, 30))
     failures = Gate(logits_for(float32), labels, SINGLE_LABEL, ("common", "other", "rare")).failures(logits_for(int8))
-    assert len(failures) == 2
+    # Float32 finds 570 examples of the common class. Int8 loses 30 of them, and finds the other 30 instead.
+    found, added, *agreements = failures
+    assert "540 examples of common of 570" in found
+    assert "other of 30 further examples without it" in added
     assert all(
-        f"about {name} on 94.00%" in failure for name, failure in zip(("common", "other"), failures, strict=True)
+        f"about {name} on 94.00%" in failure for name, failure in zip(("common", "other"), agreements, strict=True)
     )
+
+
+@pytest.mark.parametrize(("added", "passes"), [(1, True), (2, False), (8, False)])
+def test_int8_may_add_one_false_example_to_a_rare_class_whatever_its_agreement(rare_class, added, passes):
+    labels, gate = rare_class
+    decisions = np.where(np.arange(1000) < added, 2, labels)  # agreement 0.999, 0.998, 0.992
+    failures = gate.failures(logits_for(decisions))
+    assert (failures == []) == passes
+    assert passes or ("rare" in failures[0] and f" {added} further" in failures[0])
 
 
 def test_int8_that_decides_alike_but_is_more_certain_of_what_is_wrong_fails(rare_class):
@@ -641,6 +654,8 @@ def test_several_labels_are_decided_by_their_thresholds_and_unknown_ones_are_lef
     int8 = np.array([[-9, 9], [-9, -9], [-9, 9], [9, -9]], dtype=np.float32)  # loses "low", and adds a "high"
     measured = gate.measure(int8)
     assert measured["found"] == {"low": [1, 0], "high": [1, 1]}
+    # Int8 adds a "low" to an example of which it is unknown, and a "high" likewise.
+    assert measured["false"] == {"low": [2, 0], "high": [1, 0]}
     assert measured["agreement"] == {"low": 0.75, "high": 0.75}
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL, SINGLE_LABEL
-from text_data.thresholds import ThresholdCurve, ThresholdRule, choose_thresholds, thresholds_table
+from text_data.thresholds import ThresholdCurve, ThresholdRule, choose_thresholds, read_thresholds, thresholds_table
 
 
 def measured_by_hand(probabilities, has_label, threshold):
@@ -92,9 +92,44 @@ def test_a_long_curve_is_thinned_out_but_keeps_the_chosen_point():
     labels = np.stack([probabilities > 0.7033, probabilities > 0.2], axis=1).astype(float)
     report = choose_thresholds(logits, labels, ("a", "b"), MULTI_LABEL, ThresholdRule())
     curve = report["curves"]["a"]
-    assert 100 <= len(curve["threshold"]) <= 105
+    assert 90 <= len(curve["threshold"]) <= 101
     assert report["thresholds"]["a"] in curve["threshold"]
     assert report["measured"]["a"] == {"precision": 1, "recall": 1, "flagged": pytest.approx(labels[:, 0].mean())}
+
+
+def test_a_thinned_curve_has_every_recall_of_a_rare_label_and_ends_with_no_text_flagged():
+    draws = np.random.default_rng(0)
+    probabilities, has_label = draws.random(100_000), np.zeros(100_000, dtype=bool)
+    has_label[draws.choice(100_000, 40, replace=False)] = True
+    curve = ThresholdCurve.measure(probabilities, has_label)
+    thin = curve.to_json(curve.best(ThresholdRule()))
+    assert len(thin["threshold"]) <= 101
+    assert set(thin["recall"]) == {found / 40 for found in range(41)}
+    assert (thin["flagged"][0], thin["flagged"][-1]) == (1, 0)
+    # At any threshold the last point of the thinned curve has the right recall.
+    for threshold in draws.random(100):
+        point = np.searchsorted(thin["threshold"], threshold, side="right") - 1
+        assert thin["recall"][point] == (probabilities[has_label] >= threshold).mean()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"thresholds": {"rude": 0.5}}',
+        '{"thresholds": {"loud": 1.5}}',
+        '{"thresholds": {"loud": "high"}}',
+        "[]",
+        "{",
+        "{}",
+    ],
+)
+def test_thresholds_changed_by_hand_must_be_probabilities_of_labels(tmp_path, content):
+    file = tmp_path / "thresholds.json"
+    file.write_text(content)
+    with pytest.raises(UserError, match="thresholds.json"):
+        read_thresholds(file, ("loud",))
+    file.write_text('{"rule": "f1", "thresholds": {"loud": 1}}')
+    assert read_thresholds(file, ("loud",)) == {"rule": "f1", "thresholds": {"loud": 1}}
 
 
 @pytest.mark.parametrize("text", ["", "f2", "f1=0.5", "recall", "recall=0", "recall=1.5", "flagged=x", "recall=nan"])

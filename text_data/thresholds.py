@@ -9,9 +9,11 @@ A threshold lies halfway between two probabilities that occur, so that rounding 
 label.
 """
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -25,7 +27,8 @@ THRESHOLDS_FILE = "thresholds.json"
 F1, RECALL, FLAGGED = "f1", "recall", "flagged"
 # Of a label without examples to choose by.
 DEFAULT_THRESHOLD = 0.5
-CURVE_POINTS = 100
+# Of a curve that is written, evenly spaced by number of examples, and as many evenly spaced by recall.
+CURVE_POINTS = 50
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,14 @@ class ThresholdCurve:
         return {name: float(getattr(self, name)[point]) for name in ("precision", "recall", "flagged")}
 
     def to_json(self, chosen: float) -> dict[str, list[float]]:
-        """Returns about `CURVE_POINTS` points of the curve, the chosen one among them."""
-        every = max(len(self.threshold) // CURVE_POINTS, 1)
-        points = np.union1d(np.arange(0, len(self.threshold), every), np.flatnonzero(self.threshold == chosen))
+        """Returns points of the curve: the first, the last and the chosen one, and others between.
+
+        Few examples have a rare label. Where they are lost the recall changes, so points are spaced by recall too.
+        """
+        by_rank = np.linspace(0, len(self.threshold) - 1, CURVE_POINTS).round().astype(int)
+        # The first points at which the recall falls below each level; the last point has a recall of 0.
+        by_recall = np.searchsorted(-self.recall, -np.linspace(0, 1, CURVE_POINTS + 1)[1:], side="right")
+        points = np.unique(np.concatenate([by_rank, by_recall, np.flatnonzero(self.threshold == chosen)]))
         return {name: values[points].tolist() for name, values in vars(self).items()}
 
 
@@ -154,6 +162,32 @@ def choose_thresholds(
         report["measured"][name] = curve.at(chosen)
         report["curves"][name] = curve.to_json(chosen)
     return report
+
+
+def read_thresholds(file: Path, names: Sequence[str]) -> dict:
+    """Returns what a `thresholds.json` holds, which may have been changed by hand.
+
+    Args:
+        names: of the labels.
+
+    Raises:
+        UserError: it is no JSON object, or has something else than numbers from 0 to 1 for labels of the model.
+    """
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        thresholds = dict(report["thresholds"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f'{file} must be JSON such as {{"thresholds": {{"{names[0]}": 0.5}}}}. Correct it, or remove it to have '
+            "thresholds chosen again."
+        ) from error
+    for name, threshold in thresholds.items():
+        if name not in names or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            raise UserError(
+                f"{file} must give numbers from 0 to 1 for labels of the model, {', '.join(names)}, found "
+                f"{name}: {threshold!r}. Correct it, or remove it to have thresholds chosen again."
+            )
+    return {**report, "thresholds": thresholds}
 
 
 def thresholds_table(report: Mapping) -> list[dict[str, str]]:

@@ -13,6 +13,16 @@ with open(f"{folder}/tokenizer_config.json") as file:
     tokenizer.enable_truncation(json.load(file)["model_max_length"])
 with open(texts) as file:
     encodings = tokenizer.encode_batch(json.load(file))
+with open(f"{folder}/config.json") as file:
+    # A model that chooses one class may say nothing.
+    has_several_labels = json.load(file).get("problem_type") == "multi_label_classification"
+
+
+def probabilities(logits):
+    exponentials = np.exp(logits)
+    return exponentials / (exponentials + 1 if has_several_labels else exponentials.sum())
+
+
 found = {"version": f"onnxruntime {onnxruntime.__version__}"}
 for kind, name in (("float32", "model"), ("int8", "model_quantized")):
     session = onnxruntime.InferenceSession(f"{folder}/onnx/{name}.onnx", providers=["CPUExecutionProvider"])
@@ -26,8 +36,7 @@ for kind, name in (("float32", "model"), ("int8", "model_quantized")):
         (logits,) = session.run(
             ["logits"], {node.name: np.array([inputs[node.name]]) for node in session.get_inputs()}
         )
-        exponentials = np.exp(logits[0].astype(float))
-        rows.append((exponentials / exponentials.sum()).tolist())
+        rows.append(probabilities(logits[0].astype(float)).tolist())
     found[kind] = rows
 with open(answers, "w") as file:
     json.dump(found, file)

@@ -13,6 +13,16 @@ with open(f"{folder}/tokenizer_config.json") as file:
     tokenizer.enable_truncation(json.load(file)["model_max_length"])
 with open(texts) as file:
     encodings = tokenizer.encode_batch(json.load(file))
+with open(f"{folder}/config.json") as file:
+    # A model that chooses one class may say nothing.
+    has_several_labels = json.load(file).get("problem_type") == "multi_label_classification"
+
+
+def probabilities(logits):
+    exponentials = np.exp(logits)
+    return exponentials / (exponentials + 1 if has_several_labels else exponentials.sum())
+
+
 found = {"version": f"openvino {openvino.__version__.split('-')[0]}"}
 for kind, name in (("float32", "model"), ("int8", "model_quantized")):
     # By default OpenVINO computes in bfloat16 on processors that have instructions for it.
@@ -27,8 +37,7 @@ for kind, name in (("float32", "model"), ("int8", "model_quantized")):
         }
         names = {port.get_any_name() for port in model.inputs}
         logits = model({name: np.array([inputs[name]]) for name in names})["logits"][0]
-        exponentials = np.exp(logits.astype(float))
-        rows.append((exponentials / exponentials.sum()).tolist())
+        rows.append(probabilities(logits.astype(float)).tolist())
     found[kind] = rows
 with open(answers, "w") as file:
     json.dump(found, file)
