@@ -66,9 +66,8 @@ def load_tokenizer(
             f"The tokenizer {name} has {len(tokenizer)} tokens but the model {path} has embeddings for "
             f"{vocab_size} only. Give the tokenizer that it was trained with as --tokenizer_name."
         )
-    if isinstance(
-        model_class := MODEL_MAPPING.get(type(config)), type
-    ):  # not so for code that comes with a checkpoint
+    model_class = MODEL_MAPPING.get(type(config), None)
+    if isinstance(model_class, type):  # not so for code that comes with a checkpoint
         with init_empty_weights():
             limit = longest_text(model_class(config))
         if limit is not None:  # a tokenizer that was saved without a limit has a huge one
