@@ -8,7 +8,6 @@ small_validation  how far a small validation set misleads
 more_pairs        sentence pairs without labels for RTE
 kept_layers       what a student must compute, from the forward pass of its teacher
 tiny_classifiers  tiny classifiers of every architecture
-first_norm        the norm that the first layer of ModernBERT lacks
 architectures     students, adapters and exports of every architecture
 fuzz_reader       made-up files of every format, read as they should be or refused
 everyday          everyday sentences
