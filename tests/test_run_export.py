@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -439,6 +440,14 @@ def test_the_export_of_merged_lora_weights_answers_as_the_adapted_model(report, 
     with adapted.disable_adapter():
         assert np.abs(pytorch_answers(adapted, batch) - expected).max() > 0.01
     np.testing.assert_allclose(answers(folder / "onnx" / "model.onnx", batch), expected, atol=1e-4)
+
+
+def test_nothing_that_an_earlier_export_says_of_its_model_stays(tmp_path):
+    for name in ("metrics.json", "thresholds.json", "attributes.json", "identity_bias.json"):
+        (tmp_path / name).write_text("{}")
+    saved = SimpleNamespace(save_pretrained=lambda folder: None)
+    run_export.open_folder(tmp_path, SimpleNamespace(config=saved), saved)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_with_several_labels_is_served_with_the_thresholds_of_its_export(checkpoint, tmp_path):
