@@ -1,6 +1,8 @@
 """The studies behind docs/ANALYSIS.md; run each as `python -m experiments.NAME`.
 
 sweep             layer strategies x recipes x seeds
+better_students   averages, neurons, corrected teachers: what else makes better students
+shapes            weights of students made in other ways, for better_students
 layer_sets        every set of layers, each trained in full
 known_mistakes    what the usual mistakes of this exercise cost
 trial_length      how long the trials of a layer search must be
