@@ -19,7 +19,7 @@ from tests.served_model import MAX_LENGTH
 TEXTS = [
     "I hate you",
     "See you tomorrow, my friend!",
-    "You are an idiot, and everybody here laughs at you all day long.",
+    "You are an idiot, and everybody here hates you all day long.",
 ]
 
 

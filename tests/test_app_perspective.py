@@ -17,7 +17,7 @@ from app.server import create_app
 from app.service import Service
 
 ANALYZE = "/v1alpha1/comments:analyze"
-INSULT = "You are an idiot, and everybody here laughs at you."
+INSULT = "You are an idiot, and everybody here hates you."
 PRAISE = "Thank you, my friend, that was lovely!"
 
 
