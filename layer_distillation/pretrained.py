@@ -11,7 +11,8 @@ from pickle import UnpicklingError
 
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import CONFIG_NAME
 
 from layer_distillation.damage import find_damage
 from layer_distillation.engines import whole_weights
@@ -73,7 +74,9 @@ def from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
         UserError: the checkpoint cannot be found or read, is an adapter alone, or comes with code that may not be run.
     """
     is_folder = Path(name).is_dir()
-    if (Path(name) / ADAPTER_FILE).is_file() and auto_class is not AutoTokenizer:
+    # The folder of a `run_lora.py` has the config of its student, to which the adapter belongs.
+    is_beside = auto_class is AutoTokenizer or (auto_class is AutoConfig and (Path(name) / CONFIG_NAME).is_file())
+    if (Path(name) / ADAPTER_FILE).is_file() and not is_beside:
         raise UserError(
             f"{name} holds an adapter of PEFT, not a whole model. Of a run of run_lora.py, pass the folder `merged` "
             "that --merge_adapter writes. Merge other adapters once, `AutoPeftModelForSequenceClassification."

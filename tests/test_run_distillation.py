@@ -383,7 +383,6 @@ def test_a_finished_run_is_kept_unless_it_may_be_overwritten(teacher, files, tmp
     (folder / "predictions_old.csv").touch()
     before = tree(folder)
     with monkeypatch.context() as patch:
-        patch.delattr(training_run.DistillationTrainer, "train")
         patch.delattr("transformers.Trainer.train")
         assert run_here(*arguments, "--output_dir", folder, "--logging_steps", 3) == record
     assert tree(folder) == before

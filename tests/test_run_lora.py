@@ -148,7 +148,6 @@ def test_distillation_comes_on_top_where_it_is_given_a_weight(teacher, files, tm
     assert not (folder / "merged").exists()
     before = tree(folder)
     monkeypatch.delattr("transformers.Trainer.train")
-    monkeypatch.delattr(training_run.DistillationTrainer, "train")
     run_here(*arguments, "--ce_weight", 0.5, "--kl_weight", 0.5, "--merge_adapter")
     assert (folder / "merged" / "model.safetensors").is_file()
     assert {path: content for path, content in tree(folder).items() if "merged" not in path.parts} == before

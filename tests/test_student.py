@@ -157,11 +157,11 @@ def test_a_stage_is_finished_only_if_it_was_built_from_the_same_weights_and_no_r
     folder, _ = shrunk
     stage = Path(shutil.copytree(folder / "stages" / "3", tmp_path / "3"))
     args, record = SimpleNamespace(output_dir=stage), RunRecord.read(stage)
-    assert training_student._finished_record(record, args) == record
+    assert training_student._finished_record(record, args, overwrite=False) == record
     other = replace(record, built_from="a teacher that was trained again")
-    assert training_student._finished_record(other, args) is None
+    assert training_student._finished_record(other, args, overwrite=False) is None
     record.write(stage, UNFINISHED_RECORD_FILE)
-    assert training_student._finished_record(record, args) is None
+    assert training_student._finished_record(record, args, overwrite=False) is None
 
 
 @pytest.mark.parametrize(
@@ -322,12 +322,17 @@ def test_only_stored_logits_are_compared_of_a_student_with_another_vocabulary(
     assert not (tmp_path / "s").exists()
 
 
-def test_a_student_for_shorter_texts_is_refused_with_the_length_that_it_reads(save_student, arguments, tmp_path):
-    pretrained = save_student(BertModel, BertConfig, **SMALL, max_position_embeddings=8)
-    arguments = [*arguments, "--student_name_or_path", pretrained, "--output_dir", tmp_path / "student"]
-    with pytest.raises(UserError, match="9.*--max_seq_length 8"):
-        run_here(*arguments)
-    run_here(*arguments, "--max_seq_length", 8, "--max_steps", 1)
+def test_a_student_for_shorter_texts_reads_their_beginning(save_student, arguments, tmp_path):
+    pretrained, folder = save_student(BertModel, BertConfig, **SMALL, max_position_embeddings=8), tmp_path / "student"
+    run_here(*arguments, "--student_name_or_path", pretrained, "--output_dir", folder, "--max_steps", 1)
+    recorded = [float(row["logit_good"]) for row in predictions(folder)]
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [text for text, _ in sentences(13, 60)]
+    assert max(len(ids) for ids in tokenizer(texts, truncation=False)["input_ids"]) == 9
+    with torch.no_grad():
+        batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        assert classifier(**batch).logits[:, 1].tolist() == pytest.approx(recorded, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", TINY_CLASSIFIERS)

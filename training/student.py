@@ -19,13 +19,12 @@ from transformers import PreTrainedModel, set_seed
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.engines import release_engine
-from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.pretrained import hub_name, resolve_checkpoint
 from layer_distillation.record import Origin, RunRecord, StudentRecord
 from layer_mapping import build_random_student, build_student, describe_mapping, parse_layers, select_layers
 from training.arguments import StudentArguments
-from training.checkpoints import load_classifier, load_for_labels, longest_text
+from training.checkpoints import load_classifier, load_for_labels
 from training.inputs import Inputs
 from training.layer_search import choose_layers
 from training.neuron_choice import choose_neurons, kept_width
@@ -203,14 +202,7 @@ def _load_pretrained(name: str, training_args: DistillationTrainingArguments, in
     """Loads the checkpoint that is to be the student, with a head for the labels of the data.
 
     Raises:
-        UserError: it cannot be read, or is made for shorter texts.
+        UserError: it cannot be read.
     """
     student, _ = load_for_labels(resolve_checkpoint(name), inputs.data.labels, training_args.seed)
-    limit = longest_text(student)
-    longest = max(len(ids) for split in inputs.tokenized.values() for ids in split["input_ids"])
-    if limit is not None and longest > limit:
-        raise UserError(
-            f"--student_name_or_path {name} reads texts of up to {limit} tokens, but the longest one here has "
-            f"{longest}. Cut them with --max_seq_length {limit}, or choose another student."
-        )
     return student
