@@ -140,6 +140,7 @@ class DistillationTrainer(Trainer):
         reads_stored = self.teacher_model is None and self.args.needs_hidden_states
         width = stored_width(self.train_dataset, self._teacher_layers) if reads_stored else None
         self._layers = LayerLosses(self.args, self.model, self.teacher_model, self._teacher_layers, width)
+        self._signature_columns = None  # of `Trainer`, which keeps the columns that an earlier student reads
 
     def _prepare_teacher(self, teacher_model: nn.Module) -> nn.Module:
         if self.args.teacher_dtype is not None:
@@ -186,8 +187,11 @@ class DistillationTrainer(Trainer):
         """Trains on a batch as `Trainer` does, and keeps for the log the loss that is minimized and its components."""
         self._components = {}
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not self.args.logging_nan_inf_filter or loss.isfinite():
-            self._loss_log.add({**self._components, TOTAL: loss}, 1 / self.current_gradient_accumulation_steps)
+        losses, share_of_step = {**self._components, TOTAL: loss}, 1 / self.current_gradient_accumulation_steps
+        if self.args.logging_nan_inf_filter and not loss.isfinite():
+            # Not nothing: the other processes would wait for this one when they log.
+            losses, share_of_step = {name: torch.zeros_like(value) for name, value in losses.items()}, 0.0
+        self._loss_log.add(losses, share_of_step)
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

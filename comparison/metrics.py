@@ -26,14 +26,12 @@ class Metric:
         title: in tables.
         statistics: takes labels and outputs of the examples, returns what is summed: `(examples, k)`.
         score: of sums `(..., k)`; returns `(...)`.
-        higher_is_better: whether a larger score is a better one.
     """
 
     name: str
     title: str
     statistics: Callable[[np.ndarray, np.ndarray], np.ndarray]
     score: Callable[[np.ndarray], np.ndarray]
-    higher_is_better: bool = True
 
     def __call__(self, labels: np.ndarray, outputs: np.ndarray) -> float:
         """Returns the score on all examples."""
@@ -136,9 +134,7 @@ pearson = Metric("pearson", "Pearson correlation", _moments, _correlation)
 spearman = Metric("spearmanr", "Spearman correlation", _moments_of_ranks, _correlation)
 # Labels as for accuracy, and probabilities `(examples, classes)`. The mean distance between confidence and accuracy:
 # Guo et al. 2017, "On Calibration of Modern Neural Networks" (https://arxiv.org/abs/1706.04599), equation 3.
-calibration_error = Metric(
-    "calibration_error", "expected calibration error", _bins, _calibration_error, higher_is_better=False
-)
+calibration_error = Metric("calibration_error", "expected calibration error", _bins, _calibration_error)
 
 # For each problem type: the metric of the table of layers, then the one of the table of methods.
 METRICS: dict[str, Sequence[Metric]] = {

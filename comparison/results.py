@@ -280,6 +280,8 @@ def write_results(folder: Path, results: Results) -> None:
         writer.writeheader()
         writer.writerows(rows)
     (folder / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    for file in (folder / "predictions").glob("*.npz"):  # also of runs that this report no longer has
+        file.unlink()
     results.teacher_predictions.write(folder / "predictions" / "teacher.npz")
     for run in results.runs:
         run.predictions.write(folder / "predictions" / f"{run.cell.name}.npz")

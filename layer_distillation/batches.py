@@ -72,5 +72,5 @@ def lengths_of(dataset: Any, columns: tuple[str, str] = ("length", "input_ids"))
         # Texts that a transform tokenizes when they are fetched: no pass over all of them for their lengths.
         return None
     if isinstance(dataset[0], Mapping) and content in dataset[0]:
-        return [len(example[content]) for example in dataset]
+        return [len(dataset[index][content]) for index in range(len(dataset))]
     return None

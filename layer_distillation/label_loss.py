@@ -66,8 +66,9 @@ class LabelLoss:
             UserError: the loss has to be computed from logits, and the model returns none.
         """
         if self._compute_loss_func is not None:
-            # The number of items of this batch, for the mean of this batch: the caller knows the share of the batch.
-            num_items = None if labels is None else num_items_in(labels, len(labels)).clamp_min(1)
+            # Of this batch, for the mean of this batch: the caller knows the share of the batch. Counted as `Trainer`
+            # counts, which takes each number for an item where labels are no classes.
+            num_items = None if labels is None else (labels != IGNORED_LABEL).sum().clamp_min(1)
             return self._compute_loss_func(outputs, labels, num_items_in_batch=num_items)
         loss = loss_of(outputs)
         if loss is not None:
@@ -92,7 +93,8 @@ class LabelLoss:
 def has_standard_loss(model: nn.Module) -> bool:
     """Returns whether the loss of a model is that of the classifiers of `transformers`.
 
-    A class with a `forward` of its own may compute any loss, and so may a model with another `loss_function`.
+    A class with a `forward` of its own may compute any loss, and so may a model with another `loss_function`. BROS
+    counts the first tokens of words alone.
     """
     model = plain_model(model)
     return (
@@ -100,6 +102,8 @@ def has_standard_loss(model: nn.Module) -> bool:
         and model.loss_type in STANDARD_LOSSES
         and type(model).forward.__module__.startswith("transformers.")
         and "_loss_function" not in vars(model)
+        and type(model).loss_function is PreTrainedModel.loss_function
+        and model.config.model_type != "bros"
     )
 
 

@@ -63,5 +63,7 @@ class LossLog:
 
 
 def _means(sums: Mapping[str, float], name: str) -> dict[str, float]:
+    if not sums.get(STEPS):  # no step, or none with a finite loss
+        return {}
     means = {loss: value / sums[STEPS] for loss, value in sums.items() if loss != STEPS}
     return {name if loss == TOTAL else f"{name}_{loss}": mean for loss, mean in means.items()}

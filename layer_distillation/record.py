@@ -159,10 +159,12 @@ class RunRecord:
             UserError: the record lacks an entry that every record of this version has.
         """
         path = Path(folder) / file
-        if not path.is_file():
+        try:
+            text = path.read_text()
+        except (FileNotFoundError, NotADirectoryError):  # another process may remove it at any time
             return None
         try:
-            return _from_json(cls, json.loads(path.read_text()))
+            return _from_json(cls, json.loads(text))
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"{path} cannot be read ({error}): it is damaged or was written by another version. Choose another "

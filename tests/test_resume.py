@@ -150,7 +150,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_what_was_there(teacher, files, 
     # With 2 MB there is room for records but not for the student, with 6 MB also for the student but no checkpoint.
     for megabytes_left in (0, 2, 6):
         fill(small_disk, megabytes_left)
-        process = run_elsewhere(*arguments)
+        process = run_elsewhere(*arguments, "--overwrite_output_dir")
         assert process.returncode == 1
         assert "Traceback" not in process.stderr
         last_line = process.stderr.strip().splitlines()[-1]
@@ -158,7 +158,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_what_was_there(teacher, files, 
         assert before.items() <= tree(folder).items()
 
     (small_disk / "filler").unlink()
-    run_here(*arguments)
+    run_here(*arguments, "--overwrite_output_dir")
     assert weights(folder) == before[folder / "model.safetensors"]
 
 

@@ -59,7 +59,7 @@ def kept_width(source: PreTrainedModel, student_args: StudentArguments) -> int:
     """Returns the number of inner neurons that each layer of the student keeps: a quarter where it is not given.
 
     Raises:
-        UserError: the source has not more inner neurons, or its inner neurons are not found (see `inner_projections`).
+        UserError: the source has fewer inner neurons, or they are not found (see `inner_projections`).
     """
     all_neurons, width = inner_width(source), student_args.student_intermediate_size
     if width is None:
