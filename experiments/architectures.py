@@ -268,7 +268,7 @@ python -m experiments.architectures    # writes this page and docs/results/archi
 | {kinds["refused"]} | every student is refused |
 | {kinds["not built"]} | the teacher itself does not run |
 
-Wrong answers, crashes and pieces of wrong advice, among students, adapters and exports: {wrong}.
+Wrong answers, crashes and pieces of wrong advice, in what was measured: {wrong}.
 
 "Exact" means: the student gives the logits of the teacher's own forward pass in which the other layers pass their \
 input on, within {TOLERANCE:g} of the largest logit, in memory and after saving and loading, for a batch of texts of \
