@@ -318,12 +318,14 @@ def scores_of(runs: Sequence[dict], split: str) -> Scores:
 def table(runs: Sequence[dict]) -> str:
     """Returns the table of all recipes: means over seeds, and leads over the default with their 95% intervals.
 
-    The p-values are of the lead on the kept sentences, corrected by Holm for all recipes with as many sentences.
+    The p-values are of the lead on the kept sentences, corrected by Holm for all recipes with as many sentences; 0.001
+    stands for smaller ones too.
     """
     rows = []
     for sentences, of_sentences in grouped(runs, key=itemgetter("sentences")).items():
         groups = grouped(of_sentences, key=itemgetter("recipe"))
-        compared = [name for name, members in groups.items() if len(members) > 1 and name != "default"]
+        # Two seeds say too little about how far seeds differ.
+        compared = [name for name, members in groups.items() if len(members) > 2 and name != "default"]
         leads = {split: leads_over_default(groups, compared, split) for split in SPLITS}
         p_values = dict(zip(compared, holm([leads["choosing"][name].p_value for name in compared]), strict=True))
         for recipe, members in groups.items():
@@ -331,7 +333,7 @@ def table(runs: Sequence[dict]) -> str:
             for split, title in SPLITS.items():
                 row[title] = scaled_spread([run[f"{split}_accuracy"] for run in members], 100)
                 row[f"Lead, {split} (points)"] = str(leads[split].get(recipe, ""))
-            row["p, corrected"] = f"{p_values[recipe]:.3f}" if recipe in p_values else ""
+            row["p, corrected"] = f"{max(p_values[recipe], 0.001):.3f}" if recipe in p_values else ""
             rows.append(row)
     return markdown_table(rows)
 

@@ -142,8 +142,8 @@ class DistillationTrainingArguments(TrainingArguments):
     student_dropout: float | None = field(
         default=None,
         metadata={
-            "help": "Dropout rate of the student in training, in [0, 1). Measured on SST-2: 0 is better than 0.1 for "
-            "students that learn from a teacher's outputs. Unset: the rates of its config."
+            "help": "Dropout rate of the student in training, in [0, 1). On SST-2, students distilled with 0 were at "
+            "least as good as with 0.1. Unset: the rates of its config."
         },
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the student; > 0."})
