@@ -47,7 +47,7 @@ from experiments.runs import scaled_spread
 from experiments.shapes import averaged, importance_to_loss
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.inner_neurons import inner_width, keep_neurons
-from layer_distillation.model_outputs import compute_logits
+from layer_distillation.model_outputs import compute_logits, longest_first
 from layer_distillation.teacher_outputs import TEACHER_LOGITS
 from layer_mapping import build_student, select_layers
 from training.neuron_choice import most_important, neuron_importance
@@ -199,9 +199,10 @@ def load_task(sentences: int) -> Task:
     }
     train = tokenized.pop("train")
     logits = compute_logits(teacher, train, DataCollatorWithPadding(tokenizer))
+    task = Task(train.add_column(TEACHER_LOGITS, list(logits)), tokenized, teacher, tokenizer)
     if not any(run["recipe"] == "teacher" and run["sentences"] == sentences for run in read_runs()):
-        add_run(sentences, "teacher", 0, teacher, tokenized, tokenizer)
-    return Task(train.add_column(TEACHER_LOGITS, list(logits)), tokenized, teacher, tokenizer)
+        add_run(task, "teacher", 0, teacher)
+    return task
 
 
 def train_and_score(task: Task, name: str, seed: int) -> None:
@@ -212,7 +213,7 @@ def train_and_score(task: Task, name: str, seed: int) -> None:
     if recipe.logits is not None:
         train = train.remove_columns(TEACHER_LOGITS).add_column(TEACHER_LOGITS, list(recipe.logits(task)))
     if recipe.head_first:
-        fit_head(student, train, task.tokenizer)
+        fit_head(student, task)
     args = DistillationTrainingArguments(
         output_dir=str(folder),
         seed=seed,
@@ -229,10 +230,10 @@ def train_and_score(task: Task, name: str, seed: int) -> None:
     )
     trainer.train()
     student.save_pretrained(folder)
-    add_run(sentences, name, seed, student, task.splits, task.tokenizer)
+    add_run(task, name, seed, student)
     for average, weights in averages.means.items():
         student.load_state_dict(weights)
-        add_run(sentences, f"{name}+{average}", seed, student, task.splits, task.tokenizer)
+        add_run(task, f"{name}+{average}", seed, student)
 
 
 class Averages(TrainerCallback):
@@ -264,36 +265,35 @@ class Averages(TrainerCallback):
                     mean[key].lerp_(value, share)
 
 
-def fit_head(student: PreTrainedModel, train: Dataset, tokenizer) -> None:
+def fit_head(student: PreTrainedModel, task: Task) -> None:
     """Replaces the last linear map by that of a logistic regression on what reaches it, for two classes."""
-    features = inputs_of(student, student.classifier, train, tokenizer)
-    fitted = LogisticRegression(max_iter=1000).fit(features, train["labels"])
+    features = inputs_of(student, student.classifier, task)
+    fitted = LogisticRegression(max_iter=1000).fit(features, task.train["labels"])
     weight, bias = torch.tensor(fitted.coef_[0]), torch.tensor(fitted.intercept_[0])
     with torch.no_grad():
         student.classifier.weight.copy_(torch.stack([-weight / 2, weight / 2]))
         student.classifier.bias.copy_(torch.stack([-bias / 2, bias / 2]))
 
 
-def inputs_of(model: PreTrainedModel, module: nn.Module, dataset: Dataset, tokenizer) -> np.ndarray:
-    """Returns what reaches a module, `(examples, features)`, in the order of the data set."""
+def inputs_of(model: PreTrainedModel, module: nn.Module, task: Task) -> np.ndarray:
+    """Returns what reaches a module for the training sentences, `(examples, features)`, in their order."""
     rows = []
     hook = module.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].float().numpy()))
-    order = np.argsort([-len(ids) for ids in dataset["input_ids"]], kind="stable")
-    compute_logits(model.eval(), dataset, DataCollatorWithPadding(tokenizer))
+    compute_logits(model.eval(), task.train, task.collator)
     hook.remove()
-    features = np.empty((len(dataset), rows[0].shape[1]), dtype=np.float32)
-    features[order] = np.concatenate(rows)
+    features = np.empty((len(task.train), rows[0].shape[1]), dtype=np.float32)
+    features[longest_first(task.train)] = np.concatenate(rows)
     return features
 
 
 # ---- results ----
 
 
-def add_run(sentences: int, recipe: str, seed: int, model: PreTrainedModel, splits: dict, tokenizer) -> None:
+def add_run(task: Task, recipe: str, seed: int, model: PreTrainedModel) -> None:
     """Scores a model on all splits and adds a line to the file of runs."""
-    run = {"sentences": sentences, "recipe": recipe, "seed": seed}
-    for name, split in splits.items():
-        logits = compute_logits(model.eval(), split, DataCollatorWithPadding(tokenizer))
+    run = {"sentences": len(task.train), "recipe": recipe, "seed": seed}
+    for name, split in task.splits.items():
+        logits = compute_logits(model.eval(), split, task.collator)
         probabilities, labels = softmax(logits, axis=1), np.array(split["labels"])
         run[f"{name}_accuracy"] = round(float((logits.argmax(axis=1) == labels).mean()), 5)
         run[f"{name}_loss"] = round(float(-np.log(probabilities[np.arange(len(labels)), labels]).mean()), 5)
