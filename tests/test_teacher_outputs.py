@@ -199,10 +199,18 @@ def test_fingerprint_of_a_data_set_with_examples_of_fixed_length_is_that_of_its_
     assert fingerprint(4) != fingerprint(5)
 
 
-def test_fingerprint_of_a_model_is_that_of_its_weights_and_their_type():
+def test_fingerprint_of_a_model_is_that_of_its_weights_with_their_names_types_and_shapes():
     assert fingerprint_model(bert(2)) == fingerprint_model(bert(2).train())
     assert fingerprint_model(bert(2)) != fingerprint_model(bert(1))
     assert fingerprint_model(bert(2)) != fingerprint_model(bert(2).bfloat16())
+    # The same bytes in the same order.
+    same_bytes = (
+        {"a": torch.zeros(2, 3)},
+        {"b": torch.zeros(2, 3)},
+        {"a": torch.zeros(3, 2)},
+        {"a": torch.zeros(12).half().view(2, 6)},
+    )
+    assert len({fingerprint_model(torch.nn.ParameterDict(weights)) for weights in same_bytes}) == 4
 
 
 # ---- interruptions and company ----
