@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    CanineTokenizer,
+    ByT5Tokenizer,
     PreTrainedTokenizerFast,
 )
 
@@ -31,7 +31,7 @@ from text_data.trimming import count_pieces, trim_tokenizer, trim_vocabulary
 from training.arguments import VocabularyArguments
 
 CORPUS = [
-    "The gardener waters the roses while the neighbours quietly argue about the garden fence",
+    "The gardener waters the roses while the neighbours quietly argue about the garden café",
     "Nobody answered the question, and nobody questioned the answer again!",
     "He un-believably mis-understood understanding; she understood (mostly).",
     "naïve cafés in Zürich serve 1234 cups of coffee at 5:30 - ça va?",
@@ -97,6 +97,7 @@ def with_byte_fallback():
     normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     model = models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True)
     tokenizer = trained(model, trainer, pre_tokenizers.Metaspace(), normalizer)
+    tokenizer.backend_tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in BYTES]
     return PreTrainedTokenizerFast(
@@ -162,8 +163,10 @@ def test_texts_whose_pieces_are_kept_are_written_with_the_same_pieces(trimming, 
 def test_other_words_fall_apart_into_kept_pieces_and_do_not_become_unknown(trimming):
     tokenizer, trimmed, _ = trimming
     for text in OTHER_TEXTS:
-        assert pieces(trimmed, text).count("<unk>") == pieces(tokenizer, text).count("<unk>")
-        if "<unk>" not in pieces(tokenizer, text):
+        is_known = all(character.isascii() or character in "".join(TRAINING_TEXTS) for character in text)
+        if is_known or {"<0xE6>", "Ġ"} & tokenizer.get_vocab().keys():  # the latter two write bytes
+            assert pieces(trimmed, text).count("<unk>") == pieces(tokenizer, text).count("<unk>")
+        if "<unk>" not in pieces(trimmed, text):
             plain = [one.decode(one(text)["input_ids"], skip_special_tokens=True) for one in (tokenizer, trimmed)]
             assert plain[0].replace(" ", "") == plain[1].replace(" ", "")
 
@@ -183,7 +186,7 @@ def test_of_a_given_number_of_pieces_the_most_frequent_are_kept():
     with pytest.raises(UserError, match="--vocabulary_size .* 1") as error:
         trim_tokenizer(tokenizer, counts, size=1)
     smallest = next(int(word) for word in str(error.value).split() if word.isdigit())
-    alphabet = {piece for piece in tokenizer.get_vocab() if len(piece.removeprefix("##")) == 1}
+    alphabet = {piece for piece in tokenizer.get_vocab() if len(piece.removeprefix("##")) == 1}  # all in the corpus
     assert smallest == len(alphabet) + len(SPECIAL)
     trimmed, kept = trim_tokenizer(tokenizer, counts, size=smallest + 20)
     assert len(kept) == smallest + 20
@@ -209,7 +212,7 @@ def test_tokenizers_without_pieces_in_a_file_are_refused():
     data = TextClassificationData(
         {"train": Dataset.from_dict({"text": ["a"]})}, LabelMap(SINGLE_LABEL, ("a", "b")), ("text",), ""
     )
-    for tokenizer, found in ((CanineTokenizer(), "CanineTokenizer"), (make_tokenizer("a", "b"), "WordLevel")):
+    for tokenizer, found in ((ByT5Tokenizer(), "ByT5Tokenizer"), (make_tokenizer("a", "b"), "WordLevel")):
         with pytest.raises(UserError, match=f"--trim_vocabulary .*{found}"):
             trim_vocabulary(data, {}, tokenizer)
 
@@ -327,7 +330,7 @@ def test_a_teacher_that_runs_in_every_step_reads_the_trimmed_texts(runs, argumen
 
 @pytest.mark.usefixtures("script_caches")
 def test_a_given_size_goes_with_stored_logits_alone(arguments, tmp_path):
-    sized = [*arguments, "--vocabulary_size", 2010, "--max_steps", 1, "--output_dir", tmp_path / "student"]
+    sized = [*arguments, "--vocabulary_size", 150, "--max_steps", 1, "--output_dir", tmp_path / "student"]
     for option, value in (("--hidden_weight", 1), ("--teacher_cache", "false")):
         with pytest.raises(UserError, match=f"{option} .*--vocabulary_size"):
             run_main(run_distillation, *sized, option, value)
@@ -338,7 +341,7 @@ def test_a_given_size_goes_with_stored_logits_alone(arguments, tmp_path):
     sized += ["--stages", "3,2", "--layer_strategy", "uniform"]
     run_main(run_distillation, *sized)
     student = read_record(tmp_path / "student")["student"]
-    assert student["vocabulary"]["pieces"] == student["stages"][0]["vocabulary"]["pieces"] == 2010
+    assert student["vocabulary"]["pieces"] == student["stages"][0]["vocabulary"]["pieces"] == 150
     assert student["vocabulary"]["other_pieces"]["train"]["texts"] > 0
     assert run_main(run_distillation, *sized).student.results == student["results"], "the finished run is kept"
 

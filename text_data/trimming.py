@@ -7,7 +7,8 @@
 A text whose pieces are all kept is written with the same pieces. WordPiece takes the longest piece that fits, Unigram
 the pieces with the highest sum of scores, and neither is changed by leaving out pieces that the text does not use. BPE
 joins pieces pair by pair; a kept piece keeps every pair that it can be joined from. Other words fall apart into kept
-pieces, because everything that cannot be spelled with other pieces stays: characters, bytes and special tokens.
+pieces: ASCII, the other characters of the training texts, bytes and special tokens always stay. A character that no
+training text has becomes the unknown token where the tokenizer does not write it as bytes.
 """
 
 import json
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerBase
 
 from layer_distillation.errors import UserError
@@ -30,7 +32,10 @@ from text_data.loading import TextClassificationData
 logger = logging.getLogger(__name__)
 
 KINDS = ("WordPiece", "BPE", "Unigram")
+ASCII = frozenset(map(chr, range(128)))
+# How tokenizers write a byte: those of SentencePiece, and those like that of GPT-2.
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+BYTE_SYMBOLS = frozenset(ByteLevel.alphabet())
 BATCH_SIZE = 1000
 
 
@@ -173,12 +178,12 @@ def choose_pieces(model: Mapping, special: Collection[int], counts: np.ndarray, 
     vocabulary = _vocabulary(model)
     parts = _parts(model, vocabulary)
     kept = set()
-    for piece in _basic_pieces(model, vocabulary).union(special):
+    for piece in _basic_pieces(model, vocabulary, counts).union(special):
         kept |= _with_parts(piece, parts)
     if size is not None and size < len(kept):
         raise UserError(
             f"--vocabulary_size must be at least {len(kept)} here, found {size}: characters, bytes and special tokens "
-            "stay, so that every text can be written."
+            "stay, so that every word of the training texts can be written."
         )
     for piece in np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist():
         further = _with_parts(piece, parts) - kept
@@ -194,10 +199,14 @@ def _vocabulary(model: Mapping) -> dict[str, int]:
     return model["vocab"]
 
 
-def _basic_pieces(model: Mapping, vocabulary: Mapping[str, int]) -> set[int]:
-    """Returns the ids of the pieces that other pieces cannot spell, and of what unknown characters need."""
-    unspelled = (piece for piece in vocabulary if not _is_spelled(piece, model, vocabulary) or BYTE.fullmatch(piece))
+def _basic_pieces(model: Mapping, vocabulary: Mapping[str, int], counts: np.ndarray) -> set[int]:
+    """Returns the ids of bytes, of the token for unknown characters, and of what no other pieces can spell."""
+    known = {character for piece, i in vocabulary.items() if counts[i] for character in piece} | ASCII
+    unspelled = (p for p in vocabulary if known.issuperset(p) and not _is_spelled(p, model, vocabulary))
     basic = {vocabulary[piece] for piece in unspelled}
+    basic |= {i for piece, i in vocabulary.items() if BYTE.fullmatch(piece)}
+    if vocabulary.keys() >= BYTE_SYMBOLS:
+        basic |= {vocabulary[symbol] for symbol in BYTE_SYMBOLS}
     if model["type"] == "Unigram":
         # The lowest score decides what an unknown character costs.
         basic.add(min(range(len(model["vocab"])), key=lambda i: model["vocab"][i][1]))
