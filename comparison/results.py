@@ -109,9 +109,12 @@ class Results:
         return self.problem_type != REGRESSION and len(self.label_names) <= MAX_CLASSES_SHOWN
 
     @property
-    def first_method(self) -> str:
-        """The method that ran with every strategy."""
-        return self.runs[0].cell.method
+    def first_method(self) -> str | None:
+        """The first method that builds students from the teacher and has finished runs, if any: it has all strategies.
+
+        If all runs of the method with all strategies failed, it is the next one.
+        """
+        return next((run.cell.method for run in self.runs if METHODS[run.cell.method].from_teacher), None)
 
     @property
     def groups(self) -> dict[Group, list[FinishedRun]]:
@@ -182,14 +185,18 @@ def compare_layers(plans: Sequence[CellPlan], grid: Grid, teacher: Teacher) -> d
     """Compares the teacher's layers (rows) with the students' layers (columns) by linear CKA.
 
     Returns:
-        By strategy the matrices "before training" and "after training", of the first run of the first method.
+        By strategy the matrices "before training" and "after training", of the first run of the first method that
+        builds students from the teacher.
     """
+    plans = [plan for plan in plans if METHODS[plan.cell.method].from_teacher]
+    if not plans:
+        return {}
+    of_first_method = [plan for plan in plans if plan.cell.method == plans[0].cell.method]
     inputs = grid.inputs
     examples = inputs.validation
     examples = examples.select(range(min(NUM_SIMILARITY_EXAMPLES, len(examples))), keep_in_memory=True)
     teacher_model = teacher.load(grid.training_args.device)
     teacher_features = layer_features(teacher_model, examples, inputs.collator)
-    of_first_method = [plan for plan in plans if plan.cell.method == plans[0].cell.method]
     matrices = {}
     for strategy, (first, *_) in grouped(of_first_method, key=lambda plan: plan.cell.strategy).items():
         students = {
