@@ -162,11 +162,10 @@ def workers(number: int, script: str | Path, words: Sequence[str], folder: Path)
             environment = os.environ | worker_environment(index, number)
             started.start(command, environment, folder / f"worker-{index + 1}.log")
         yield started
+        started.wait()
     except BaseException:
         started.terminate()
         raise
-    finally:
-        started.wait()
 
 
 def worker_environment(index: int, number: int) -> dict[str, str]:

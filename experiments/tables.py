@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     problems = []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         lines = page.read_text(encoding="utf-8").splitlines()
-        if not args.check:
-            lines = rebuilt(lines)
+        if not args.check and (new := rebuilt(lines)) != lines:
+            lines = new
             page.write_text("\n".join(lines) + "\n", encoding="utf-8")
         problems += [f"{page.relative_to(ROOT)}:{problem}" for problem in check(lines)]
     print("\n".join(problems) or "The files give every marked table and number.")
@@ -334,7 +334,7 @@ def _with_distances(rows: Sequence[dict[str, str]], comparison: Comparison, stud
     """Returns a table of the teacher and some students with two more columns: how far they are from the teacher."""
     title = f"{comparison.title(metric)} minus teacher's (points)"
     distances = comparison.differences([(group, TEACHER) for group in students], metric)
-    cells = [{title: interval.in_print, "p, corrected": p_value} for interval, p_value in distances]
+    cells = [{title: interval.in_print, "p (Holm)": p_value} for interval, p_value in distances]
     return markdown_table([row | more for row, more in zip(rows, [{}, *cells], strict=True)])
 
 
@@ -346,7 +346,7 @@ def _pair_table(comparison: Comparison, pairs: Sequence[tuple[Group, Group]], me
                 "First": group_title(first),
                 "Second": group_title(second),
                 f"{comparison.title(metric)}, first minus second (points)": interval.in_print,
-                "p, corrected": p_value,
+                "p (Holm)": p_value,
             }
             for (first, second), (interval, p_value) in zip(pairs, differences, strict=True)
         ]
