@@ -222,17 +222,21 @@ def _untrained_student(plan: CellPlan, teacher: PreTrainedModel) -> PreTrainedMo
 # ---- Scoring ----
 
 
-def score_groups(predictions: Mapping[Group, Sequence[Predictions]]) -> dict[str, dict[Group, Scores]]:
+def score_groups(
+    predictions: Mapping[Group, Sequence[Predictions]], with_calibration: bool = True
+) -> dict[str, dict[Group, Scores]]:
     """Returns for every metric the scores of the teacher and of each group of runs, all paired with each other.
 
     The metrics are those of the problem type and, where there are probabilities, the calibration error.
 
     Args:
         predictions: of the runs of each group, and of the teacher.
+        with_calibration: whether the calibration error, which takes most of the time, is wanted.
     """
     (teacher,) = predictions[TEACHER]
-    has_probabilities = teacher.problem_type != REGRESSION
-    metrics = [*METRICS[teacher.problem_type], *([calibration_error] if has_probabilities else [])]
+    metrics = list(METRICS[teacher.problem_type])
+    if with_calibration and teacher.problem_type != REGRESSION:
+        metrics.append(calibration_error)
     return {
         metric.name: {
             group: bootstrap(

@@ -165,8 +165,8 @@ def _numbers(value) -> Iterator[Figure]:
 
 @functools.cache
 def scores_of(name: str) -> dict[str, dict[Group, Scores]]:
-    """Returns the scores of a comparison's groups from its committed predictions, by metric."""
-    return score_groups(read_predictions(RESULTS / name))
+    """Returns the scores of a comparison's groups from its committed predictions, by metric: first that of layers."""
+    return score_groups(read_predictions(RESULTS / name), with_calibration=False)
 
 
 def _of_predictions(folder: Path) -> Iterator[Figure]:

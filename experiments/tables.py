@@ -258,7 +258,7 @@ def read_comparison(name: str) -> Comparison:
         raise UserError(f"A table of {name} needs docs/results/{name}.csv and docs/results/{name}/*.npz.")
     groups = grouped(read_rows(RESULTS / f"{name}.csv"), key=lambda row: (row["method"], row["strategy"]))
     comparison = Comparison(name, groups)
-    for metric in list(scores_of(name))[:2]:
+    for metric in scores_of(name):
         of_predictions = {group: scores.by_seed.mean() for group, scores in scores_of(name)[metric].items()}
         for group in groups | of_predictions:
             stated = [float(row[f"{comparison.prefix}_{metric}"]) for row in groups.get(group, [])]
@@ -279,7 +279,7 @@ def comparison_table(name: str, kind: str, *words: str) -> str:
         UserError: there is no such table.
     """
     comparison = read_comparison(name)
-    of_layers, of_methods, *_ = scores_of(name)
+    of_layers, of_methods = scores_of(name)
     match kind, *words:
         case "layers", *metric:
             return _layer_table(comparison, *metric or [of_layers])
@@ -322,7 +322,7 @@ def _method_table(comparison: Comparison, metric: str) -> str:
                 "Training loss": comparison.spread(group, TRAINING_LOSS, 3),
                 **{
                     f"{comparison.title(name)} (%)": comparison.spread(group, f"{comparison.prefix}_{name}", 1, 100)
-                    for name in list(scores_of(comparison.name))[:2]
+                    for name in scores_of(comparison.name)
                 },
                 "Trained parameters": f"{int(trained):,}" if trained else "-",
             }
