@@ -46,14 +46,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; fail where files and pages differ")
     args = parser.parse_args(argv)
-    problems = []
+    problems, unmarked = [], []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         lines = page.read_text(encoding="utf-8").splitlines()
         if not args.check and (new := rebuilt(lines)) != lines:
             lines = new
             page.write_text("\n".join(lines) + "\n", encoding="utf-8")
         problems += [f"{page.relative_to(ROOT)}:{problem}" for problem in check(lines)]
+        unmarked += [f"{page.relative_to(ROOT)}:{number}" for number in unmarked_tables(lines)]
     print("\n".join(problems) or "The files give every marked table and number.")
+    print(f"Tables with figures that no comment names a file for: {', '.join(unmarked) or 'none'}.")
     if problems:
         sys.exit(1)
 
@@ -120,6 +122,18 @@ def check(lines: Sequence[str]) -> list[str]:
         except UserError as error:
             problems.append(f"{mark.line}: {error}")
     return problems
+
+
+def unmarked_tables(lines: Sequence[str]) -> list[int]:
+    """Returns the numbers of the first lines of tables with figures that no comment stands above."""
+    marked, numbers = {mark.start for mark in marks(lines)}, []
+    pairs = enumerate(zip(lines, ["", *lines], strict=False))
+    starts = [number for number, (line, before) in pairs if line.startswith("|") and not before.startswith("|")]
+    for start in starts:
+        table = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+        if start not in marked and FIGURE.search("\n".join(table)):
+            numbers.append(start + 1)
+    return numbers
 
 
 def _unknown(text: str, mark: Mark) -> list[str]:

@@ -102,6 +102,7 @@ def test_the_rows_of_a_table_are_those_of_the_study(folder):
     rebuilt = tables.rebuilt(page(COPY))
     assert rebuilt[:3] == page(COPY)[:3] and "| new    | 82.0         |" in rebuilt
     assert tables.check(rebuilt) == [] and tables.rebuilt(rebuilt) == rebuilt
+    assert tables.unmarked_tables(rebuilt) == [] and tables.unmarked_tables(rebuilt[3:]) == [1]
 
 
 def test_a_table_of_layers_is_made_from_the_files_of_a_comparison(folder, results):
