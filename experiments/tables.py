@@ -154,7 +154,8 @@ def _differences(mark: Mark, lines: Sequence[str]) -> list[str]:
     for position, (row, given) in enumerate(zip(rows, expected, strict=True)):
         if row != given:
             cells = [f"{a!r} instead of {b!r}" for a, b in itertools.zip_longest(row, given) if a != b]
-            problems.append(f"{mark.start + position + 1}: {', '.join(cells)}")
+            below_titles = 1 if position else 0  # the line of dashes
+            problems.append(f"{mark.start + 1 + position + below_titles}: {', '.join(cells)}")
     if mark.kind == "from":
         problems += _unknown("\n".join(lines[mark.start : mark.stop]), mark)
     return problems
