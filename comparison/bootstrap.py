@@ -57,6 +57,11 @@ class Interval:
         estimate, low, high = self.points
         return f"{estimate:+.1f} [{low:.1f}, {high:.1f}]"
 
+    @property
+    def in_print(self) -> str:
+        """The interval in print; where it would not be over the seeds, the estimate alone."""
+        return str(self) if self.over_seeds else f"{self.points[0]:+.1f} (one seed)"
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -197,12 +202,12 @@ def _interval(
     over_seeds = seeds is not None or not varying
     seeds = seeds or SeedVariance(0.0, 0.0, 1)
     share = sum(1 / len(system.by_seed) for system in varying)
-    variance = resampled.var(ddof=1) + seeds.variance * share
+    # Only what is known from the seeds is uncertain, and that is their total variance: there are enough examples to
+    # know theirs well. The whole is never below this part of it, but its estimate may be, where few runs are alike.
+    uncertain = seeds.total * share
+    variance = max(resampled.var(ddof=1) + seeds.variance * share, uncertain)
     if variance == 0:
         return Interval(estimate, estimate, estimate, float(estimate == 0), over_seeds)
-    # Only what is known from the seeds is uncertain, and that is their total variance: there are enough examples to
-    # know theirs well.
-    uncertain = seeds.total * share
     degrees_of_freedom = seeds.degrees_of_freedom * (variance / uncertain) ** 2 if uncertain > 0 else np.inf
     margin = student_t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom) * np.sqrt(variance)
     p_value = 2 * student_t.sf(abs(estimate) / np.sqrt(variance), degrees_of_freedom)

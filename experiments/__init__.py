@@ -10,6 +10,8 @@ trial_length      how long the trials of a layer search must be
 small_validation  how far a small validation set misleads
 coverage          how often the intervals of a comparison cover the truth
 intervals         intervals of a comparison again, from its committed predictions
+tables            the tables and numbers of the pages, rebuilt from and held to docs/results
+known_figures     the figures that the files of a result give
 split_tweets      the splits of the tweets
 more_pairs        sentence pairs without labels for RTE
 kept_layers       what a student must compute, from the forward pass of its teacher

@@ -6,6 +6,7 @@
 A run that is not finished has a record of its own beside it, without teacher and student.
 """
 
+import functools
 import json
 import platform
 from collections.abc import Collection, Mapping
@@ -238,6 +239,7 @@ def _plain(value):
     return value
 
 
+@functools.cache
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that the results depend on."""
     installed = {}

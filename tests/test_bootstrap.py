@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import t as student_t
 from scipy.stats import ttest_ind
 from sklearn.metrics import f1_score
 
@@ -138,6 +139,22 @@ def test_a_system_that_does_not_vary_with_the_seed_needs_no_seeds():
     students = with_shares((0.65, 0.70, 0.75))
     interval = difference(students, teacher)
     assert interval.high - interval.estimate == pytest.approx(4.303 * 0.05 / np.sqrt(3), rel=0.02)
+
+
+def test_runs_that_happen_to_be_alike_do_not_make_an_interval_endless():
+    """All seeds of the third system have other examples right; the first two differ in a single answer."""
+    labels, place = np.zeros(200, dtype=int), np.arange(200)
+    first = np.tile(place % 2, (2, 1))
+    second = first.copy()
+    second[0, 1] = 0
+    third = np.array([place % 2, (place + 1) % 2])
+    third[1, :10] = 0
+    systems = [bootstrap(accuracy, labels, predictions) for predictions in (first, second, third)]
+    seeds = pooled_seed_variance(systems)
+    assert seeds.variance == 0, "the examples explain all"
+    interval = difference(systems[0], systems[1], seeds)
+    total = np.mean([(predictions == 0).mean(axis=1).var(ddof=1) for predictions in (first, second, third)])
+    assert interval.high - interval.estimate == pytest.approx(student_t(df=3).ppf(0.975) * np.sqrt(total))
 
 
 # ---- Families ----
