@@ -250,6 +250,7 @@ def score_groups(
                 teacher.labels,
                 [of_run.outputs_for(metric) for of_run in of_group],
                 varies=group != TEACHER and METHODS[group[0]].has_seeds,
+                fresh="random" in group or "fresh_layers" in group,
             )
             for group, of_group in predictions.items()
         }

@@ -154,10 +154,7 @@ RECIPES = {
     "merged": Recipe("means of two neighboring layers", merged),
     "head_first": Recipe("the head is fitted first", head_first=True),
     "labels_alone": Recipe("the labels alone", labels_alone=True),
-    **{
-        strategy: Recipe(f"`{strategy}`", partial(copied, strategy=strategy))
-        for strategy in STRATEGIES
-    },
+    **{strategy: Recipe(f"`{strategy}`", partial(copied, strategy=strategy)) for strategy in STRATEGIES},
     "top_head_first": Recipe("`top`, the head is fitted first", lambda task: copied(task, "top"), head_first=True),
     "narrow": Recipe("`narrow`, neurons by the loss", narrow_by_loss),
     "narrow_no_dropout": Recipe("`narrow`, neurons by the loss, no dropout", narrow_by_loss, student_dropout=0.0),
@@ -327,14 +324,15 @@ def scores_of(runs: Sequence[dict], split: str) -> Scores:
     length = {"choosing": 10000, "validation": 872}[split]
     right = np.stack([np.unpackbits(np.frombuffer(base64.b64decode(run[f"{split}_right"]), np.uint8)) for run in runs])
     # With 1 as label of every example, a prediction of 1 is a right one.
-    return bootstrap(accuracy, np.ones(length, dtype=int), right[:, :length].astype(int))
+    ones, fresh = np.ones(length, dtype=int), runs[0]["recipe"] == "random"
+    return bootstrap(accuracy, ones, right[:, :length].astype(int), fresh=fresh)
 
 
 def table(runs: Sequence[dict]) -> str:
     """Returns the table of all recipes: means over seeds, and leads over the default with their 95% intervals.
 
-    The p-values are of the lead on the kept sentences, corrected by Holm for all recipes, or all other strategies, with
-    as many sentences; 0.001 stands for smaller ones too.
+    The p-values are of the lead on the kept sentences, corrected by Holm for all recipes, or all strategies, with as
+    many sentences; 0.001 stands for smaller ones too.
     """
     rows = []
     for sentences, of_sentences in grouped(runs, key=itemgetter("sentences")).items():
