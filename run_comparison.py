@@ -50,7 +50,7 @@ from training.command_line import parse_arguments, run_script, set_up_logging
 from training.inputs import load_inputs
 from training.output_folder import check_output_dir
 from training.run import ALWAYS_SHOWN, new_record
-from training.teacher import Teacher, check_teacher_output_dir, load_teacher, prepare_teacher
+from training.teacher import Teacher, check_teacher, check_teacher_output_dir, load_teacher, prepare_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
         inputs=inputs,
     )
     check_grid(grid, start)
+    check_teacher(start, training_args, inputs)
     plans = [plan_cell(cell, grid) for cell in plan_cells(comparison_args)]
     states = {plan.cell: state_of(plan, grid) for plan in plans}
     if comparison_args.dry_run:
