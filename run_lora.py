@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
+from layer_distillation.pretrained import allow_remote_code, path_from, resolve_checkpoint
 from layer_distillation.record import RunRecord
 from lora_adapters.adapters import count_parameters, target_modules
 from lora_adapters.arguments import LoraArguments, LoraTrainingArguments
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
         del start
 
         # Student, after the search for its layers if there is one, and its adapters.
-        record = replace(record, teacher_folder=teacher.seen_from(training_args.output_dir))
+        record = replace(record, teacher_folder=path_from(training_args.output_dir, teacher.path))
         run = Run(training_args, inputs, teacher, record, checkpoint, lora_args)
         base, origin = start_student(run, student_args)
         student = run.prepared(base)

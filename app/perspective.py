@@ -9,14 +9,15 @@ first model. docs/PERSPECTIVE.md says what differs.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import from_json
 
 from app.batching import BusyError
 from app.models import Answer, Model
@@ -68,6 +69,15 @@ class AnalyzeError(Exception):
         self.error_type, self.details = error_type, details
 
 
+def _from_string(value: Any) -> Any:
+    return from_json(value) if isinstance(value, str) else value
+
+
+# Google reads both from strings too: "0.5", "true".
+Number = Annotated[float, BeforeValidator(_from_string)]
+Boolean = Annotated[bool, BeforeValidator(_from_string)]
+
+
 class _Message(BaseModel):
     """As Google reads messages: names in camelCase or with underscores, no others, and null for what is not set."""
 
@@ -90,7 +100,7 @@ class TextEntry(_Message):
 
 class AttributeOptions(_Message):
     score_type: str = PROBABILITY
-    score_threshold: float | None = None
+    score_threshold: Number | None = None
 
 
 class AnalyzeRequest(_Message):
@@ -99,9 +109,10 @@ class AnalyzeRequest(_Message):
     comment: TextEntry = Field(default_factory=TextEntry)
     requested_attributes: dict[str, AttributeOptions] = Field(default_factory=dict)
     languages: list[str] = Field(default_factory=list)
-    span_annotations: bool = False
+    span_annotations: Boolean = False
+    drop_unsupported_attributes: Boolean = False
     client_token: str | None = None
-    do_not_store: bool = False
+    do_not_store: Boolean = False
     context: dict | None = None
     session_id: str | None = None
     community_id: str | None = None
@@ -112,6 +123,10 @@ class Span(NamedTuple):
 
     begin: int
     end: int
+
+    def in_utf16(self, text: str) -> "Span":
+        """Returns the span in UTF-16 code units, in which Perspective counts: an emoji has two."""
+        return Span(*(len(text[:position].encode("utf-16-le")) // 2 for position in self))
 
 
 def build_router(service: Service) -> APIRouter:
@@ -128,7 +143,8 @@ def build_router(service: Service) -> APIRouter:
     async def analyze(request: Request) -> JSONResponse:
         try:
             asked = read_request(await request.body())
-            check_request(asked, attributes, model.languages)
+            check_request(asked, attributes)
+            requested = supported_attributes(asked, model.languages)
             text = asked.comment.text
             spans = sentences(text) if asked.span_annotations else []
             whole, *parts = await service.classify([text, *(text[span.begin : span.end] for span in spans)])
@@ -138,9 +154,9 @@ def build_router(service: Service) -> APIRouter:
             return error_response(503, "Too many comments are waiting. Try again in a moment.")
         # Without annotations the comment is one span.
         scored = list(zip(spans, parts, strict=True)) or [(Span(0, len(text)), whole)]
+        scored = [(span.in_utf16(text), answer) for span, answer in scored]
         scores = {
-            name: attribute_scores(attributes[name], options, whole, scored)
-            for name, options in asked.requested_attributes.items()
+            name: attribute_scores(attributes[name], options, whole, scored) for name, options in requested.items()
         }
         response = {
             "attributeScores": {name: score for name, score in scores.items() if score},
@@ -208,16 +224,15 @@ def read_request(body: bytes) -> AnalyzeRequest:
         raise AnalyzeError(f"Invalid JSON payload received. {where}: {problem['msg']}") from None
 
 
-def check_request(asked: AnalyzeRequest, attributes: dict[str, str], languages: Sequence[str]) -> None:
+def check_request(asked: AnalyzeRequest, attributes: Collection[str]) -> None:
     """Refuses what Perspective refuses, with its messages.
 
     Args:
         attributes: those that can be requested.
-        languages: those that the model reads; empty if it does not say, and then none is refused.
 
     Raises:
-        AnalyzeError: the comment or the list of attributes is empty, the comment is too long, or an attribute, its
-            kind of score or a language is unknown.
+        AnalyzeError: the comment or the list of attributes is empty, the comment is too long, or an attribute or its
+            kind of score is unknown.
     """
     if asked.comment.type not in (PLAIN_TEXT, "TEXT_TYPE_UNSPECIFIED"):
         raise AnalyzeError("Currently, only 'PLAIN_TEXT' comments are supported")
@@ -227,18 +242,35 @@ def check_request(asked: AnalyzeRequest, attributes: dict[str, str], languages: 
         raise AnalyzeError("Comment text too long.", "COMMENT_TOO_LONG")
     if not asked.requested_attributes:
         raise AnalyzeError("Missing requested_attributes", "NO_REQUESTED_ATTRIBUTES")
-    foreign = [code for code in asked.languages if languages and not reads_language(languages, code)]
     for name, options in asked.requested_attributes.items():
         if name not in attributes:
             raise AnalyzeError(f"Unknown requested attribute: {name[:200]}")
         if options.score_type not in (PROBABILITY, "SCORE_TYPE_UNSPECIFIED"):
             raise AnalyzeError(f"Requested score type {options.score_type[:200]} is not supported by attribute {name}")
-        if foreign:
-            raise AnalyzeError(
-                f"Attribute {name} does not support request languages: {', '.join(foreign)[:200]}",
-                "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE",
-                languageNotSupportedByAttributeError={"requestedLanguages": foreign, "attribute": name},
-            )
+
+
+def supported_attributes(asked: AnalyzeRequest, languages: Sequence[str]) -> dict[str, AttributeOptions]:
+    """Returns the requested attributes if the model reads the languages of the request.
+
+    Otherwise there are none, if `dropUnsupportedAttributes` asks for that.
+
+    Args:
+        languages: those that the model reads; empty if it does not say, and then it reads all.
+
+    Raises:
+        AnalyzeError: the model does not read a language, and no attribute may be dropped.
+    """
+    foreign = [code for code in asked.languages if languages and not reads_language(languages, code)]
+    if not foreign:
+        return asked.requested_attributes
+    if asked.drop_unsupported_attributes:
+        return {}
+    name = next(iter(asked.requested_attributes))
+    raise AnalyzeError(
+        f"Attribute {name} does not support request languages: {', '.join(foreign)[:200]}",
+        "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE",
+        languageNotSupportedByAttributeError={"requestedLanguages": foreign, "attribute": name},
+    )
 
 
 def reads_language(languages: Sequence[str], code: str) -> bool:

@@ -4,7 +4,7 @@ write_results("training_speed", rows, markdown_table(summary))    # docs/results
 """
 
 import csv
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,11 +20,3 @@ def write_results(name: str, rows: Sequence[Mapping], report: str) -> None:
         writer.writerows(rows)
     (RESULTS / f"{name}.md").write_text(report + "\n", encoding="utf-8")
     print(report)
-
-
-def grouped(items: Iterable, key: Callable[..., Hashable]) -> dict[Hashable, list]:
-    """Returns the items by their keys, in the order of first appearance."""
-    groups = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups

@@ -21,7 +21,7 @@ from statistics import mean, stdev
 from transformers import set_seed
 
 from benchmarks.measuring import describe_machine, in_own_process, median_and_range, synchronize
-from benchmarks.results import grouped, write_results
+from benchmarks.results import write_results
 from benchmarks.training_setup import (
     PRECISIONS,
     Setup,
@@ -35,7 +35,7 @@ from benchmarks.training_setup import (
     with_stored_outputs,
 )
 from layer_distillation.arguments import bf16_in_hardware
-from training.tables import markdown_table
+from training.tables import grouped, markdown_table
 
 STRATEGIES = ("top", "bottom", "odd", "even")
 NUM_EPOCHS = 3

@@ -39,7 +39,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, set_seed
 
 from benchmarks.measuring import describe_machine, device, median_and_range, peak_memory_mb, synchronize
-from benchmarks.results import RESULTS, grouped, write_results
+from benchmarks.results import RESULTS, write_results
 from benchmarks.training_setup import (
     BATCH_SIZE,
     EVAL_BATCH,
@@ -62,7 +62,7 @@ from benchmarks.training_setup import (
 from layer_distillation.arguments import bf16_in_hardware
 from layer_distillation.teacher_outputs import HiddenStatesCollator
 from layer_mapping import num_layers, select_layers
-from training.tables import markdown_table
+from training.tables import grouped, markdown_table
 
 # With what TextBrewer imports and this project does not install; pip gets `--no-deps` to leave the rest alone.
 TEXTBREWER = ("textbrewer==0.2.1.post1", "tensorboardX", "protobuf")

@@ -62,8 +62,8 @@ class ComparisonArguments:
     encoder_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "The teacher before its fine-tuning, for the methods 'pretrained' and 'linear_probe'. Unset: "
-            "--teacher_name_or_path, if it is fine-tuned here."
+            "help": "The teacher before its fine-tuning, for the methods 'pretrained', 'lora_full' and "
+            "'linear_probe'. Unset: --teacher_name_or_path, if it is fine-tuned here."
         },
     )
     rival_name_or_path: str | None = field(

@@ -1,7 +1,7 @@
 """What the methods that take no layers from the fine-tuned teacher start from, and the runs of the classical ones.
 
-    student, origin = from_rival(path, run)      # a network with another start, trained as students are
-    run_classical("tfidf", run, encoder_path)    # scikit-learn, in one step
+    student, origin = from_encoder(path, student_args, run)    # a network with another start, trained as students are
+    run_classical("tfidf", run, encoder_path)                  # scikit-learn, in one step
 
 The classical methods keep no model: the folder has the record, the scores and the predictions.
 """
@@ -13,15 +13,18 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_class_weight
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, set_seed
 
 from layer_distillation.encoder_layers import find_layer_list, num_layers
-from layer_distillation.pretrained import hub_name
+from layer_distillation.model_outputs import logits_of
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION
 from layer_distillation.record import Origin, StudentRecord
 from layer_mapping import build_random_student, build_student, select_layers
@@ -65,10 +68,30 @@ def with_fresh_layers(student_args: StudentArguments, run: Run) -> tuple[PreTrai
     return student, Origin(layer_strategy="fresh_layers", layers=())
 
 
-def from_rival(path: str, run: Run) -> tuple[PreTrainedModel, Origin]:
-    """Returns a whole pretrained checkpoint with a head for the labels."""
-    student, _ = load_for_labels(path, run.inputs.data.labels, run.args.seed)
-    return student, Origin(layer_strategy="rival", layers=(), pretrained={"name": path, "hub_name": hub_name(path)})
+def weighted_loss(label_ids: np.ndarray, num_labels: int, label_smoothing: float) -> Callable[..., torch.Tensor]:
+    """Returns the cross-entropy for a `Trainer`, in which all classes together weigh alike.
+
+    An example of a class weighs `examples / (classes * examples of the class)`, and the mean of a batch is over its
+    number of examples, so that the loss does not depend on how the examples share batches. Weights and smoothing count
+    in training alone: `eval_loss` is the loss of the other methods.
+
+    Args:
+        label_ids: classes of the training examples, -100 where unknown.
+        label_smoothing: as `--label_smoothing_factor`.
+    """
+    known = label_ids[label_ids >= 0]
+    classes = np.unique(known)
+    weights = torch.ones(num_labels)
+    weights[classes] = torch.from_numpy(compute_class_weight("balanced", classes=classes, y=known)).float()
+
+    def loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:
+        logits = logits_of(outputs).float()
+        settings = {}
+        if logits.requires_grad:
+            settings = {"weight": weights.to(logits.device), "label_smoothing": label_smoothing}
+        return cross_entropy(logits, labels, reduction="sum", **settings) / num_items_in_batch
+
+    return loss
 
 
 # ---- Classical methods ----

@@ -12,7 +12,7 @@ import functools
 import logging
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,12 +26,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from comparison import baselines
 from comparison.arguments import Cell, ComparisonArguments
-from comparison.methods import LORA_METHODS, METHODS
+from comparison.methods import LORA_METHODS, METHODS, WEIGHTED_METHODS
 from comparison.sharing import Share
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
 from layer_distillation.loss_table import WEIGHTS
-from layer_distillation.pretrained import resolve_checkpoint
+from layer_distillation.pretrained import path_from, resolve_checkpoint
 from layer_distillation.problem_types import SINGLE_LABEL
 from layer_distillation.record import UNFINISHED_RECORD_FILE, Origin, RunRecord
 from lora_adapters.adapters import target_modules
@@ -40,11 +40,11 @@ from text_data.arguments import DataArguments
 from training.arguments import StudentArguments, TeacherArguments
 from training.checkpoints import load_for_labels, load_tokenizer
 from training.command_line import Settings
-from training.evaluation import true_answers
+from training.evaluation import label_array, true_answers
 from training.inputs import Inputs, read_by_student
 from training.output_folder import FolderInUseError, claimed, earlier_records, remove_checkpoints
 from training.run import Run, begin_run, build_trainer, new_record, num_steps, train_and_finish
-from training.student import check_student, start_student
+from training.student import check_student, start_pretrained, start_student
 from training.teacher import Teacher, TeacherStart
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ DECIDED_BY_GRID = (
 CHECKPOINTS = {
     "rival": "rival_name_or_path",
     "pretrained": "encoder_name_or_path",
+    "lora_full": "encoder_name_or_path",
     "linear_probe": "encoder_name_or_path",
 }
 
@@ -86,9 +87,14 @@ class Grid:
         return Path(self.training_args.output_dir)
 
     @property
+    def encoder_name(self) -> str:
+        """The encoder before its fine-tuning."""
+        return self.comparison_args.encoder_name_or_path or self.teacher_args.teacher_name_or_path
+
+    @property
     def encoder_path(self) -> str:
         """Where the encoder before its fine-tuning is loaded from."""
-        return resolve_checkpoint(self.comparison_args.encoder_name_or_path or self.teacher_args.teacher_name_or_path)
+        return resolve_checkpoint(self.encoder_name)
 
     @property
     def rival_path(self) -> str:
@@ -216,27 +222,30 @@ def check_grid(grid: Grid, start: TeacherStart) -> None:
                 f"A comparison needs all labels of all {split} examples, but some are unknown. Complete them, or "
                 "train single students with run_distillation.py."
             )
-    if "tfidf_balanced" in methods and labels.problem_type != SINGLE_LABEL:
+    weighted = [method for method in methods if method in WEIGHTED_METHODS]
+    if weighted and (labels.problem_type != SINGLE_LABEL or labels.is_soft):
+        kind = "shares of the classes" if labels.is_soft else labels.problem_type
         raise UserError(
-            f"Classes are weighted where each example has one, but the data are {labels.problem_type}. Leave "
-            "tfidf_balanced out of --methods."
+            f"Classes are weighted where each example has one, but the labels are {kind}. Leave "
+            f"{' and '.join(weighted)} out of --methods."
         )
     for strategy in dict.fromkeys((*grid.comparison_args.strategies, *grid.comparison_args.method_strategies)):
         check_student(start, grid.comparison_args.student(strategy), args, grid.inputs)
     if any(method in LORA_METHODS for method in methods):
         target_modules(start.model, grid.lora_args.lora_target_modules)
-    if any(CHECKPOINTS.get(method) == "encoder_name_or_path" for method in methods):
-        _check_encoder(grid, start)
+    of_encoder = [method for method in methods if CHECKPOINTS.get(method) == "encoder_name_or_path"]
+    if of_encoder:
+        _check_encoder(grid, start, of_encoder)
     if "rival" in methods:
         load_for_labels(grid.rival_path, labels, args.seed)
 
 
-def _check_encoder(grid: Grid, start: TeacherStart) -> None:
+def _check_encoder(grid: Grid, start: TeacherStart, methods: Sequence[str]) -> None:
     name = grid.comparison_args.encoder_name_or_path
     if name is None:
         if start.is_trained:
             raise UserError(
-                "The methods pretrained and linear_probe need the encoder before its fine-tuning, but "
+                f"--methods {' '.join(methods)} start from the encoder before its fine-tuning, but "
                 f"--teacher_name_or_path {start.path} is fine-tuned. Name the encoder: --encoder_name_or_path."
             )
         return
@@ -323,17 +332,26 @@ def run_cell(plan: CellPlan, grid: Grid, teacher: Teacher, bar: tqdm) -> None:
     inputs = grid.inputs_of(method)
     record, checkpoint = begin_run(plan.settings, inputs, args)
     if plan.lora_args is not None:
-        record = replace(record, teacher_folder=teacher.seen_from(args.output_dir))
+        base = grid.encoder_name if method == "lora_full" else teacher.path
+        record = replace(record, teacher_folder=path_from(args.output_dir, base))
     run = Run(args, inputs, teacher, record, checkpoint, plan.lora_args)
     if METHODS[method].is_classical:
         baselines.run_classical(method, run, grid.encoder_path)
         return
     student, origin = _start(plan, grid, run)
-    trainer = build_trainer(run.prepared(student), inputs, args, teacher, origin.layers)
+    trainer = build_trainer(run.prepared(student), inputs, args, teacher, origin.layers, _label_loss(method, run))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_StepsOnBar(bar))
     train_and_finish(run, trainer, origin)
     remove_checkpoints(args.output_dir)
+
+
+def _label_loss(method: str, run: Run) -> Callable | None:
+    """Returns what replaces the loss on the labels, `None` where nothing does."""
+    if method not in WEIGHTED_METHODS:
+        return None
+    label_ids, num_labels = label_array(run.inputs.tokenized["train"]), run.inputs.data.labels.num_labels
+    return baselines.weighted_loss(label_ids, num_labels, run.args.label_smoothing_factor)
 
 
 def _start(plan: CellPlan, grid: Grid, run: Run) -> tuple[PreTrainedModel, Origin]:
@@ -344,6 +362,8 @@ def _start(plan: CellPlan, grid: Grid, run: Run) -> tuple[PreTrainedModel, Origi
         case "fresh_layers":
             return baselines.with_fresh_layers(plan.student_args, run)
         case "rival":
-            return baselines.from_rival(grid.rival_path, run)
+            return start_pretrained(grid.comparison_args.rival_name_or_path, run)
+        case "lora_full":
+            return start_pretrained(grid.encoder_name, run)
         case _:
             return start_student(run, plan.student_args)

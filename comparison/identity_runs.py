@@ -24,9 +24,10 @@ from comparison.identity_report import (
 )
 from comparison.identity_texts import IdentityArguments, IdentityTexts, toxic_probabilities
 from comparison.methods import METHODS
-from comparison.results import TEACHER, grouped, load_student
+from comparison.results import TEACHER, load_student
 from comparison.styles import group_title
 from layer_distillation.model_outputs import compute_logits
+from training.tables import grouped
 from training.teacher import Teacher
 
 

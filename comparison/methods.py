@@ -48,6 +48,10 @@ METHODS = {
     "finetune": Method("fine-tuned", "the labels alone"),
     "lora": Method("LoRA", "adapters, the labels alone", not_with=COPY_NOTHING),
     "lora_distill": Method("LoRA + distillation", "adapters, distilled", labels_alone=False, not_with=COPY_NOTHING),
+    "weighted": Method("fine-tuned, weighted classes", "the labels alone, rare classes weigh more"),
+    "lora_full": _baseline(
+        "LoRA, all layers, no teacher", "adapters on the whole encoder before its fine-tuning, the labels alone"
+    ),
     "pretrained": _baseline(
         "without a teacher",
         "layers of the encoder before its fine-tuning, the labels alone",
@@ -72,5 +76,6 @@ METHODS = {
         "TF-IDF, weighted classes", "as tfidf, rare classes weigh more", has_seeds=False, reads_teacher_tokens=False
     ),
 }
-LORA_METHODS = ("lora", "lora_distill")
+LORA_METHODS = ("lora", "lora_distill", "lora_full")
+WEIGHTED_METHODS = ("weighted", "tfidf_balanced")
 DEFAULT_METHODS = ("distill", "finetune", "lora", "lora_distill")

@@ -7,7 +7,7 @@ write_results(OUTPUT_DIR, results)          # results.csv and results.json, one 
 
 import csv
 import json
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from text_data.labels import LabelMap
 from training.checkpoints import load_classifier
 from training.evaluation import TRAINING_LOSS, measure_latency, true_answers
 from training.layer_similarity import cka_matrix, layer_features
+from training.tables import grouped
 from training.teacher import Teacher
 
 Group = tuple[str, str]  # method and strategy, which the runs of all seeds share
@@ -127,14 +128,6 @@ class Results:
         return {TEACHER: [self.teacher_predictions]} | {
             group: [run.predictions for run in runs] for group, runs in self.groups.items()
         }
-
-
-def grouped(items: Iterable, key: Callable[..., Hashable]) -> dict[Hashable, list]:
-    """Returns the items by their keys, in the order of first appearance."""
-    groups = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
 
 
 # ---- Reading ----

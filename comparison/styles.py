@@ -47,6 +47,8 @@ HATCHES = {
     "finetune": "///",
     "lora": "...",
     "lora_distill": "xxx",
+    "weighted": "\\\\\\",
+    "lora_full": "oo",
     "pretrained": "|||",
     "fresh_layers": "---",
     "rival": "+++",

@@ -3,6 +3,7 @@
 print(describe_plan(plans, states, estimate_seconds(plans, states, grid, teacher)))
 """
 
+import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from statistics import mean
@@ -18,7 +19,7 @@ from layer_distillation.record import RunRecord
 from lora_adapters.adapters import add_lora
 from training.run import num_steps
 from training.student import stand_in
-from training.tables import markdown_table
+from training.tables import grouped, markdown_table
 
 # Optimizer steps and examples from which the time is estimated.
 PROBE_STEPS = 6
@@ -55,8 +56,8 @@ def estimate_seconds(
     """
     estimates = {}
     networks = [plan for plan in plans if not METHODS[plan.cell.method].is_classical]
-    for with_lora in (False, True):
-        kind = [plan for plan in networks if (plan.lora_args is not None) == with_lora]
+    kinds = grouped(networks, key=lambda plan: (plan.lora_args is not None, plan.cell.method == "lora_full"))
+    for kind in kinds.values():
         waiting = [plan.cell for plan in kind if states[plan.cell] != "finished"]
         if waiting:
             times = [_recorded_seconds(plan) for plan in kind if states[plan.cell] == "finished"]
@@ -79,7 +80,8 @@ def _probe(plan: CellPlan, grid: Grid, teacher: PreTrainedModel) -> float:
     args, inputs = plan.training_args, grid.inputs
     train_dataset = inputs.tokenized["train"].shuffle(seed=0, keep_in_memory=True)
     number = min(len(train_dataset), PROBE_STEPS * args.train_batch_size * args.gradient_accumulation_steps)
-    student = stand_in(teacher, plan.student_args)
+    is_whole = plan.cell.method == "lora_full"
+    student = copy.deepcopy(teacher) if is_whole else stand_in(teacher, plan.student_args)
     if plan.lora_args is not None:
         student = add_lora(student, plan.lora_args, train_dataset, inputs.collator)
     evaluated = inputs.tokenized[inputs.data.validation_splits[0]]

@@ -39,7 +39,7 @@ from transformers import (
     set_seed,
 )
 
-from benchmarks.results import ROOT, grouped
+from benchmarks.results import ROOT
 from comparison.bootstrap import Interval, Scores, bootstrap, difference, holm, pooled_seed_variance
 from comparison.metrics import accuracy
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
@@ -51,7 +51,7 @@ from layer_distillation.model_outputs import compute_logits, longest_first
 from layer_distillation.stored_columns import TEACHER_LOGITS
 from layer_mapping import build_student, select_layers
 from training.neuron_choice import most_important, neuron_importance
-from training.tables import markdown_table
+from training.tables import grouped, markdown_table
 
 OUTPUTS = ROOT / "outputs" / "better_students"
 ROWS = ROOT / "docs" / "results" / "sst2_choosing_rows.json"

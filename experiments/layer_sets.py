@@ -15,10 +15,10 @@ import itertools
 from operator import itemgetter
 from statistics import mean
 
-from benchmarks.results import ROOT, grouped, write_results
+from benchmarks.results import ROOT, write_results
 from experiments.runs import finished_record, metric_title, scaled_spread
 from layer_mapping import EVIDENCE_STRATEGIES, select_layers
-from training.tables import format_layers, markdown_table
+from training.tables import format_layers, grouped, markdown_table
 
 BY_POSITION = ("top", "bottom", "odd", "even")
 

@@ -17,12 +17,12 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.results import ROOT, grouped, write_results
+from benchmarks.results import ROOT, write_results
 from comparison.bootstrap import difference
 from comparison.metrics import accuracy, macro_f1
 from experiments.runs import bootstrap_runs, finished_record, scaled_spread
 from layer_mapping import STRATEGIES
-from training.tables import markdown_table
+from training.tables import grouped, markdown_table
 
 
 class Recipe(NamedTuple):

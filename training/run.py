@@ -10,7 +10,7 @@ record = train_and_finish(run, trainer, origin)
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,14 +23,14 @@ from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.loss_table import LAYER_LOSSES, PREDICTION_LOSSES, WEIGHTS
-from layer_distillation.pretrained import hub_name
+from layer_distillation.pretrained import hub_name, resolve_checkpoint
 from layer_distillation.record import DataRecord, Origin, RunRecord, StudentRecord, TeacherRecord, library_versions
 from layer_distillation.student_config import encoder_config
 from layer_distillation.teacher_outputs import HiddenStatesCollator
 from layer_mapping import build_student
 from lora_adapters.adapters import add_lora
 from lora_adapters.arguments import LoraArguments
-from training.checkpoints import load_classifier
+from training.checkpoints import load_classifier, load_for_labels
 from training.command_line import Settings
 from training.evaluation import (
     describe_model,
@@ -179,12 +179,14 @@ def build_trainer(
     training_args: DistillationTrainingArguments,
     teacher: Teacher | None = None,
     layers: Sequence[int] = (),
+    compute_loss_func: Callable | None = None,
 ) -> DistillationTrainer:
     """Returns the trainer of a student.
 
     Args:
         teacher: `None` where the losses need none.
         layers: of the teacher that the student was built from, 1-based; `()` for a student that was not.
+        compute_loss_func: replaces the loss on the labels, as for `Trainer`.
     """
     signal = TeacherSignal(inputs.tokenized["train"])
     if teacher is not None:
@@ -199,6 +201,7 @@ def build_trainer(
         data_collator=HiddenStatesCollator(inputs.collator) if training_args.needs_hidden_states else inputs.collator,
         processing_class=inputs.tokenizer,
         compute_metrics=inputs.compute_metrics,
+        compute_loss_func=compute_loss_func,
         callbacks=[CheckpointMarker()],
     )
 
@@ -277,18 +280,22 @@ def _finished_record(
 
     The student is described as others will load it: training leaves autocast around its forward pass.
     """
-    args = run.args
+    args, record, labels = run.args, run.record, run.inputs.data.labels
     adapter, teacher = None, run.teacher.load(args.device)
     if run.lora_args is None:
-        student, _ = load_classifier(folder, run.inputs.data.labels)
+        student, _ = load_classifier(folder, labels)
     else:
-        untrained = build_student(teacher, origin.layers, origin.neurons)
+        if origin.pretrained is None:
+            untrained = build_student(teacher, origin.layers, origin.neurons)
+        else:
+            untrained, _ = load_for_labels(resolve_checkpoint(origin.pretrained["name"]), labels, args.seed)
+            record = replace(record, built_from=fingerprint_model(untrained))
         student, adapter = finish_adapter(folder, untrained, trained, run.lora_args)
     student = student.to(args.device)
     readings = ((teacher, run.inputs.read_by_teacher), (student, run.inputs))
     teacher_ms, student_ms = measure_latency([(model, inputs.validation) for model, inputs in readings])
     return replace(
-        run.record,
+        record,
         method=method_of(args, run.lora_args is not None),
         loss=_loss_settings(args),
         training=_training_settings(args),

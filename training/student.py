@@ -61,7 +61,8 @@ def check_student(
         start: of the architecture that the teacher will have; its weights do not matter.
     """
     if student_args.student_name_or_path is not None:
-        student = _load_pretrained(student_args.student_name_or_path, training_args, inputs)
+        path = resolve_checkpoint(student_args.student_name_or_path)
+        student, _ = load_for_labels(path, inputs.data.labels, training_args.seed)
         check_losses(student, start.model, start.args, inputs, training_args)
         return
     source = start.model
@@ -114,10 +115,7 @@ def start_student(run: Run, student_args: StudentArguments) -> tuple[PreTrainedM
     """
     teacher = run.teacher.load(run.args.device)
     if student_args.student_name_or_path is not None:
-        name = student_args.student_name_or_path
-        student = _load_pretrained(name, run.args, run.inputs)
-        origin = Origin(layer_strategy="pretrained", layers=(), pretrained={"name": name, "hub_name": hub_name(name)})
-        logger.info(f"The student starts from the weights of {name}, not from layers of the teacher")
+        student, origin = start_pretrained(student_args.student_name_or_path, run)
     else:
         source = Source(teacher, tuple(range(1, num_layers(teacher) + 1)))
         *before, last = student_args.per_stage(num_layers(teacher))
@@ -198,11 +196,14 @@ def _finished_record(record: RunRecord, args: DistillationTrainingArguments, ove
 # ---- Pretrained students ----
 
 
-def _load_pretrained(name: str, training_args: DistillationTrainingArguments, inputs: Inputs) -> PreTrainedModel:
-    """Loads the checkpoint that is to be the student, with a head for the labels of the data.
+def start_pretrained(name: str, run: Run) -> tuple[PreTrainedModel, Origin]:
+    """Returns the checkpoint that is to be the student, with a head for the labels of the data.
 
     Raises:
         UserError: it cannot be read.
     """
-    student, _ = load_for_labels(resolve_checkpoint(name), inputs.data.labels, training_args.seed)
-    return student
+    student, _ = load_for_labels(resolve_checkpoint(name), run.inputs.data.labels, run.args.seed)
+    logger.info(f"The student starts from the weights of {name}, not from layers of the teacher")
+    return student, Origin(
+        layer_strategy="pretrained", layers=(), pretrained={"name": name, "hub_name": hub_name(name)}
+    )

@@ -1,6 +1,6 @@
 """Tables of results as people read them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from statistics import mean, stdev
 
 from layer_distillation.record import RunRecord
@@ -68,3 +68,11 @@ def spread(values: Sequence[float | None], digits: int) -> str:
 def format_layers(layers: Sequence[int]) -> str:
     """`(2, 4, 6)` as `2,4,6`; no layers as `none (random)`."""
     return ",".join(map(str, layers)) or "none (random)"
+
+
+def grouped(items: Iterable, key: Callable[..., Hashable]) -> dict[Hashable, list]:
+    """Returns the items by their keys, in the order of first appearance."""
+    groups = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups

@@ -12,7 +12,6 @@ checked before anything is trained.
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,10 +93,6 @@ class Teacher:
     def load(self, device: torch.device) -> PreTrainedModel:
         """The whole model on the device, also where an engine shares models out among processes."""
         return load_teacher(self.path, self.args, self.labels).model.to(device)
-
-    def seen_from(self, folder: str) -> str | None:
-        """The path from a folder to that of the checkpoint, `None` for a checkpoint on the Hub."""
-        return os.path.relpath(self.path, folder) if Path(self.path).is_dir() else None
 
 
 def load_teacher(path: str, teacher_args: TeacherArguments, labels: LabelMap) -> TeacherStart:
