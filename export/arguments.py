@@ -30,7 +30,10 @@ class ExportArguments:
         },
     )
     overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Replace a finished export in --output_dir. Off: it is an error."}
+        default=False,
+        metadata={
+            "help": "Replace a finished export in --output_dir, when the new one is finished. Off: it is an error."
+        },
     )
     trust_remote_code: bool = field(
         default=False,

@@ -94,9 +94,11 @@ def test_of_two_runs_in_one_folder_the_second_is_refused_until_the_first_ends(tm
 
 
 def test_a_run_that_fails_before_it_has_made_anything_leaves_the_folder_as_it_was(tmp_path):
-    EARLIER.write(tmp_path)
-    before = contents(tmp_path)
     args = SimpleNamespace(output_dir=str(tmp_path), process_index=0)
+    EARLIER.write(tmp_path)
+    with claimed(args):
+        pass
+    before = contents(tmp_path)
     for makes, left in ((False, set()), (True, {UNFINISHED_RECORD_FILE, "checkpoint-1/model.safetensors"})):
         with pytest.raises(KeyboardInterrupt), claimed(args):
             open_run_folder(tmp_path, RECORD, keep_checkpoints=False)
