@@ -563,6 +563,12 @@ def test_a_file_is_no_folder_to_export_to(tmp_path):
         ExportArguments(model_name_or_path=str(tmp_path))
 
 
+def test_a_read_only_folder_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match=f"--output_dir {tmp_path / 'new'} .*read-only"):
+        ExportArguments(model_name_or_path="a-model", output_dir=str(tmp_path / "new"))
+
+
 def test_the_export_goes_into_the_models_folder_by_default(tmp_path):
     assert ExportArguments(model_name_or_path=str(tmp_path)).output_dir == str(tmp_path / "export")
 
