@@ -153,7 +153,9 @@ def build_router(service: Service) -> APIRouter:
         """Statistics for Prometheus."""
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @router.api_route("/api/{name:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    others = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+    @router.api_route("/api/{name:path}", methods=others, include_in_schema=False)
     async def refuse(name: str) -> JSONResponse:
         if name == "classify":
             return error_response(405, "Send the texts with POST.", {"Allow": "POST"})

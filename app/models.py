@@ -98,29 +98,25 @@ class Model(ABC):
     identity_bias: Mapping = {}
 
     def __init__(self, name: str, folder: Path, weights: Path, metrics: dict):
-        config = _read_json(folder / "config.json")
+        config = read_json(folder / "config.json")
         self.name, self.folder, self.metrics = name, folder, metrics
         labels = config.get("id2label") or DEFAULT_LABELS
         self.labels = tuple(label for _, label in sorted((int(i), label) for i, label in labels.items()))
         problem_type = config.get("problem_type") or SINGLE_LABEL
-        if problem_type not in (SINGLE_LABEL, MULTI_LABEL) or len(self.labels) < 2:
+        if problem_type != MULTI_LABEL and (problem_type != SINGLE_LABEL or len(self.labels) < 2):
             raise ValueError(
-                f"The app serves models with several labels, of which a text has one or any number, but {folder} is "
-                f"for {problem_type} with {len(self.labels)} label(s). Train one on such labels."
+                f"The app serves models that choose one of several labels, and models for {MULTI_LABEL}, but {folder} "
+                f"is for {problem_type} with {len(self.labels)} label(s). Train one on such labels."
             )
         if len(metrics.get("text_columns", ["text"])) != 1:
             raise ValueError(f"The app serves models of single texts, but {folder} reads pairs: {metrics['data']}.")
-        chosen = _read_json_if_there(folder / THRESHOLDS_FILE)
-        self.threshold_curves = chosen.get("curves", {})
-        self.thresholds = None
+        self.thresholds, self.threshold_curves = None, {}
         if problem_type == MULTI_LABEL:
             self.thresholds = dict.fromkeys(self.labels, DEFAULT_THRESHOLD)
-            try:
-                self.check_thresholds(chosen.get("thresholds", {}))
-            except ValueError as error:
-                raise ValueError(f"{folder / THRESHOLDS_FILE}: {error}. Correct the file.") from error
-            self.thresholds |= chosen.get("thresholds", {})
-        self.max_length = metrics.get("max_length") or _read_max_length(folder)
+            if (folder / THRESHOLDS_FILE).is_file():
+                self._read_thresholds(folder / THRESHOLDS_FILE)
+        tokenizer_config = _read_json_if_there(folder / "tokenizer_config.json")
+        self.max_length = metrics.get("max_length") or _max_length(tokenizer_config)
         self.version = metrics.get("version")
         self.languages = tuple(metrics.get("languages", ()))
         with open(weights, "rb") as file:
@@ -128,7 +124,21 @@ class Model(ABC):
         self._pad_token_id = config.get("pad_token_id") or 0
         self._tokenizer = Tokenizer.from_file(str(_tokenizer_file(folder)))
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(self.max_length)
+        side = tokenizer_config.get("truncation_side", "right")
+        self._tokenizer.enable_truncation(self.max_length, direction=side)
+
+    def _read_thresholds(self, file: Path) -> None:
+        """Reads a `thresholds.json`, which may have been changed by hand."""
+        content = read_json(file)
+        given = content.get("thresholds")
+        if not isinstance(given, dict):
+            raise ValueError(f'{file} must be JSON such as {{"thresholds": {{"{self.labels[0]}": 0.5}}}}. Correct it.')
+        try:
+            self.check_thresholds(given)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}. Correct the file.") from error
+        self.thresholds |= given
+        self.threshold_curves = content.get("curves") or {}
 
     def check_thresholds(self, thresholds: Mapping[str, float]) -> None:
         """Checks whether the model can decide by these thresholds, for some labels or all.
@@ -270,7 +280,7 @@ def load_model(folder: str | Path, backend: str = "int8") -> Model:
         model = OnnxModel(checkpoint.name, export, file, metrics, backend)
     # Bias is measured after the export, so a newer file may lie beside the checkpoint.
     measured = [folder / IDENTITY_BIAS_FILE for folder in (checkpoint, export)]
-    model.identity_bias = next((_read_json(file) for file in measured if file.is_file()), {})
+    model.identity_bias = next((read_json(file) for file in measured if file.is_file()), {})
     return model
 
 
@@ -300,15 +310,27 @@ def _tokenizer_file(folder: Path) -> Path:
     return _existing(file)
 
 
-def _read_json(file: Path) -> dict:
-    return json.loads(_existing(file).read_text(encoding="utf-8"))
+def read_json(file: Path) -> dict:
+    """Returns the object that a JSON file of a model holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON, or no object.
+    """
+    try:
+        content = json.loads(_existing(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} must be JSON in UTF-8: {error}. Correct the file, or copy it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold an object in braces, found {str(content)[:100]}. Correct the file.")
+    return content
 
 
 def _read_json_if_there(file: Path) -> dict:
-    return _read_json(file) if file.is_file() else {}
+    return read_json(file) if file.is_file() else {}
 
 
-def _read_max_length(folder: Path) -> int:
+def _max_length(tokenizer_config: Mapping) -> int:
     """Returns the limit of a checkpoint's tokenizer."""
-    limit = _read_json(folder / "tokenizer_config.json").get("model_max_length", DEFAULT_MAX_LENGTH)
+    limit = tokenizer_config.get("model_max_length", DEFAULT_MAX_LENGTH)
     return limit if limit < 1_000_000 else DEFAULT_MAX_LENGTH  # Transformers writes 10^30 for "none"

@@ -20,7 +20,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 
 from app.batching import BusyError
-from app.models import Answer, Model
+from app.models import Answer, Model, read_json
 from app.service import Service, is_blank
 
 PREFIX = "/v1alpha1/"
@@ -165,6 +165,7 @@ def build_router(service: Service) -> APIRouter:
         }
         return JSONResponse({name: value for name, value in response.items() if value is not None} | model.identity)
 
+    @router.head(DISCOVERY_PATH)
     @router.get(DISCOVERY_PATH)
     async def discovery(request: Request) -> JSONResponse:
         """Describes the API to Google's client libraries, with the address that this request came to."""
@@ -190,10 +191,10 @@ def read_attributes(model: Model) -> dict[str, str]:
     """
     file = model.folder / ATTRIBUTES_FILE
     if file.is_file():
-        names = json.loads(file.read_text(encoding="utf-8"))
+        names = read_json(file)
     else:
         names = {label: WELL_KNOWN.get(label, label.upper()) for label in model.labels}
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+    if not all(isinstance(name, str) for name in names.values()):
         raise ValueError(f'{file} must map labels to attributes, as {{"toxic": "TOXICITY"}}. Correct the file.')
     for label in names:
         if label not in model.labels:

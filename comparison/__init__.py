@@ -11,6 +11,7 @@ results         reading finished runs
 metrics         scores as functions of sums over examples
 bootstrap       intervals of scores and differences
 calibration     confidence against accuracy
+thresholds      precision, recall and F1 by threshold
 identity_bias   AUCs and error rates by identity
 identity_report tables and JSON of it
 identity_runs   of the runs of a grid

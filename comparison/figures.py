@@ -5,6 +5,7 @@ captions = draw_figures(OUTPUT_DIR / "figures", results, scores, similarities)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from statistics import mean
 
@@ -25,14 +26,21 @@ from comparison.metrics import calibration_error
 from comparison.predictions import Predictions
 from comparison.results import TEACHER, Group, Results, agreement
 from comparison.styles import HATCHES, TEACHER_STYLE, Style, group_title, strategy_name, style_of
+from comparison.thresholds import STATISTICS, threshold_statistics
 from layer_distillation.loss_table import TITLES
-from layer_distillation.problem_types import REGRESSION, SINGLE_LABEL
+from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from text_data.thresholds import DEFAULT_THRESHOLD
 
 GRAY = "#595959"
 AGREEMENT = (
     "Share of the examples to which student and teacher give the same answer",
     "Correlation of the student's and the teacher's answers",
 )
+MARKED_THRESHOLDS = {
+    MULTI_LABEL: f"chosen on the validation split, or {DEFAULT_THRESHOLD} where none was chosen",
+    SINGLE_LABEL: f"{DEFAULT_THRESHOLD}, from which one of two classes is the more probable one",
+}
+LINES = ("-", "--", ":", "-.")  # of the methods in turn
 LOSS_TITLES = {
     **{f"loss_{name}": f"Training: {title}" for name, title in TITLES.items()},
     "eval_loss": "Validation: labels",
@@ -104,6 +112,12 @@ def make_figures(
             f"Share of right predictions by confidence on the {split} split, over all seeds; ECE: mean of the runs' "
             "expected calibration errors. The area of a mark is the share of predictions. Below the diagonal a model "
             "is too confident.",
+        )
+    if results.shows_classes and (results.problem_type == MULTI_LABEL or len(results.label_names) == 2):
+        figures["thresholds"] = CaptionedFigure(
+            thresholds_figure(results),
+            f"Precision, recall and F1 of each label on the {split} split by threshold, means over the seeds. Marks: "
+            f"the mean threshold, {MARKED_THRESHOLDS[results.problem_type]}.",
         )
     figures["agreement"] = CaptionedFigure(
         agreement_figure(results),
@@ -193,7 +207,7 @@ def learning_curves(results: Results) -> Figure:
                         label=_series_title(group),
                     )
             if not axis.lines:
-                axis.text(0.5, 0.5, "not part of this loss", ha="center", transform=axis.transAxes, color=GRAY)
+                _say(axis, "not part of this loss")
             if row == 0:
                 axis.set_title(LOSS_TITLES[loss])
             if column == 0:
@@ -204,6 +218,11 @@ def learning_curves(results: Results) -> Figure:
     ncols = min(len(handles), 3 * len(losses))  # three fit below each panel
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=ncols, title="student layers")
     return figure
+
+
+def _say(axis: Axes, text: str) -> None:
+    """Writes a text into a panel where nothing is drawn."""
+    axis.text(0.5, 0.5, text, ha="center", transform=axis.transAxes, color=GRAY)
 
 
 def _methods(results: Results) -> list[str]:
@@ -338,6 +357,46 @@ def _draw_reliability(axis: Axes, of_seeds: Sequence[Predictions], style: Style,
     shared = {"color": style.color, "marker": style.marker, "clip_on": False}
     axis.plot(bins.confidence, bins.accuracy, markersize=4, linewidth=1, label=label, **shared)
     axis.scatter(bins.confidence, bins.accuracy, 400 * bins.share, alpha=0.5, **shared)
+
+
+def thresholds_figure(results: Results) -> Figure:
+    """Draws what thresholds do: a row for each label, a line for each group, its mean threshold marked."""
+    names, steps = results.label_names, 200
+    grid = np.linspace(0, 1, steps + 1)
+    lines = dict(zip(_methods(results), cycle(LINES), strict=False))
+    chosen = {group: [run.thresholds for run in runs] for group, runs in results.groups.items()} | {TEACHER: [{}]}
+    figure, axes = _subplots(len(names), len(STATISTICS), 3.6, 2.4, sharex=True, sharey=True)
+    rows = axes.reshape(len(names), len(STATISTICS))
+    for label, (name, row) in enumerate(zip(names, rows, strict=True)):
+        row[0].set_ylabel(name)
+        for group, of_seeds in results.predictions.items():
+            measured = [threshold_statistics(run, label, grid) for run in of_seeds]
+            if measured[0] is None:
+                continue
+            style, mark = style_of(group), mean(of_run.get(name, DEFAULT_THRESHOLD) for of_run in chosen[group])
+            for axis, values in zip(row, np.mean(measured, axis=0), strict=True):
+                axis.plot(
+                    grid,
+                    values,
+                    color=style.color,
+                    linestyle=lines.get(group[0], "-"),
+                    linewidth=1.2,
+                    marker=style.marker,
+                    markevery=[round(steps * mark)],
+                    label=group_title(group),
+                    clip_on=False,
+                )
+        for axis in row:
+            if not axis.lines:
+                _say(axis, "no example has this label")
+    for axis, statistic in zip(rows[0], STATISTICS, strict=True):
+        axis.set_title(statistic)
+    for axis in rows[-1]:
+        axis.set_xlabel("threshold")
+    axes[0].set(xlim=(0, 1), ylim=(0, 1))
+    drawn = {line.get_label(): line for axis in axes for line in axis.lines}
+    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=4)
+    return figure
 
 
 def agreement_figure(results: Results) -> Figure:

@@ -15,6 +15,8 @@ from scipy.stats import rankdata
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 NUM_BINS = 10
+# In place of 0 or 1 where it is unknown whether an example has a label. It counts nowhere.
+UNKNOWN = 2**16 - 1
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def _right(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Returns `(examples, 2)`: whether each prediction is right, and 1. With several labels, all must be right."""
-    right = (labels == predictions).reshape(len(labels), -1).all(axis=1)
+    """Returns `(examples, 2)`: whether each prediction is right, and 1. Of several labels, all known must be right."""
+    right = ((labels == predictions) | (labels == UNKNOWN)).reshape(len(labels), -1).all(axis=1)
     return np.column_stack([right, np.ones(len(labels))])
 
 
@@ -57,6 +59,9 @@ def _occurrences(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     if labels.ndim == 1:
         classes = np.arange(1 + max(labels.max(), predictions.max()))
         labels, predictions = labels[:, None] == classes, predictions[:, None] == classes
+    else:
+        known = labels != UNKNOWN
+        labels, predictions = labels * known, predictions * known
     return np.hstack([labels, predictions, labels * predictions]).astype(float)
 
 
@@ -108,9 +113,9 @@ def _bins(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     else:
         confidence, right = np.maximum(probabilities, 1 - probabilities), (probabilities > 0.5) == labels
-    confidence, right = confidence.reshape(len(labels), -1), right.reshape(len(labels), -1)
+    confidence, right, known = (part.reshape(len(labels), -1) for part in (confidence, right, labels != UNKNOWN))
     which = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
-    is_in = which[..., None] == np.arange(NUM_BINS)
+    is_in = known[..., None] & (which[..., None] == np.arange(NUM_BINS))
     parts = [is_in, is_in * confidence[..., None], is_in * right[..., None]]
     return np.hstack([part.sum(axis=1) for part in parts]).astype(float)
 
@@ -122,7 +127,7 @@ def _calibration_error(sums: np.ndarray) -> np.ndarray:
 
 # ---- The metrics ----
 
-# Labels and predictions: class ids `(examples,)`, or 0/1 `(examples, labels)`.
+# Labels and predictions: class ids `(examples,)`, or 0/1 `(examples, labels)`, in labels also `UNKNOWN`.
 accuracy = Metric("accuracy", "accuracy", _right, lambda sums: sums[..., 0] / sums[..., 1])
 # The mean over the classes that occur as label or prediction, as scikit-learn has it for one label an example.
 macro_f1 = Metric("macro_f1", "macro-F1", _occurrences, _mean_f1_of_occurring)

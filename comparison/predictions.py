@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit, softmax
 
-from comparison.metrics import Metric, calibration_error
+from comparison.metrics import UNKNOWN, Metric, calibration_error
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 STEPS = 10_000
@@ -26,8 +26,8 @@ class Predictions:
 
     Attributes:
         problem_type: as in `config.problem_type`.
-        labels: class ids `(examples,)`, for several labels an example 0/1 `(examples, labels)`, for regression numbers
-            `(examples,)`.
+        labels: class ids `(examples,)`, for several labels an example 0, 1 or `UNKNOWN` `(examples, labels)`, for
+            regression numbers `(examples,)`.
         answers: of the model, in the same form.
         probabilities: `(examples, classes)`; empty for regression.
     """
@@ -39,7 +39,7 @@ class Predictions:
 
     @classmethod
     def from_logits(cls, logits: np.ndarray, labels: np.ndarray, problem_type: str) -> "Predictions":
-        """Returns the predictions that logits `(examples, classes)` stand for."""
+        """Returns the predictions that logits `(examples, classes)` stand for; unknown labels are NaN."""
         if problem_type == REGRESSION:
             empty = np.empty((len(labels), 0))
             return cls(
@@ -49,7 +49,7 @@ class Predictions:
             answers, probabilities = logits.argmax(axis=1), softmax(logits.astype(np.float64), axis=1)
         else:
             answers, probabilities = logits > 0, expit(logits.astype(np.float64))
-        labels, answers = np.asarray(labels).astype(np.uint16), answers.astype(np.uint16)
+        labels, answers = np.where(np.isnan(labels), UNKNOWN, labels).astype(np.uint16), answers.astype(np.uint16)
         return cls(problem_type, labels, answers, np.round(probabilities * STEPS) / STEPS)
 
     def outputs_for(self, metric: Metric) -> np.ndarray:
@@ -61,8 +61,9 @@ class Predictions:
         """Labels `(n,)` and probabilities `(n, classes)` of single decisions: several labels make several of them."""
         if self.problem_type != MULTI_LABEL:
             return self.labels, self.probabilities
-        present = self.probabilities.ravel()
-        return self.labels.ravel(), np.column_stack([1 - present, present])
+        known = self.labels != UNKNOWN
+        present = self.probabilities[known]
+        return self.labels[known], np.column_stack([1 - present, present])
 
     def write(self, file: Path) -> None:
         """Writes a compressed npz file; a thousand examples of three classes take about 5 kB."""

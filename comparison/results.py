@@ -8,7 +8,7 @@ write_results(OUTPUT_DIR, results)          # results.csv and results.json, one 
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from layer_distillation.record import RunRecord, StudentRecord, TeacherRecord
 from layer_mapping import build_random_student, build_student
 from lora_adapters.loading import load_adapter
 from text_data.labels import LabelMap
+from text_data.thresholds import THRESHOLDS_FILE, read_thresholds
 from training.checkpoints import load_classifier
 from training.evaluation import TRAINING_LOSS, measure_latency, true_answers
 from training.layer_similarity import cka_matrix, layer_features
@@ -46,12 +47,14 @@ class FinishedRun:
     Attributes:
         predictions: on the reported split.
         history: the numbers that the trainer logged, one dictionary for each time.
+        thresholds: from which probability a text has a label, by its name; empty where none were chosen.
     """
 
     cell: Cell
     record: RunRecord
     predictions: Predictions
     history: Sequence[dict]
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def student(self) -> StudentRecord:
@@ -167,7 +170,10 @@ def _read_run(plan: CellPlan, split: str, labels: LabelMap, true: np.ndarray) ->
     state, history = plan.folder / TRAINER_STATE_NAME, []
     if state.is_file():  # the classical methods have none
         history = json.loads(state.read_text())["log_history"]
-    return FinishedRun(plan.cell, RunRecord.read(plan.folder), predictions, history)
+    file, thresholds = plan.folder / THRESHOLDS_FILE, {}
+    if file.is_file():  # only runs on several labels have one
+        thresholds = read_thresholds(file, labels.names)["thresholds"]
+    return FinishedRun(plan.cell, RunRecord.read(plan.folder), predictions, history, thresholds)
 
 
 def load_student(plan: CellPlan, grid: Grid) -> PreTrainedModel:

@@ -16,7 +16,6 @@ architectures     students, adapters and exports of every architecture
 fuzz_reader       made-up files of every format, read as they should be or refused
 everyday          everyday sentences
 identity_bias     AUCs and error rates by identity: teacher, student, LoRA, int8
-identity_swaps    training comments with identities exchanged
 runtimes          whether other runtimes read an export and answer as the app does
 draw_strategies   the picture of the layer strategies
 runs              runs, their predictions and metrics, as the studies use them

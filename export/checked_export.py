@@ -17,11 +17,13 @@ from export.int8 import processor_name, quantize_accurately, this_processor
 from export.parity import BATCH_SIZE, INT8_BATCH_SIZE, CheckData, compute_onnx_logits
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import compute_logits
+from layer_distillation.problem_types import REGRESSION
 
 logger = logging.getLogger(__name__)
 
 # Where the largest logit is at most 1; of the largest logit where it is larger.
 MAX_LOGIT_DIFFERENCE = 1e-4
+# Of the accuracy or correlation of float32; int8 may always lose one right answer.
 MIN_INT8_SHARE = 0.99
 SAMPLE_SIZE = 64
 
@@ -111,7 +113,9 @@ def quantize_checked(float32_file: Path, int8_file: Path, data: CheckData, proce
         # A graph that gives every example the same answer has no correlation.
         found = data.scores(logits, split).get(metric, -math.inf)
         failures = gate.failures(logits)
-        if not found >= MIN_INT8_SHARE * required:
+        # At most one, whatever the rounding.
+        loses_one = data.problem_type != REGRESSION and (required - found) * len(data.validation) < 1.5
+        if not (found >= MIN_INT8_SHARE * required or loses_one):
             failures.insert(0, f"has the {metric} {found:.4f}, float32 {required:.4f}")
         logger.info(f"int8: validation {metric} {found:.4f}, float32 {required:.4f}; {'; '.join(failures) or 'good'}")
         attempts.append((failures, logits))

@@ -21,7 +21,7 @@ from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LAB
 MIN_RECALL_SHARE = 0.98
 # Int8 gives a label to at most this share more examples without it, of those that float32 gives it to, or to one.
 MAX_FALSE_SHARE = 0.02
-# Of the decisions about a label, int8 makes at least this share as float32 does.
+# Of the decisions about a label, int8 makes at least this share as float32 does, or all but one.
 MIN_AGREEMENT = 0.98
 # The mean loss grows by at most this many nats, and this share of it.
 MAX_LOSS_INCREASE, MAX_LOSS_GROWTH = 0.01, 0.05
@@ -69,8 +69,9 @@ class Gate:
                     f"says {name} of {added} further examples without it, beside {flagged} of which float32 says it; "
                     f"{allowed} may be"
                 )
+        count = len(self.float32_logits)
         for name, agreement in measured["agreement"].items():
-            if agreement < MIN_AGREEMENT:
+            if agreement < min(MIN_AGREEMENT, (count - 1) / count):
                 failures.append(f"agrees with float32 about {name} on {agreement:.2%} of the examples")
         loss, int8_loss = measured["loss"]
         if int8_loss > loss + max(MAX_LOSS_INCREASE, MAX_LOSS_GROWTH * loss):

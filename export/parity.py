@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction
@@ -37,10 +38,16 @@ def compute_onnx_logits(
     """
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]
-    batches = DataLoader(dataset.select_columns(names), batch_size=batch_size, collate_fn=collator)
-    return np.concatenate(
-        [session.run(["logits"], {name: batch[name].numpy() for name in names})[0] for batch in batches]
-    )
+    given = [name for name in names if name in dataset.column_names]
+    batches = DataLoader(dataset.select_columns(given), batch_size=batch_size, collate_fn=collator)
+
+    def run(batch: Mapping[str, torch.Tensor]) -> np.ndarray:
+        # Where the tokenizer gives no types of tokens, all tokens have the first type, as in PyTorch.
+        types = {"token_type_ids": torch.zeros_like(batch["input_ids"])}
+        inputs = types | dict(batch)
+        return session.run(["logits"], {name: inputs[name].numpy() for name in names})[0]
+
+    return np.concatenate([run(batch) for batch in batches])
 
 
 def deciding_metric(problem_type: str) -> str:

@@ -95,10 +95,10 @@ def test_health_names_the_models_the_default_first(client):
     assert client.get("/healthz").json() == {"status": "ok", "models": ["small", "precise", "several"]}
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/metrics"])
-def test_monitors_may_ask_by_head(client, path):
-    response = client.head(path)
-    assert (response.status_code, response.content) == (200, b"")
+@pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/openapi.json", "/$discovery/rest", "/api/classify"])
+def test_head_answers_as_get_without_the_body(client, path):
+    head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
 
 
 def test_openapi_describes_bodies_and_errors(client):

@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from app.explain import MAX_WORDS, explain
 from app.models import BACKENDS, Answer, load_model
@@ -58,6 +59,15 @@ def test_text_beyond_the_models_length_is_left_out_and_said_to_be(served_model):
     assert not exact.truncated
     assert longer.truncated
     assert longer.scores["toxic"] == pytest.approx(exact.scores["toxic"], abs=0.01)
+
+
+def test_the_end_of_a_long_text_is_read_if_the_tokenizer_cuts_off_the_beginning(served_model, tmp_path):
+    shutil.copytree(served_model / "export", tmp_path, dirs_exist_ok=True)
+    change_file(tmp_path / "tokenizer_config.json", {"truncation_side": "left"})
+    end = "word " * (MAX_LENGTH - 5) + "you are an idiot"[:-6]
+    (longer, alone) = load_model(tmp_path).classify(["idiot " * 50 + end, end])
+    assert longer.truncated
+    assert longer.scores["toxic"] == pytest.approx(alone.scores["toxic"], abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +134,9 @@ def test_two_classes_without_names_get_those_of_transformers(served_model, tmp_p
         ("thresholds.json", {"thresholds": {"rude": 0.5}}, "thresholds.json.*'rude'.* not_toxic, toxic"),
         ("thresholds.json", {"thresholds": {"toxic": 50}}, "thresholds.json.* 50 for toxic"),
         ("thresholds.json", {"thresholds": {"toxic": "high"}}, "thresholds.json.* 'high' for toxic"),
+        ("thresholds.json", {"toxic": 0.5}, 'thresholds.json.*{"thresholds": {"not_toxic": 0.5}}'),
+        ("thresholds.json", [0.5, 0.5], "thresholds.json.*0.5, 0.5"),
+        ("metrics.json", None, "metrics.json.*JSON"),
         ("metrics.json", {"text_columns": ["premise", "hypothesis"]}, "reads pairs"),
     ],
 )
@@ -137,9 +150,10 @@ def test_models_of_another_kind_are_refused(served_model, tmp_path, file, change
 
 
 def change_file(file, change):
-    """Changes entries of a JSON file, which may be missing."""
+    """Changes entries of a JSON file, which may be missing, replaces its content by a list, or cuts it off."""
     content = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps(content | change))
+    changed = content | change if isinstance(change, dict) else change
+    file.write_text("{" if change is None else json.dumps(changed))
 
 
 def test_a_model_with_several_labels_gives_each_the_sigmoid_of_its_logit(served_model, several_labels):
@@ -149,6 +163,22 @@ def test_a_model_with_several_labels_gives_each_the_sigmoid_of_its_logit(served_
         # The softmax of two logits is the sigmoid of their difference.
         difference = logits["toxic"] - logits["not_toxic"]
         assert 1 / (1 + math.exp(-difference)) == pytest.approx(chosen.scores["toxic"], abs=1e-6)
+
+
+def test_a_model_with_one_label_says_whether_a_text_has_it(served_model, tmp_path):
+    shutil.copytree(served_model, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "export")
+    weights = load_file(tmp_path / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name][1:].clone()
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    labels = {"id2label": {"0": "toxic"}, "label2id": {"toxic": 0}}
+    change_file(tmp_path / "config.json", {"problem_type": "multi_label_classification", **labels})
+    change_file(tmp_path / "thresholds.json", {"thresholds": {"toxic": 0.4}})
+    toxic, friendly, _ = load_model(tmp_path, "pytorch").classify(TEXTS)
+    assert (toxic.labels, toxic.label) == (["toxic"], "toxic")
+    assert (friendly.labels, friendly.label) == ([], None)
+    assert friendly.scores.keys() == {"toxic"}
 
 
 def test_a_text_has_the_labels_whose_thresholds_it_reaches(several_labels):

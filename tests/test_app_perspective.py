@@ -244,6 +244,7 @@ def test_labels_that_would_get_the_same_attribute_are_refused(tmp_path):
     [
         ({"rude": "INSULT"}, "rude, .*not_toxic, toxic"),
         ({"toxic": 1}, "attributes.json"),
+        (["toxic"], "attributes.json"),
         ({"toxic": "A", "not_toxic": "A"}, "attributes.json"),
     ],
 )

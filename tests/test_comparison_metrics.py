@@ -72,6 +72,27 @@ def test_the_calibration_error_vanishes_for_confidence_that_is_right_as_often_as
     assert calibration_error(labels, overconfident) > 0.1
 
 
+# ---- Unknown labels ----
+
+
+def test_labels_that_are_unknown_count_nowhere():
+    draws = np.random.default_rng(0)
+    labels, logits = draws.integers(0, 2, (40, 3)).astype(float), draws.normal(size=(40, 3))
+    labels[draws.random((40, 3)) < 0.3] = np.nan
+    predictions, known = Predictions.from_logits(logits, labels, MULTI_LABEL), ~np.isnan(labels)
+    is_right = [all((logits[i] > 0)[known[i]] == labels[i][known[i]]) for i in range(40)]
+    assert accuracy(predictions.labels, predictions.answers) == pytest.approx(np.mean(is_right))
+    columns = [(labels[known[:, i], i], logits[known[:, i], i] > 0) for i in range(3)]
+    expected = np.mean([f1_score(true, answers) for true, answers in columns])
+    assert macro_f1_of_labels(predictions.labels, predictions.answers) == pytest.approx(expected)
+    # The same decisions, one an example, have the same calibration error.
+    true, probabilities = predictions.by_confidence
+    assert len(true) == known.sum()
+    assert calibration_error(true, probabilities) == pytest.approx(
+        calibration_error(predictions.labels, predictions.probabilities)
+    )
+
+
 # ---- Packed predictions ----
 
 

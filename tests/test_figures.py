@@ -5,6 +5,7 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 from matplotlib import pyplot
+from sklearn.metrics import f1_score, precision_score, recall_score
 
 from comparison.bootstrap import pooled_seed_variance, score
 from comparison.figures import (
@@ -17,13 +18,14 @@ from comparison.figures import (
     make_figures,
     mean_curve,
     scores_figure,
+    thresholds_figure,
 )
 from comparison.methods import METHODS
 from comparison.predictions import Predictions
 from comparison.results import score_groups
 from comparison.styles import HATCHES, STRATEGY_STYLES
 from layer_distillation.loss_table import LOSSES
-from layer_distillation.problem_types import SINGLE_LABEL
+from layer_distillation.problem_types import MULTI_LABEL, SINGLE_LABEL
 from layer_mapping import STRATEGIES, SYNONYMS
 from tests.comparison_results_by_hand import make_results
 
@@ -229,3 +231,62 @@ def test_the_calibration_error_of_a_group_is_the_mean_of_its_runs_and_not_that_o
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert texts == ["teacher, ECE 0.100", "odd, ECE 0.100"]
     pyplot.close(figure)
+
+
+# ---- Thresholds ----
+
+
+def with_predictions(results, label_names, labels, problem_type, thresholds):
+    """The results with other labels, answers drawn by chance, and the thresholds of each seed."""
+    draws = np.random.default_rng(1)
+    rows = labels if labels.ndim == 2 else np.eye(len(label_names))[labels]
+
+    def answers():
+        logits = np.nan_to_num(2 * rows - 1) + 2 * draws.normal(size=rows.shape)
+        return Predictions.from_logits(logits, labels, problem_type)
+
+    runs = [replace(run, predictions=answers(), thresholds=thresholds(run.cell.seed)) for run in results.runs]
+    return replace(results, runs=runs, teacher_predictions=answers(), label_names=label_names)
+
+
+def check_curves(results, row, labels, mark):
+    """Compares the curves of `odd, distilled` in a row of panels with scikit-learn's scores of the known labels."""
+    known = ~np.isnan(labels)
+    figure = thresholds_figure(results)
+    runs = [run for run in results.runs if run.cell.group == ("distill", "odd")]
+    for column, metric in enumerate((precision_score, recall_score, f1_score)):
+        (line,) = (line for line in figure.axes[3 * row + column].lines if line.get_label() == "odd, distilled")
+        for threshold, value in list(zip(*line.get_data(), strict=True))[::25]:
+            flagged = [run.predictions.probabilities[known, row] >= threshold for run in runs]
+            # Where nothing is flagged, nothing is wrong.
+            undefined = 0 if metric is f1_score else 1
+            assert value == pytest.approx(
+                np.mean([metric(labels[known], of_run, zero_division=undefined) for of_run in flagged])
+            )
+        assert line.get_xdata()[line.get_markevery()] == pytest.approx([mark], abs=0.003)
+    check_nothing_is_cut_off(figure)
+    pyplot.close(figure)
+
+
+def test_several_labels_have_curves_with_the_mean_of_the_chosen_thresholds_marked(few):
+    labels = np.random.default_rng(0).integers(0, 2, (120, 3)).astype(float)
+    labels[:40, 1] = np.nan  # unknown
+    names = few.label_names
+    results = with_predictions(few, names, labels, MULTI_LABEL, lambda seed: {names[1]: 0.3 + 0.1 * seed})
+    check_curves(results, 1, labels[:, 1], mark=0.4)
+    check_curves(results, 2, labels[:, 2], mark=0.5)
+
+
+def test_a_label_of_no_example_has_no_curves(few):
+    labels = np.zeros((120, 2), dtype=int)
+    labels[::2, 0] = 1
+    figure = thresholds_figure(with_predictions(few, ("rude", "threat"), labels, MULTI_LABEL, lambda seed: {}))
+    assert [len(axis.lines) > 0 for axis in figure.axes] == [True] * 3 + [False] * 3
+    pyplot.close(figure)
+
+
+def test_two_classes_have_curves_marked_at_one_half(few):
+    labels = np.random.default_rng(0).integers(0, 2, 120)
+    results = with_predictions(few, ("no", "yes"), labels, SINGLE_LABEL, lambda seed: {})
+    check_curves(results, 0, labels == 0, mark=0.5)
+    assert "thresholds" in names_of_figures(results, score_groups(results.predictions))
