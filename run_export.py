@@ -39,12 +39,15 @@ from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
 from layer_distillation.problem_types import REGRESSION
 from layer_distillation.record import RunRecord, library_versions
 from layer_distillation.student_config import encoder_config
+from layer_distillation.word_embeddings import keep_pieces
 from text_data.arguments import DataArguments
 from text_data.labels import LabelMap
 from text_data.loading import load_data
 from text_data.metrics import build_compute_metrics
 from text_data.thresholds import DEFAULT_THRESHOLD, THRESHOLDS_FILE, ThresholdRule, choose_thresholds, read_thresholds
 from text_data.tokenizing import prepare_for_saving, tokenize
+from text_data.trimming import trim_vocabulary
+from training.arguments import VocabularyArguments
 from training.checkpoints import load_classifier, load_tokenizer
 from training.command_line import parse_arguments, run_script
 from training.processor import describe_threads
@@ -68,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     Returns:
         What `metrics.json` holds.
     """
-    settings = parse_arguments((ExportArguments, DataArguments), argv, DEFAULT_ARGUMENTS)
-    export_args, data_args = settings.arguments
+    settings = parse_arguments((ExportArguments, VocabularyArguments, DataArguments), argv, DEFAULT_ARGUMENTS)
+    export_args, vocabulary_args, data_args = settings.arguments
     allow_remote_code(export_args.trust_remote_code)
     set_up_logging()
 
@@ -83,13 +86,19 @@ def main(argv: Sequence[str] | None = None) -> dict:
         )
     record = find_record(export_args.model_name_or_path)
     data_args = resolve_data(data_args, settings.sources, record)
-    settings = replace(settings, arguments=(export_args, data_args))
+    settings = replace(settings, arguments=(export_args, vocabulary_args, data_args))
     logger.info(settings.explanation(("model_name_or_path", "output_dir")))
     data = load_data(data_args, split_seed(record))
     tokenized = tokenize(data, tokenizer, data_args)
     prepare_for_saving(tokenizer, data_args.max_seq_length)
+    model, vocabulary = load_trained_classifier(path, data.labels), {}
+    if vocabulary_args.trim_vocabulary:
+        trimmed = trim_vocabulary(data, tokenized, tokenizer, vocabulary_args.vocabulary_size)
+        tokenizer, vocabulary = trimmed.tokenizer, {"vocabulary": trimmed.summary}
+        tokenized = tokenize(data, tokenizer, data_args)
+        prepare_for_saving(tokenizer, data_args.max_seq_length)
+        model = keep_pieces(model, trimmed.kept, tokenized["train"], DataCollatorWithPadding(tokenizer))
     splits = [split for split in (*data.validation_splits, *data.test_splits) if "labels" in tokenized[split].features]
-    model = load_trained_classifier(path, data.labels)
     check_data = CheckData(
         splits={split: tokenized[split] for split in splits},
         collator=DataCollatorWithPadding(tokenizer),
@@ -125,6 +134,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         "max_length": tokenizer.model_max_length,
         "layers": encoder_config(model.config).num_hidden_layers,
         "parameters": model.num_parameters(),
+        **vocabulary,
         "libraries": library_versions(),
         **measured,
     }

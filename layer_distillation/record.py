@@ -92,6 +92,7 @@ class Origin:
         layers: the teacher's, 1-based, in student order; empty for a random or a pretrained student.
         neurons: for each layer, 0-based numbers of the inner neurons that are kept; empty where all are.
         pretrained: `name` and `hub_name` of a student that starts from a checkpoint.
+        vocabulary: `summary` of `text_data.trimming.TrimmedVocabulary`, `None` where all pieces are kept.
         layer_choice: what the choice rests on, for strategies by evidence.
         layers_of_stage_before: of the student of the stage before, 1-based.
         stages: the students on the way, the deepest first.
@@ -101,6 +102,7 @@ class Origin:
     layers: tuple[int, ...]
     neurons: tuple[tuple[int, ...], ...] = ()
     pretrained: Mapping[str, str | None] | None = None
+    vocabulary: Mapping | None = None
     layer_choice: Mapping | None = None
     layers_of_stage_before: tuple[int, ...] = ()
     stages: "tuple[StudentRecord, ...]" = ()

@@ -1,4 +1,4 @@
-"""The arguments of a run that name the teacher and the student, and the defaults that depend on others."""
+"""The arguments of a run that name teacher, student and vocabulary, and the defaults that depend on others."""
 
 import math
 from collections.abc import Collection
@@ -275,6 +275,32 @@ class StudentArguments:
         if self.student_name_or_path is not None:
             return Path(self.student_name_or_path).name
         return "-".join(filter(None, (self.layers or self.layer_strategy, self.stages)))
+
+
+@dataclass
+class VocabularyArguments:
+    """How much of the vocabulary is kept."""
+
+    trim_vocabulary: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave out the pieces of the vocabulary that the training texts do not have. Texts whose pieces "
+            "are all kept are read as before, other words fall apart into kept pieces. Off: all pieces stay."
+        },
+    )
+    vocabulary_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Trim the vocabulary to so many pieces: the most frequent in the training texts, and what other "
+            "words are written with. Unset: --trim_vocabulary keeps all that the texts have."
+        },
+    )
+
+    def __post_init__(self):
+        if self.vocabulary_size is not None:
+            if self.vocabulary_size < 1:
+                raise UserError(f"--vocabulary_size must be at least 1, found {self.vocabulary_size}. Try 8000.")
+            self.trim_vocabulary = True
 
 
 @dataclass

@@ -107,7 +107,8 @@ def most_changing_layers(changes: Sequence[float], depth: int) -> Layers:
 
 def _search(source: PreTrainedModel, student_args: StudentArguments, run: Run) -> tuple[Layers, dict]:
     training_args, inputs = run.args, run.inputs
-    teacher, how = run.teacher.load(training_args.device), storing(run.teacher.args, inputs, training_args)
+    teacher = run.teacher.load(training_args.device)
+    how = storing(run.teacher.args, inputs.read_by_teacher, training_args)
     dataset = with_teacher_logits(inputs, teacher, how)
     del teacher
     plan = plan_search(source, student_args, training_args, len(dataset))
