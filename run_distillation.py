@@ -59,7 +59,7 @@ from training.run import (
 )
 from training.student import check_student, start_student
 from training.tables import results_table
-from training.teacher import check_teacher_output_dir, load_teacher, prepare_teacher
+from training.teacher import check_teacher, check_teacher_output_dir, load_teacher, prepare_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     if finished is not None:
         print(results_table(finished))
         return finished
+    check_teacher(start, training_args, inputs.read_by_teacher)
     with claimed(training_args):
         record, checkpoint = begin_run(settings, inputs, training_args, overwrite)
         teacher = prepare_teacher(start, training_args, inputs.read_by_teacher)

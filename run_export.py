@@ -20,7 +20,6 @@ if __name__ == "__main__":
 
     share_processor()  # before torch is imported
 
-import json
 import logging
 import shutil
 import sys
@@ -33,7 +32,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 from export.arguments import METRICS_FILE, ExportArguments
 from export.checked_export import export_checked
 from export.parity import BATCH_SIZE, CheckData, deciding_metric
-from layer_distillation.atomic_files import write_json
+from layer_distillation.atomic_files import move_files, write_json
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import compute_logits
 from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
@@ -60,6 +59,10 @@ DEFAULT_SPLIT_SEED = 42  # the default of --seed
 # What the app reads beside a model, if its folder has it: the names of its labels in the form of the Perspective API,
 # and how it judges texts that mention identities.
 FILES_FOR_THE_APP = ("attributes.json", "identity_bias.json")
+# What an export says about its model; the metrics vouch for its files.
+SAID_OF_A_MODEL = (METRICS_FILE, THRESHOLDS_FILE, *FILES_FOR_THE_APP)
+# Where an export is made that is to replace another one.
+UNFINISHED_FOLDER = "unfinished"
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -110,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         check_data = replace(check_data, thresholds=thresholds)
 
     # Export
-    folder = Path(export_args.output_dir)
+    folder = working_folder(Path(export_args.output_dir))
     open_folder(folder, model, tokenizer)
     if chosen:
         write_json(folder / THRESHOLDS_FILE, chosen)
@@ -135,8 +138,9 @@ def main(argv: Sequence[str] | None = None) -> dict:
         "libraries": library_versions(),
         **measured,
     }
-    (folder / METRICS_FILE).write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{folder}: {summary(report)}")
+    write_json(folder / METRICS_FILE, report)
+    move_export(folder, Path(export_args.output_dir))
+    print(f"{export_args.output_dir}: {summary(report)}")
     return report
 
 
@@ -219,13 +223,33 @@ def measure_thresholds(model: PreTrainedModel, data: CheckData, rule: str) -> di
     return {"split": data.validation_split, **chosen}
 
 
-def open_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes the folder, and writes config and tokenizer.
+def working_folder(output_dir: Path) -> Path:
+    """Returns the folder to export to: that of the option or, where it holds a finished export, a new folder in it.
 
-    What an earlier export says about its model goes; the metrics vouch for its files.
+    The finished export stays as it is until the new one is finished too.
     """
+    if not (output_dir / METRICS_FILE).is_file():
+        return output_dir
+    folder = output_dir / UNFINISHED_FOLDER
+    if folder.exists():  # of an export that was interrupted or has failed
+        shutil.rmtree(folder)
+    return folder
+
+
+def move_export(folder: Path, output_dir: Path) -> None:
+    """Moves a finished export from its working folder to the place of an earlier one, if the two folders differ."""
+    if folder == output_dir:
+        return
+    for name in SAID_OF_A_MODEL:
+        (output_dir / name).unlink(missing_ok=True)
+    move_files(folder, output_dir, last=METRICS_FILE)
+    shutil.rmtree(folder)
+
+
+def open_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Makes the folder, and writes config and tokenizer. What a failed export has said about its model goes."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (METRICS_FILE, THRESHOLDS_FILE, *FILES_FOR_THE_APP):
+    for name in SAID_OF_A_MODEL:
         (folder / name).unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
     model.config.save_pretrained(folder)

@@ -53,7 +53,7 @@ from training.run import (
 )
 from training.student import check_student, start_student
 from training.tables import results_table
-from training.teacher import check_teacher_output_dir, load_teacher, prepare_teacher
+from training.teacher import check_teacher, check_teacher_output_dir, load_teacher, prepare_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
             save_merged(training_args.output_dir, inputs.tokenizer)
         print(results_table(finished))
         return finished
+    check_teacher(start, training_args, inputs)
     with claimed(training_args):
         record, checkpoint = begin_run(settings, inputs, training_args, overwrite)
         teacher = prepare_teacher(start, training_args, inputs)
@@ -130,9 +131,9 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
             trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
             run = replace(run, record=replace(record, name=trainer.hub_model_id))
         record = train_and_finish(run, trainer, origin)
+        if lora_args.merge_adapter:
+            save_merged(training_args.output_dir, inputs.tokenizer)
         if trainer.is_world_process_zero():
-            if lora_args.merge_adapter:
-                save_merged(training_args.output_dir, inputs.tokenizer)
             print(results_table(record))
             megabytes = record.student.adapter["megabytes"]
             print(f"\nTrained: {trainable:,} of {total:,} parameters; the adapter has {megabytes:.1f} MB.")

@@ -155,7 +155,7 @@ def plan_cell(cell: Cell, grid: Grid) -> CellPlan:
     if lora_args is not None:
         arguments.append(lora_args)
     known = {item.name for instance in arguments for item in fields(instance)}
-    without_effect = {"output_dir"} if cell.strategy == "search" else {"output_dir", "search_budget"}
+    without_effect = set() if cell.strategy == "search" else {"search_budget"}
     if cell.method in CHECKPOINTS:
         arguments.insert(0, grid.comparison_args)
         known.add(CHECKPOINTS[cell.method])

@@ -279,23 +279,29 @@ def agreement(predictions: Predictions, teacher: Predictions) -> float:
 # ---- Writing ----
 
 
-def write_results(folder: Path, results: Results) -> None:
+def write_results(folder: str | Path, results: Results) -> None:
     """Writes `results.csv` and `results.json`: one row for the teacher, then one for each run.
 
     The predictions of each go to `predictions/RUN.npz` (see `comparison/predictions.py`).
     """
-    rows = result_rows(results)
+    folder, rows = Path(folder), result_rows(results)
     columns = sorted(dict.fromkeys(name for row in rows for name in row), key=_column_position)
     with open(folder / "results.csv", "w", newline="") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     (folder / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
-    for file in (folder / "predictions").glob("*.npz"):  # also of runs that this report no longer has
-        file.unlink()
     results.teacher_predictions.write(folder / "predictions" / "teacher.npz")
     for run in results.runs:
         run.predictions.write(folder / "predictions" / f"{run.cell.name}.npz")
+
+
+def remove_other_predictions(folder: Path, results: Results) -> None:
+    """Removes the predictions of runs that an earlier report had and this one has not."""
+    kept = {"teacher", *(run.cell.name for run in results.runs)}
+    for file in (folder / "predictions").glob("*.npz"):
+        if file.stem not in kept:
+            file.unlink()
 
 
 def result_rows(results: Results) -> list[dict]:

@@ -49,7 +49,7 @@ from experiments.shapes import averaged, importance_to_loss
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.inner_neurons import inner_width, keep_neurons
 from layer_distillation.model_outputs import compute_logits, longest_first
-from layer_distillation.teacher_outputs import TEACHER_LOGITS
+from layer_distillation.stored_columns import TEACHER_LOGITS
 from layer_mapping import build_random_student, build_student, select_layers
 from training.neuron_choice import most_important, neuron_importance
 from training.tables import grouped, markdown_table

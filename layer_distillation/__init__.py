@@ -20,6 +20,7 @@ columns          what each model reads of a batch
 merging          adapters of PEFT merged into a copy of a model
 precision        the precision of weights that are trained
 fingerprints     hashes of weights, data and stored teacher outputs
+stored_columns   the names of columns that hold outputs of a teacher
 teacher_outputs  stored teacher logits and hidden states
 dropout          setting every dropout rate of a model
 batches          the order of the examples

@@ -41,10 +41,10 @@ def to_json(record: dict) -> str:
 
 
 def make_readable(folder: Path) -> None:
-    """Gives the files in a folder the permissions of new files. safetensors writes files for their owner alone."""
+    """Gives the files below a folder the permissions of new files. safetensors writes files for their owner alone."""
     umask = os.umask(0)
     os.umask(umask)
-    for file in folder.iterdir():
+    for file in folder.rglob("*"):
         if file.is_file():
             file.chmod(0o666 & ~umask)
 
@@ -65,6 +65,19 @@ def locked(file: Path, blocking: bool = True) -> Iterator[None]:
         yield
 
 
+def move_files(source: Path, target: Path, last: str | None = None) -> None:
+    """Moves all files below a folder to their places below another, where they replace others.
+
+    Args:
+        last: name of the file that is moved after the others, because it vouches for them.
+    """
+    files = [file for file in source.rglob("*") if file.is_file()]
+    for file in sorted(files, key=lambda file: file.name == last):
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(place)
+
+
 @contextmanager
 def replacing(folder: str | Path, state: PartialState) -> Iterator[str]:
     """Gives a new folder to write to; its files move to `folder` when the block ends without an error.
@@ -83,8 +96,7 @@ def replacing(folder: str | Path, state: PartialState) -> Iterator[str]:
         state.wait_for_everyone()
         if state.is_main_process:
             make_readable(unfinished)
-            for file in unfinished.iterdir():
-                file.replace(Path(folder) / file.name)
+            move_files(unfinished, Path(folder))
     finally:
         if state.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -101,8 +101,8 @@ def test_the_command_line_overrides_the_file_of_arguments(parse, argument_file):
 @pytest.mark.parametrize(
     ("argv", "name", "value"),
     [
-        (["--output-dir", "there"], "output_dir", "there"),
-        (["--output_d", "there"], "output_dir", "there"),  # argparse takes unambiguous abbreviations
+        (["--model-name", "there"], "model_name", "there"),
+        (["--model_n", "there"], "model_name", "there"),  # argparse takes unambiguous abbreviations
         (["--no_use_cache"], "use_cache", False),
         (["--use_cache", "false"], "use_cache", False),
         (["--depth=6"], "depth", 6),  # given, though equal to the default

@@ -26,7 +26,7 @@ from comparison import grid as comparison_grid
 from comparison.sharing import share_grid
 from layer_distillation import teacher_outputs
 from layer_distillation.errors import UserError
-from layer_distillation.record import UNFINISHED_RECORD_FILE
+from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE
 from lora_adapters.loading import load_adapter
 from tests.script_runs import (
     read_record,
@@ -217,11 +217,20 @@ def test_adapters_alone_are_compared_too(copied, arguments):
     assert (copied / "figures" / "similarity.svg").is_file()
 
 
-def test_finished_runs_are_kept_and_new_seeds_added(copied, arguments, cells_run):
-    run_here(*arguments, *GRID, "--output_dir", copied)
+def test_finished_runs_are_kept_and_new_seeds_added(copied, arguments, cells_run, monkeypatch):
+    def disk_is_full(*_):
+        raise OSError("No space left on device")
+
+    before = {path: content for path, content in tree(copied).items() if path.name != RECORD_FILE}
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(run_comparison, "write_document", disk_is_full)  # the last file of the report
+        run_here(*arguments, *GRID, "--output_dir", copied)
     assert cells_run == []
+    assert before.items() <= tree(copied).items()
     run_here(*arguments, "--strategies", "odd", "--methods", "distill", "--seeds", 1, 2, "--output_dir", copied)
     assert cells_run == ["distill-odd-2"]
+    predicted = {file.stem for file in (copied / "predictions").iterdir()}
+    assert predicted == {"teacher", "distill-odd-1", "distill-odd-2"}
     assert [row["seed"] for row in json.loads((copied / "results.json").read_text())[1:]] == [1, 2]
 
 

@@ -385,6 +385,10 @@ def test_a_finished_run_is_kept_unless_it_may_be_overwritten(teacher, files, tmp
     with monkeypatch.context() as patch:
         patch.delattr("transformers.Trainer.train")
         assert run_here(*arguments, "--output_dir", folder, "--logging_steps", 3) == record
+        assert tree(folder) == before
+        moved = folder.rename(tmp_path / "moved")
+        assert run_here(*arguments, "--output_dir", moved) == record
+        moved.rename(folder)
     assert tree(folder) == before
     assert_refused(
         [*arguments, "--layer_strategy", "top"], folder, str(folder), "layer_strategy (not given there, top"

@@ -310,8 +310,8 @@ class OutputArguments:
     overwrite_output_dir: bool = field(
         default=False,
         metadata={
-            "help": "Train again where --output_dir holds a finished run, whatever its settings, and replace it. Off: "
-            "a run with the same settings is kept as it is, and another one is an error."
+            "help": "Train again where --output_dir holds a finished run, whatever its settings, and replace it with "
+            "what was made of it (merged, export). Off: the same run is kept as it is, another one is an error."
         },
     )
 

@@ -14,7 +14,7 @@ from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_dataset
 from layer_distillation.model_outputs import MODEL_INPUTS
 from layer_distillation.pretrained import resolve_checkpoint
-from layer_distillation.teacher_outputs import TEACHER_LOGITS
+from layer_distillation.stored_columns import TEACHER_LOGITS
 from layer_distillation.word_embeddings import keep_pieces
 from text_data.arguments import DataArguments
 from text_data.loading import TextClassificationData, load_data

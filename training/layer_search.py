@@ -44,7 +44,7 @@ from layer_distillation.engines import release_engine
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.loss_table import LAYER_LOSSES
 from layer_distillation.losses import kl_divergence_loss
-from layer_distillation.teacher_outputs import TEACHER_LOGITS
+from layer_distillation.stored_columns import TEACHER_LOGITS
 from layer_mapping import build_student, student_depth
 from training.arguments import StudentArguments
 from training.inputs import Inputs

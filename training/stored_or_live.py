@@ -17,8 +17,8 @@ from layer_distillation.encoder_layers import num_layers
 from layer_distillation.errors import UserError
 from layer_distillation.layer_losses import check_shapes
 from layer_distillation.loss_table import LAYER_LOSSES
+from layer_distillation.stored_columns import TEACHER_LOGITS
 from layer_distillation.teacher_outputs import (
-    TEACHER_LOGITS,
     add_teacher_hidden_states,
     add_teacher_logits,
     check_hidden_states_size,
