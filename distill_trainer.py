@@ -30,7 +30,7 @@ from layer_distillation.columns import Columns
 from layer_distillation.dropout import set_dropout
 from layer_distillation.engines import choose_fsdp_units, shard_for_inference
 from layer_distillation.errors import UserError
-from layer_distillation.label_loss import LabelLoss, counted_predictions, num_items_in
+from layer_distillation.label_loss import LabelLoss, counted_predictions
 from layer_distillation.layer_losses import LayerLosses
 from layer_distillation.layer_outputs import LayerOutputs
 from layer_distillation.loss_log import TOTAL, LossLog
@@ -38,7 +38,6 @@ from layer_distillation.losses import cosine_loss, kl_divergence_loss
 from layer_distillation.matching import check_logits, check_match
 from layer_distillation.model_outputs import config_of, plain_model, with_loss
 from layer_distillation.precision import in_float32
-from layer_distillation.problem_types import infer_problem_type
 from layer_distillation.teacher_outputs import check_finite, stored_width
 
 # Name of the projection (see `layer_losses.py`) within the student while both are trained.
@@ -66,7 +65,8 @@ class DistillationTrainer(Trainer):
       loss of models whose `forward` takes `**kwargs` by the accumulation steps, and gives each micro-batch of other
       models the same weight, whatever it holds.
     - Evaluation is without label smoothing, in the order of the data, and hidden states and attentions that a model
-      returns are no predictions.
+      returns are no predictions. Examples all of whose labels are unknown (NaN), and batches without a label that
+      counts, are left out of the mean loss.
     - Weights that are trained are float32. A student in half precision is cast: most of its updates would be lost.
     - By default, texts of similar length share a batch, where lengths are known. The order of `"random"` is Trainer's.
 
@@ -123,14 +123,16 @@ class DistillationTrainer(Trainer):
             self.teacher_model = self._prepare_teacher(teacher_model)
         self._num_examples_in_step = 0
         self._components: dict[str, torch.Tensor] = {}  # of the last batch
-        self._loss_log = LossLog()
+        self._loss_log, self._evaluation_log = LossLog(), LossLog()
 
     def _set_student(self) -> None:
         """Reads what depends on the student and on the weights of the losses, which `model_init` may renew."""
         if self.args.student_dropout is not None:
             set_dropout(self.model, self.args.student_dropout)
         smoothing = 0.0 if self.label_smoother is None else self.label_smoother.epsilon
-        self._label_loss = LabelLoss(self.model, self.compute_loss_func, smoothing, self._problem_type)
+        self._label_loss = LabelLoss(
+            self.model, self.teacher_model, self._label_name, self.compute_loss_func, smoothing
+        )
         if self.teacher_model is not None:
             check_match(self.model, self.teacher_model, self.processing_class)
             config, teacher_config = config_of(self.model), config_of(self.teacher_model)
@@ -170,16 +172,18 @@ class DistillationTrainer(Trainer):
         finally:
             delattr(self.model, PROJECTION)
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """Returns the optimizer as `Trainer` does; one that was given trains the projection between widths too."""
-        optimizer = super().create_optimizer(model)
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """Returns the scheduler as `Trainer` does, once the optimizer also trains the projection between widths.
+
+        The optimizer may have been given, or created by a subclass.
+        """
         if self._holds_projection:
-            optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            optimized = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
             weight = self._layers.projection.weight
             if id(weight) not in optimized:
                 # Not as a group of its own, which a scheduler that was given with the optimizer would not know.
-                optimizer.param_groups[-1]["params"].append(weight)
-        return optimizer
+                self.optimizer.param_groups[-1]["params"].append(weight)
+        return super().create_scheduler(num_training_steps, optimizer)
 
     # ---- the loss ----
 
@@ -202,17 +206,16 @@ class DistillationTrainer(Trainer):
         processes and steps is the loss of the step, which does not depend on how the step is split. Without
         `num_items_in_batch`, the loss of this batch is returned.
         """
-        labels = inputs.get(self._label_name)
         num_real = self._num_real_examples(find_batch_size(inputs))
         if not model.training:
             outputs = model(**self._student_inputs(inputs))
             # At least one example: a process with nothing but repeated ones has to return a number, which is dropped.
-            loss = self._label_loss.mean(outputs, labels, max(num_real, 1), is_training=False)
+            loss = self._label_loss.mean(outputs, inputs, max(num_real, 1), is_training=False)
             return (loss, with_loss(outputs, loss)) if return_outputs else loss
 
         teacher = self._teacher_outputs(inputs) if self.args.needs_teacher else None
         student, layer_losses = self._layers.forward(model, self._student_inputs(inputs), teacher)
-        num_items = num_items_in(None if labels is None else labels[:num_real], num_real)
+        num_items = self._label_loss.num_items(inputs, num_real)
         num_steps = self.current_gradient_accumulation_steps
         if num_items_in_batch is None:
             per_item, per_example = 1 / (num_steps * num_items.clamp_min(1)), 1 / (num_steps * max(num_real, 1))
@@ -221,7 +224,7 @@ class DistillationTrainer(Trainer):
             per_example = self.args.world_size / self._num_examples_in_step
 
         components = {}
-        label_loss = self._label_loss.mean(student.returned, labels, num_real, is_training=True)
+        label_loss = self._label_loss.mean(student.returned, inputs, num_real, is_training=True)
         if label_loss is not None:
             components["ce"] = per_item * num_items * label_loss
         elif self.args.uses("ce"):
@@ -230,9 +233,11 @@ class DistillationTrainer(Trainer):
             )
         if self.args.uses("kl", "cosine"):
             check_logits(student.logits, teacher.logits)
+            self.args.check_number_of_labels(student.logits.shape[-1])
+            labels = self._label_loss.labels_of(inputs)
             counted = counted_predictions(student.logits, labels, num_real)
             per_prediction = per_item if student.logits.dim() > 2 else per_example
-            problem_type = self._problem_type(student.logits, labels)
+            problem_type = self._label_loss.problem_type(student.returned, labels)
             for name, losses in self._losses_to_teacher(
                 student.logits[counted], teacher.logits[counted], problem_type
             ).items():
@@ -244,8 +249,7 @@ class DistillationTrainer(Trainer):
 
     def _student_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Returns what the student reads; labels only if it computes its loss."""
-        left_out = () if self._label_loss.of_the_model else ("labels", self._label_name)
-        return self._columns.of_student(inputs, without=left_out)
+        return self._columns.of_student(inputs, without=self._label_loss.withheld(inputs))
 
     def _teacher_outputs(self, inputs: dict[str, torch.Tensor]) -> LayerOutputs:
         """Returns what the losses need of the teacher: from the columns of the batch, or computed."""
@@ -278,18 +282,6 @@ class DistillationTrainer(Trainer):
         """Returns the value of a weight or of the temperature in this step."""
         return self.args.at_progress(name, min(self.state.global_step / max(self.state.max_steps - 1, 1), 1))
 
-    def _problem_type(self, logits: torch.Tensor, labels: torch.Tensor | None) -> str:
-        self.args.check_number_of_labels(logits.shape[-1])
-        config = config_of(self.model)
-        if config is None:
-            teacher_config = None if self.teacher_model is None else config_of(self.teacher_model)
-            known = None if teacher_config is None else teacher_config.problem_type
-            return known or infer_problem_type(logits.shape[-1], labels)
-        if config.problem_type is None:
-            # Kept, as the heads of `transformers` keep it, so that a pipeline will know it too.
-            config.problem_type = infer_problem_type(logits.shape[-1], labels)
-        return config.problem_type
-
     @property
     def _label_name(self) -> str:
         """The column of the labels of the task, if there are several columns of labels."""
@@ -297,16 +289,33 @@ class DistillationTrainer(Trainer):
 
     # ---- evaluation ----
 
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        """Evaluates as `Trainer` does; what has no label that counts takes no part in the mean loss."""
+        self._evaluation_log = LossLog()
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        output.metrics.update(self._evaluation_log.since_last_log(f"{metric_key_prefix}_loss", self.accelerator))
+        return output
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Predicts as `Trainer` does, from the columns that the student reads: no teacher runs in evaluation."""
-        labels = {name: inputs[name] for name in self.label_names if name in inputs}
-        inputs = self._columns.of_student(inputs) | labels
+        """Predicts as `Trainer` does; no teacher runs in evaluation."""
         if ignore_keys is None:
             # Trainer would gather hidden states and attentions as predictions.
             config = config_of(self.model)
             of_model = [] if config is None else getattr(config, "keys_to_ignore_at_inference", ["past_key_values"])
             ignore_keys = [*of_model, "hidden_states", "attentions"]
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if any(inputs.get(name) is None for name in self.label_names):
+            # Trainer calls the model itself. With labels it calls `compute_loss`, which may read other columns.
+            inputs = self._columns.of_student(inputs)
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if loss is not None:
+            num_real = self._num_real_examples(find_batch_size(inputs))
+            weight = self._label_loss.weight_in_evaluation(inputs, num_real).to(loss.device, torch.float32)
+            if self.args.logging_nan_inf_filter:
+                weight = weight * loss.isfinite()
+            self._evaluation_log.add({TOTAL: torch.where(weight > 0, weight * loss, 0.0)}, share_of_step=weight)
+        return loss, logits, labels
 
     # ---- logging ----
 
@@ -401,11 +410,8 @@ class DistillationTrainer(Trainer):
             return None
         sizes = [find_batch_size(batch) for batch in batch_samples]
         self._num_examples_in_step = sum(sizes) * self.args.world_size - self._num_repeated_examples(sizes[-1])
-        labels = [batch.get(self._label_name) for batch in batch_samples]
-        if labels[-1] is None or labels[-1].is_floating_point():
-            return self._num_examples_in_step
-        labels[-1] = labels[-1][: self._num_real_in_last(sizes[-1])]
-        number = sum(num_items_in(part, len(part)) for part in labels).to(device)
+        num_real = [*sizes[:-1], self._num_real_in_last(sizes[-1])]
+        number = sum(map(self._label_loss.num_items, batch_samples, num_real)).to(device)
         return self.accelerator.reduce(number, "sum").clamp_min(1)  # a step without labels has the loss 0
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:

@@ -33,14 +33,32 @@ from pathlib import Path
 from comparison.arguments import Cell, ComparisonArguments, plan_cells
 from comparison.document import Block, to_markdown, write_document
 from comparison.figures import draw_figures
-from comparison.grid import CellPlan, Grid, check_grid, check_holds_no_run, plan_cell, run_grid, state_of
+from comparison.grid import (
+    TEACHER_SCORES,
+    CellPlan,
+    Grid,
+    check_grid,
+    check_holds_no_run,
+    plan_cell,
+    run_grid,
+    state_of,
+    use_one_device,
+)
 from comparison.identity_runs import check_measurable, identity_section, measure_groups
 from comparison.identity_texts import IdentityArguments, read_identity_texts
 from comparison.report import build_report
-from comparison.results import Results, compare_layers, read_results, score_groups, write_results
+from comparison.results import (
+    Results,
+    compare_layers,
+    read_results,
+    remove_other_predictions,
+    score_groups,
+    write_results,
+)
 from comparison.sharing import share_grid, workers
 from comparison.time_estimate import describe_plan, estimate_seconds
 from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.atomic_files import replacing
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
 from lora_adapters.arguments import LoraArguments
@@ -50,7 +68,7 @@ from training.command_line import parse_arguments, run_script, set_up_logging
 from training.inputs import load_inputs
 from training.output_folder import check_output_dir
 from training.run import ALWAYS_SHOWN, new_record
-from training.teacher import Teacher, check_teacher_output_dir, load_teacher, prepare_teacher
+from training.teacher import Teacher, check_teacher, check_teacher_output_dir, load_teacher, prepare_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
     check_output_dir(training_args.output_dir)
     check_holds_no_run(training_args.output_dir)
     check_teacher_output_dir(teacher_args.teacher_output_dir)
+    use_one_device(training_args)
 
     # Data and plan
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
@@ -102,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
         inputs=inputs,
     )
     check_grid(grid, start)
+    check_teacher(start, training_args, inputs)
     plans = [plan_cell(cell, grid) for cell in plan_cells(comparison_args)]
     states = {plan.cell: state_of(plan, grid) for plan in plans}
     if comparison_args.dry_run:
@@ -120,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
     with share_grid(grid.folder) as share:
         with share.one_at_a_time("prepares the teacher"):
             new_record(settings, inputs, training_args).write(training_args.output_dir)
-            teacher = prepare_teacher(start, training_args, inputs)
+            teacher = prepare_teacher(start, training_args, inputs, grid.folder / TEACHER_SCORES)
         fingerprint = fingerprint_model(teacher.load(training_args.device))
         waiting = [plan for plan in plans if state_of(plan, grid, fingerprint) != "finished"]
         number = min(comparison_args.num_workers, len(waiting))
@@ -152,13 +172,15 @@ def report(
     if finished:
         results = read_results(finished, grid, teacher)
         scores = score_groups(results.predictions)
-        write_results(grid.folder, results)
-        figures = draw_figures(grid.folder / "figures", results, scores, compare_layers(finished, grid, teacher))
-        reasons = {cell.name: reason for cell, reason in failures.items()}
-        captions = {f"figures/{name}": caption for name, caption in figures.items()}
-        blocks = build_report(results, scores, captions, reasons, grid.settings.command)
-        blocks += further(finished)
-        write_document(grid.folder, "report", blocks)
+        with replacing(grid.folder, grid.training_args.distributed_state) as folder:
+            write_results(folder, results)
+            figures = draw_figures(f"{folder}/figures", results, scores, compare_layers(finished, grid, teacher))
+            reasons = {cell.name: reason for cell, reason in failures.items()}
+            captions = {f"figures/{name}": caption for name, caption in figures.items()}
+            blocks = build_report(results, scores, captions, reasons, grid.settings.command)
+            blocks += further(finished)
+            write_document(folder, "report", blocks)
+        remove_other_predictions(grid.folder, results)
         print(to_markdown(blocks))
     for cell, reason in failures.items():
         print(f"error: the run {cell.name} failed: {reason}", file=sys.stderr)

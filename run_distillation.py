@@ -36,10 +36,16 @@ from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
 from layer_distillation.record import RunRecord
 from text_data.arguments import DataArguments
-from training.arguments import OutputArguments, StudentArguments, TeacherArguments, resolve_defaults
+from training.arguments import (
+    OutputArguments,
+    StudentArguments,
+    TeacherArguments,
+    VocabularyArguments,
+    resolve_defaults,
+)
 from training.checkpoints import load_classifier
 from training.command_line import parse_arguments, run_script, set_up_logging
-from training.inputs import check_training_labels, load_inputs, read_by_student
+from training.inputs import check_training_labels, load_inputs, read_by_student, with_trimmed_vocabulary
 from training.output_folder import check_output_dir, claimed
 from training.run import (
     ALWAYS_SHOWN,
@@ -53,7 +59,7 @@ from training.run import (
 )
 from training.student import check_student, start_student
 from training.tables import results_table
-from training.teacher import check_teacher_output_dir, load_teacher, prepare_teacher
+from training.teacher import check_teacher, check_teacher_output_dir, load_teacher, prepare_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +73,18 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
         The record of the run; `None` where an existing student is only evaluated (without `--do_train`).
     """
     settings = parse_arguments(
-        (TeacherArguments, StudentArguments, DataArguments, OutputArguments, DistillationTrainingArguments),
+        (
+            TeacherArguments,
+            StudentArguments,
+            VocabularyArguments,
+            DataArguments,
+            OutputArguments,
+            DistillationTrainingArguments,
+        ),
         argv,
         DEFAULT_ARGUMENTS,
     )
-    teacher_args, student_args, data_args, output_args, training_args = settings.arguments
+    teacher_args, student_args, vocabulary_args, data_args, output_args, training_args = settings.arguments
     overwrite = output_args.overwrite_output_dir
     resolve_defaults(teacher_args, data_args, training_args, settings.sources, student_args.short_name)
     allow_remote_code(teacher_args.trust_remote_code)
@@ -96,11 +109,13 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     start = load_teacher(path, teacher_args, inputs.data.labels)
     check_training_labels(inputs, training_args, start.is_trained)
     inputs = read_by_student(inputs, student_args.student_name_or_path, data_args, training_args)
+    inputs = with_trimmed_vocabulary(inputs, vocabulary_args, data_args, training_args)
     check_student(start, student_args, training_args, inputs)
     finished = finished_run(settings, inputs, training_args, overwrite)
     if finished is not None:
         print(results_table(finished))
         return finished
+    check_teacher(start, training_args, inputs.read_by_teacher)
     with claimed(training_args):
         record, checkpoint = begin_run(settings, inputs, training_args, overwrite)
         teacher = prepare_teacher(start, training_args, inputs.read_by_teacher)

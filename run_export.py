@@ -20,7 +20,6 @@ if __name__ == "__main__":
 
     share_processor()  # before torch is imported
 
-import json
 import logging
 import shutil
 import sys
@@ -33,19 +32,22 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 from export.arguments import METRICS_FILE, ExportArguments
 from export.checked_export import export_checked
 from export.parity import BATCH_SIZE, CheckData, deciding_metric
-from layer_distillation.atomic_files import write_json
+from layer_distillation.atomic_files import move_files, write_json
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import compute_logits
 from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
 from layer_distillation.problem_types import REGRESSION
 from layer_distillation.record import RunRecord, library_versions
 from layer_distillation.student_config import encoder_config
+from layer_distillation.word_embeddings import keep_pieces
 from text_data.arguments import DataArguments
 from text_data.labels import LabelMap
 from text_data.loading import load_data
 from text_data.metrics import build_compute_metrics
 from text_data.thresholds import DEFAULT_THRESHOLD, THRESHOLDS_FILE, ThresholdRule, choose_thresholds, read_thresholds
 from text_data.tokenizing import prepare_for_saving, tokenize
+from text_data.trimming import trim_vocabulary
+from training.arguments import VocabularyArguments
 from training.checkpoints import load_classifier, load_tokenizer
 from training.command_line import parse_arguments, run_script
 from training.processor import describe_threads
@@ -57,6 +59,10 @@ DEFAULT_SPLIT_SEED = 42  # the default of --seed
 # What the app reads beside a model, if its folder has it: the names of its labels in the form of the Perspective API,
 # and how it judges texts that mention identities.
 FILES_FOR_THE_APP = ("attributes.json", "identity_bias.json")
+# What an export says about its model; the metrics vouch for its files.
+SAID_OF_A_MODEL = (METRICS_FILE, THRESHOLDS_FILE, *FILES_FOR_THE_APP)
+# Where an export is made that is to replace another one.
+UNFINISHED_FOLDER = "unfinished"
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -65,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
     Returns:
         What `metrics.json` holds.
     """
-    settings = parse_arguments((ExportArguments, DataArguments), argv, DEFAULT_ARGUMENTS)
-    export_args, data_args = settings.arguments
+    settings = parse_arguments((ExportArguments, VocabularyArguments, DataArguments), argv, DEFAULT_ARGUMENTS)
+    export_args, vocabulary_args, data_args = settings.arguments
     allow_remote_code(export_args.trust_remote_code)
     set_up_logging()
 
@@ -80,13 +86,19 @@ def main(argv: Sequence[str] | None = None) -> dict:
         )
     record = find_record(export_args.model_name_or_path)
     data_args = resolve_data(data_args, settings.sources, record)
-    settings = replace(settings, arguments=(export_args, data_args))
+    settings = replace(settings, arguments=(export_args, vocabulary_args, data_args))
     logger.info(settings.explanation(("model_name_or_path", "output_dir")))
     data = load_data(data_args, split_seed(record))
     tokenized = tokenize(data, tokenizer, data_args)
     prepare_for_saving(tokenizer, data_args.max_seq_length)
+    model, vocabulary = load_trained_classifier(path, data.labels), {}
+    if vocabulary_args.trim_vocabulary:
+        trimmed = trim_vocabulary(data, tokenized, tokenizer, vocabulary_args.vocabulary_size)
+        tokenizer, vocabulary = trimmed.tokenizer, {"vocabulary": trimmed.summary}
+        tokenized = tokenize(data, tokenizer, data_args)
+        prepare_for_saving(tokenizer, data_args.max_seq_length)
+        model = keep_pieces(model, trimmed.kept, tokenized["train"], DataCollatorWithPadding(tokenizer))
     splits = [split for split in (*data.validation_splits, *data.test_splits) if "labels" in tokenized[split].features]
-    model = load_trained_classifier(path, data.labels)
     check_data = CheckData(
         splits={split: tokenized[split] for split in splits},
         collator=DataCollatorWithPadding(tokenizer),
@@ -101,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         check_data = replace(check_data, thresholds=thresholds)
 
     # Export
-    folder = Path(export_args.output_dir)
+    folder = working_folder(Path(export_args.output_dir))
     open_folder(folder, model, tokenizer)
     if chosen:
         write_json(folder / THRESHOLDS_FILE, chosen)
@@ -122,11 +134,13 @@ def main(argv: Sequence[str] | None = None) -> dict:
         "max_length": tokenizer.model_max_length,
         "layers": encoder_config(model.config).num_hidden_layers,
         "parameters": model.num_parameters(),
+        **vocabulary,
         "libraries": library_versions(),
         **measured,
     }
-    (folder / METRICS_FILE).write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{folder}: {summary(report)}")
+    write_json(folder / METRICS_FILE, report)
+    move_export(folder, Path(export_args.output_dir))
+    print(f"{export_args.output_dir}: {summary(report)}")
     return report
 
 
@@ -209,13 +223,33 @@ def measure_thresholds(model: PreTrainedModel, data: CheckData, rule: str) -> di
     return {"split": data.validation_split, **chosen}
 
 
-def open_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes the folder, and writes config and tokenizer.
+def working_folder(output_dir: Path) -> Path:
+    """Returns the folder to export to: that of the option or, where it holds a finished export, a new folder in it.
 
-    What an earlier export says about its model goes; the metrics vouch for its files.
+    The finished export stays as it is until the new one is finished too.
     """
+    if not (output_dir / METRICS_FILE).is_file():
+        return output_dir
+    folder = output_dir / UNFINISHED_FOLDER
+    if folder.exists():  # of an export that was interrupted or has failed
+        shutil.rmtree(folder)
+    return folder
+
+
+def move_export(folder: Path, output_dir: Path) -> None:
+    """Moves a finished export from its working folder to the place of an earlier one, if the two folders differ."""
+    if folder == output_dir:
+        return
+    for name in SAID_OF_A_MODEL:
+        (output_dir / name).unlink(missing_ok=True)
+    move_files(folder, output_dir, last=METRICS_FILE)
+    shutil.rmtree(folder)
+
+
+def open_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Makes the folder, and writes config and tokenizer. What a failed export has said about its model goes."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (METRICS_FILE, THRESHOLDS_FILE, *FILES_FOR_THE_APP):
+    for name in SAID_OF_A_MODEL:
         (folder / name).unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
     model.config.save_pretrained(folder)

@@ -30,10 +30,16 @@ from lora_adapters.adapters import count_parameters, target_modules
 from lora_adapters.arguments import LoraArguments, LoraTrainingArguments
 from lora_adapters.loading import load_adapter
 from text_data.arguments import DataArguments
-from training.arguments import OutputArguments, StudentArguments, TeacherArguments, resolve_defaults
+from training.arguments import (
+    OutputArguments,
+    StudentArguments,
+    TeacherArguments,
+    VocabularyArguments,
+    resolve_defaults,
+)
 from training.command_line import parse_arguments, run_script, set_up_logging
 from training.inputs import check_training_labels, load_inputs
-from training.lora import check_layers_are_copied, save_merged
+from training.lora import check_layers_are_copied, check_vocabulary_is_whole, save_merged
 from training.output_folder import check_output_dir, claimed
 from training.run import (
     ALWAYS_SHOWN,
@@ -47,7 +53,7 @@ from training.run import (
 )
 from training.student import check_student, start_student
 from training.tables import results_table
-from training.teacher import check_teacher_output_dir, load_teacher, prepare_teacher
+from training.teacher import check_teacher, check_teacher_output_dir, load_teacher, prepare_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +67,19 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
         The record of the run; `None` where an existing adapter is only evaluated (without `--do_train`).
     """
     settings = parse_arguments(
-        (TeacherArguments, StudentArguments, DataArguments, LoraArguments, OutputArguments, LoraTrainingArguments),
+        (
+            TeacherArguments,
+            StudentArguments,
+            VocabularyArguments,
+            DataArguments,
+            LoraArguments,
+            OutputArguments,
+            LoraTrainingArguments,
+        ),
         argv,
         DEFAULT_ARGUMENTS,
     )
-    teacher_args, student_args, data_args, lora_args, output_args, training_args = settings.arguments
+    teacher_args, student_args, vocabulary_args, data_args, lora_args, output_args, training_args = settings.arguments
     overwrite = output_args.overwrite_output_dir
     resolve_defaults(teacher_args, data_args, training_args, settings.sources, f"{student_args.short_name}-lora")
     allow_remote_code(teacher_args.trust_remote_code)
@@ -74,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     check_output_dir(training_args.output_dir, must_hold_run=not training_args.do_train)
     check_teacher_output_dir(teacher_args.teacher_output_dir)
     check_layers_are_copied(student_args)
+    check_vocabulary_is_whole(vocabulary_args)
     # `Trainer` would upload at every save, and the teacher and its outputs with the student.
     push_to_hub, training_args.push_to_hub = training_args.push_to_hub, False
 
@@ -98,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
             save_merged(training_args.output_dir, inputs.tokenizer)
         print(results_table(finished))
         return finished
+    check_teacher(start, training_args, inputs)
     with claimed(training_args):
         record, checkpoint = begin_run(settings, inputs, training_args, overwrite)
         teacher = prepare_teacher(start, training_args, inputs)
@@ -115,9 +131,9 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
             trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
             run = replace(run, record=replace(record, name=trainer.hub_model_id))
         record = train_and_finish(run, trainer, origin)
+        if lora_args.merge_adapter:
+            save_merged(training_args.output_dir, inputs.tokenizer)
         if trainer.is_world_process_zero():
-            if lora_args.merge_adapter:
-                save_merged(training_args.output_dir, inputs.tokenizer)
             print(results_table(record))
             megabytes = record.student.adapter["megabytes"]
             print(f"\nTrained: {trainable:,} of {total:,} parameters; the adapter has {megabytes:.1f} MB.")

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from export.int8 import WEIGHT_TYPES, this_processor
+from layer_distillation.atomic_files import check_writable
 from layer_distillation.errors import UserError
 
 # The folder and the names by which transformers.js and optimum find a graph. transformers.js takes the second one in
@@ -19,7 +20,7 @@ class ExportArguments:
     """What to export, and where to."""
 
     model_name_or_path: str = field(
-        default="outputs/toxic_comments-even",
+        default="outputs/toxic_comments-odd",
         metadata={"help": "Local folder or Hub name of a fine-tuned classifier, with its tokenizer."},
     )
     output_dir: str | None = field(
@@ -30,7 +31,10 @@ class ExportArguments:
         },
     )
     overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Replace a finished export in --output_dir. Off: it is an error."}
+        default=False,
+        metadata={
+            "help": "Replace a finished export in --output_dir, when the new one is finished. Off: it is an error."
+        },
     )
     trust_remote_code: bool = field(
         default=False,
@@ -72,6 +76,7 @@ class ExportArguments:
         folder = Path(self.output_dir)
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--output_dir must be a folder, but {folder} is a file. Choose a folder.")
+        check_writable("output_dir", folder)
         if (folder / METRICS_FILE).is_file() and not self.overwrite_output_dir:
             raise UserError(
                 f"--output_dir {folder} holds a finished export. Choose another folder, or replace it with "

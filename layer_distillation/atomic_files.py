@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import PartialState
@@ -41,31 +41,41 @@ def to_json(record: dict) -> str:
 
 
 def make_readable(folder: Path) -> None:
-    """Gives the files in a folder the permissions of new files. safetensors writes files for their owner alone."""
+    """Gives the files below a folder the permissions of new files. safetensors writes files for their owner alone."""
     umask = os.umask(0)
     os.umask(umask)
-    for file in folder.iterdir():
+    for file in folder.rglob("*"):
         if file.is_file():
             file.chmod(0o666 & ~umask)
 
 
 @contextmanager
 def locked(file: Path, blocking: bool = True) -> Iterator[None]:
-    """Holds a lock on a file until the block ends, or this process does, however it ends. The file goes with the lock.
+    """Holds a lock on a file until the block ends, or this process does, however it ends. The empty file stays.
+
+    Were it removed, a process that waits for the old file and one that makes a new file could both hold a lock, for
+    example on NFS, which does not tell the first that its file is gone.
 
     Raises:
         Timeout: another process holds it, and `blocking` is off.
         OSError: the file cannot be created.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(file, blocking=blocking)
-    with lock:
-        try:
-            yield
-        finally:
-            # Before the release: a process that already waits for this file notices that it is gone, and starts over.
-            with suppress(PermissionError):  # Windows removes no open file
-                file.unlink(missing_ok=True)
+    with FileLock(file, blocking=blocking):
+        yield
+
+
+def move_files(source: Path, target: Path, last: str | None = None) -> None:
+    """Moves all files below a folder to their places below another, where they replace others.
+
+    Args:
+        last: name of the file that is moved after the others, because it vouches for them.
+    """
+    files = [file for file in source.rglob("*") if file.is_file()]
+    for file in sorted(files, key=lambda file: file.name == last):
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(place)
 
 
 @contextmanager
@@ -86,8 +96,7 @@ def replacing(folder: str | Path, state: PartialState) -> Iterator[str]:
         state.wait_for_everyone()
         if state.is_main_process:
             make_readable(unfinished)
-            for file in unfinished.iterdir():
-                file.replace(Path(folder) / file.name)
+            move_files(unfinished, Path(folder))
     finally:
         if state.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)

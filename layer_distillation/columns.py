@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from layer_distillation.model_outputs import forward_names, takes_every_column
-from layer_distillation.teacher_outputs import is_stored_output
+from layer_distillation.stored_columns import is_stored_output
 
 
 class Columns:

@@ -22,8 +22,8 @@ from layer_distillation.errors import UserError
 from layer_distillation.layer_outputs import HIDDEN_STATES, LayerOutputReader, LayerOutputs
 from layer_distillation.loss_table import LAYER_LOSSES
 from layer_distillation.model_outputs import plain_model
+from layer_distillation.stored_columns import TEACHER_HIDDEN_STATES, TEACHER_LOGITS
 from layer_distillation.student_config import encoder_config
-from layer_distillation.teacher_outputs import TEACHER_HIDDEN_STATES, TEACHER_LOGITS
 
 
 class LayerLosses:

@@ -40,8 +40,8 @@ def task_loss(
 
     Returns:
         `(batch,)`: cross-entropy in nats, binary cross-entropy in nats averaged over the known labels (0 if none is
-        known), or squared error averaged over the outputs. The mean over the batch is what the `transformers` heads
-        compute.
+        known), or squared error averaged over the outputs. The mean over the examples that have a label is what the
+        `transformers` heads compute.
     """
     logits = logits.float()
     if problem_type == SINGLE_LABEL:

@@ -127,30 +127,35 @@ def config_of(model: nn.Module) -> PretrainedConfig | None:
     return config if isinstance(config, PretrainedConfig) else None
 
 
-def logits_of(outputs: Mapping[str, torch.Tensor] | Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor | None:
-    """Returns the logits among the outputs of a model, `None` if it names its outputs and none of them `logits`.
+def logits_of(outputs: Any) -> torch.Tensor | None:
+    """Returns the logits among the outputs of a model, `None` if there are none or they are not one tensor.
 
-    In a tuple, they come first, or second after the loss. Logits `(batch,)` of a single output become `(batch, 1)`.
+    In a mapping, their name is `logits`. In a tuple, they come first, or second after the loss. Logits `(batch,)` of a
+    single output become `(batch, 1)`.
     """
-    if isinstance(outputs, torch.Tensor):
-        logits = outputs
-    elif isinstance(outputs, Mapping):
+    if isinstance(outputs, Mapping):
         logits = outputs.get("logits")
+    elif isinstance(outputs, Sequence):
+        after_loss = outputs if loss_of(outputs) is None else outputs[1:]
+        logits = after_loss[0] if after_loss else None
     else:
-        logits = outputs[0] if loss_of(outputs) is None else outputs[1]
-    return logits.unsqueeze(-1) if logits is not None and logits.dim() == 1 else logits
+        logits = outputs
+    if not isinstance(logits, torch.Tensor):
+        return None
+    return logits.unsqueeze(-1) if logits.dim() == 1 else logits
 
 
-def loss_of(outputs: Mapping[str, torch.Tensor] | Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor | None:
+def loss_of(outputs: Any) -> torch.Tensor | None:
     """Returns the loss among the outputs of a model, `None` if it has computed none.
 
     In a tuple it comes first, and it is one number, or one for each GPU of the process.
     """
-    if isinstance(outputs, torch.Tensor):
-        return None
     if isinstance(outputs, Mapping):
         return outputs.get("loss")
-    return outputs[0] if outputs[0].dim() < 2 else None
+    if not (isinstance(outputs, Sequence) and outputs and isinstance(outputs[0], torch.Tensor)):
+        return None
+    is_loss = outputs[0].dim() == 0 or (outputs[0].dim() == 1 and len(outputs[0]) == torch.cuda.device_count() > 1)
+    return outputs[0] if is_loss else None
 
 
 def with_loss(outputs: Any, loss: torch.Tensor | None) -> Any:

@@ -1,11 +1,12 @@
 """The record of a run, `distillation.json`: what was asked for, what the student comes from, and how it scores.
 
-    record = RunRecord.read("outputs/toxic_comments-even")    # None if the folder holds no finished run
+    record = RunRecord.read("outputs/toxic_comments-odd")    # None if the folder holds no finished run
     record.student.layers, record.student.results["eval_accuracy"]
 
 A run that is not finished has a record of its own beside it, without teacher and student.
 """
 
+import functools
 import json
 import platform
 from collections.abc import Collection, Mapping
@@ -92,6 +93,7 @@ class Origin:
         layers: the teacher's, 1-based, in student order; empty for a random or a pretrained student.
         neurons: for each layer, 0-based numbers of the inner neurons that are kept; empty where all are.
         pretrained: `name` and `hub_name` of a student that starts from a checkpoint.
+        vocabulary: `summary` of `text_data.trimming.TrimmedVocabulary`, `None` where all pieces are kept.
         layer_choice: what the choice rests on, for strategies by evidence.
         layers_of_stage_before: of the student of the stage before, 1-based.
         stages: the students on the way, the deepest first.
@@ -101,6 +103,7 @@ class Origin:
     layers: tuple[int, ...]
     neurons: tuple[tuple[int, ...], ...] = ()
     pretrained: Mapping[str, str | None] | None = None
+    vocabulary: Mapping | None = None
     layer_choice: Mapping | None = None
     layers_of_stage_before: tuple[int, ...] = ()
     stages: "tuple[StudentRecord, ...]" = ()
@@ -236,6 +239,7 @@ def _plain(value):
     return value
 
 
+@functools.cache
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that the results depend on."""
     installed = {}

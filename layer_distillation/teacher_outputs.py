@@ -33,12 +33,11 @@ from layer_distillation.atomic_files import appearing_when_finished, cannot_keep
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_outputs
 from layer_distillation.model_outputs import compute_logits, longest_first, outputs_of_batches
+from layer_distillation.stored_columns import TEACHER_HIDDEN_STATES, TEACHER_LOGITS
 from layer_distillation.student_config import encoder_config
 
 logger = logging.getLogger(__name__)
 
-TEACHER_LOGITS = "teacher_logits"
-TEACHER_HIDDEN_STATES = "teacher_hidden_states_{layer}"
 HIDDEN_STATES_FILE = "hidden_states.arrow"
 
 
@@ -277,11 +276,6 @@ def _with_columns_of(folder: Path, dataset: Dataset, read: Callable[[], Dataset]
             f"The teacher outputs in {folder} are damaged ({error}). Remove that folder: they are then computed again."
         ) from error
     return concatenate_datasets([dataset, stored], axis=1)
-
-
-def is_stored_output(column: str) -> bool:
-    """Returns whether a column of a data set holds stored outputs of a teacher."""
-    return column == TEACHER_LOGITS or column.startswith(TEACHER_HIDDEN_STATES.format(layer=""))
 
 
 def stored_width(dataset: Dataset | TorchDataset | None, teacher_layers: Sequence[int] | None) -> int | None:

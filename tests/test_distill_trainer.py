@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import Trainer, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import ONLY_TRAIN, DistillationTrainingArguments, bf16_in_hardware
@@ -27,6 +27,7 @@ from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from tests.workers import train_worker
 from tests.workers.train_worker import (
     LOSS_WEIGHTS,
+    NO_DROPOUT,
     NUM_LABELS,
     SCENARIOS,
     SPLITS,
@@ -705,6 +706,85 @@ def test_examples_without_a_label_count_for_the_teacher_alone(build_trainer, acc
     kl = kl_divergence_loss(logits, teacher_logits, 2.0).mean().item()
     assert (log["loss_ce"], log["loss_kl"]) == pytest.approx((ce, kl), rel=1e-5)
     assert math.isfinite(log["grad_norm"])
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_examples_all_of_whose_labels_are_unknown_count_in_no_mean_of_the_labels(build_trainer, accumulation):
+    """Of eight examples the first two and the last know no label, and the third knows one of three."""
+    labels = torch.tensor([[0.0, 1.0, 0.5]] * 8)
+    labels[[0, 1, 7]], labels[2, 1:] = math.nan, math.nan
+    examples = with_labels(random_examples(8), labels.tolist())
+    logits, teacher_logits = (logits_one_by_one(bert(n), examples) for n in (1, 3))
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.nan_to_num(), reduction="none")
+    expected = (losses[2, 0] + losses[3:7].mean(-1).sum()).item() / 5
+    trainer = build_trainer(
+        teacher=bert(3),
+        train=examples,
+        max_steps=1,
+        per_device_train_batch_size=8 // accumulation,
+        gradient_accumulation_steps=accumulation,
+        train_sampling_strategy="sequential",
+        per_device_eval_batch_size=2,  # the first of four batches knows nothing
+    )
+    assert trainer.evaluate(examples)["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    log = first_step(trainer)
+    kl = kl_divergence_loss(logits, teacher_logits, 2.0, MULTI_LABEL).mean().item()
+    assert (log["loss_ce"], log["loss_kl"]) == pytest.approx((expected, kl), rel=1e-5)
+
+
+def test_evaluation_leaves_out_a_batch_without_a_label_and_shows_a_loss_that_is_no_number(build_trainer):
+    examples = random_examples(8)
+    examples = with_labels(examples, [-100] * 4 + examples["labels"][4:])
+    trainer = build_trainer()
+    expected = plain_loss(bert(1), examples.select(range(4, 8)))
+    assert trainer.evaluate(examples)["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    trainer.model.classifier.weight.data.fill_(math.nan)
+    assert math.isnan(trainer.evaluate(examples)["eval_loss"])
+
+
+def test_float_labels_of_a_model_that_decides_by_itself_need_a_problem_type_beside_a_teacher(build_trainer):
+    examples = with_labels(random_examples(8), [[0.0, 0.25, 0.75]] * 8)
+    student, teacher = (TINY_CLASSIFIERS["deberta-v2"](n, 3, **NO_DROPOUT, pooler_dropout=0.0) for n in (1, 3))
+    logits = [logits_one_by_one(model, examples) for model in (student, teacher)]
+    trainer = build_trainer(student, teacher, examples, max_steps=1)
+    with pytest.raises(UserError, match="`problem_type`"):
+        trainer.train()
+    student.config.problem_type = SINGLE_LABEL
+    trainer.train()
+    kl = kl_divergence_loss(*logits, 2.0).mean().item()
+    assert step_logs(trainer)[0]["loss_kl"] == pytest.approx(kl, rel=1e-4)
+
+
+def test_a_model_of_the_next_token_is_compared_with_its_teacher_where_the_next_token_has_a_label(build_trainer):
+    def decoder(seed):
+        torch.manual_seed(seed)
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+        return LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB_SIZE, initializer_range=0.2, **sizes)).eval()
+
+    examples = random_examples(8).map(lambda row: {"labels": [-100] * 2 + row["input_ids"][2:]})
+    batch = pad(list(examples.remove_columns("token_type_ids")))
+    with torch.no_grad():
+        student, teacher = (decoder(seed)(**batch) for seed in (0, 1))
+    next_tokens = batch["labels"][:, 1:]
+    counted = next_tokens != -100
+    kl = kl_divergence_loss(student.logits[:, :-1][counted], teacher.logits[:, :-1][counted], 2.0).mean().item()
+    smoothed = torch.nn.functional.cross_entropy(
+        student.logits[:, :-1].flatten(0, 1), next_tokens.flatten(), label_smoothing=0.2
+    )
+    for accumulation in (1, 8):
+        trainer = build_trainer(
+            decoder(0),
+            decoder(1),
+            examples,
+            max_steps=1,
+            label_smoothing_factor=0.2,
+            per_device_train_batch_size=8 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            per_device_eval_batch_size=8,
+        )
+        assert trainer.evaluate(examples)["eval_loss"] == pytest.approx(student.loss.item(), rel=1e-5)
+        log = first_step(trainer)
+        assert (log["loss_ce"], log["loss_kl"]) == pytest.approx((smoothed.item(), kl), rel=1e-5)
 
 
 # ---- students and teachers of other kinds ----

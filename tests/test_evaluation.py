@@ -18,7 +18,7 @@ from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LAB
 from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from text_data.labels import LabelMap
 from text_data.metrics import build_compute_metrics
-from training.evaluation import describe_model, evaluate_splits, measure_latency, predict_splits
+from training.evaluation import describe_model, evaluate_splits, measure_latency, predict_splits, score_logits
 
 SINGLE = LabelMap(SINGLE_LABEL, ("bad", "good", "so, so"))
 MULTI = LabelMap(MULTI_LABEL, ("angry", "sad", "vulgar"))
@@ -88,6 +88,19 @@ def read_predictions(path):
 
 
 # ---- Metrics ----
+
+
+def test_a_model_and_its_trainer_give_the_same_loss_where_labels_are_unknown(make_trainer):
+    labels = np.array([[1, 0, 1]] * 9, dtype=np.float32)
+    labels[[0, 4]], labels[5, 1:] = np.nan, np.nan
+    trainer, tokenized = make_trainer(MULTI), split(labels.tolist())
+    logits = logits_one_by_one(trainer.model, tokenized)
+    losses = np.logaddexp(0, logits) - np.nan_to_num(labels) * logits
+    rows = [row[~np.isnan(targets)] for row, targets in zip(losses, labels)]
+    expected = np.mean([row.mean() for row in rows if len(row)])
+    assert trainer.evaluate(tokenized)["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    data = SimpleNamespace(data=SimpleNamespace(labels=MULTI), compute_metrics=lambda prediction: {})
+    assert score_logits(logits, labels, data)["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_labelled_splits_are_evaluated_and_all_but_the_first_get_a_suffix(make_trainer):

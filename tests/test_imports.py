@@ -129,6 +129,11 @@ def test_what_is_installed_imports_without_the_rest_of_the_project(tmp_path):
     )
 
 
+def test_data_are_read_without_torch():
+    code = "import sys, text_data.loading; assert not {'torch', 'transformers'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 @pytest.mark.parametrize("name", sorted(INSTALLED))
 def test_what_is_installed_needs_only_the_declared_dependencies(name):
     project = PYPROJECT["project"]

@@ -257,19 +257,26 @@ def test_a_projection_is_trained_with_a_narrow_student_and_is_no_part_of_it(tmp_
     assert load_file(tmp_path / "model.safetensors").keys() == names
 
 
+class CreatesItsOptimizer(DistillationTrainer):
+    def create_optimizer(self, model=None):
+        parameters = [p for name, p in self.model.named_parameters() if name.startswith(("bert.", "classifier."))]
+        self.optimizer = torch.optim.SGD(parameters, 0.1)
+        return self.optimizer
+
+
 def test_a_projection_is_trained_by_an_optimizer_that_does_not_know_it(tmp_path):
-    for with_scheduler in (False, True):
+    for case in ("optimizer", "optimizer and scheduler", "subclass"):
         student = bert(2, hidden_size=16)
         optimizer = torch.optim.SGD([{"params": list(student.parameters()), "lr": 0.1}])
-        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1) if with_scheduler else None
-        trainer = DistillationTrainer(
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1) if case == "optimizer and scheduler" else None
+        trainer = (CreatesItsOptimizer if case == "subclass" else DistillationTrainer)(
             model=student,
             teacher_model=bert(3),
             teacher_layers=(1, 3),
             args=arguments(tmp_path, hidden_weight=1.0, max_steps=2),
             train_dataset=random_examples(17),
             data_collator=pad,
-            optimizers=(optimizer, scheduler),
+            optimizers=(None if case == "subclass" else optimizer, scheduler),
         )
         before = trainer._layers.projection.weight.detach().clone()
         trainer.train()

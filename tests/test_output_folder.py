@@ -19,6 +19,7 @@ from text_data.arguments import DataArguments
 from training.arguments import OutputArguments, TeacherArguments
 from training.output_folder import (
     COMPLETE_MARK,
+    LOCK_FILE,
     WITHOUT_EFFECT,
     FolderInUseError,
     check_output_dir,
@@ -88,9 +89,28 @@ def test_of_two_runs_in_one_folder_the_second_is_refused_until_the_first_ends(tm
         with claimed(args[1]):  # another process of the same run
             pass
         check_output_dir(folder)
-    assert not list(folder.iterdir())
+    assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
+    check_output_dir(folder)
     with claimed(args[0]):
         pass
+
+
+def test_a_run_that_fails_before_it_has_made_anything_leaves_the_folder_as_it_was(tmp_path):
+    args = SimpleNamespace(output_dir=str(tmp_path), process_index=0)
+    EARLIER.write(tmp_path)
+    with claimed(args):
+        pass
+    before = contents(tmp_path)
+    for makes, left in ((False, set()), (True, {UNFINISHED_RECORD_FILE, "checkpoint-1/model.safetensors"})):
+        with pytest.raises(KeyboardInterrupt), claimed(args):
+            open_run_folder(tmp_path, RECORD, keep_checkpoints=False)
+            if makes:
+                add_checkpoint(tmp_path, 1, complete=False)
+            raise KeyboardInterrupt
+        assert contents(tmp_path).keys() - before.keys() == left and before.items() <= contents(tmp_path).items()
+    with pytest.raises(KeyboardInterrupt), claimed(args):
+        raise KeyboardInterrupt  # an interrupted run that fails again
+    assert contents(tmp_path).keys() - before.keys() == left
 
 
 def test_evaluating_needs_a_run(tmp_path):
@@ -165,6 +185,7 @@ def test_data_that_differ_are_named(tmp_path):
 
 def test_settings_that_change_no_result_make_no_other_run(tmp_path):
     shown = {"disable_tqdm": True, "report_to": ["tensorboard"], "logging_steps": 5, "merge_adapter": True}
+    shown["output_dir"] = "outputs/student"  # earlier versions recorded it
     replace(RECORD, settings=RECORD.settings | shown).write(tmp_path)
     finished, _ = earlier_records(tmp_path, RECORD)
     assert finished is not None
@@ -229,7 +250,8 @@ def test_what_a_killed_run_has_half_written_goes_when_the_next_begins(tmp_path):
 
 def test_a_run_that_ends_replaces_the_results_of_the_one_before_and_nothing_else(tmp_path):
     EARLIER.write(tmp_path)
-    for name in ("all_results.json", "predict_results.json", "predictions_old.csv", "notes.txt", "teacher/x.json"):
+    results = ("all_results.json", "predict_results.json", "predictions_old.csv")
+    for name in (*results, "merged/config.json", "export/config.json", "notes.txt", "teacher/x.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("old")
     before = contents(tmp_path)

@@ -378,13 +378,17 @@ def test_a_finished_run_is_kept_unless_it_may_be_overwritten(teacher, files, tmp
     arguments = ["--teacher_name_or_path", teacher, "--num_train_epochs", 1, "--save_strategy", "no", *files]
     record = run_here(*arguments, "--output_dir", folder)
     first = weights(folder), metrics(folder), predictions(folder)
-    assert read_record(folder)["student"]["layers"] == [2, 4]  # `even` by default
+    assert read_record(folder)["student"]["layers"] == [1, 3]  # `odd` by default
     (folder / "checkpoint-900").mkdir()
     (folder / "predictions_old.csv").touch()
     before = tree(folder)
     with monkeypatch.context() as patch:
         patch.delattr("transformers.Trainer.train")
         assert run_here(*arguments, "--output_dir", folder, "--logging_steps", 3) == record
+        assert tree(folder) == before
+        moved = folder.rename(tmp_path / "moved")
+        assert run_here(*arguments, "--output_dir", moved) == record
+        moved.rename(folder)
     assert tree(folder) == before
     assert_refused(
         [*arguments, "--layer_strategy", "top"], folder, str(folder), "layer_strategy (not given there, top"

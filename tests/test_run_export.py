@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import errno
 import json
 import os
 from collections import defaultdict
@@ -42,6 +43,7 @@ from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from layer_distillation.record import DataRecord, RunRecord
 from run_export import find_record, main, resolve_data
+from tests.script_runs import tree
 from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from text_data.arguments import DataArguments
 
@@ -482,15 +484,43 @@ def test_a_model_with_several_labels_is_served_with_the_thresholds_of_its_export
 def test_a_graph_that_answers_otherwise_is_an_error_with_the_numbers_and_has_no_metrics(
     report, folder, checkpoint, tmp_path, monkeypatch
 ):
-    (tmp_path / "onnx").mkdir()
-    for name in ("onnx/model.onnx", "metrics.json"):  # of an earlier export, which may be replaced
-        (tmp_path / name).touch()
     exported = (folder / "onnx" / "model.onnx").read_bytes()
     monkeypatch.setattr(checked_export, "export_float32", lambda model, file: file.write_bytes(exported))
     monkeypatch.setattr(checked_export, "compute_logits", lambda *args: compute_logits(*args) + 0.01)
     with pytest.raises(UserError, match=r"0\.000\d+, .* 0\.010"):
-        main(arguments(checkpoint, f"--output_dir={tmp_path}", "--overwrite_output_dir"))
+        main(arguments(checkpoint, f"--output_dir={tmp_path}"))
+    assert (tmp_path / "onnx" / "model.onnx").read_bytes() == exported
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_an_export_is_replaced_only_by_a_finished_one(report, checkpoint, tmp_path, monkeypatch):
+    old = ("onnx/model.onnx", "onnx/model_quantized.onnx", "metrics.json", "thresholds.json", "attributes.json")
+    (tmp_path / "onnx").mkdir()
+    for name in old:
+        (tmp_path / name).write_text("old")
+    before = tree(tmp_path)
+    measured = {name: report[name] for name in ("float32", "int8")}
+
+    def disk_is_full(model, folder, data, processor):
+        (folder / "onnx").mkdir()
+        (folder / "onnx" / "model.onnx").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def export(model, folder, data, processor):
+        (folder / "onnx").mkdir()  # which holds nothing of the failed export
+        (folder / "onnx" / "model.onnx").write_text("new")
+        return measured
+
+    monkeypatch.setattr(run_export, "export_checked", disk_is_full)
+    with pytest.raises(OSError, match="No space"):
+        main(arguments(checkpoint, f"--output_dir={tmp_path}", "--overwrite_output_dir"))
+    assert before.items() <= tree(tmp_path).items()
+    monkeypatch.setattr(run_export, "export_checked", export)
+    main(arguments(checkpoint, f"--output_dir={tmp_path}", "--overwrite_output_dir"))
+    assert (tmp_path / "onnx" / "model.onnx").read_text() == "new"
+    assert measured.items() <= json.loads((tmp_path / "metrics.json").read_text()).items()
+    assert json.loads((tmp_path / "thresholds.json").read_text())["split"] == "validation"
+    assert not (tmp_path / "attributes.json").exists() and not (tmp_path / "unfinished").exists()
 
 
 def test_a_head_that_was_never_trained_is_refused(checkpoint, tmp_path):
@@ -531,6 +561,12 @@ def test_a_file_is_no_folder_to_export_to(tmp_path):
     (tmp_path / "export").touch()
     with pytest.raises(UserError, match="--output_dir"):
         ExportArguments(model_name_or_path=str(tmp_path))
+
+
+def test_a_read_only_folder_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match=f"--output_dir {tmp_path / 'new'} .*read-only"):
+        ExportArguments(model_name_or_path="a-model", output_dir=str(tmp_path / "new"))
 
 
 def test_the_export_goes_into_the_models_folder_by_default(tmp_path):

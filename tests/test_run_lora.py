@@ -12,6 +12,8 @@ from peft.utils import load_peft_weights
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 from transformers import pipeline as make_pipeline
 
+import run_comparison
+import run_distillation
 import run_lora
 from layer_distillation.errors import UserError
 from lora_adapters.loading import load_adapter
@@ -185,7 +187,7 @@ def test_two_processes_train_the_adapter_of_one_with_the_same_global_batch(make_
     arguments = ["--teacher_name_or_path", teacher, *files, "--num_train_epochs", 2, "--lora_dropout", 0]
     arguments += ["--learning_rate", 1e-3, "--save_strategy", "no"]
     run_here(*arguments, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "one")
-    arguments += ["--per_device_train_batch_size", 4, "--output_dir", tmp_path / "two"]
+    arguments += ["--per_device_train_batch_size", 4, "--output_dir", tmp_path / "two", "--merge_adapter"]
     process = run_elsewhere(*arguments, script=run_lora.__file__, num_processes=2)
     assert process.returncode == 0, process.stderr
     for name in ("train_loss", "eval_loss", "predict_loss"):
@@ -194,6 +196,23 @@ def test_two_processes_train_the_adapter_of_one_with_the_same_global_batch(make_
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=2e-4, rtol=0)
     assert process.stdout.count("| teacher | ") == 1
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "two" / "merged")
+    loaded = load_adapter(tmp_path / "two").merge_and_unload()
+    assert merged.state_dict().keys() == loaded.state_dict().keys()
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in merged.state_dict().items())
+
+
+@pytest.mark.parametrize("script", [run_distillation, run_lora, run_comparison])
+def test_a_teacher_that_is_not_to_be_replaced_is_refused_before_anything_is_written(
+    script, finished, make_teacher, files, tmp_path
+):
+    teacher = finished[0] / "teacher"
+    arguments = ["--teacher_name_or_path", make_teacher(["bad", "good"], encoder_only=True), *files]
+    arguments += ["--teacher_output_dir", teacher, "--teacher_num_train_epochs", 2]
+    before = tree(teacher)
+    with pytest.raises(UserError, match="num_train_epochs.* --overwrite_teacher"):
+        run_main(script, *arguments, "--output_dir", tmp_path / "student")
+    assert tree(teacher) == before and not (tmp_path / "student").exists()
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from transformers import (
     BertPreTrainedModel,
     EarlyStoppingCallback,
     LlamaConfig,
+    LlamaForCausalLM,
     LlamaForSequenceClassification,
     Trainer,
     TrainerCallback,
@@ -35,7 +36,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
-from tests.tiny_models import VOCAB_SIZE
+from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from tests.workers.train_worker import (
     NUM_LABELS,
     bert,
@@ -143,11 +144,28 @@ def with_lora():
     return get_peft_model(bert(1), LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"]))
 
 
+class TwoTasks(nn.Module):
+    """Reads labels in a dictionary, and returns logits in a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.embeddings = nn.EmbeddingBag(VOCAB_SIZE, 16)
+        self.heads = nn.ModuleList([nn.Linear(16, 3), nn.Linear(16, 2)])
+
+    def forward(self, input_ids, labels):
+        logits = tuple(head(self.embeddings(input_ids)) for head in self.heads)
+        losses = [functional.cross_entropy(part, labels[name]) for part, name in zip(logits, ("kind", "side"))]
+        return {"loss": sum(losses), "logits": logits}
+
+
+def decoder(model_class):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    return model_class(LlamaConfig(vocab_size=VOCAB_SIZE, num_labels=NUM_LABELS, pad_token_id=0, **sizes))
+
+
 def with_other_loss():
     """A decoder, whose `forward` calls what `loss_function` is set to."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
-    decoder = LlamaConfig(vocab_size=VOCAB_SIZE, num_labels=NUM_LABELS, pad_token_id=0, **sizes)
-    model = LlamaForSequenceClassification(decoder)
+    model = decoder(LlamaForSequenceClassification)
     model.loss_function = lambda pooled_logits, labels, **kwargs: functional.cross_entropy(
         pooled_logits, labels, weight=CLASS_WEIGHTS
     )
@@ -191,6 +209,15 @@ def with_spans(seed=0):
 @cache
 def masked(seed=0):
     return token_examples(NUM_EXAMPLES, seed)
+
+
+def next_tokens(seed=0):
+    return examples(seed).remove_columns("labels").map(lambda row: {"labels": row["input_ids"]})
+
+
+def pad_with_labels_in_a_dictionary(rows):
+    batch = pad(rows)
+    return {"input_ids": batch["input_ids"], "labels": {"kind": batch["labels"], "side": batch["labels"] % 2}}
 
 
 def tokenized_when_fetched(seed=0):
@@ -254,6 +281,11 @@ def weighted(outputs, labels, num_items_in_batch=None):
     return losses.sum() / num_items_in_batch
 
 
+def twice_the_loss_of_the_model(outputs, labels, num_items_in_batch=None):
+    assert labels is num_items_in_batch is None
+    return 2 * outputs.loss
+
+
 class StopsEarly(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         control.should_training_stop = state.global_step == 3
@@ -278,6 +310,18 @@ def replaces_the_loss(base):
             return (loss, outputs) if return_outputs else loss
 
     return Replaces
+
+
+def reads_a_column(base):
+    class Reads(base):
+        def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+            weights = 1 + inputs.pop("group")
+            outputs = model(**inputs)
+            losses = functional.cross_entropy(outputs.logits, inputs["labels"], reduction="none")
+            loss = (weights * losses).mean()
+            return (loss, outputs) if return_outputs else loss
+
+    return Reads
 
 
 def creates_its_optimizer(base):
@@ -316,6 +360,14 @@ CASES = {
     "several classes an example": Case(
         data=with_labels(lambda i, y: [float(y == c) for c in range(NUM_LABELS)]), trainer={"compute_metrics": None}
     ),
+    "class probabilities for a model that keeps no problem type": Case(
+        lambda: TINY_CLASSIFIERS["deberta-v2"](1, NUM_LABELS),
+        with_labels(lambda i, y: [0.75 if y == c else 0.125 for c in range(NUM_LABELS)]),
+        trainer={"compute_metrics": None},
+    ),
+    "classes as floats for a model that keeps no problem type": Case(
+        lambda: TINY_CLASSIFIERS["deberta-v2"](1, NUM_LABELS), with_labels(lambda i, y: float(y))
+    ),
     "a number": Case(lambda: bert(1, 1), with_labels(lambda i, y: float(y)), trainer={"compute_metrics": None}),
     "classes that are ignored": Case(data=with_labels(lambda i, y: y if i % 3 else -100)),
     "model_init": Case(from_model_init=True),
@@ -343,12 +395,25 @@ CASES = {
         lambda seed=0: with_a_group(seed).rename_column("labels", "target"),
         args={"label_names": ["target", "group"]},
     ),
+    "labels in a dictionary, logits in a tuple": Case(
+        TwoTasks,
+        trainer={"data_collator": pad_with_labels_in_a_dictionary, "compute_metrics": None},
+    ),
     "spans": Case(lambda: BertForQuestionAnswering(config(2)), with_spans, trainer={"compute_metrics": None}),
     "masked tokens": Case(lambda: BertForMaskedLM(config()), masked),
     "several evaluation sets": Case(eval_data=lambda seed=0: {"one": examples(1), "two": examples(2)}),
     "compute_loss that adds": Case(subclass=adds_to_the_loss),
     "compute_loss that replaces": Case(subclass=replaces_the_loss),
+    "compute_loss that reads a column": Case(
+        data=with_a_group, args={"remove_unused_columns": False}, subclass=reads_a_column
+    ),
     "compute_loss_func": Case(trainer={"compute_loss_func": weighted}),
+    "compute_loss_func and labels of another name": Case(
+        lambda: OtherNames(config()),
+        renamed(labels="target"),
+        args={"label_names": ["target"]},
+        trainer={"compute_loss_func": twice_the_loss_of_the_model},
+    ),
     "a loss in forward": Case(lambda: OwnLoss(config())),
     "loss_function": Case(with_other_loss),
     "no labels at all": Case(Reconstructs, trainer={"compute_metrics": None}, evaluates=False),
@@ -394,6 +459,20 @@ CASES = {
         evaluates=False,
     ),
     "label smoothing": Case(args={"label_smoothing_factor": 0.2}, evaluates=False),
+    "label smoothing of the next token": Case(
+        lambda: decoder(LlamaForCausalLM), next_tokens, args={"label_smoothing_factor": 0.2}, evaluates=False
+    ),
+    "label smoothing and labels of another name": Case(
+        lambda: OtherNames(config()),
+        renamed(labels="target"),
+        args={"label_names": ["target"], "label_smoothing_factor": 0.2},
+    ),
+    "the next token with accumulation": Case(  # this model divides by `num_items_in_batch`
+        lambda: decoder(LlamaForCausalLM),
+        next_tokens,
+        args={"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
+        trainer={"compute_metrics": None},
+    ),
     "what metrics see": Case(
         args={"include_for_metrics": ["inputs", "loss"], "eval_on_start": True},
         trainer={"preprocess_logits_for_metrics": lambda logits, labels: logits * 2},
@@ -422,10 +501,14 @@ def run(case: Case, trainer_class: type, arguments_class: type, folder, **labels
         "steps": [[log[name] for name in names] for log in trainer.state.log_history if "loss" in log],
         "evaluations": [losses_and_scores(log) for log in trainer.state.log_history if case.evaluates],
         "metrics": losses_and_scores(metrics),
-        "predictions": predictions if isinstance(predictions, tuple) else (predictions,),
+        "predictions": flat(predictions),
         "global_step": trainer.state.global_step,
         "weights": weights(trainer.model),
     }
+
+
+def flat(predictions):
+    return [array for part in predictions for array in flat(part)] if isinstance(predictions, tuple) else [predictions]
 
 
 def losses_and_scores(metrics):

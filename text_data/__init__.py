@@ -19,6 +19,7 @@ names            lists of names as one word of a command line
 columns          the type of a column, and rows without a value
 splits           names of splits, splitting off a validation split, the first n examples
 tokenizing       tokenized splits, cached on disk
+trimming         the pieces of a vocabulary that the training texts need
 metrics          accuracy, F1, correlations and others
 thresholds       from which probability a text has a label
 """

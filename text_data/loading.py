@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from datasets import DatasetDict, List, Value
 
-from layer_distillation.teacher_outputs import TEACHER_LOGITS
+from layer_distillation.stored_columns import TEACHER_LOGITS
 from text_data.arguments import DataArguments
 from text_data.labels import LabelMap, read_labels
 from text_data.sources import read_source

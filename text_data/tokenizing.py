@@ -14,7 +14,7 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from layer_distillation.errors import UserError
-from layer_distillation.teacher_outputs import TEACHER_LOGITS
+from layer_distillation.stored_columns import TEACHER_LOGITS
 from text_data.arguments import MULTIPROCESSING_MIN_ROWS, DataArguments
 from text_data.caches import writable_cache
 from text_data.loading import TextClassificationData

@@ -1,4 +1,4 @@
-"""The arguments of a run that name the teacher and the student, and the defaults that depend on others."""
+"""The arguments of a run that name teacher, student and vocabulary, and the defaults that depend on others."""
 
 import math
 from collections.abc import Collection
@@ -130,7 +130,7 @@ class StudentArguments:
             "narrow: all N, each without the inner neurons that matter least (see "
             "--student_intermediate_size). By data: search, the winner of short training runs (see "
             "--search_budget); cka and block_influence, the K layers that change their input most "
-            "(measured: poor sets). Unset: even."
+            "(measured: poor sets). Unset: odd."
         },
     )
     layers: str | None = field(
@@ -190,7 +190,7 @@ class StudentArguments:
                     )
             return
         if self.layer_strategy is None:
-            self.layer_strategy = "even"
+            self.layer_strategy = "odd"
         check_strategy(self.layer_strategy)
         if self.student_intermediate_size is not None and not (self.is_narrow and self.student_intermediate_size >= 1):
             raise UserError(
@@ -278,14 +278,40 @@ class StudentArguments:
 
 
 @dataclass
+class VocabularyArguments:
+    """How much of the vocabulary is kept."""
+
+    trim_vocabulary: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave out the pieces of the vocabulary that the training texts do not have. Texts whose pieces "
+            "are all kept are read as before, other words fall apart into kept pieces. Off: all pieces stay."
+        },
+    )
+    vocabulary_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Trim the vocabulary to so many pieces: the most frequent in the training texts, and what other "
+            "words are written with. Unset: --trim_vocabulary keeps all that the texts have."
+        },
+    )
+
+    def __post_init__(self):
+        if self.vocabulary_size is not None:
+            if self.vocabulary_size < 1:
+                raise UserError(f"--vocabulary_size must be at least 1, found {self.vocabulary_size}. Try 8000.")
+            self.trim_vocabulary = True
+
+
+@dataclass
 class OutputArguments:
     """What may be replaced in the output folder."""
 
     overwrite_output_dir: bool = field(
         default=False,
         metadata={
-            "help": "Train again where --output_dir holds a finished run, whatever its settings, and replace it. Off: "
-            "a run with the same settings is kept as it is, and another one is an error."
+            "help": "Train again where --output_dir holds a finished run, whatever its settings, and replace it with "
+            "what was made of it (merged, export). Off: the same run is kept as it is, another one is an error."
         },
     )
 

@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 # Arguments whose values go into no log, record or model card.
 SECRETS = ("hub_token",)
-# Where a run continues, not what it makes.
-NOT_RECORDED = (*SECRETS, "resume_from_checkpoint")
+# Where a run is and continues, not what it makes.
+NOT_RECORDED = (*SECRETS, "output_dir", "resume_from_checkpoint")
 # Arguments that say what a run is about. Without any of them, the default file holds for all that is not given.
 SUBJECT = (
     "task_name",

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
 from layer_distillation.atomic_files import write_json
+from layer_distillation.label_loss import num_counted
 from layer_distillation.losses import task_loss
 from layer_distillation.model_outputs import compute_logits, forward_columns, longest_first
 from layer_distillation.problem_types import MULTI_LABEL, SINGLE_LABEL
@@ -51,8 +52,10 @@ def score_splits(
 
 def score_logits(logits: np.ndarray, label_ids: np.ndarray, inputs: Inputs) -> dict[str, float]:
     """Returns the mean loss on the labels, and the metrics of the task."""
-    losses = task_loss(torch.from_numpy(logits), torch.from_numpy(label_ids), inputs.data.labels.problem_type)
-    return {"loss": losses.mean().item(), **inputs.compute_metrics(EvalPrediction(logits, label_ids))}
+    labels = torch.from_numpy(label_ids)
+    losses = task_loss(torch.from_numpy(logits), labels, inputs.data.labels.problem_type)
+    loss = (losses.sum() / num_counted(labels)).item()
+    return {"loss": loss, **inputs.compute_metrics(EvalPrediction(logits, label_ids))}
 
 
 def training_loss(trainer: Trainer, inputs: Inputs) -> dict[str, float]:

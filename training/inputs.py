@@ -1,25 +1,28 @@
 """The data of a run in every form that its steps need."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 from datasets import Dataset, DatasetDict
-from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_dataset
 from layer_distillation.model_outputs import MODEL_INPUTS
 from layer_distillation.pretrained import resolve_checkpoint
-from layer_distillation.teacher_outputs import TEACHER_LOGITS
+from layer_distillation.stored_columns import TEACHER_LOGITS
+from layer_distillation.word_embeddings import keep_pieces
 from text_data.arguments import DataArguments
 from text_data.loading import TextClassificationData, load_data
 from text_data.metrics import build_compute_metrics
 from text_data.thresholds import ThresholdRule
 from text_data.tokenizing import prepare_for_saving, tokenize
-from training.arguments import TeacherArguments
+from text_data.trimming import TrimmedVocabulary, token_ids, trim_vocabulary
+from training.arguments import TeacherArguments, VocabularyArguments
 from training.checkpoints import load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ class Inputs:
         tokenizer, collator, compute_metrics: as a `Trainer` takes them.
         threshold_rule: how the thresholds of the labels are chosen.
         of_teacher: the same texts as the teacher reads them; `None` if teacher and student read them alike.
+        vocabulary: what is kept of the vocabulary, `None` if all is.
     """
 
     data: TextClassificationData
@@ -44,11 +48,38 @@ class Inputs:
     compute_metrics: Callable[[EvalPrediction], dict[str, float]]
     threshold_rule: ThresholdRule = ThresholdRule()
     of_teacher: "Inputs | None" = None
+    vocabulary: TrimmedVocabulary | None = None
 
     @property
     def read_by_teacher(self) -> "Inputs":
         """The texts as the teacher reads them."""
         return self if self.of_teacher is None else self.of_teacher
+
+    @cached_property
+    def are_read_token_by_token(self) -> bool:
+        """Whether each token of a training text is the same piece for teacher and student."""
+        if self.of_teacher is None:
+            return True
+        if self.vocabulary is None:
+            return False
+        ids, lengths = token_ids(self.tokenized["train"])
+        teacher_ids, teacher_lengths = token_ids(self.of_teacher.tokenized["train"])
+        return np.array_equal(lengths, teacher_lengths) and np.array_equal(self.vocabulary.kept[ids], teacher_ids)
+
+    def read_by(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Returns a model of the whole vocabulary as it reads these inputs.
+
+        Raises:
+            UserError: as `keep_pieces`.
+        """
+        if self.vocabulary is None:
+            return model
+        return keep_pieces(model, self.vocabulary.kept, self.tokenized["train"], self.collator)
+
+    @property
+    def vocabulary_summary(self) -> Mapping | None:
+        """What the record of a run says about a trimmed vocabulary."""
+        return None if self.vocabulary is None else self.vocabulary.summary
 
     @property
     def hold_teacher_logits(self) -> bool:
@@ -121,6 +152,34 @@ def read_by_student(
     prepare_for_saving(tokenizer, data_args.max_seq_length)
     collator = DataCollatorWithPadding(tokenizer)
     return replace(inputs, tokenized=tokenized, tokenizer=tokenizer, collator=collator, of_teacher=inputs)
+
+
+def with_trimmed_vocabulary(
+    inputs: Inputs,
+    vocabulary_args: VocabularyArguments,
+    data_args: DataArguments,
+    training_args: DistillationTrainingArguments,
+) -> Inputs:
+    """Returns the inputs as a student with a trimmed vocabulary reads them, if one is asked for.
+
+    Raises:
+        UserError: as `trim_vocabulary`.
+    """
+    if not vocabulary_args.trim_vocabulary:
+        return inputs
+    size = vocabulary_args.vocabulary_size
+    vocabulary = trim_vocabulary(inputs.data, inputs.tokenized, inputs.tokenizer, size)
+    with training_args.main_process_first(desc="tokenizing"):
+        tokenized = tokenize(inputs.data, vocabulary.tokenizer, data_args)
+    prepare_for_saving(vocabulary.tokenizer, data_args.max_seq_length)
+    return replace(
+        inputs,
+        tokenized=tokenized,
+        tokenizer=vocabulary.tokenizer,
+        collator=DataCollatorWithPadding(vocabulary.tokenizer),
+        of_teacher=inputs.read_by_teacher,
+        vocabulary=vocabulary,
+    )
 
 
 def check_training_labels(

@@ -44,7 +44,7 @@ from layer_distillation.engines import release_engine
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.loss_table import LAYER_LOSSES
 from layer_distillation.losses import kl_divergence_loss
-from layer_distillation.teacher_outputs import TEACHER_LOGITS
+from layer_distillation.stored_columns import TEACHER_LOGITS
 from layer_mapping import build_student, student_depth
 from training.arguments import StudentArguments
 from training.inputs import Inputs
@@ -107,7 +107,8 @@ def most_changing_layers(changes: Sequence[float], depth: int) -> Layers:
 
 def _search(source: PreTrainedModel, student_args: StudentArguments, run: Run) -> tuple[Layers, dict]:
     training_args, inputs = run.args, run.inputs
-    teacher, how = run.teacher.load(training_args.device), storing(run.teacher.args, inputs, training_args)
+    teacher = run.teacher.load(training_args.device)
+    how = storing(run.teacher.args, inputs.read_by_teacher, training_args)
     dataset = with_teacher_logits(inputs, teacher, how)
     del teacher
     plan = plan_search(source, student_args, training_args, len(dataset))

@@ -15,7 +15,8 @@ from lora_adapters.adapters import count_parameters
 from lora_adapters.arguments import LoraArguments
 from lora_adapters.loading import attach_adapter, load_adapter, mark_adapter
 from text_data.thresholds import THRESHOLDS_FILE
-from training.arguments import StudentArguments
+from training.arguments import StudentArguments, VocabularyArguments
+from training.output_folder import MERGED_FOLDER
 
 
 def check_layers_are_copied(student_args: StudentArguments) -> None:
@@ -32,6 +33,15 @@ def check_layers_are_copied(student_args: StudentArguments) -> None:
                 f"but --{name} {getattr(student_args, name)} starts from other weights. Leave it out, or train with "
                 "run_distillation.py."
             )
+
+
+def check_vocabulary_is_whole(vocabulary_args: VocabularyArguments) -> None:
+    """Raises a `UserError` for a student whose embeddings are not those of its teacher."""
+    if vocabulary_args.trim_vocabulary:
+        raise UserError(
+            "--trim_vocabulary does not go with LoRA, whose adapters belong on the embeddings of the teacher. Leave "
+            "the option out, and trim the merged weights: run_export.py --trim_vocabulary."
+        )
 
 
 def finish_adapter(
@@ -60,10 +70,14 @@ def finish_adapter(
 
 
 def save_merged(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Writes FOLDER/merged: the student of a finished LoRA run as a checkpoint, with tokenizer and thresholds."""
-    merged = load_adapter(folder).merge_and_unload()
-    with replacing(Path(folder) / "merged", PartialState()) as unfinished:
-        merged.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
-        if (Path(folder) / THRESHOLDS_FILE).is_file():
-            shutil.copy(Path(folder) / THRESHOLDS_FILE, unfinished)
+    """Writes FOLDER/merged: the student of a finished LoRA run as a checkpoint, with tokenizer and thresholds.
+
+    All processes call it, and the main process does the work.
+    """
+    state = PartialState()
+    with replacing(Path(folder) / MERGED_FOLDER, state) as unfinished:
+        if state.is_main_process:
+            load_adapter(folder).merge_and_unload().save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+            if (Path(folder) / THRESHOLDS_FILE).is_file():
+                shutil.copy(Path(folder) / THRESHOLDS_FILE, unfinished)

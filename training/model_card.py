@@ -64,7 +64,7 @@ def write_model_card(output_dir: str | Path, record: RunRecord) -> None:
 
 # {name}
 
-{_origin(record)} It predicts
+{_origin(record)}{_vocabulary(record)} It predicts
 {", ".join(f"`{label}`" for label in data.labels)}.
 
 {_usage(name, student)}
@@ -130,6 +130,18 @@ Its teacher is `{teacher}`, none of whose layers it has."""
     return f"""A text classifier of {student.num_layers} layers, built from `{teacher}` and
 {method} on {source}.
 Teacher layers that it started from: {format_layers(student.layers)}{stages}; layer 1 is nearest the input.{neurons}"""
+
+
+def _vocabulary(record: RunRecord) -> str:
+    """What is kept of the vocabulary, as Markdown; nothing where it is whole."""
+    vocabulary = record.student.vocabulary
+    if vocabulary is None:
+        return ""
+    shares = vocabulary["other_pieces"]
+    others = ", ".join(f"{share['texts']:.1%} of the {split} texts" for split, share in shares.items())
+    return f"""
+It keeps {vocabulary["pieces"]:,} of {vocabulary["pieces_before"]:,} pieces of the vocabulary. The others are spelled
+with shorter pieces; {others} have some."""
 
 
 def _usage(name: str, student: StudentRecord) -> str:

@@ -18,6 +18,7 @@ from accelerate import PartialState
 from filelock import Timeout
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import CONFIG_NAME
 
 from layer_distillation.atomic_files import HALF_WRITTEN, check_writable, locked, make_readable, replacing
 from layer_distillation.errors import UserError
@@ -38,7 +39,9 @@ FILES_OF_A_RUN = (
     "*.safetensors.index.json",
     "adapter_config.json",
 )
-# Settings that change what a run shows, keeps or logs, and not what it makes.
+# Folders in it with what is made of its student, where the app and other programs look.
+MERGED_FOLDER, EXPORT_FOLDER = "merged", "export"
+# Settings that change where a run is and what it shows, keeps or logs, and not what it makes.
 WITHOUT_EFFECT = (
     "dataloader_num_workers",
     "dataloader_persistent_workers",
@@ -60,6 +63,7 @@ WITHOUT_EFFECT = (
     "logging_strategy",
     "merge_adapter",
     "num_workers",
+    "output_dir",
     "overwrite_cache",
     "overwrite_output_dir",
     "overwrite_teacher",
@@ -81,19 +85,35 @@ class FolderInUseError(UserError):
 def claimed(training_args: TrainingArguments) -> Iterator[None]:
     """Keeps other runs out of the output folder until the block ends. The main process of a run does so for all.
 
+    If the block ends with an error and all that it has left is the record of a run, the folder is again as it was.
+
     Raises:
         FolderInUseError: another run is going on in the folder.
     """
+    folder = Path(training_args.output_dir)
     with ExitStack() as stack:
         if training_args.process_index == 0:
             try:
-                stack.enter_context(locked(Path(training_args.output_dir, LOCK_FILE), blocking=False))
+                stack.enter_context(locked(folder / LOCK_FILE, blocking=False))
             except Timeout:
                 raise FolderInUseError(
-                    f"Another run is going on in --output_dir {training_args.output_dir}. Wait for its end, or choose "
-                    "another --output_dir."
+                    f"Another run is going on in --output_dir {folder}. Wait for its end, or choose another "
+                    "--output_dir."
                 ) from None
+            stack.enter_context(_without_bare_record(folder))
         yield
+
+
+@contextmanager
+def _without_bare_record(folder: Path) -> Iterator[None]:
+    """Removes the record of an unfinished run if it is all that the block has left in the folder, after an error."""
+    before = set(folder.iterdir())
+    try:
+        yield
+    except BaseException:
+        if set(folder.iterdir()) - before == {folder / UNFINISHED_RECORD_FILE}:
+            (folder / UNFINISHED_RECORD_FILE).unlink()
+        raise
 
 
 def check_output_dir(output_dir: str | Path, must_hold_run: bool = False) -> None:
@@ -190,7 +210,8 @@ def remove_checkpoints(output_dir: str | Path) -> list[Path]:
 def closing_run_folder(output_dir: str | Path, state: PartialState) -> Iterator[str]:
     """Gives a new folder to write the results of a run to; its files move to `output_dir` when the block ends.
 
-    Then the record of the unfinished run is removed, and results of an earlier run that this run did not replace.
+    Then the record of the unfinished run is removed, results of an earlier run that this run did not replace, and what
+    was made of the student of that run.
     """
     output_dir = Path(output_dir)
     with replacing(output_dir, state) as unfinished:
@@ -199,6 +220,9 @@ def closing_run_folder(output_dir: str | Path, state: PartialState) -> Iterator[
             for file in (path for pattern in FILES_OF_A_RUN for path in output_dir.glob(pattern)):
                 if not Path(unfinished, file.name).exists():  # the others are replaced in one step
                     file.unlink()
+            for name in (MERGED_FOLDER, EXPORT_FOLDER):
+                if (output_dir / name / CONFIG_NAME).is_file():
+                    shutil.rmtree(output_dir / name)
     if state.is_main_process:
         (output_dir / UNFINISHED_RECORD_FILE).unlink()
 

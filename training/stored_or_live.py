@@ -17,8 +17,8 @@ from layer_distillation.encoder_layers import num_layers
 from layer_distillation.errors import UserError
 from layer_distillation.layer_losses import check_shapes
 from layer_distillation.loss_table import LAYER_LOSSES
+from layer_distillation.stored_columns import TEACHER_LOGITS
 from layer_distillation.teacher_outputs import (
-    TEACHER_LOGITS,
     add_teacher_hidden_states,
     add_teacher_logits,
     check_hidden_states_size,
@@ -30,6 +30,8 @@ from training.inputs import Inputs
 from training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
+
+OTHER_TOKENS = "with this --student_name_or_path or --vocabulary_size the student reads other tokens than the teacher"
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,13 @@ def teacher_signal(
     if not _are_stored(teacher.args, training_args):
         if teacher.args.teacher_cache:
             logger.info(_why_live(model, compared, inputs, training_args))
-        return TeacherSignal(dataset, model, compared)
-    how = storing(teacher.args, inputs.read_by_teacher, training_args)
+        return TeacherSignal(dataset, inputs.read_by(model), compared)
     if training_args.uses("kl", "cosine"):
-        dataset = with_teacher_logits(inputs, model, how)
+        dataset = with_teacher_logits(inputs, model, storing(teacher.args, inputs.read_by_teacher, training_args))
     if training_args.needs_hidden_states:
-        different = sorted(set(compared))
-        dataset = add_teacher_hidden_states(dataset, model, different, max_bytes=_max_bytes(teacher.args), **how)
+        different, how = sorted(set(compared)), storing(teacher.args, inputs, training_args)
+        max_bytes = _max_bytes(teacher.args)
+        dataset = add_teacher_hidden_states(dataset, inputs.read_by(model), different, max_bytes=max_bytes, **how)
     return TeacherSignal(dataset, None, compared)
 
 
@@ -83,7 +85,7 @@ def with_teacher_logits(inputs: Inputs, teacher: PreTrainedModel, how: Mapping) 
     """Returns the training examples with `teacher_logits`: those that the data hold, or the teacher's.
 
     Args:
-        how: as `storing` returns it.
+        how: as `storing` returns it for what the teacher reads.
     """
     dataset = inputs.tokenized["train"]
     if inputs.hold_teacher_logits:
@@ -104,7 +106,7 @@ def check_losses(
     Args:
         student, teacher: of the architecture that they will have; their weights do not matter.
     """
-    if inputs.of_teacher is not None:
+    if not inputs.are_read_token_by_token:
         _check_logits_are_enough(teacher_args, training_args)
     if inputs.hold_teacher_logits and training_args.needs_teacher and not _are_stored(teacher_args, training_args):
         raise UserError(
@@ -124,14 +126,13 @@ def _check_logits_are_enough(teacher_args: TeacherArguments, training_args: Dist
     if training_args.needs_teacher_layers:
         weights = [f"--{name}_weight" for name in LAYER_LOSSES if training_args.uses(name)]
         raise UserError(
-            f"{' and '.join(weights)} compare teacher and student token by token, but --student_name_or_path reads "
-            "the texts as other tokens than the teacher. Set the weight to 0, or choose a student with the teacher's "
-            "tokenizer."
+            f"{' and '.join(weights)} compare teacher and student token by token, but {OTHER_TOKENS}. Set the weight "
+            "to 0, choose a student with the teacher's tokenizer, or use --trim_vocabulary without a size."
         )
     if training_args.needs_teacher and not teacher_args.teacher_cache:
         raise UserError(
             "With --teacher_cache false the teacher runs on the student's tokens in every step, but "
-            "--student_name_or_path reads the texts as other tokens than the teacher. Leave --teacher_cache on."
+            f"{OTHER_TOKENS}. Leave --teacher_cache on."
         )
 
 

@@ -63,9 +63,9 @@ def check_student(
     if student_args.student_name_or_path is not None:
         path = resolve_checkpoint(student_args.student_name_or_path)
         student, _ = load_for_labels(path, inputs.data.labels, training_args.seed)
-        check_losses(student, start.model, start.args, inputs, training_args)
+        check_losses(inputs.read_by(student), start.model, start.args, inputs, training_args)
         return
-    source = start.model
+    source = inputs.read_by(start.model)
     for stage_args in student_args.per_stage(num_layers(start.model)):
         if stage_args.needs_evidence and stage_args.layer_strategy == "search":
             plan_search(source, stage_args, training_args, len(inputs.tokenized["train"]))
@@ -117,7 +117,7 @@ def start_student(run: Run, student_args: StudentArguments) -> tuple[PreTrainedM
     if student_args.student_name_or_path is not None:
         student, origin = start_pretrained(student_args.student_name_or_path, run)
     else:
-        source = Source(teacher, tuple(range(1, num_layers(teacher) + 1)))
+        source = Source(run.inputs.read_by(teacher), tuple(range(1, num_layers(teacher) + 1)))
         *before, last = student_args.per_stage(num_layers(teacher))
         for stage_args in before:
             source = _finish_stage(source, stage_args, student_args.strategy_name, run)
@@ -147,6 +147,7 @@ def _copy_layers(
         layer_strategy=strategy_name,
         layers=tuple(source.layers[layer - 1] for layer in layers),
         neurons=neurons,
+        vocabulary=run.inputs.vocabulary_summary,
         layer_choice=evidence,
         layers_of_stage_before=layers if source.stages else (),
         stages=source.stages,
@@ -200,10 +201,13 @@ def start_pretrained(name: str, run: Run) -> tuple[PreTrainedModel, Origin]:
     """Returns the checkpoint that is to be the student, with a head for the labels of the data.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or its vocabulary cannot be trimmed.
     """
     student, _ = load_for_labels(resolve_checkpoint(name), run.inputs.data.labels, run.args.seed)
     logger.info(f"The student starts from the weights of {name}, not from layers of the teacher")
-    return student, Origin(
-        layer_strategy="pretrained", layers=(), pretrained={"name": name, "hub_name": hub_name(name)}
+    return run.inputs.read_by(student), Origin(
+        layer_strategy="pretrained",
+        layers=(),
+        pretrained={"name": name, "hub_name": hub_name(name)},
+        vocabulary=run.inputs.vocabulary_summary,
     )

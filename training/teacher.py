@@ -1,6 +1,7 @@
 """The teacher: a checkpoint whose head is trained for the labels is used as it is, any other is fine-tuned first.
 
     start = load_teacher(path, teacher_args, inputs.data.labels)
+    check_teacher(start, training_args, inputs)
     teacher = prepare_teacher(start, training_args, inputs)    # fine-tuned if need be, scored
     model = teacher.load(device)
 
@@ -119,24 +120,63 @@ def check_teacher_output_dir(folder: str | Path) -> None:
         )
 
 
-def prepare_teacher(start: TeacherStart, training_args: DistillationTrainingArguments, inputs: Inputs) -> Teacher:
+def check_teacher(start: TeacherStart, training_args: DistillationTrainingArguments, inputs: Inputs) -> None:
+    """Raises a `UserError` if the teacher's answers depend on padding, or if it cannot be kept where it is wanted."""
+    check_padding(start.model, inputs)
+    if not start.is_trained and not inputs.hold_teacher_logits:
+        _kept_teacher(start, _recipe(start, training_args, inputs))
+
+
+def prepare_teacher(
+    start: TeacherStart,
+    training_args: DistillationTrainingArguments,
+    inputs: Inputs,
+    scores_file: Path | None = None,
+) -> Teacher:
     """Fine-tunes the teacher if it is not trained, scores it, and warns if it is no better than guessing.
 
     Where the data hold the scores of another teacher, an untrained one only gives its layers.
+
+    Args:
+        scores_file: keeps the scores for later calls with the same teacher and data; `None` keeps them nowhere.
     """
     data, path, model, results = inputs.data, start.path, start.model, {}
-    check_padding(model, inputs)
     if not start.is_trained and inputs.hold_teacher_logits:
         return Teacher(path, start.args, data.labels, results)
     if not start.is_trained:
         path = start.args.teacher_output_dir
         model, results = fine_tune(start, training_args, inputs)
     model = model.to(training_args.device)
-    results |= evaluate_model(model, inputs, data.validation_splits, "eval", training_args)
+    if scores_file is None:
+        results |= _scores(model, training_args, inputs)
+    else:
+        results |= _kept_scores(scores_file, model, training_args, inputs)
     warn_if_guessing(results, label_array(inputs.tokenized[data.validation_splits[0]]), data.labels)
-    if training_args.do_predict:
-        results |= evaluate_model(model, inputs, data.test_splits, "predict", training_args)
     return Teacher(path, start.args, data.labels, results)
+
+
+def _scores(model: PreTrainedModel, training_args: DistillationTrainingArguments, inputs: Inputs) -> dict[str, float]:
+    results = evaluate_model(model, inputs, inputs.data.validation_splits, "eval", training_args)
+    if training_args.do_predict:
+        results |= evaluate_model(model, inputs, inputs.data.test_splits, "predict", training_args)
+    return results
+
+
+def _kept_scores(
+    file: Path, model: PreTrainedModel, training_args: DistillationTrainingArguments, inputs: Inputs
+) -> dict[str, float]:
+    """Returns the scores in a file; writes them first if it has none of this teacher on these data."""
+    scored = {
+        "teacher": fingerprint_model(model),
+        "data": inputs.fingerprints,
+        "bf16": training_args.bf16,
+        "do_predict": training_args.do_predict,
+    }
+    kept = json.loads(file.read_text()) if file.is_file() else None
+    if kept is None or kept["scored"] != scored:
+        kept = {"scored": scored, "results": _scores(model, training_args, inputs)}
+        write_json(file, kept)
+    return kept["results"]
 
 
 def check_padding(teacher: PreTrainedModel, inputs: Inputs) -> None:
@@ -181,19 +221,10 @@ def fine_tune(
     """
     folder = Path(start.args.teacher_output_dir)
     recipe = _recipe(start, training_args, inputs)
-    kept = json.loads((folder / RECIPE_FILE).read_text()) if (folder / RECIPE_FILE).is_file() else None
-    # One answer for all processes: one that found no teacher would wait in its training for those that did.
-    (kept,) = broadcast_object_list([kept])
-    if kept is not None and kept["recipe"] == recipe and kept["train_loss"] is not None:
+    kept = _kept_teacher(start, recipe)
+    if kept is not None:
         logger.info(f"The fine-tuned teacher in {folder} is used again.")
         return _load(folder), _losses(kept)
-    changed = [] if kept is None else [name for name in recipe if recipe[name] != kept["recipe"].get(name)]
-    if changed and kept["train_loss"] is not None and not start.args.overwrite_teacher:
-        raise UserError(
-            f"--teacher_output_dir {folder} holds a teacher that was made with another {', '.join(changed)}. Choose "
-            "another folder, or replace that teacher with --overwrite_teacher."
-        )
-    check_writable("teacher_output_dir", folder)
     logger.info(f"{start.args.teacher_name_or_path} has no head for these labels: the teacher is fine-tuned first.")
 
     args = training_args.for_labels_alone().derived(
@@ -221,6 +252,29 @@ def fine_tune(
     release_engine()
     # Not the object that was trained: engines cast, shard or wrap it.
     return _load(folder), _losses(kept)
+
+
+def _kept_teacher(start: TeacherStart, recipe: Mapping) -> dict | None:
+    """Returns what is kept with the teacher that an earlier run has made by the recipe, `None` if it is to be made.
+
+    Raises:
+        UserError: it would replace another teacher, or its folder is read-only.
+    """
+    folder = Path(start.args.teacher_output_dir)
+    kept = json.loads((folder / RECIPE_FILE).read_text()) if (folder / RECIPE_FILE).is_file() else None
+    # One answer for all processes: one that found no teacher would wait in its training for those that did.
+    (kept,) = broadcast_object_list([kept])
+    is_finished = kept is not None and kept["train_loss"] is not None
+    if is_finished and kept["recipe"] == recipe:
+        return kept
+    changed = [name for name in recipe if recipe[name] != kept["recipe"].get(name)] if is_finished else []
+    if changed and not start.args.overwrite_teacher:
+        raise UserError(
+            f"--teacher_output_dir {folder} holds a teacher that was made with another {', '.join(changed)}. Choose "
+            "another folder, or replace that teacher with --overwrite_teacher."
+        )
+    check_writable("teacher_output_dir", folder)
+    return None
 
 
 def _losses(kept: Mapping) -> dict[str, float]:

@@ -19,7 +19,8 @@ from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.label_loss import IGNORED_LABEL
 from layer_distillation.model_outputs import compute_logits
-from layer_distillation.teacher_outputs import TEACHER_LOGITS, add_teacher_logits
+from layer_distillation.stored_columns import TEACHER_LOGITS
+from layer_distillation.teacher_outputs import add_teacher_logits
 from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 
 NUM_LABELS = 3
