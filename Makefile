@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-STUDENT := outputs/toxic_comments-even
+STUDENT := outputs/toxic_comments-odd
 
 .PHONY: quickstart app test test-newest style quality clean
 

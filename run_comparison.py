@@ -33,7 +33,17 @@ from pathlib import Path
 from comparison.arguments import Cell, ComparisonArguments, plan_cells
 from comparison.document import Block, to_markdown, write_document
 from comparison.figures import draw_figures
-from comparison.grid import CellPlan, Grid, check_grid, check_holds_no_run, plan_cell, run_grid, state_of
+from comparison.grid import (
+    TEACHER_SCORES,
+    CellPlan,
+    Grid,
+    check_grid,
+    check_holds_no_run,
+    plan_cell,
+    run_grid,
+    state_of,
+    use_one_device,
+)
 from comparison.identity_runs import check_measurable, identity_section, measure_groups
 from comparison.identity_texts import IdentityArguments, read_identity_texts
 from comparison.report import build_report
@@ -92,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
     check_output_dir(training_args.output_dir)
     check_holds_no_run(training_args.output_dir)
     check_teacher_output_dir(teacher_args.teacher_output_dir)
+    use_one_device(training_args)
 
     # Data and plan
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
@@ -129,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
     with share_grid(grid.folder) as share:
         with share.one_at_a_time("prepares the teacher"):
             new_record(settings, inputs, training_args).write(training_args.output_dir)
-            teacher = prepare_teacher(start, training_args, inputs)
+            teacher = prepare_teacher(start, training_args, inputs, grid.folder / TEACHER_SCORES)
         fingerprint = fingerprint_model(teacher.load(training_args.device))
         waiting = [plan for plan in plans if state_of(plan, grid, fingerprint) != "finished"]
         number = min(comparison_args.num_workers, len(waiting))

@@ -1,8 +1,8 @@
 """Serves classifiers as a web page and an HTTP API.
 
-python -m app --model_dir outputs/toxic_comments-even
-python -m app --model_dir outputs/toxic_comments-even --model_dir outputs/toxic_comments-odd --port 8000
-python -m app --model_dir outputs/toxic_comments-even --backend pytorch
+python -m app --model_dir outputs/toxic_comments-odd
+python -m app --model_dir outputs/toxic_comments-odd --model_dir outputs/toxic_comments-even --port 8000
+python -m app --model_dir outputs/toxic_comments-odd --backend pytorch
 """
 
 import argparse

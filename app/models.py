@@ -1,7 +1,7 @@
 """Loads classifiers for the app and runs them: texts in, a probability for every label out.
 
-    model = load_model("outputs/toxic_comments-even")            # the int8 ONNX file that run_export.py has written
-    model = load_model("outputs/toxic_comments-even", "pytorch")  # the checkpoint itself
+    model = load_model("outputs/toxic_comments-odd")            # the int8 ONNX file that run_export.py has written
+    model = load_model("outputs/toxic_comments-odd", "pytorch")  # the checkpoint itself
 
 A model chooses one class for a text, or says of each of several labels whether the text has it. In the second case a
 text has the labels whose probability reaches their threshold, which `thresholds.json` in the model's folder gives.

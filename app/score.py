@@ -1,6 +1,6 @@
 """Scores a file of comments that may be larger than memory: labels and probabilities as further columns.
 
-    python -m app.score comments.parquet --model_dir outputs/toxic_comments-even --output scored.parquet
+    python -m app.score comments.parquet --model_dir outputs/toxic_comments-odd --output scored.parquet
     python -m app.score google/civil_comments --split test --model_dir MODEL --output scored.jsonl
     python -m app.score comments.csv --model_dir MODEL --output scored-1.csv --shard 1/4    # first of 4 machines
 

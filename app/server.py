@@ -1,6 +1,6 @@
 """The FastAPI application: page and API behind a guard with limits, security headers and statistics.
 
-app = create_app(Service([load_model("outputs/toxic_comments-even")], workers=2))
+app = create_app(Service([load_model("outputs/toxic_comments-odd")], workers=2))
 """
 
 import asyncio

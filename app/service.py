@@ -1,6 +1,6 @@
 """What page and API share: models, threads, limits and statistics.
 
-service = Service([load_model("outputs/toxic_comments-even")], workers=2)
+service = Service([load_model("outputs/toxic_comments-odd")], workers=2)
 service.start()
 answers = await service.classify(["I hate you"])
 """

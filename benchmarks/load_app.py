@@ -1,6 +1,6 @@
 """The app under many users at once, under hostile requests, and in long use; on this machine, over the loopback.
 
-    python -m benchmarks.load_app --model_dir outputs/toxic_comments-even --data_file test.csv
+    python -m benchmarks.load_app --model_dir outputs/toxic_comments-odd --data_file test.csv
 
 starts `python -m app` with the int8 model and then measures, one after the other:
 

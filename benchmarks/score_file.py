@@ -1,6 +1,6 @@
 """`python -m app.score` on a large parquet file: rate beside the bare model's, and memory while it runs.
 
-    python -m benchmarks.score_file --model_dir outputs/toxic_comments-even --rows 1000000
+    python -m benchmarks.score_file --model_dir outputs/toxic_comments-odd --rows 1000000
 
 The comments are those of the sample data's training split, repeated. The bare model answers the same comments on as
 many threads, for 30 seconds before and 30 seconds after, because the pace of a machine changes. The figures go to

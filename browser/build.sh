@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a folder for any static host that classifies comments in the visitor's browser.
 #
-#     browser/build.sh outputs/toxic_comments-even/export site
+#     browser/build.sh outputs/toxic_comments-odd/export site
 #     python -m http.server --directory site
 #
 # The folder holds this page, an export of run_export.py (config, tokenizer, thresholds and the int8 graph), and

@@ -103,20 +103,20 @@ class Classical:
 
     Attributes:
         pipeline: of scikit-learn.
-        read: returns what the pipeline takes of the first examples of a split: its name, and their number or `None`.
+        read: returns what the pipeline takes of the first examples of a split, by name and number; `None` for all.
     """
 
     pipeline: Pipeline
     read: Callable[[str, int | None], Sequence]
 
-    def logits(self, split: str, labels: Sequence[int], first: int | None = None) -> np.ndarray:
-        """Returns the logits of a split, `(examples, labels)`.
+    def logits(self, features: Sequence, labels: Sequence[int]) -> np.ndarray:
+        """Returns the logits of examples, `(examples, labels)`.
 
         Args:
+            features: of the examples, as `read` returns them.
             labels: ids of all labels; one that the training examples lack is never the answer.
-            first: number of examples, `None` for all.
         """
-        model, features = self.pipeline[-1], self.read(split, first)
+        model = self.pipeline[-1]
         if isinstance(model, Ridge):
             return self.pipeline.predict(features).reshape(-1, 1).astype(np.float32)
         scores = self.pipeline.decision_function(features)
@@ -130,8 +130,11 @@ class Classical:
 
     @property
     def num_weights(self) -> int:
-        parts = getattr(self.pipeline[-1], "estimators_", [self.pipeline[-1]])
-        return sum(np.size(part.coef_) + np.size(part.intercept_) for part in parts)
+        model = self.pipeline[-1]
+        parts = model.estimators_ if isinstance(model, OneVsRestClassifier) else [model]
+        # A label that all training examples have, or none, has a constant in place of a model.
+        trained = [part for part in parts if isinstance(part, LogisticRegression | Ridge)]
+        return sum(np.size(part.coef_) + np.size(part.intercept_) for part in trained)
 
 
 def tfidf(inputs: Inputs, balanced: bool) -> Classical:
@@ -174,13 +177,13 @@ def run_classical(method: str, run: Run, encoder_path: str) -> None:
         classical = linear_probe(inputs, encoder.to(run.args.device))
     else:
         classical = tfidf(inputs, balanced=method == "tfidf_balanced")
-    targets = true_answers(inputs.tokenized["train"], data.labels)
-    classical.pipeline.fit(classical.read("train", None), targets)
+    features = {"train": classical.read("train", None)}
+    classical.pipeline.fit(features["train"], true_answers(inputs.tokenized["train"], data.labels))
     results = {"train_runtime": time.perf_counter() - started}
 
     ids = range(data.labels.num_labels)
-    splits = dict.fromkeys(("train", *data.validation_splits, *data.test_splits))
-    logits = {split: classical.logits(split, ids) for split in splits}
+    features |= {split: classical.read(split, None) for split in (*data.validation_splits, *data.test_splits)}
+    logits = {split: classical.logits(of_split, ids) for split, of_split in features.items()}
     results[TRAINING_LOSS] = score_logits(logits["train"], label_array(inputs.tokenized["train"]), inputs)["loss"]
     results |= score_splits(logits.get, inputs, data.validation_splits, "eval")
     results |= score_splits(logits.get, inputs, data.test_splits, "predict")
@@ -218,6 +221,6 @@ def _latency_ms(classical: Classical, split: str, ids: Sequence[int]) -> float:
     times = []
     for _ in range(NUM_TIMED):
         started = time.perf_counter()
-        classical.logits(split, ids, first=1)
+        classical.logits(classical.read(split, 1), ids)
         times.append(time.perf_counter() - started)
     return 1000 * median(times[5:])

@@ -12,7 +12,8 @@ The result could have been different for two reasons: other examples in the test
 - Seeds are nested in systems: seed 0 of one system has nothing in common with seed 0 of another. There are too few of
   them to resample: where the seeds matter most, intervals from resampling three values cover the truth in 82% of
   cases instead of 95%. Their variance is therefore estimated from the spread between them, pooled over all systems
-  that are given. The examples cause a part of this spread, which is subtracted, because it would count twice.
+  that are given; fresh weights, which differ more, have a pool of their own. The examples cause a part of this spread,
+  which is subtracted, because it would count twice.
 
 The quantile is that of Student's t. Its degrees of freedom are those of Satterthwaite (1946, "An approximate
 distribution of estimates of variance components"). In simulated comparisons, the intervals cover the truth in 94 to
@@ -20,7 +21,7 @@ distribution of estimates of variance components"). In simulated comparisons, th
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,6 +58,11 @@ class Interval:
         estimate, low, high = self.points
         return f"{estimate:+.1f} [{low:.1f}, {high:.1f}]"
 
+    @property
+    def in_print(self) -> str:
+        """The interval in print; where it would not be over the seeds, the estimate alone."""
+        return str(self) if self.over_seeds else f"{self.points[0]:+.1f} (one seed)"
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -66,11 +72,14 @@ class Scores:
         by_seed: on all examples, `(seeds,)`.
         resampled: on resampled examples, `(resamples, seeds)`. Row r uses the same examples for every system.
         varies: whether another seed would have given other scores; not so of a teacher that all students share.
+        fresh: whether another seed also draws the weights anew. Such scores may differ many times as much from seed to
+            seed as those of copied weights, so the two variances are not pooled.
     """
 
     by_seed: np.ndarray
     resampled: np.ndarray
     varies: bool = True
+    fresh: bool = False
 
     @property
     def variance_by_examples(self) -> float:
@@ -114,6 +123,7 @@ def bootstrap(
     num_resamples: int = 2000,
     seed: int = 0,
     varies: bool = True,
+    fresh: bool = False,
 ) -> Scores:
     """Scores a system on all examples and on resampled ones.
 
@@ -122,7 +132,7 @@ def bootstrap(
         outputs: what the metric takes, of every seed: `(seeds, examples)` or `(seeds, examples, classes)`.
         seed: of the resampling. The scores of two systems are paired if `seed`, `num_resamples` and the number of
             examples are the same.
-        varies: as in `Scores`.
+        varies, fresh: as in `Scores`.
     """
     draws = draw(len(labels), num_resamples, seed)
     by_seed, resampled = [], []
@@ -131,7 +141,7 @@ def bootstrap(
         sums = [part.astype(float) @ statistics for part in np.array_split(draws, -(-num_resamples // 50))]
         by_seed.append(metric.score(statistics.sum(axis=0)))
         resampled.append(metric.score(np.concatenate(sums)))
-    return Scores(np.array(by_seed), np.column_stack(resampled), varies)
+    return Scores(np.array(by_seed), np.column_stack(resampled), varies, fresh)
 
 
 @functools.lru_cache(maxsize=2)
@@ -144,21 +154,23 @@ def draw(num_examples: int, num_resamples: int, seed: int) -> np.ndarray:
     return draws
 
 
-def pooled_seed_variance(systems: Iterable[Scores]) -> SeedVariance | None:
-    """Returns the variance from seed to seed over all systems with several seeds, `None` if there is no such system.
+def pooled_seed_variance(systems: Iterable[Scores]) -> dict[bool, SeedVariance]:
+    """Returns the variance from seed to seed over all systems with several seeds, by their `fresh`.
 
     Few seeds say little about one system's variance: pooled, the intervals are narrower and of more equal width.
     """
+    pools = {}
     several = [system for system in systems if system.varies and len(system.by_seed) > 1]
-    if not several:
-        return None
-    weights = [len(system.by_seed) - 1 for system in several]
-    total = np.average([system.by_seed.var(ddof=1) for system in several], weights=weights)
-    by_examples = np.average([system.variance_by_examples for system in several], weights=weights)
-    return SeedVariance(float(total), float(by_examples), sum(weights))
+    for fresh in {system.fresh for system in several}:
+        members = [system for system in several if system.fresh == fresh]
+        weights = [len(system.by_seed) - 1 for system in members]
+        total = np.average([system.by_seed.var(ddof=1) for system in members], weights=weights)
+        by_examples = np.average([system.variance_by_examples for system in members], weights=weights)
+        pools[fresh] = SeedVariance(float(total), float(by_examples), sum(weights))
+    return pools
 
 
-def score(system: Scores, seeds: SeedVariance | None = None) -> Interval:
+def score(system: Scores, seeds: Mapping[bool, SeedVariance] | None = None) -> Interval:
     """Returns the mean score over the seeds, with its interval within [-1, 1], or within [0, 1] for a score above 0.
 
     Args:
@@ -169,7 +181,7 @@ def score(system: Scores, seeds: SeedVariance | None = None) -> Interval:
     return replace(interval, low=max(interval.low, lowest), high=min(interval.high, 1.0))
 
 
-def difference(first: Scores, second: Scores, seeds: SeedVariance | None = None) -> Interval:
+def difference(first: Scores, second: Scores, seeds: Mapping[bool, SeedVariance] | None = None) -> Interval:
     """Returns the first system's mean score minus the second's, with its interval.
 
     Args:
@@ -189,21 +201,23 @@ def difference(first: Scores, second: Scores, seeds: SeedVariance | None = None)
 
 
 def _interval(
-    estimate: float, resampled: np.ndarray, systems: Sequence[Scores], seeds: SeedVariance | None
+    estimate: float, resampled: np.ndarray, systems: Sequence[Scores], seeds: Mapping[bool, SeedVariance] | None
 ) -> Interval:
     """Returns the interval whose variance is the sum of those from the examples and from each system's seeds."""
     varying = [system for system in systems if system.varies]
-    seeds = seeds or pooled_seed_variance(varying)
-    over_seeds = seeds is not None or not varying
-    seeds = seeds or SeedVariance(0.0, 0.0, 1)
-    share = sum(1 / len(system.by_seed) for system in varying)
-    variance = resampled.var(ddof=1) + seeds.variance * share
+    pools = pooled_seed_variance(varying) if seeds is None else seeds
+    over_seeds = all(system.fresh in pools for system in varying)
+    parts = [
+        (pools[fresh], sum(1 / len(system.by_seed) for system in varying if system.fresh == fresh)) for fresh in pools
+    ]
+    # Only what is known from the seeds is uncertain, and that is their total variance: there are enough examples to
+    # know theirs well. The whole is never below this part of it, but its estimate may be, where few runs are alike.
+    variance = resampled.var(ddof=1) + sum(pool.variance * share for pool, share in parts)
+    variance = max(variance, sum(pool.total * share for pool, share in parts))
     if variance == 0:
         return Interval(estimate, estimate, estimate, float(estimate == 0), over_seeds)
-    # Only what is known from the seeds is uncertain, and that is their total variance: there are enough examples to
-    # know theirs well.
-    uncertain = seeds.total * share
-    degrees_of_freedom = seeds.degrees_of_freedom * (variance / uncertain) ** 2 if uncertain > 0 else np.inf
+    uncertain = sum((pool.total * share) ** 2 / pool.degrees_of_freedom for pool, share in parts)
+    degrees_of_freedom = variance**2 / uncertain if uncertain > 0 else np.inf
     margin = student_t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom) * np.sqrt(variance)
     p_value = 2 * student_t.sf(abs(estimate) / np.sqrt(variance), degrees_of_freedom)
     return Interval(estimate, estimate - margin, estimate + margin, float(p_value), over_seeds)

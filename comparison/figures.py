@@ -123,10 +123,11 @@ def make_figures(
         agreement_figure(results),
         f"{AGREEMENT[results.problem_type == REGRESSION]} on the {split} split; dots: seeds.",
     )
-    figures["similarity"] = CaptionedFigure(
-        similarity_figure(similarities),
-        "Linear CKA of teacher and student layers on validation examples; 1: both represent the examples alike.",
-    )
+    if similarities:
+        figures["similarity"] = CaptionedFigure(
+            similarity_figure(similarities),
+            "Linear CKA of teacher and student layers on validation examples; 1: both represent the examples alike.",
+        )
     return figures
 
 

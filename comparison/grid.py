@@ -10,7 +10,6 @@ and an interrupted one continues from its last checkpoint. Other processes may r
 
 import functools
 import logging
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -27,7 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 from comparison import baselines
 from comparison.arguments import Cell, ComparisonArguments
 from comparison.methods import LORA_METHODS, METHODS, WEIGHTED_METHODS
-from comparison.sharing import Share
+from comparison.sharing import Share, Workers
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
 from layer_distillation.loss_table import WEIGHTS
@@ -49,6 +48,8 @@ from training.teacher import Teacher, TeacherStart
 
 logger = logging.getLogger(__name__)
 
+# Scores of the teacher, in the output folder.
+TEACHER_SCORES = "teacher_scores.json"
 # Time between two looks at the cells of other processes.
 POLL_SECONDS = 1.0
 # Settings of a cell that are recorded also where they are at their default.
@@ -262,6 +263,15 @@ def _check_encoder(grid: Grid, start: TeacherStart, methods: Sequence[str]) -> N
         )
 
 
+def use_one_device(training_args: DistillationTrainingArguments) -> None:
+    """Has the teacher and all cells use one GPU. With several, `Trainer` shares each batch among them (DataParallel).
+
+    A cell would then take larger steps than the same cell in a process that sees one GPU.
+    """
+    if training_args.n_gpu > 1:
+        training_args._n_gpu = 1
+
+
 class _StepsOnBar(TrainerCallback):
     """Moves the grid's bar by every optimizer step."""
 
@@ -276,12 +286,12 @@ class _StepsOnBar(TrainerCallback):
 
 
 def run_grid(
-    plans: Sequence[CellPlan], grid: Grid, teacher: Teacher, share: Share, helpers: Sequence[subprocess.Popen] = ()
+    plans: Sequence[CellPlan], grid: Grid, teacher: Teacher, share: Share, helpers: Workers
 ) -> dict[Cell, str] | None:
     """Runs the cells that no other process has run; a cell that fails does not stop the others.
 
     Args:
-        helpers: processes that this one has started. While they run, it runs no cell itself.
+        helpers: processes that this one has started. While they work, it runs no cell itself.
 
     Returns:
         The cells that failed, in any process, with the reason. `None` if another process waits for the last cells.
@@ -292,7 +302,7 @@ def run_grid(
     waiting = list(plans)
     with logging_redirect_tqdm(), tqdm(total=steps * len(plans), unit="step", desc="Runs") as bar:
         while waiting:
-            helped = any(process.poll() is None for process in helpers)
+            helped = helpers.are_working()
             settled = _is_settled if helped else functools.partial(_settle, teacher=teacher, bar=bar)
             waiting = [plan for plan in waiting if not settled(plan, grid, share)]
             bar.update((len(plans) - len(waiting)) * steps - bar.n)
@@ -314,6 +324,8 @@ def _settle(plan: CellPlan, grid: Grid, share: Share, teacher: Teacher, bar: tqd
     try:
         with claimed(plan.training_args):
             if not _is_settled(plan, grid, share):
+                if state_of(plan, grid) == "interrupted":
+                    logger.warning(f"{plan.cell.name} was begun by a process that has ended without finishing it.")
                 bar.set_postfix_str(plan.cell.name)
                 run_cell(plan, grid, teacher, bar)
                 share.note_failure(plan.cell, None)

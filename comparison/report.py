@@ -174,7 +174,7 @@ def teacher_table(results: Results, scores: Mapping[str, Mapping[Group, Scores]]
         for metric in results.metrics:
             of_metric = scores[metric.name]
             interval = difference(of_metric[group], of_metric[TEACHER], pooled_seed_variance(of_metric.values()))
-            row[f"{results.split_title} {metric.title} minus teacher's (points)"] = str(interval)
+            row[f"{results.split_title} {metric.title} minus teacher's (points)"] = interval.in_print
         rows.append(row)
     return rows
 
@@ -217,14 +217,19 @@ def build_report(
             Table(calibration_table(scores[calibration_error.name])),
             Text(CALIBRATION),
         ]
+    which_layers = []
+    if results.first_method is not None:
+        which_layers = [
+            Heading("Which layers"),
+            Text(f"Training method: {METHODS[results.first_method].title}."),
+            Table(layer_table(results)),
+            *([Bullets(layers)] if layers else []),
+        ]
     return [
         Heading(f"Comparison on {results.source}", 1),
         Text(_introduction(results)),
         *([Heading("Failed runs"), Bullets([f"{name}: {why}" for name, why in failures.items()])] if failures else []),
-        Heading("Which layers"),
-        Text(f"Training method: {METHODS[results.first_method].title}."),
-        Table(layer_table(results)),
-        *([Bullets(layers)] if layers else []),
+        *which_layers,
         Heading("Which method"),
         Table(method_table(results)),
         Bullets(_method_descriptions(results)),
@@ -251,13 +256,16 @@ def _method_descriptions(results: Results) -> list[str]:
 
 
 def _introduction(results: Results) -> str:
-    teacher, depths = (
-        results.teacher,
-        sorted({run.student.num_layers for run in results.runs if METHODS[run.cell.method].from_teacher}),
-    )
+    teacher = results.teacher
+    depths = sorted({run.student.num_layers for run in results.runs if METHODS[run.cell.method].from_teacher})
+    students = ""
+    if depths:
+        students = (
+            f"Students have {' or '.join(map(str, depths))} of the {teacher.num_layers} layers of {teacher.name}; "
+            "layer 1 is nearest the input. "
+        )
     return (
-        f"Students have {' or '.join(map(str, depths))} of the {teacher.num_layers} layers of {teacher.name}; layer 1 "
-        f"is nearest the input. Numbers are means ± standard deviations over {_seeds(_seeds_per_group(results))}; "
+        f"{students}Numbers are means ± standard deviations over {_seeds(_seeds_per_group(results))}; "
         "scores are in per cent. All losses are those of the labels alone, whatever loss a student was trained with: "
         "they can be compared. The training loss is that of the finished model on all training examples, without "
         f"dropout. The {results.split_title.lower()} split has {len(results.labels):,} examples."
@@ -282,7 +290,7 @@ def _reservations(results: Results, layers: Sequence[str], methods: Sequence[str
 
 def _seeds_per_group(results: Results) -> set[int]:
     """Returns the numbers of finished runs that groups have: groups whose runs failed have fewer."""
-    return {len(runs) for (method, _), runs in results.groups.items() if METHODS[method].has_seeds}
+    return {len(runs) for runs in results.groups.values() if METHODS[runs[0].cell.method].has_seeds} or {1}
 
 
 def _seeds(numbers: Collection[int]) -> str:

@@ -112,9 +112,12 @@ class Results:
         return self.problem_type != REGRESSION and len(self.label_names) <= MAX_CLASSES_SHOWN
 
     @property
-    def first_method(self) -> str:
-        """The method that ran with every strategy."""
-        return self.runs[0].cell.method
+    def first_method(self) -> str | None:
+        """The first method that builds students from the teacher and has finished runs, if any: it has all strategies.
+
+        If all runs of the method with all strategies failed, it is the next one.
+        """
+        return next((run.cell.method for run in self.runs if METHODS[run.cell.method].from_teacher), None)
 
     @property
     def groups(self) -> dict[Group, list[FinishedRun]]:
@@ -188,14 +191,18 @@ def compare_layers(plans: Sequence[CellPlan], grid: Grid, teacher: Teacher) -> d
     """Compares the teacher's layers (rows) with the students' layers (columns) by linear CKA.
 
     Returns:
-        By strategy the matrices "before training" and "after training", of the first run of the first method.
+        By strategy the matrices "before training" and "after training", of the first run of the first method that
+        builds students from the teacher.
     """
+    plans = [plan for plan in plans if METHODS[plan.cell.method].from_teacher]
+    if not plans:
+        return {}
+    of_first_method = [plan for plan in plans if plan.cell.method == plans[0].cell.method]
     inputs = grid.inputs
     examples = inputs.validation
     examples = examples.select(range(min(NUM_SIMILARITY_EXAMPLES, len(examples))), keep_in_memory=True)
     teacher_model = teacher.load(grid.training_args.device)
     teacher_features = layer_features(teacher_model, examples, inputs.collator)
-    of_first_method = [plan for plan in plans if plan.cell.method == plans[0].cell.method]
     matrices = {}
     for strategy, (first, *_) in grouped(of_first_method, key=lambda plan: plan.cell.strategy).items():
         students = {
@@ -221,17 +228,21 @@ def _untrained_student(plan: CellPlan, teacher: PreTrainedModel) -> PreTrainedMo
 # ---- Scoring ----
 
 
-def score_groups(predictions: Mapping[Group, Sequence[Predictions]]) -> dict[str, dict[Group, Scores]]:
+def score_groups(
+    predictions: Mapping[Group, Sequence[Predictions]], with_calibration: bool = True
+) -> dict[str, dict[Group, Scores]]:
     """Returns for every metric the scores of the teacher and of each group of runs, all paired with each other.
 
     The metrics are those of the problem type and, where there are probabilities, the calibration error.
 
     Args:
         predictions: of the runs of each group, and of the teacher.
+        with_calibration: whether the calibration error, which takes most of the time, is wanted.
     """
     (teacher,) = predictions[TEACHER]
-    has_probabilities = teacher.problem_type != REGRESSION
-    metrics = [*METRICS[teacher.problem_type], *([calibration_error] if has_probabilities else [])]
+    metrics = list(METRICS[teacher.problem_type])
+    if with_calibration and teacher.problem_type != REGRESSION:
+        metrics.append(calibration_error)
     return {
         metric.name: {
             group: bootstrap(
@@ -239,6 +250,7 @@ def score_groups(predictions: Mapping[Group, Sequence[Predictions]]) -> dict[str
                 teacher.labels,
                 [of_run.outputs_for(metric) for of_run in of_group],
                 varies=group != TEACHER and METHODS[group[0]].has_seeds,
+                fresh="random" in group or "fresh_layers" in group,
             )
             for group, of_group in predictions.items()
         }

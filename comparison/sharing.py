@@ -12,9 +12,10 @@ folder (`training.output_folder.claimed`), so a process that is killed loses its
 
 import logging
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -103,31 +104,68 @@ def share_grid(folder: Path) -> Iterator[Share]:
 # ---- Workers ----
 
 
-@contextmanager
-def workers(number: int, script: str | Path, words: Sequence[str], folder: Path) -> Iterator[list[subprocess.Popen]]:
-    """Starts processes of the same command, which share the processors or the GPUs, and ends them with the block.
+class Workers:
+    """Processes of the same command that this process has started."""
 
-    Each writes to a file `worker-1.log` of its own in the folder.
+    def __init__(self):
+        self._working: dict[Path, subprocess.Popen] = {}  # by the files that they write to
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        with open(log, "w") as stream:
+            self._working[log] = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
+
+    def are_working(self) -> bool:
+        """Returns whether any has not ended; the log says which ended early."""
+        for log, process in list(self._working.items()):
+            if process.poll() is not None:
+                del self._working[log]
+                if process.returncode:
+                    logger.error(
+                        f"A worker ended {_how(process.returncode)} and leaves its cell unfinished: another process "
+                        f"takes the cell, or the next start does. The worker's last words are in {log}."
+                    )
+        return bool(self._working)
+
+    def wait(self) -> None:
+        """Waits until all have ended."""
+        while self.are_working():
+            next(iter(self._working.values())).wait()
+
+    def terminate(self) -> None:
+        for process in self._working.values():
+            process.terminate()
+        for process in self._working.values():
+            process.wait()
+        self._working.clear()
+
+
+def _how(returncode: int) -> str:
+    """Returns how a process ended, by its exit code as `subprocess` has it."""
+    return f"by {signal.Signals(-returncode).name}" if returncode < 0 else f"with exit code {returncode}"
+
+
+@contextmanager
+def workers(number: int, script: str | Path, words: Sequence[str], folder: Path) -> Iterator[Workers]:
+    """Starts processes of the same command, which share the processors or the GPUs, and waits for them at the end.
+
+    Each writes to a file `worker-1.log` of its own in the folder. An error in the block ends them.
 
     Args:
         number: of processes; below 2, none is started.
         script: path of the command.
         words: of its command line.
     """
-    started = []
+    started = Workers()
     try:
         for index in range(number if number > 1 else 0):
-            with open(folder / f"worker-{index + 1}.log", "w") as log:
-                command = [sys.executable, str(script), *words, "--num_workers", "1"]
-                environment = os.environ | worker_environment(index, number)
-                started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+            command = [sys.executable, str(script), *words, "--num_workers", "1"]
+            environment = os.environ | worker_environment(index, number)
+            started.start(command, environment, folder / f"worker-{index + 1}.log")
         yield started
-    finally:
-        for process in started:
-            process.terminate()  # one that has ended is left alone
-        for index, process in enumerate(started):
-            if process.wait() > 0:
-                logger.warning(f"A worker ended with exit code {process.returncode}: see worker-{index + 1}.log.")
+        started.wait()
+    except BaseException:
+        started.terminate()
+        raise
 
 
 def worker_environment(index: int, number: int) -> dict[str, str]:

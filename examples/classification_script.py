@@ -1,7 +1,7 @@
 """A fine-tuning script in the style of `run_classification.py`, changed to distil in the lines marked `# distil`.
 
-    make quickstart    # leaves a teacher in outputs/toxic_comments-even/teacher
-    python -m examples.classification_script --model_name_or_path outputs/toxic_comments-even/teacher \\
+    make quickstart    # leaves a teacher in outputs/toxic_comments-odd/teacher
+    python -m examples.classification_script --model_name_or_path outputs/toxic_comments-odd/teacher \\
         --train_file data/toxic_comments/train.csv --validation_file data/toxic_comments/validation.csv \\
         --output_dir outputs/classification_script --do_train --do_eval
 

@@ -1,7 +1,7 @@
 """The cells of a notebook, as many tutorials have them: metrics, early stopping, the best checkpoint at the end.
 
-    make quickstart    # leaves a teacher in outputs/toxic_comments-even/teacher
-    python -m examples.notebook_style outputs/toxic_comments-even/teacher outputs/notebook_style
+    make quickstart    # leaves a teacher in outputs/toxic_comments-odd/teacher
+    python -m examples.notebook_style outputs/toxic_comments-odd/teacher outputs/notebook_style
 
 Changed to distil in the lines marked `# distil`. Without the changes, the cells fine-tune the checkpoint itself.
 """

@@ -1,7 +1,7 @@
 """A training with a model class, a data set class and a weighted loss of one's own, changed to distil.
 
-    make quickstart    # leaves a teacher in outputs/toxic_comments-even/teacher
-    python -m examples.own_model_class outputs/toxic_comments-even/teacher outputs/own_model_class
+    make quickstart    # leaves a teacher in outputs/toxic_comments-odd/teacher
+    python -m examples.own_model_class outputs/toxic_comments-odd/teacher outputs/own_model_class
 
 The changed lines end in `# distil`. The student is no `PreTrainedModel`: two layers of the encoder under a mean over
 the tokens, with a loss that weighs the rare class more. The loss stays as it is; the teacher's is added to it.

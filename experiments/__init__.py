@@ -2,6 +2,7 @@
 
 sweep             layer strategies x recipes x seeds
 better_students   averages, neurons, corrected teachers: what else makes better students
+kept_sentences    a comparison on SST-2, scored on 10,000 sentences more
 shapes            weights of students made in other ways, for better_students
 layer_sets        every set of layers, each trained in full
 known_mistakes    what the usual mistakes of this exercise cost
@@ -9,6 +10,9 @@ trial_length      how long the trials of a layer search must be
 small_validation  how far a small validation set misleads
 coverage          how often the intervals of a comparison cover the truth
 intervals         intervals of a comparison again, from its committed predictions
+tables            the tables and numbers of the pages, rebuilt from and held to docs/results
+known_figures     the figures that the files of a result give
+split_tweets      the splits of the tweets
 more_pairs        sentence pairs without labels for RTE
 kept_layers       what a student must compute, from the forward pass of its teacher
 tiny_classifiers  tiny classifiers of every architecture
@@ -18,5 +22,6 @@ everyday          everyday sentences
 identity_bias     AUCs and error rates by identity: teacher, student, LoRA, int8
 runtimes          whether other runtimes read an export and answer as the app does
 draw_strategies   the picture of the layer strategies
+draw_results      the figures of docs/ANALYSIS.md
 runs              runs, their predictions and metrics, as the studies use them
 """

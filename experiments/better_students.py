@@ -20,6 +20,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from statistics import median
 
@@ -49,7 +50,7 @@ from layer_distillation.encoder_layers import num_layers
 from layer_distillation.inner_neurons import inner_width, keep_neurons
 from layer_distillation.model_outputs import compute_logits, longest_first
 from layer_distillation.stored_columns import TEACHER_LOGITS
-from layer_mapping import build_student, select_layers
+from layer_mapping import build_random_student, build_student, select_layers
 from training.neuron_choice import most_important, neuron_importance
 from training.tables import grouped, markdown_table
 
@@ -92,6 +93,7 @@ class Recipe:
         build: makes the student of a task.
         logits: makes the logits that the student learns from; `None` for the teacher's.
         student_dropout: as the argument of this name.
+        labels_alone: whether the student learns from the labels alone.
         head_first: whether the head is fitted to the features of the untrained student.
         averages: names of running averages of the weights that are scored too, and their kind (see `Averages`).
     """
@@ -100,11 +102,14 @@ class Recipe:
     build: Callable[[Task], PreTrainedModel] = field(default=lambda task: copied(task, "odd"))
     logits: Callable[[Task], np.ndarray] | None = None
     student_dropout: float | None = None
+    labels_alone: bool = False
     head_first: bool = False
     averages: dict[str, float | str] = field(default_factory=dict)
 
 
 def copied(task: Task, strategy: str) -> PreTrainedModel:
+    if strategy == "random":
+        return build_random_student(task.teacher)
     return build_student(task.teacher, select_layers(strategy, num_layers(task.teacher)))
 
 
@@ -141,15 +146,15 @@ def corrected(task: Task) -> np.ndarray:
     return logits
 
 
+STRATEGIES = ("top", "bottom", "even", "random")
 RECIPES = {
     "default": Recipe("default", averages={"ema_99": 0.99, "ema_998": 0.998, "last_epoch": "last epoch"}),
     "no_dropout": Recipe("no dropout", student_dropout=0.0),
     "corrected": Recipe("the teacher's mistakes corrected", logits=corrected),
-    "merged": Recipe(
-        "means of two neighboring layers", lambda task: averaged([copied(task, "odd"), copied(task, "even")])
-    ),
+    "merged": Recipe("means of two neighboring layers", merged),
     "head_first": Recipe("the head is fitted first", head_first=True),
-    "top": Recipe("`top`", lambda task: copied(task, "top")),
+    "labels_alone": Recipe("the labels alone", labels_alone=True),
+    **{strategy: Recipe(f"`{strategy}`", partial(copied, strategy=strategy)) for strategy in STRATEGIES},
     "top_head_first": Recipe("`top`, the head is fitted first", lambda task: copied(task, "top"), head_first=True),
     "narrow": Recipe("`narrow`, neurons by the loss", narrow_by_loss),
     "narrow_no_dropout": Recipe("`narrow`, neurons by the loss, no dropout", narrow_by_loss, student_dropout=0.0),
@@ -189,8 +194,8 @@ def load_task(sentences: int) -> Task:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     teacher = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     data = load_dataset("nyu-mll/glue", "sst2")
-    choosing = data["train"].select(json.loads(ROWS.read_text()))
-    splits = {"train": data["train"].select(range(sentences)), "choosing": choosing, "validation": data["validation"]}
+    train = data["train"].select(range(sentences))
+    splits = {"train": train, "choosing": kept_sentences(), "validation": data["validation"]}
     tokenized = {
         name: split.map(lambda rows: tokenizer(rows["sentence"], truncation=True, max_length=128), batched=True)
         .rename_column("label", "labels")
@@ -203,6 +208,11 @@ def load_task(sentences: int) -> Task:
     if not any(run["recipe"] == "teacher" and run["sentences"] == sentences for run in read_runs()):
         add_run(task, "teacher", 0, teacher)
     return task
+
+
+def kept_sentences() -> Dataset:
+    """Returns the sentences of SST-2's training split that no model is trained on."""
+    return load_dataset("nyu-mll/glue", "sst2", split="train").select(json.loads(ROWS.read_text()))
 
 
 def train_and_score(task: Task, name: str, seed: int) -> None:
@@ -224,6 +234,8 @@ def train_and_score(task: Task, name: str, seed: int) -> None:
         report_to="none",
         disable_tqdm=True,
     )
+    if recipe.labels_alone:
+        args = args.for_labels_alone()
     averages = Averages(recipe.averages)
     trainer = DistillationTrainer(
         model=student, args=args, train_dataset=train, processing_class=task.tokenizer, callbacks=[averages]
@@ -312,14 +324,15 @@ def scores_of(runs: Sequence[dict], split: str) -> Scores:
     length = {"choosing": 10000, "validation": 872}[split]
     right = np.stack([np.unpackbits(np.frombuffer(base64.b64decode(run[f"{split}_right"]), np.uint8)) for run in runs])
     # With 1 as label of every example, a prediction of 1 is a right one.
-    return bootstrap(accuracy, np.ones(length, dtype=int), right[:, :length].astype(int))
+    ones, fresh = np.ones(length, dtype=int), runs[0]["recipe"] == "random"
+    return bootstrap(accuracy, ones, right[:, :length].astype(int), fresh=fresh)
 
 
 def table(runs: Sequence[dict]) -> str:
     """Returns the table of all recipes: means over seeds, and leads over the default with their 95% intervals.
 
-    The p-values are of the lead on the kept sentences, corrected by Holm for all recipes with as many sentences; 0.001
-    stands for smaller ones too.
+    The p-values are of the lead on the kept sentences, corrected by Holm for all recipes, or all strategies, with as
+    many sentences; 0.001 stands for smaller ones too.
     """
     rows = []
     for sentences, of_sentences in grouped(runs, key=itemgetter("sentences")).items():
@@ -327,7 +340,10 @@ def table(runs: Sequence[dict]) -> str:
         # Two seeds say too little about how far seeds differ.
         compared = [name for name, members in groups.items() if len(members) > 2 and name != "default"]
         leads = {split: leads_over_default(groups, compared, split) for split in SPLITS}
-        p_values = dict(zip(compared, holm([leads["choosing"][name].p_value for name in compared]), strict=True))
+        p_values = {}
+        for family in grouped(compared, key=STRATEGIES.__contains__).values():
+            corrected = holm([leads["choosing"][name].p_value for name in family])
+            p_values.update(zip(family, corrected, strict=True))
         for recipe, members in groups.items():
             row = {"Sentences": f"{sentences:,}", "Recipe": title_of(recipe), "Seeds": str(len(members))}
             for split, title in SPLITS.items():

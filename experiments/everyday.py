@@ -1,6 +1,6 @@
 """How many everyday sentences the models of the app classify correctly.
 
-    python -m experiments.everyday --model_dir outputs/toxic_comments-even --name everyday
+    python -m experiments.everyday --model_dir outputs/toxic_comments-odd --name everyday
     python -m experiments.everyday --model_dir STUDENT --name fresh --sentences tests/fresh_sentences.csv
 
 Half of the sentences are toxic, in both files. All were written without a look at models or training data. The

@@ -4,14 +4,15 @@
     python -m experiments.intervals outputs/toxic_comments-comparison/predictions --against distill-odd
 
 Prints a table for each metric: the score of every group of runs, and how far it is ahead of the reference, in
-percentage points with 95% intervals and p-values corrected for the number of rows (Holm).
+percentage points with 95% intervals and p-values corrected for the number of rows (Holm). The variance of seeds is
+pooled over all groups; where no group has several seeds, nothing is said about it and there are no intervals.
 """
 
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from comparison.bootstrap import Scores, difference, holm, pooled_seed_variance, score
+from comparison.bootstrap import Interval, Scores, difference, holm, pooled_seed_variance, score
 from comparison.results import Group, read_predictions, score_groups
 from comparison.styles import group_title
 from training.tables import markdown_table
@@ -32,18 +33,24 @@ def table_of(scores: Mapping[Group, Scores], reference: Group) -> str:
     seeds = pooled_seed_variance(scores.values())
     others = [group for group in scores if group != reference]
     leads = {group: difference(scores[group], scores[reference], seeds) for group in others}
+    scored = {group: score(of_group, seeds) for group, of_group in scores.items()}
     corrected = dict(zip(others, holm([lead.p_value for lead in leads.values()]), strict=True))
     return markdown_table(
         [
             {
                 "Model": group_title(group),
-                "Score": str(score(of_group, seeds)).lstrip("+"),
-                f"Minus {group_title(reference)} (points)": str(leads.get(group, "-")),
-                "Corrected p": f"{corrected[group]:.3f}" if group in corrected else "-",
+                "Runs": str(len(scores[group].by_seed)),
+                "Score": of_group.in_print.lstrip("+"),
+                f"Minus {group_title(reference)} (points)": leads[group].in_print if group in leads else "-",
+                "Corrected p": _p_value(leads[group], corrected[group]) if group in leads else "-",
             }
-            for group, of_group in scores.items()
+            for group, of_group in scored.items()
         ]
     )
+
+
+def _p_value(lead: Interval, corrected: float) -> str:
+    return f"{corrected:.3f}" if lead.over_seeds else "-"
 
 
 if __name__ == "__main__":

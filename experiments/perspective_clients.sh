@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Two public clients of the Perspective API talk to the app, unchanged but for the address.
 #
-#     experiments/perspective_clients.sh outputs/toxic_comments-even
+#     experiments/perspective_clients.sh outputs/toxic_comments-odd
 #
 # starts the app with the model, installs perspective-api-client (npm) and google-api-python-client (PyPI) in a temporary
 # folder, and runs each client as its users write it. PYTHON names the interpreter that the app runs with.

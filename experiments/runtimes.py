@@ -1,6 +1,6 @@
 """Whether other runtimes read an export as it is, and answer as the app does.
 
-    python -m experiments.runtimes --export outputs/toxic_comments-even/export --screenshot browser.png
+    python -m experiments.runtimes --export outputs/toxic_comments-odd/export --screenshot browser.png
 
 For each runtime this installs its packages in an environment of its own, which takes some gigabytes for PyTorch. The
 clients are in `experiments/runtime_clients/`; the browser opens the page of `browser/build.sh`. The texts are the

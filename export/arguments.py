@@ -20,7 +20,7 @@ class ExportArguments:
     """What to export, and where to."""
 
     model_name_or_path: str = field(
-        default="outputs/toxic_comments-even",
+        default="outputs/toxic_comments-odd",
         metadata={"help": "Local folder or Hub name of a fine-tuned classifier, with its tokenizer."},
     )
     output_dir: str | None = field(

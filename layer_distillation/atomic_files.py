@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import PartialState
@@ -51,21 +51,18 @@ def make_readable(folder: Path) -> None:
 
 @contextmanager
 def locked(file: Path, blocking: bool = True) -> Iterator[None]:
-    """Holds a lock on a file until the block ends, or this process does, however it ends. The file goes with the lock.
+    """Holds a lock on a file until the block ends, or this process does, however it ends. The empty file stays.
+
+    Were it removed, a process that waits for the old file and one that makes a new file could both hold a lock, for
+    example on NFS, which does not tell the first that its file is gone.
 
     Raises:
         Timeout: another process holds it, and `blocking` is off.
         OSError: the file cannot be created.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(file, blocking=blocking)
-    with lock:
-        try:
-            yield
-        finally:
-            # Before the release: a process that already waits for this file notices that it is gone, and starts over.
-            with suppress(PermissionError):  # Windows removes no open file
-                file.unlink(missing_ok=True)
+    with FileLock(file, blocking=blocking):
+        yield
 
 
 def move_files(source: Path, target: Path, last: str | None = None) -> None:

@@ -1,11 +1,12 @@
 """The record of a run, `distillation.json`: what was asked for, what the student comes from, and how it scores.
 
-    record = RunRecord.read("outputs/toxic_comments-even")    # None if the folder holds no finished run
+    record = RunRecord.read("outputs/toxic_comments-odd")    # None if the folder holds no finished run
     record.student.layers, record.student.results["eval_accuracy"]
 
 A run that is not finished has a record of its own beside it, without teacher and student.
 """
 
+import functools
 import json
 import platform
 from collections.abc import Collection, Mapping
@@ -238,6 +239,7 @@ def _plain(value):
     return value
 
 
+@functools.cache
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that the results depend on."""
     installed = {}

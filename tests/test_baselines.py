@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 from torch.nn.functional import cross_entropy
 
 import run_comparison
+from comparison import baselines
 from comparison.baselines import from_encoder, tfidf, weighted_loss, with_fresh_layers
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
 from layer_distillation.errors import UserError
@@ -105,7 +106,7 @@ def test_the_linear_model_on_words_is_that_of_scikit_learn():
     texts, labels = classical.read("train", None), [row["label"] for row in rows]
     assert texts == [row["text"] for row in rows] and classical.read("train", 3) == texts[:3]
     classical.pipeline.fit(texts, labels)
-    logits = classical.logits("train", range(2))
+    logits = classical.logits(texts, range(2))
     expected = LogisticRegression(C=10.0, max_iter=2000).fit(classical.pipeline[0].transform(texts), labels)
     probabilities = torch.tensor(logits).softmax(dim=-1).numpy()
     assert probabilities == pytest.approx(expected.predict_proba(classical.pipeline[0].transform(texts)), abs=1e-4)
@@ -119,8 +120,22 @@ def test_a_label_without_training_examples_is_never_the_answer():
     classical = tfidf(
         SimpleNamespace(data=SimpleNamespace(splits=splits, text_columns=("text",), labels=labels)), balanced=True
     )
-    classical.pipeline.fit(classical.read("train", None), [row["label"] for row in rows])
-    assert set(classical.logits("train", range(3)).argmax(axis=1)) == {0, 2}
+    texts = classical.read("train", None)
+    classical.pipeline.fit(texts, [row["label"] for row in rows])
+    assert set(classical.logits(texts, range(3)).argmax(axis=1)) == {0, 2}
+
+
+def test_one_of_several_labels_may_have_no_training_examples():
+    rows = [{"text": text, "label": [float(label == "good"), 0.0]} for text, label in sentences(40)]
+    splits = DatasetDict(train=Dataset.from_list(rows))
+    labels = LabelMap("multi_label_classification", ("good", "never"))
+    classical = tfidf(
+        SimpleNamespace(data=SimpleNamespace(splits=splits, text_columns=("text",), labels=labels)), balanced=False
+    )
+    texts, targets = classical.read("train", None), np.array([row["label"] for row in rows])
+    classical.pipeline.fit(texts, targets)
+    assert np.array_equal(classical.logits(texts, range(2)) > 0, targets > 0)
+    assert classical.num_weights == classical.pipeline[0].transform(texts).shape[1] + 1
 
 
 # ---- Comparisons ----
@@ -140,13 +155,18 @@ def rows_of(folder):
 
 
 @pytest.mark.usefixtures("script_caches", "no_figures")
-def test_baselines_are_rows_of_the_same_tables(make_teacher, files, tmp_path):
+def test_baselines_are_rows_of_the_same_tables(make_teacher, files, tmp_path, monkeypatch):
+    encoded, encode = [], baselines.layer_features
+    monkeypatch.setattr(
+        baselines, "layer_features", lambda model, *data: (encoded.append(len(data[0])), encode(model, *data))[1]
+    )
     teacher = make_teacher(["bad", "good"], encoder_only=True)
     methods = ["distill", "weighted", "lora_full", "pretrained", "fresh_layers", "rival", "linear_probe"]
     methods += ["tfidf", "tfidf_balanced"]
     arguments = ["--teacher_name_or_path", teacher, *files, *SETTINGS, *GRID, "--methods", *methods]
     arguments += ["--rival_name_or_path", teacher, "--teacher_num_train_epochs", 1, "--output_dir", tmp_path]
     results = run_here(*arguments)
+    assert [number for number in encoded if number > 1] == [40, 18, 13], "each split passes the encoder once"
     rows = rows_of(tmp_path)
     assert list(rows) == ["teacher", *methods]
     assert all(float(row["train_eval_loss"]) > 0 for row in rows.values())

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import t as student_t
 from scipy.stats import ttest_ind
 from sklearn.metrics import f1_score
 
@@ -121,7 +122,7 @@ def test_the_variance_of_seeds_is_pooled_as_in_the_two_sample_t_test():
 def test_other_systems_tell_how_far_one_seed_could_be_off():
     lone, several = with_shares((0.5,)), with_shares((0.65, 0.70, 0.75))
     seeds = pooled_seed_variance([lone, several])
-    assert (seeds.total, seeds.degrees_of_freedom) == pytest.approx((0.05**2, 2), rel=0.01)
+    assert (seeds[False].total, seeds[False].degrees_of_freedom) == pytest.approx((0.05**2, 2), rel=0.01)
     interval = score(lone, seeds)
     assert interval.over_seeds
     assert interval.high - interval.estimate == pytest.approx(4.303 * 0.05, rel=0.02)
@@ -138,6 +139,40 @@ def test_a_system_that_does_not_vary_with_the_seed_needs_no_seeds():
     students = with_shares((0.65, 0.70, 0.75))
     interval = difference(students, teacher)
     assert interval.high - interval.estimate == pytest.approx(4.303 * 0.05 / np.sqrt(3), rel=0.02)
+
+
+def test_runs_that_happen_to_be_alike_do_not_make_an_interval_endless():
+    """All seeds of the third system have other examples right; the first two differ in a single answer."""
+    labels, place = np.zeros(200, dtype=int), np.arange(200)
+    first = np.tile(place % 2, (2, 1))
+    second = first.copy()
+    second[0, 1] = 0
+    third = np.array([place % 2, (place + 1) % 2])
+    third[1, :10] = 0
+    systems = [bootstrap(accuracy, labels, predictions) for predictions in (first, second, third)]
+    seeds = pooled_seed_variance(systems)
+    assert seeds[False].variance == 0, "the examples explain all"
+    interval = difference(systems[0], systems[1], seeds)
+    total = np.mean([(predictions == 0).mean(axis=1).var(ddof=1) for predictions in (first, second, third)])
+    assert interval.high - interval.estimate == pytest.approx(student_t(df=3).ppf(0.975) * np.sqrt(total))
+
+
+def test_fresh_weights_do_not_widen_the_intervals_of_copied_ones():
+    """Seeds of the last system differ by 10 points, those of the others by one; the examples cause none of it."""
+    labels, place = np.zeros(20_000, dtype=int), np.arange(20_000)
+
+    def scored(shares, fresh=False):
+        return bootstrap(accuracy, labels, np.stack([place >= share * len(place) for share in shares]), fresh=fresh)
+
+    copied, other, control = scored([0.5, 0.51, 0.52]), scored([0.6, 0.61, 0.62]), scored([0.2, 0.3, 0.4], fresh=True)
+    pools = pooled_seed_variance([copied, other, control])
+    assert difference(copied, other, pools) == difference(copied, other, pooled_seed_variance([copied, other]))
+    assert pools[True] == pooled_seed_variance([control])[True]
+    # Welch's interval: variances 0.01**2 with 4 degrees of freedom, 0.1**2 with 2.
+    interval, parts = difference(copied, control, pools), np.array([0.01**2 / 3, 0.1**2 / 3])
+    degrees_of_freedom = parts.sum() ** 2 / (parts[0] ** 2 / 4 + parts[1] ** 2 / 2)
+    margin = student_t(df=degrees_of_freedom).ppf(0.975) * np.sqrt(parts.sum())
+    assert interval.high - interval.estimate == pytest.approx(margin, rel=0.02)
 
 
 # ---- Families ----

@@ -166,14 +166,16 @@ def test_every_argument_file_of_the_project_is_read(tmp_path, monkeypatch):
     assert files
     monkeypatch.chdir(tmp_path)
     for file in files:
-        if train_file := json.loads(file.read_text()).get("train_file"):  # which users download
-            Path(train_file).parent.mkdir()
-            Path(train_file).write_text("text,label\n")
+        given = json.loads(file.read_text())
+        for name in ("train_file", "validation_file", "test_file"):  # which users download or make
+            if name in given:
+                Path(given[name]).parent.mkdir(parents=True, exist_ok=True)
+                Path(given[name]).write_text("text,label\n")
         types = lora if file.stem == "run_lora" else distillation
         types = comparison if file.stem == "run_comparison" or file.name.startswith("compare_") else types
         types = (ExportArguments, DataArguments) if file.stem == "run_export" else types
         known = {name for cls in types for name in cls.__dataclass_fields__}
-        assert json.loads(file.read_text()).keys() <= known, file
+        assert given.keys() <= known, file
         parse_arguments(types, [str(file), *(["--bf16", "false"] if "bf16" in known else [])], file)
 
 

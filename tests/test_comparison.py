@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from comparison.arguments import Cell, ComparisonArguments, plan_cells
-from comparison.grid import DECIDED_BY_GRID, Grid, plan_cell
+from comparison.grid import DECIDED_BY_GRID, Grid, plan_cell, use_one_device
 from comparison.methods import DEFAULT_METHODS
-from comparison.sharing import share_grid, worker_environment
+from comparison.sharing import share_grid, worker_environment, workers
 from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.atomic_files import locked
 from lora_adapters.arguments import LoraArguments
 from text_data.arguments import DataArguments
 from training.arguments import TeacherArguments
@@ -184,3 +185,44 @@ def test_a_cell_that_failed_before_this_start_is_tried_again(tmp_path):
         assert [other.failure_of(cell) for cell in (failed, tried_again)] == ["OSError: disk full", None]
         one.note_failure(failed, None)
         assert other.failure_of(failed) is None
+
+
+def test_a_cell_uses_one_gpu_of_several(tmp_path):
+    args = DistillationTrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=8, use_cpu=True)
+    args._n_gpu = 4 if args.n_gpu == 0 else args.n_gpu  # as where four are visible
+    use_one_device(args)
+    assert args.derived(seed=1).train_batch_size == 8
+
+
+def test_workers_finish_what_they_do_and_a_killed_one_is_told(tmp_path, caplog):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, pathlib, signal, sys, time\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "try:\n"
+        "    (folder / 'first').touch(exist_ok=False)\n"
+        "except FileExistsError:\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "time.sleep(0.3)\n"
+        "(folder / 'done').touch()\n"
+    )
+    with workers(2, script, [str(tmp_path)], tmp_path) as helpers:
+        assert helpers.are_working()
+    assert (tmp_path / "done").exists() and not helpers.are_working()
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "SIGKILL" in message and "worker-" in message
+
+
+def test_an_error_ends_the_workers(tmp_path, caplog):
+    script = tmp_path / "script.py"
+    script.write_text("import time; time.sleep(99)")
+    with pytest.raises(KeyboardInterrupt), workers(2, script, [], tmp_path) as helpers:
+        raise KeyboardInterrupt
+    assert not helpers.are_working() and "ended" not in caplog.text
+
+
+def test_the_file_of_a_lock_stays_or_two_could_hold_it(tmp_path):
+    file = tmp_path / ".lock"
+    with locked(file):
+        inode = file.stat().st_ino
+    assert file.stat().st_ino == inode

@@ -197,6 +197,20 @@ def test_the_report_names_failed_runs_before_everything_else(results, scores):
     assert "for the 3 about layers and for the 1 about methods" in text
 
 
+def test_baselines_alone_are_reported_too():
+    results = make_results({("tfidf", ""): 0.6}, seeds=(0,))
+    text = to_markdown(build_report(results, score_groups(results.predictions), {}, {"distill-odd-0": "OSError"}, ""))
+    assert "| TF-IDF " in text and "## Which layers" not in text and "layer 1 is nearest" not in text
+
+
+def test_one_seed_each_makes_no_interval(results, tmp_path, capsys):
+    write_results(tmp_path, replace(results, runs=[run for run in results.runs if run.cell.seed == 1]))
+    intervals.main([str(tmp_path / "predictions"), "--against", "distill-odd"])
+    printed = capsys.readouterr().out
+    assert printed.count("(one seed)") == 3 * (4 + 4), "four groups, and four differences"
+    assert printed.count("[") == 3, "the teacher varies with the examples alone"
+
+
 def how_sure(results):
     text = to_markdown(build_report(results, score_groups(results.predictions), {}, {}, "python x"))
     return text.split("## How sure this is")[1].split("## Figures")[0]

@@ -513,9 +513,9 @@ def test_random_student_follows_the_global_seed_and_is_float32(make_teacher):
 # --- arguments and log line ---
 
 
-def test_default_arguments_copy_the_even_half(make_teacher):
+def test_default_arguments_copy_the_odd_half(make_teacher):
     student, layers = student_from_arguments(make_teacher(), StudentArguments())
-    assert layers == (2, 4, 6)
+    assert layers == (1, 3, 5)
     assert num_layers(student) == 3
 
 

@@ -19,6 +19,7 @@ from text_data.arguments import DataArguments
 from training.arguments import OutputArguments, TeacherArguments
 from training.output_folder import (
     COMPLETE_MARK,
+    LOCK_FILE,
     WITHOUT_EFFECT,
     FolderInUseError,
     check_output_dir,
@@ -88,7 +89,8 @@ def test_of_two_runs_in_one_folder_the_second_is_refused_until_the_first_ends(tm
         with claimed(args[1]):  # another process of the same run
             pass
         check_output_dir(folder)
-    assert not list(folder.iterdir())
+    assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
+    check_output_dir(folder)
     with claimed(args[0]):
         pass
 

@@ -114,6 +114,7 @@ def test_a_run_continues_from_the_checkpoint_that_is_named(common, uninterrupted
     shutil.copytree(uninterrupted / "checkpoint-16", tmp_path / "checkpoint-16")
     arguments = [*common, "--resume_from_checkpoint", tmp_path / "checkpoint-16"]
     run_on(1, arguments, tmp_path / "student")
+    assert {path.name for path in (tmp_path / "student").glob("checkpoint-*")} == {"checkpoint-20", "checkpoint-24"}
     assert weights(tmp_path / "student") == weights(uninterrupted)
     assert metrics(tmp_path / "student") == metrics(uninterrupted)
 

@@ -378,7 +378,7 @@ def test_a_finished_run_is_kept_unless_it_may_be_overwritten(teacher, files, tmp
     arguments = ["--teacher_name_or_path", teacher, "--num_train_epochs", 1, "--save_strategy", "no", *files]
     record = run_here(*arguments, "--output_dir", folder)
     first = weights(folder), metrics(folder), predictions(folder)
-    assert read_record(folder)["student"]["layers"] == [2, 4]  # `even` by default
+    assert read_record(folder)["student"]["layers"] == [1, 3]  # `odd` by default
     (folder / "checkpoint-900").mkdir()
     (folder / "predictions_old.csv").touch()
     before = tree(folder)

@@ -130,7 +130,7 @@ class StudentArguments:
             "narrow: all N, each without the inner neurons that matter least (see "
             "--student_intermediate_size). By data: search, the winner of short training runs (see "
             "--search_budget); cka and block_influence, the K layers that change their input most "
-            "(measured: poor sets). Unset: even."
+            "(measured: poor sets). Unset: odd."
         },
     )
     layers: str | None = field(
@@ -190,7 +190,7 @@ class StudentArguments:
                     )
             return
         if self.layer_strategy is None:
-            self.layer_strategy = "even"
+            self.layer_strategy = "odd"
         check_strategy(self.layer_strategy)
         if self.student_intermediate_size is not None and not (self.is_narrow and self.student_intermediate_size >= 1):
             raise UserError(

@@ -127,10 +127,18 @@ def check_teacher(start: TeacherStart, training_args: DistillationTrainingArgume
         _kept_teacher(start, _recipe(start, training_args, inputs))
 
 
-def prepare_teacher(start: TeacherStart, training_args: DistillationTrainingArguments, inputs: Inputs) -> Teacher:
+def prepare_teacher(
+    start: TeacherStart,
+    training_args: DistillationTrainingArguments,
+    inputs: Inputs,
+    scores_file: Path | None = None,
+) -> Teacher:
     """Fine-tunes the teacher if it is not trained, scores it, and warns if it is no better than guessing.
 
     Where the data hold the scores of another teacher, an untrained one only gives its layers.
+
+    Args:
+        scores_file: keeps the scores for later calls with the same teacher and data; `None` keeps them nowhere.
     """
     data, path, model, results = inputs.data, start.path, start.model, {}
     if not start.is_trained and inputs.hold_teacher_logits:
@@ -139,11 +147,36 @@ def prepare_teacher(start: TeacherStart, training_args: DistillationTrainingArgu
         path = start.args.teacher_output_dir
         model, results = fine_tune(start, training_args, inputs)
     model = model.to(training_args.device)
-    results |= evaluate_model(model, inputs, data.validation_splits, "eval", training_args)
+    if scores_file is None:
+        results |= _scores(model, training_args, inputs)
+    else:
+        results |= _kept_scores(scores_file, model, training_args, inputs)
     warn_if_guessing(results, label_array(inputs.tokenized[data.validation_splits[0]]), data.labels)
-    if training_args.do_predict:
-        results |= evaluate_model(model, inputs, data.test_splits, "predict", training_args)
     return Teacher(path, start.args, data.labels, results)
+
+
+def _scores(model: PreTrainedModel, training_args: DistillationTrainingArguments, inputs: Inputs) -> dict[str, float]:
+    results = evaluate_model(model, inputs, inputs.data.validation_splits, "eval", training_args)
+    if training_args.do_predict:
+        results |= evaluate_model(model, inputs, inputs.data.test_splits, "predict", training_args)
+    return results
+
+
+def _kept_scores(
+    file: Path, model: PreTrainedModel, training_args: DistillationTrainingArguments, inputs: Inputs
+) -> dict[str, float]:
+    """Returns the scores in a file; writes them first if it has none of this teacher on these data."""
+    scored = {
+        "teacher": fingerprint_model(model),
+        "data": inputs.fingerprints,
+        "bf16": training_args.bf16,
+        "do_predict": training_args.do_predict,
+    }
+    kept = json.loads(file.read_text()) if file.is_file() else None
+    if kept is None or kept["scored"] != scored:
+        kept = {"scored": scored, "results": _scores(model, training_args, inputs)}
+        write_json(file, kept)
+    return kept["results"]
 
 
 def check_padding(teacher: PreTrainedModel, inputs: Inputs) -> None:
