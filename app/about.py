@@ -93,18 +93,25 @@ def _identity_bias(model: Model) -> str:
     forms = {entry["model"]: entry for entry in model.identity_bias["models"]}
     measured = forms.get("int8" if "int8" in model.backend else "checkpoint") or next(iter(forms.values()))
     mean = {name: interval["estimate"] for name, interval in measured["mean"].items()}
-    worst_first = sorted(measured["identities"], key=lambda row: -row["false_positive_rate"]["estimate"])
+    called_toxic = [row for row in measured["identities"] if row["false_positive_rate"]["estimate"] > 0]
+    worst_first = sorted(called_toxic, key=lambda row: -row["false_positive_rate"]["estimate"])
+    said = (
+        f"<h3>Identity bias</h3><p>On {escape(model.identity_bias['source'])}, {percent(mean['false_positive_rate'])} "
+        "of the harmless texts that mention an identity are called toxic, on average over "
+        f"{len(measured['identities'])} identities. "
+    )
+    if not worst_first:
+        return f"{said}There are none.</p>"
     rows = "".join(
         f'<tr><th scope="row">{escape(row["identity"])}</th><td>{row["harmless_texts"]:,}</td>'
         f"<td>{_interval(row['false_positive_rate'])}</td><td>{_interval(row['bpsn_auc'])}</td></tr>"
         for row in worst_first[:MAX_IDENTITIES]
     )
     return (
-        f"<h3>Identity bias</h3><p>On {escape(model.identity_bias['source'])}, {percent(mean['false_positive_rate'])} "
-        "of the harmless texts that mention an identity are called toxic, on average over "
-        f"{len(measured['identities'])} identities. These are the ones with most false positives. BPSN AUC: how well "
+        f"{said}There are such texts for {len(worst_first)} of them; the worst come first. BPSN AUC: how well "
         "harmless texts with the identity are told from toxic texts without it; 100 % is best. Brackets are 95 % "
-        'intervals.</p><div class="scroll" tabindex="0"><table><thead><tr><th scope="col">Identity</th>'
+        "intervals.</p>"
+        '<div class="scroll" tabindex="0"><table><thead><tr><th scope="col">Identity</th>'
         '<th scope="col">Harmless texts</th><th scope="col">Called toxic</th><th scope="col">BPSN AUC</th></tr>'
         f"</thead><tbody>{rows}</tbody></table></div>"
     )

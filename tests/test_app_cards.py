@@ -79,12 +79,17 @@ def test_the_identities_with_most_false_positives_are_told_first(several_labels,
         ]
         return {"model": form, "mean": {"false_positive_rate": interval(sum(rates) / len(rates))}, "identities": rows}
 
-    bias = {"source": "<templates>", "models": [measured("checkpoint", 0.9, 0.9), measured("int8", 0.1, 0.3)]}
+    bias = {"source": "<templates>", "models": [measured("checkpoint", 0.9, 0.9), measured("int8", 0.1, 0.0, 0.3)]}
     shutil.copytree(several_labels, tmp_path / "export")
     (tmp_path / "identity_bias.json").write_text(json.dumps(bias))
     told = plain(describe(load_model(tmp_path)))
-    assert "On &lt;templates&gt;, 20.0 % of the harmless texts" in told
-    assert "group 1 30 30.0 % [25.0, 35.0] 80.0 % [75.0, 85.0] group 0 30 10.0 % [5.0, 15.0]" in told
+    assert "On &lt;templates&gt;, 13.3 % of the harmless texts" in told
+    assert "group 2 30 30.0 % [25.0, 35.0] 80.0 % [75.0, 85.0] group 0 30 10.0 % [5.0, 15.0]" in told
+    assert "for 2 of them" in told
+    assert "group 1" not in told  # has no false positives
+    bias["models"] = [measured("int8", 0.0, 0.0)]
+    (tmp_path / "identity_bias.json").write_text(json.dumps(bias))
+    assert "2 identities. There are none." in plain(describe(load_model(tmp_path)))
 
 
 def test_a_scored_file_has_all_labels_of_a_comment(model):
