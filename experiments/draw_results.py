@@ -98,17 +98,20 @@ def draw_depth() -> Figure:
     """Returns the leads of strategies over `odd` on the kept sentences, for teachers of 6 and of 12 layers."""
     shown = [strategy for strategy in STRATEGIES if strategy != "random"]  # which is far to the left
     runs = [run for run in read_runs() if run["sentences"] == 5000]
-    of_six = leads_over_default(grouped(runs, key=itemgetter("recipe")), shown, "choosing")
+    of_six = leads_over_default(grouped(runs, key=itemgetter("recipe")), "choosing")
     scores = score_groups(read_predictions(RESULTS / "full_depth_sst2_kept"), with_calibration=False)["accuracy"]
     seeds, odd = pooled_seed_variance(scores.values()), scores["distill", "odd"]
     of_twelve = {strategy: difference(scores["distill", strategy], odd, seeds) for strategy in shown}
     figure, axes = pyplot.subplots(figsize=(7, 2.4))
-    for height, leads, name in ((-0.12, of_six, "6 to 3 layers"), (0.12, of_twelve, "12 to 6 layers")):
+    for height, leads, name, marker in (
+        (-0.12, of_six, "6 to 3 layers", "o"),
+        (0.12, of_twelve, "12 to 6 layers", "D"),
+    ):
         points = np.array([leads[strategy].points for strategy in shown])  # estimate, low, high
         for row, (strategy, (estimate, low, high)) in enumerate(zip(shown, points, strict=True)):
             style = STRATEGY_STYLES[strategy]
             axes.plot([low, high], [row + height] * 2, color=style.color)
-            axes.plot(estimate, row + height, marker="o" if name[0] == "6" else "D", color=style.color)
+            axes.plot(estimate, row + height, marker=marker, color=style.color)
             axes.text(high, row + height, f"  {name}", va="center", fontsize=8, color=GRAY)
     axes.axvline(0, color=GRAY, linewidth=1)
     axes.set_yticks(range(len(shown)), shown)
