@@ -1,6 +1,7 @@
 """Tests of scoring files larger than memory: every format, an interruption, shards, and what is refused."""
 
 import csv
+import errno
 import json
 import sys
 
@@ -94,6 +95,27 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(served_model,
     monkeypatch.setattr(score, "classify_all", lambda *args: rest.append(args[2]) or classify_all(*args))
     assert run(served_model, source, tmp_path / "out.csv") == whole
     assert len(seen) + len(rest) == 5
+
+
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_from_its_finished_blocks(
+    served_model, tmp_path, monkeypatch
+):
+    source = write(tmp_path / "in.csv")
+    whole = run(served_model, source, tmp_path / "whole.csv")
+    files, write_rows = [], score.write_rows
+
+    def fill_the_disk(file, rows, columns):
+        files.append(file)
+        if len(files) == 3:  # the header, a block, and half of the next
+            file.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_rows(file, rows, columns)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="No space left"):
+        patch.setattr(score, "write_rows", fill_the_disk)
+        run(served_model, source, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+    assert run(served_model, source, tmp_path / "out.csv") == whole
 
 
 def test_finished_blocks_of_another_input_are_not_mixed_in(served_model, tmp_path, capsys):

@@ -12,9 +12,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 
+import run_comparison
+import run_distillation
+import run_lora
 from layer_distillation.errors import UserError
 from layer_distillation.record import UNFINISHED_RECORD_FILE
-from tests.script_runs import SCRIPT, metrics, read_record, results, run_elsewhere, run_here, tree, weights
+from tests.script_runs import SCRIPT, metrics, read_record, results, run_elsewhere, run_here, run_main, tree, weights
 from training.output_folder import COMPLETE_MARK
 
 pytestmark = pytest.mark.usefixtures("script_caches")
@@ -173,9 +176,10 @@ def test_a_read_only_teacher_folder_is_refused_before_the_fine_tuning(make_teach
 
 def test_a_read_only_output_folder_is_refused_before_anything_is_loaded(files, small_disk):
     make_read_only(small_disk)
-    arguments = ["--teacher_name_or_path", "nowhere", *files]
-    with pytest.raises(UserError, match=f"--output_dir {small_disk / 'student'} .*read-only"):
-        run_here(*arguments, "--output_dir", small_disk / "student")
+    for script in (run_distillation, run_lora, run_comparison):
+        arguments = ["--teacher_name_or_path", "nowhere", *files]
+        with pytest.raises(UserError, match=f"--output_dir {small_disk / 'student'} .*read-only"):
+            run_main(script, *arguments, "--output_dir", small_disk / "student")
 
 
 def test_a_read_only_teacher_cache_is_read_and_refused_only_if_it_lacks_the_outputs(
