@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from benchmarks.results import RESULTS, ROOT
-from comparison.bootstrap import Interval, difference, holm, pooled_seed_variance
+from comparison.bootstrap import Interval, difference, holm, pooled_seed_variance, print_p_value
 from comparison.results import TEACHER, Group
 from comparison.styles import capitalized, group_title
 from experiments.known_figures import FIGURE, known_figures, read_rows, scores_of
@@ -265,7 +265,7 @@ class Comparison:
         seeds = pooled_seed_variance(scores.values())
         intervals = [difference(scores[first], scores[second], seeds) for first, second in pairs]
         corrected = holm([interval.p_value for interval in intervals])
-        return [(interval, f"{p:.3f}") for interval, p in zip(intervals, corrected, strict=True)]
+        return [(interval, print_p_value(p)) for interval, p in zip(intervals, corrected, strict=True)]
 
 
 def read_comparison(name: str) -> Comparison:
