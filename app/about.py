@@ -73,12 +73,12 @@ def _threshold_row(label: str, threshold: float, curve: Mapping[str, Sequence[fl
 
 def _chart(threshold: float, curve: Mapping[str, Sequence[float]]) -> str:
     """Returns precision, recall and share flagged by threshold as a drawing 2 wide and 1 high."""
-    lines = "".join(
-        f'<polyline class="{tone}" points="'
-        + " ".join(f"{2 * at:.3f},{1 - value:.3f}" for at, value in zip(curve["threshold"], curve[name], strict=True))
-        + '"/>'
-        for name, tone in CURVES.items()
-    )
+    lines = ""
+    for name, tone in CURVES.items():
+        points = zip(curve["threshold"], curve[name], curve["flagged"], strict=True)
+        # Where nothing is flagged there is no precision.
+        drawn = (f"{2 * at:.3f},{1 - value:.3f}" for at, value, flagged in points if flagged or name != "precision")
+        lines += f'<polyline class="{tone}" points="{" ".join(drawn)}"/>'
     return (
         '<svg class="curves" viewBox="-0.02 -0.02 2.04 1.04" role="img" aria-label="Precision, recall and share '
         f'flagged by threshold">{lines}<line x1="{2 * threshold:.3f}" x2="{2 * threshold:.3f}" y1="0" y2="1"/></svg>'

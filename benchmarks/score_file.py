@@ -2,10 +2,10 @@
 
     python -m benchmarks.score_file --model_dir outputs/toxic_comments-odd --rows 1000000
 
-The comments are those of the sample data's training split, repeated. After each tenth of the file the command is
-suspended, and the bare model answers the same comments on as many threads for 10 seconds, because the pace of a
-machine changes. Rates are by the clock and by processor time; on a machine with other work only the second kind says
-something. The figures go to `docs/results/score_file.json`.
+The comments are those of the sample data's training split, repeated. The pace of a machine changes, so the command and
+the bare model take turns, a pass over these comments each time; the other one is suspended. Rates are by the clock and
+by processor time; on a machine with other work only the second kind says something. The figures go to
+`docs/results/score_file.json`.
 """
 
 import argparse
@@ -18,10 +18,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from statistics import median
 
 import psutil
 import pyarrow as pa
@@ -32,40 +31,17 @@ from app.models import Model, load_model
 from app.score import BLOCK_ROWS, classify_all
 from benchmarks.results import RESULTS, ROOT
 
-BARE_SECONDS = 10
-TENTHS = 10
-
 
 @dataclass(frozen=True)
 class Pace:
     """How long a number of comments took: seconds by the clock, and of processor time over all threads."""
 
-    rows: int
-    seconds: float
-    cpu_seconds: float
+    rows: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
-    def __sub__(self, earlier: "Pace") -> "Pace":
-        return Pace(*(late - early for late, early in zip(astuple(self), astuple(earlier), strict=True)))
-
-
-@dataclass(frozen=True)
-class Tenth:
-    """What was measured in a tenth of the file.
-
-    Attributes:
-        scored: the command.
-        bare: the bare model, right after it.
-        peak_mb: highest resident memory of the command.
-    """
-
-    scored: Pace
-    bare: Pace
-    peak_mb: float
-
-    def share(self, kind: str) -> float:
-        """Returns the rate of the command as a share of the bare model's, by "seconds" or "cpu_seconds"."""
-        rates = [pace.rows / getattr(pace, kind) for pace in (self.scored, self.bare)]
-        return rates[0] / rates[1]
+    def __add__(self, other: "Pace") -> "Pace":
+        return Pace(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 def main():
@@ -80,18 +56,20 @@ def main():
         source, target = Path(folder) / "comments.parquet", Path(folder) / "scored.parquet"
         write_comments(source, comments, args.rows)
         command = [sys.executable, "-m", "app.score", source, "--model_dir", args.model_dir, "--output", target]
-        tenths = run_watched(command, args.rows, lambda: bare_pace(model, comments))
+        scored, bare, memory = run_watched(command, args.rows, lambda: bare_pace(model, comments))
         num_scored = pq.ParquetFile(target).metadata.num_rows
     result = {
         "command": " ".join(["python -m benchmarks.score_file", *sys.argv[1:]]),
         "cores": available_cores(),
         "comments": {"different": len(comments), "mean_characters": sum(map(len, comments)) / len(comments)},
         "rows": num_scored,
+        "scored_after_the_first_block": asdict(scored),
+        "bare": asdict(bare),
         "share_of_bare": {
-            kind: describe([tenth.share(kind) for tenth in tenths]) for kind in ("seconds", "cpu_seconds")
+            "by_clock": scored.rows / scored.seconds * bare.seconds / bare.rows,
+            "by_cpu": scored.rows / scored.cpu_seconds * bare.cpu_seconds / bare.rows,
         },
-        "peak_mb": describe([tenth.peak_mb for tenth in tenths]),
-        "tenths": [asdict(tenth) for tenth in tenths],
+        "resident_mb_after_the_first_block": {"lowest": min(memory), "highest": max(memory)},
     }
     text = json.dumps(result, indent=2)
     (RESULTS / "score_file.json").write_text(text + "\n")
@@ -110,45 +88,40 @@ def write_comments(file: Path, comments: list[str], count: int) -> None:
 
 def bare_pace(model: Model, comments: list[str]) -> Pace:
     """Runs the model alone, on one thread for each core."""
-    started, cpu_started, count = time.perf_counter(), time.process_time(), 0
+    started, cpu_started = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(available_cores()) as executor:
-        while time.perf_counter() < started + BARE_SECONDS:
-            classify_all(model, executor, comments)
-            count += len(comments)
-    return Pace(count, time.perf_counter() - started, time.process_time() - cpu_started)
+        classify_all(model, executor, comments)
+    return Pace(len(comments), time.perf_counter() - started, time.process_time() - cpu_started)
 
 
-def run_watched(command: list, rows: int, measure_bare: Callable[[], Pace]) -> list[Tenth]:
-    """Runs the command, and suspends it after each tenth of the rows to measure the bare model.
+def run_watched(command: list, rows: int, measure_bare: Callable[[], Pace]) -> tuple[Pace, Pace, list[float]]:
+    """Runs the command in turns with the bare model.
 
-    The first tenth begins with the first finished block, after the start of the command.
+    Returns:
+        The pace of the command after its first block, that of the bare model, and the resident memory of the command
+        in MB, after each turn.
     """
-    process = psutil.Popen(command, cwd=ROOT)
-    parts, num_blocks = Path(f"{command[-1]}.parts"), -(-rows // BLOCK_ROWS)
-    tenths, begin, reached, peak = [], None, 0, 0.0
+    process, parts, memory, bare = psutil.Popen(command, cwd=ROOT), Path(f"{command[-1]}.parts"), [], Pace()
+    while not list(parts.glob("[0-9]*")):
+        if process.poll() is not None:
+            raise RuntimeError("app.score has ended before its first block.")
+        time.sleep(0.05)
+    cpu_started, seconds = sum(process.cpu_times()[:2]), 0.0
     while process.poll() is None:
-        finished = len(list(parts.glob("[0-9]*")))
         with suppress(psutil.NoSuchProcess):  # it ends
-            now = Pace(finished * BLOCK_ROWS, time.perf_counter(), sum(process.cpu_times()[:2]))
-            tenth = min(finished * TENTHS // num_blocks, TENTHS - 1)
-            if begin is None and finished:
-                begin, reached = now, tenth
-            peak = max(peak, process.memory_info().rss / 1e6) if finished else 0.0
-            if tenth > reached:
-                process.suspend()
-                tenths.append(Tenth(now - begin, measure_bare(), peak))
-                process.resume()
-                begin, reached, peak = replace(now, seconds=time.perf_counter()), tenth, 0.0
-        time.sleep(0.2)
+            process.suspend()
+            memory.append(process.memory_info().rss / 1e6)
+            turn = measure_bare()
+            bare += turn
+            process.resume()
+        resumed = time.perf_counter()
+        with suppress(psutil.TimeoutExpired):
+            process.wait(turn.seconds)
+        seconds += time.perf_counter() - resumed
     if process.returncode:
         raise RuntimeError("app.score has failed.")
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    end = Pace(rows, time.perf_counter(), usage.ru_utime + usage.ru_stime)
-    return [*tenths, Tenth(end - begin, measure_bare(), peak)]
-
-
-def describe(values: list[float]) -> dict[str, float]:
-    return {"median": median(values), "lowest": min(values), "highest": max(values)}
+    return Pace(rows - BLOCK_ROWS, seconds, usage.ru_utime + usage.ru_stime - cpu_started), bare, memory
 
 
 def parse_arguments() -> argparse.Namespace:

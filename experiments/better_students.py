@@ -41,7 +41,7 @@ from transformers import (
 )
 
 from benchmarks.results import ROOT
-from comparison.bootstrap import Interval, Scores, bootstrap, difference, holm, pooled_seed_variance
+from comparison.bootstrap import Interval, Scores, bootstrap, difference, holm, p_value_in_print, pooled_seed_variance
 from comparison.metrics import accuracy
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
 from experiments.runs import scaled_spread
@@ -332,29 +332,31 @@ def table(runs: Sequence[dict]) -> str:
     """Returns the table of all recipes: means over seeds, and leads over the default with their 95% intervals.
 
     The p-values are of the lead on the kept sentences, corrected by Holm for all recipes, or all strategies, with as
-    many sentences; 0.001 stands for smaller ones too.
+    many sentences.
     """
     rows = []
     for sentences, of_sentences in grouped(runs, key=itemgetter("sentences")).items():
         groups = grouped(of_sentences, key=itemgetter("recipe"))
-        # Two seeds say too little about how far seeds differ.
-        compared = [name for name, members in groups.items() if len(members) > 2 and name != "default"]
-        leads = {split: leads_over_default(groups, compared, split) for split in SPLITS}
+        leads = {split: leads_over_default(groups, split) for split in SPLITS}
+        compared = list(leads["choosing"])
         p_values = {}
-        for family in grouped(compared, key=STRATEGIES.__contains__).values():
-            corrected = holm([leads["choosing"][name].p_value for name in family])
-            p_values.update(zip(family, corrected, strict=True))
+        for family in grouped(compared, key=lambda name: name in STRATEGIES).values():
+            of_family = holm([leads["choosing"][name].p_value for name in family])
+            p_values.update(zip(family, of_family, strict=True))
         for recipe, members in groups.items():
             row = {"Sentences": f"{sentences:,}", "Recipe": title_of(recipe), "Seeds": str(len(members))}
             for split, title in SPLITS.items():
                 row[title] = scaled_spread([run[f"{split}_accuracy"] for run in members], 100)
                 row[f"Lead, {split} (points)"] = str(leads[split].get(recipe, ""))
-            row["p, corrected"] = f"{max(p_values[recipe], 0.001):.3f}" if recipe in p_values else ""
+            row["p, corrected"] = p_value_in_print(p_values[recipe]) if recipe in p_values else ""
             rows.append(row)
     return markdown_table(rows)
 
 
-def leads_over_default(groups: dict[str, list[dict]], compared: Sequence[str], split: str) -> dict[str, Interval]:
+def leads_over_default(groups: dict[str, list[dict]], split: str) -> dict[str, Interval]:
+    """Returns the leads of all recipes with enough seeds, by recipe."""
+    # Two seeds say too little about how far seeds differ.
+    compared = [name for name, members in groups.items() if len(members) > 2 and name != "default"]
     if not compared:
         return {}
     scores = {name: scores_of(groups[name], split) for name in ("default", *compared)}

@@ -1,6 +1,6 @@
 """Draws the figures of docs/ANALYSIS.md from the result files of the studies.
 
-    python -m experiments.draw_results      # writes docs/sentences.svg and docs/layer_sets.svg
+    python -m experiments.draw_results      # writes docs/sentences.svg, docs/layer_sets.svg and docs/depth.svg
 
 A dot is a run.
 """
@@ -17,8 +17,12 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from scipy.stats import studentized_range
 
-from benchmarks.results import RESULTS, ROOT, grouped
+from benchmarks.results import RESULTS, ROOT
+from comparison.bootstrap import difference, pooled_seed_variance
+from comparison.results import read_predictions, score_groups
 from comparison.styles import STRATEGY_STYLES
+from experiments.better_students import STRATEGIES, leads_over_default, read_runs
+from training.tables import grouped
 
 matplotlib.use("agg")
 GRAY = "#595959"
@@ -31,6 +35,7 @@ def main():
     pyplot.rcParams |= {"svg.hashsalt": "the same results give the same file", "font.size": 11}
     save(draw_sentences(), "sentences")
     save(draw_layer_sets(), "layer_sets")
+    save(draw_depth(), "depth")
 
 
 def save(figure: Figure, name: str) -> None:
@@ -85,6 +90,34 @@ def draw_layer_sets() -> Figure:
         axes.errorbar(mean(accuracies), row, xerr=half, fmt="D", color=color, markersize=5, capsize=3)
     axes.set_yticks(range(len(ranked)), [f"{names.get(layers, '')}  {layers}" for layers in ranked])
     axes.set(xlabel="validation accuracy (%), SST-2, 5,000 sentences", ylabel="the teacher's layers that are kept")
+    axes.grid(axis="x", color="#dddddd")
+    return figure
+
+
+def draw_depth() -> Figure:
+    """Returns the leads of strategies over `odd` on the kept sentences, for teachers of 6 and of 12 layers."""
+    shown = [strategy for strategy in STRATEGIES if strategy != "random"]  # which is far to the left
+    runs = [run for run in read_runs() if run["sentences"] == 5000]
+    of_six = leads_over_default(grouped(runs, key=itemgetter("recipe")), "choosing")
+    scores = score_groups(read_predictions(RESULTS / "full_depth_sst2_kept"), with_calibration=False)["accuracy"]
+    seeds, odd = pooled_seed_variance(scores.values()), scores["distill", "odd"]
+    of_twelve = {strategy: difference(scores["distill", strategy], odd, seeds) for strategy in shown}
+    figure, axes = pyplot.subplots(figsize=(7, 2.4))
+    for height, leads, name, marker in (
+        (-0.12, of_six, "6 to 3 layers", "o"),
+        (0.12, of_twelve, "12 to 6 layers", "D"),
+    ):
+        points = np.array([leads[strategy].points for strategy in shown])  # estimate, low, high
+        for row, (strategy, (estimate, low, high)) in enumerate(zip(shown, points, strict=True)):
+            style = STRATEGY_STYLES[strategy]
+            axes.plot([low, high], [row + height] * 2, color=style.color)
+            axes.plot(estimate, row + height, marker=marker, color=style.color)
+            axes.text(high, row + height, f"  {name}", va="center", fontsize=8, color=GRAY)
+    axes.axvline(0, color=GRAY, linewidth=1)
+    axes.set_yticks(range(len(shown)), shown)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("points of accuracy ahead of odd, 5,000 sentences of SST-2")
     axes.grid(axis="x", color="#dddddd")
     return figure
 

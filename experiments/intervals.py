@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from comparison.bootstrap import Interval, Scores, difference, holm, pooled_seed_variance, score
+from comparison.bootstrap import Interval, Scores, difference, holm, p_value_in_print, pooled_seed_variance, score
 from comparison.results import Group, read_predictions, score_groups
 from comparison.styles import group_title
 from training.tables import markdown_table
@@ -50,7 +50,7 @@ def table_of(scores: Mapping[Group, Scores], reference: Group) -> str:
 
 
 def _p_value(lead: Interval, corrected: float) -> str:
-    return f"{corrected:.3f}" if lead.over_seeds else "-"
+    return p_value_in_print(corrected) if lead.over_seeds else "-"
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
     python -m experiments.intervals docs/results/full_depth_sst2_kept --against distill-odd
 
 The sentences are those of the training split that `better_students` keeps for choosing. There are eleven times as many
-as in the validation split, so intervals are less than a third as wide. Models compute in bfloat16 where the hardware
-does. The second argument is a folder for the packed predictions; those that it has are not computed again.
+as in the validation split, so that they add less than a third as much to the width of an interval. Models compute in
+bfloat16 where the hardware does; methods that keep no checkpoint are left out. The second argument is a folder for the
+packed predictions; those that it has are not computed again.
 """
 
 import argparse
@@ -43,7 +44,9 @@ def predict(folder: Path, sentences: Dataset) -> Predictions:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenized = sentences.map(
-        lambda rows: tokenizer(rows["sentence"], truncation=True), batched=True, remove_columns=sentences.column_names
+        lambda rows: tokenizer(rows["sentence"], truncation=True, max_length=128),
+        batched=True,
+        remove_columns=sentences.column_names,
     )
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16_in_hardware()):
         logits = compute_logits(model, tokenized, DataCollatorWithPadding(tokenizer))

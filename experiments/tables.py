@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from benchmarks.results import RESULTS, ROOT
-from comparison.bootstrap import Interval, difference, holm, pooled_seed_variance
+from comparison.bootstrap import Interval, difference, holm, p_value_in_print, pooled_seed_variance
 from comparison.results import TEACHER, Group
 from comparison.styles import capitalized, group_title
 from experiments.known_figures import FIGURE, known_figures, read_rows, scores_of
@@ -38,6 +38,7 @@ from training.evaluation import TRAINING_LOSS
 from training.tables import METRIC_TITLES, grouped, markdown_table, spread
 
 COMMENT = re.compile(r"<!-- (from|table:) (.+?) -->")
+NUMBERS_OF_RUNS = ("Seeds", "Runs")
 NEW_PARAGRAPH = re.compile(r"\s*([-*] |\d+\. |#|\|)")
 CELL_BORDER = re.compile(r"(?<!\\)\|")
 
@@ -202,10 +203,14 @@ def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
 def _copied(rows: list[list[str]], page: Sequence[str]) -> list[list[str]]:
     """Returns the rows of a table with the figures of the rows that a table of another page has too.
 
-    Rows are the same where the cells without figures are, in a table that has all columns.
+    Rows are the same where the cells without figures are, but for the number of runs, in a table that has all columns.
     """
     titles, *others = rows
-    labels = [place for place in range(len(titles)) if not any(FIGURE.search(row[place]) for row in others)]
+    labels = [
+        place
+        for place, title in enumerate(titles)
+        if title not in NUMBERS_OF_RUNS and not any(FIGURE.search(row[place]) for row in others)
+    ]
     for table in _tables(page):
         if len(set(titles)) < len(titles) or not set(titles) <= set(table[0]):
             continue
@@ -260,7 +265,7 @@ class Comparison:
         seeds = pooled_seed_variance(scores.values())
         intervals = [difference(scores[first], scores[second], seeds) for first, second in pairs]
         corrected = holm([interval.p_value for interval in intervals])
-        return [(interval, f"{p:.3f}") for interval, p in zip(intervals, corrected, strict=True)]
+        return [(interval, p_value_in_print(p)) for interval, p in zip(intervals, corrected, strict=True)]
 
 
 def read_comparison(name: str) -> Comparison:

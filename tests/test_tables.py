@@ -87,20 +87,22 @@ def test_differences_are_given_in_both_directions():
 COPY = """Results:
 
 <!-- from study -->
-| Recipe | Accuracy (%) |
-|---|---|
-| new | 81.0 |
-| plain | 80.0 ± 1.0 |"""
+| Recipe | Seeds | Accuracy (%) |
+|---|---|---|
+| new | 1 | 81.0 |
+| plain | 3 | 80.0 ± 1.0 |"""
 
 
 def test_the_rows_of_a_table_are_those_of_the_study(folder):
     (folder / "study.md").write_text(
-        "| Recipe | Loss | Accuracy (%) |\n|---|---|---|\n| plain | 81.0 | 80.0 ± 1.0 |\n| new | 0.2 | 82.0 |\n"
+        "| Recipe | Loss | Seeds | Accuracy (%) |\n|---|---|---|---|\n"
+        "| plain | 81.0 | 3 | 80.0 ± 1.0 |\n| new | 0.2 | 2 | 82.0 ± 0.5 |\n"
     )
     problems = tables.check(page(COPY))
-    assert problems == ["6: '81.0' instead of '82.0'"], "although the file has 81.0 in another place"
+    expected = "6: '1' instead of '2', '81.0' instead of '82.0 ± 0.5'"
+    assert problems == [expected], "although the file has 81.0 in another place"
     rebuilt = tables.rebuilt(page(COPY))
-    assert rebuilt[:3] == page(COPY)[:3] and "| new    | 82.0         |" in rebuilt
+    assert rebuilt[:3] == page(COPY)[:3] and "| new    | 2     | 82.0 ± 0.5   |" in rebuilt
     assert tables.check(rebuilt) == [] and tables.rebuilt(rebuilt) == rebuilt
     assert tables.unmarked_tables(rebuilt) == [] and tables.unmarked_tables(rebuilt[3:]) == [1]
 
