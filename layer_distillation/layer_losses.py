@@ -134,8 +134,14 @@ class LayerLosses:
         return student, losses
 
     def teacher_outputs(self, teacher: nn.Module, teacher_inputs: Mapping[str, torch.Tensor]) -> LayerOutputs:
-        """Runs the teacher, possibly wrapped by now, and returns its logits and what the losses compare."""
-        return self._teacher_reader.run(teacher, **teacher_inputs)
+        """Runs the teacher, possibly wrapped by now, and returns its logits and what the losses compare.
+
+        A teacher in half precision is not autocast: on a processor, its norms would not take numbers of another type.
+        """
+        if any(parameter.dtype == torch.float32 for parameter in teacher.parameters()):
+            return self._teacher_reader.run(teacher, **teacher_inputs)
+        with torch.autocast(next(iter(teacher_inputs.values())).device.type, enabled=False):
+            return self._teacher_reader.run(teacher, **teacher_inputs)
 
     def stored_outputs(self, batch: Mapping[str, torch.Tensor]) -> LayerOutputs | None:
         """Returns the teacher's outputs from the columns of a batch, `None` if it lacks one or a teacher must run."""

@@ -378,6 +378,14 @@ def test_teacher_computes_in_the_precision_of_the_student(build_trainer):
     assert torch.equal(student_logits, student_logits.bfloat16().float())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_teacher_in_half_precision_runs_beside_a_student_in_bfloat16(build_trainer, dtype):
+    logits = [logits_one_by_one(bert(n), random_examples(17)) for n in (1, 3)]
+    trainer = build_trainer(teacher=bert(3).to(dtype), bf16=True, max_steps=1, per_device_train_batch_size=17)
+    log = first_step(trainer)
+    assert log["loss_kl"] == pytest.approx(kl_divergence_loss(*logits, 2.0).mean().item(), rel=0.1)
+
+
 def test_weights_of_a_teacher_in_every_step_may_be_half_as_wide(build_trainer):
     trainer = build_trainer(teacher=bert(3), teacher_dtype="bfloat16", max_steps=2)
     assert {parameter.dtype for parameter in trainer.teacher_model.parameters()} == {torch.bfloat16}
