@@ -102,7 +102,7 @@ def draw_depth() -> Figure:
     scores = score_groups(read_predictions(RESULTS / "full_depth_sst2_kept"), with_calibration=False)["accuracy"]
     seeds, odd = pooled_seed_variance(scores.values()), scores["distill", "odd"]
     of_twelve = {strategy: difference(scores["distill", strategy], odd, seeds) for strategy in shown}
-    figure, axes = pyplot.subplots(figsize=(7, 2.4))
+    figure, axes = pyplot.subplots(figsize=(7, 2.6))
     for height, leads, name, marker in (
         (-0.12, of_six, "6 to 3 layers", "o"),
         (0.12, of_twelve, "12 to 6 layers", "D"),
@@ -116,7 +116,7 @@ def draw_depth() -> Figure:
     axes.axvline(0, color=GRAY, linewidth=1)
     axes.set_yticks(range(len(shown)), shown)
     axes.invert_yaxis()
-    axes.margins(x=0.12)
+    axes.margins(x=0.2, y=0.2)
     axes.set_xlabel("points of accuracy ahead of odd, 5,000 sentences of SST-2")
     axes.grid(axis="x", color="#dddddd")
     return figure
