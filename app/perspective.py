@@ -15,9 +15,8 @@ from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
-from pydantic_core import from_json
 
 from app.batching import BusyError
 from app.models import Answer, Model, read_json
@@ -69,8 +68,11 @@ class AnalyzeError(Exception):
         self.error_type, self.details = error_type, details
 
 
+_JSON = TypeAdapter(Any)
+
+
 def _from_string(value: Any) -> Any:
-    return from_json(value) if isinstance(value, str) else value
+    return _JSON.validate_json(value) if isinstance(value, str) else value
 
 
 # Google reads both from strings too: "0.5", "true".

@@ -576,7 +576,7 @@ def test_arguments_that_fit_no_teacher_are_refused_when_parsed(arguments, messag
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
-        ({}, "even"),
+        ({}, "odd"),
         ({"layers": "1,3"}, "1,3"),
         ({"layer_strategy": "top", "stages": "3,2"}, "top-3,2"),
         ({"student_name_or_path": "models/small"}, "small"),

@@ -172,7 +172,7 @@ def test_the_report_has_both_tables_of_the_assignment(finished):
 def test_the_report_shows_figures_that_exist(finished):
     markdown, page = (finished / "report.md").read_text(), (finished / "report.html").read_text()
     shown = re.findall(r"\]\((figures/\w+\.png)\)", markdown) + re.findall(r"img src='(figures/\w+\.svg)'", page)
-    assert len(shown) == 2 * 7
+    assert len(shown) == 2 * 8
     for path in shown:
         assert (finished / path).stat().st_size > 5000
     assert "<table>" in page and "Even, LoRA" in page
