@@ -19,6 +19,7 @@ class Method:
         has_strategies: whether it runs with every layer strategy; the others run once for each seed.
         has_seeds: whether another seed gives another result; the others run once, with scikit-learn.
         labels_alone: whether the loss is that of the labels.
+        draws_weights: whether its layers start from fresh weights, as those of the strategy `random` do.
         not_with: strategies that make no sense with it.
         reads_teacher_tokens: whether it is a network with the teacher's tokenizer.
     """
@@ -29,6 +30,7 @@ class Method:
     has_strategies: bool = True
     has_seeds: bool = True
     labels_alone: bool = True
+    draws_weights: bool = False
     not_with: tuple[str, ...] = ()
     reads_teacher_tokens: bool = True
 
@@ -59,7 +61,10 @@ METHODS = {
         not_with=(*COPY_NOTHING, *EVIDENCE_STRATEGIES, "narrow"),
     ),
     "fresh_layers": _baseline(
-        "fresh layers, distilled", "the teacher's embeddings and fresh layers, distilled", labels_alone=False
+        "fresh layers, distilled",
+        "the teacher's embeddings and fresh layers, distilled",
+        labels_alone=False,
+        draws_weights=True,
     ),
     "rival": _baseline(
         "rival, fine-tuned",

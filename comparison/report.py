@@ -169,11 +169,12 @@ def _pairs(groups: Sequence[Group], scores: Mapping[Group, Scores]) -> list[tupl
 def teacher_table(results: Results, scores: Mapping[str, Mapping[Group, Scores]]) -> list[dict[str, str]]:
     """Returns how far each group of students is from the teacher, in percentage points with intervals."""
     rows = []
+    seeds = {metric.name: pooled_seed_variance(scores[metric.name].values()) for metric in results.metrics}
     for group in results.groups:
         row = {"Student": group_title(group)}
         for metric in results.metrics:
             of_metric = scores[metric.name]
-            interval = difference(of_metric[group], of_metric[TEACHER], pooled_seed_variance(of_metric.values()))
+            interval = difference(of_metric[group], of_metric[TEACHER], seeds[metric.name])
             row[f"{results.split_title} {metric.title} minus teacher's (points)"] = interval.in_print
         rows.append(row)
     return rows
@@ -183,8 +184,7 @@ def calibration_table(scores: Mapping[Group, Scores]) -> list[dict[str, str]]:
     """Returns the mean calibration error of the runs of each group, and of the teacher, with intervals."""
     seeds, rows = pooled_seed_variance(scores.values()), []
     for group, of_group in scores.items():
-        estimate, low, high = score(of_group, seeds).points
-        error = f"{estimate:.1f} [{low:.1f}, {high:.1f}]"
+        error = str(score(of_group, seeds)).lstrip("+")
         rows.append(
             {"Model": capitalized(group_title(group)), f"{capitalized(calibration_error.title)} (points)": error}
         )

@@ -18,7 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from comparison.arguments import Cell
 from comparison.bootstrap import Scores, bootstrap
 from comparison.grid import CellPlan, Grid
-from comparison.methods import METHODS
+from comparison.methods import COPY_NOTHING, METHODS
 from comparison.metrics import METRICS, Metric, calibration_error
 from comparison.predictions import Predictions
 from layer_distillation.model_outputs import compute_logits
@@ -250,7 +250,7 @@ def score_groups(
                 teacher.labels,
                 [of_run.outputs_for(metric) for of_run in of_group],
                 varies=group != TEACHER and METHODS[group[0]].has_seeds,
-                fresh="random" in group or "fresh_layers" in group,
+                fresh=group != TEACHER and (group[1] in COPY_NOTHING or METHODS[group[0]].draws_weights),
             )
             for group, of_group in predictions.items()
         }

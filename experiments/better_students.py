@@ -40,7 +40,7 @@ from transformers import (
     set_seed,
 )
 
-from benchmarks.results import ROOT
+from benchmarks.results import RESULTS, ROOT
 from comparison.bootstrap import Interval, Scores, bootstrap, difference, holm, p_value_in_print, pooled_seed_variance
 from comparison.metrics import accuracy
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
@@ -48,17 +48,17 @@ from experiments.runs import scaled_spread
 from experiments.shapes import averaged, importance_to_loss
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.inner_neurons import inner_width, keep_neurons
-from layer_distillation.model_outputs import compute_logits, longest_first
+from layer_distillation.model_outputs import MODEL_INPUTS, compute_logits, longest_first
 from layer_distillation.stored_columns import TEACHER_LOGITS
 from layer_mapping import build_random_student, build_student, select_layers
 from training.neuron_choice import most_important, neuron_importance
 from training.tables import grouped, markdown_table
 
 OUTPUTS = ROOT / "outputs" / "better_students"
-ROWS = ROOT / "docs" / "results" / "sst2_choosing_rows.json"
-RUNS = ROOT / "docs" / "results" / "better_students.jsonl"
-TABLE = ROOT / "docs" / "results" / "better_students.md"
-COST = ROOT / "docs" / "results" / "better_students_cost.md"
+ROWS = RESULTS / "sst2_choosing_rows.json"
+RUNS = RESULTS / "better_students.jsonl"
+TABLE = RESULTS / "better_students.md"
+COST = RESULTS / "better_students_cost.md"
 SPLITS = {"choosing": "Accuracy, choosing (%)", "validation": "Accuracy, validation (%)"}
 
 
@@ -307,9 +307,10 @@ def add_run(task: Task, recipe: str, seed: int, model: PreTrainedModel) -> None:
     for name, split in task.splits.items():
         logits = compute_logits(model.eval(), split, task.collator)
         probabilities, labels = softmax(logits, axis=1), np.array(split["labels"])
-        run[f"{name}_accuracy"] = round(float((logits.argmax(axis=1) == labels).mean()), 5)
+        right = logits.argmax(axis=1) == labels
+        run[f"{name}_accuracy"] = round(float(right.mean()), 5)
         run[f"{name}_loss"] = round(float(-np.log(probabilities[np.arange(len(labels)), labels]).mean()), 5)
-        run[f"{name}_right"] = base64.b64encode(np.packbits(logits.argmax(axis=1) == labels)).decode()
+        run[f"{name}_right"] = base64.b64encode(np.packbits(right)).decode()
     print({key: value for key, value in run.items() if not key.endswith("right")}, flush=True)
     with open(RUNS, "a") as stream:
         stream.write(json.dumps(run) + "\n")
@@ -368,7 +369,7 @@ def cost_table(task: Task, rounds: int = 15) -> str:
     """Returns the processor time of a batch of 32 sentences, in turns: medians over rounds."""
     torch.set_num_threads(1)
     models = {"teacher": task.teacher, "`odd`": copied(task, "odd"), "`narrow`": narrow(task)}
-    columns = ["input_ids", "attention_mask", "token_type_ids", "labels"]
+    columns = [*MODEL_INPUTS, "labels"]
     batch = task.collator(task.splits["validation"].select_columns(columns)[:32])
     forward, step = ({name: [] for name in models} for _ in range(2))
     for _ in range(rounds):

@@ -6,7 +6,6 @@ A dot is a run.
 """
 
 import argparse
-import csv
 from collections.abc import Iterable
 from operator import itemgetter
 from statistics import mean
@@ -19,9 +18,9 @@ from scipy.stats import studentized_range
 
 from benchmarks.results import RESULTS, ROOT
 from comparison.bootstrap import difference, pooled_seed_variance
-from comparison.results import read_predictions, score_groups
 from comparison.styles import STRATEGY_STYLES
 from experiments.better_students import STRATEGIES, leads_over_default, read_runs
+from experiments.known_figures import read_rows, scores_of
 from training.tables import grouped
 
 matplotlib.use("agg")
@@ -43,11 +42,6 @@ def save(figure: Figure, name: str) -> None:
     figure.savefig(ROOT / "docs" / f"{name}.svg", metadata={"Date": None}, facecolor="white", bbox_inches="tight")
 
 
-def read(name: str) -> list[dict[str, str]]:
-    with open(RESULTS / f"{name}.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def is_default(run: dict[str, str]) -> bool:
     """Whether a run is of the default recipe, in the file of a sweep or of a comparison."""
     return run.get("recipe") == "default" or run.get("method") == "distill"
@@ -56,7 +50,7 @@ def is_default(run: dict[str, str]) -> bool:
 def draw_sentences() -> Figure:
     """Returns accuracy against the number of training sentences, by strategy."""
     figure, axes = pyplot.subplots(figsize=(7, 4.2))
-    runs = {sentences: read(name) for sentences, name in SENTENCES.items()}
+    runs = {sentences: read_rows(RESULTS / f"{name}.csv") for sentences, name in SENTENCES.items()}
     teachers = [next(run for run in members if "teacher" in run.values()) for members in runs.values()]
     axes.plot(list(SENTENCES), percent(teachers), "k--", linewidth=1, label="teacher")
     for strategy in ("odd", "even", "top", "bottom", "random"):
@@ -77,7 +71,7 @@ def draw_sentences() -> Figure:
 
 def draw_layer_sets() -> Figure:
     """Returns the accuracy of all sets of layers, with Tukey's intervals over the seeds."""
-    runs = [run for run in read("sst2_5000_layer_sets") if not run["strategy"]]
+    runs = [run for run in read_rows(RESULTS / "sst2_5000_layer_sets.csv") if not run["strategy"]]
     by_set = {layers: percent(members) for layers, members in grouped(runs, key=itemgetter("layers")).items()}
     ranked = sorted(by_set, key=lambda layers: mean(by_set[layers]))
     names = {"1,2,3": "top", "1,3,5": "odd", "2,4,6": "even", "4,5,6": "bottom"}
@@ -99,7 +93,7 @@ def draw_depth() -> Figure:
     shown = [strategy for strategy in STRATEGIES if strategy != "random"]  # which is far to the left
     runs = [run for run in read_runs() if run["sentences"] == 5000]
     of_six = leads_over_default(grouped(runs, key=itemgetter("recipe")), "choosing")
-    scores = score_groups(read_predictions(RESULTS / "full_depth_sst2_kept"), with_calibration=False)["accuracy"]
+    scores = scores_of("full_depth_sst2_kept")["accuracy"]
     seeds, odd = pooled_seed_variance(scores.values()), scores["distill", "odd"]
     of_twelve = {strategy: difference(scores["distill", strategy], odd, seeds) for strategy in shown}
     figure, axes = pyplot.subplots(figsize=(7, 2.6))

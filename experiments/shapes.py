@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from layer_distillation.inner_neurons import inner_projections
+from layer_distillation.model_outputs import MODEL_INPUTS
 
 
 def averaged(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
@@ -36,7 +37,7 @@ def importance_to_loss(teacher: PreTrainedModel, examples: Dataset, collator: Ca
         for projection in projections
     ]
     sums = [torch.zeros(projection.in_features) for projection in projections]
-    columns = ["input_ids", "attention_mask", "token_type_ids", "labels"]
+    columns = [*MODEL_INPUTS, "labels"]
     for start in range(0, len(examples), 32):
         batch = collator(examples.select_columns(columns)[start : start + 32])
         # Of the sum over examples: the gradient at each example's neurons is that of its own loss.

@@ -318,8 +318,9 @@ def comparison_table(name: str, kind: str, *words: str) -> str:
 
 def _layer_table(comparison: Comparison, metric: str) -> str:
     first = comparison.students[0][0]
+    students = [group for group in comparison.students if group[0] == first]
     rows = []
-    for group in (TEACHER, *(group for group in comparison.students if group[0] == first)):
+    for group in (TEACHER, *students):
         layers = "; ".join(dict.fromkeys(row["layers"] for row in comparison.groups[group]))
         rows.append(
             {
@@ -329,7 +330,7 @@ def _layer_table(comparison: Comparison, metric: str) -> str:
                 f"Validation {METRIC_TITLES[metric]} (%)": comparison.spread(group, f"eval_{metric}", 1, 100),
             }
         )
-    return _with_distances(rows, comparison, [group for group in comparison.students if group[0] == first], metric)
+    return _with_distances(rows, comparison, students, metric)
 
 
 def _method_table(comparison: Comparison, metric: str) -> str:
@@ -350,7 +351,9 @@ def _method_table(comparison: Comparison, metric: str) -> str:
     return _with_distances(rows, comparison, comparison.students, metric)
 
 
-def _with_distances(rows: Sequence[dict[str, str]], comparison: Comparison, students: Sequence[Group], metric: str):
+def _with_distances(
+    rows: Sequence[dict[str, str]], comparison: Comparison, students: Sequence[Group], metric: str
+) -> str:
     """Returns a table of the teacher and some students with two more columns: how far they are from the teacher."""
     title = f"{comparison.title(metric)} minus teacher's (points)"
     distances = comparison.differences([(group, TEACHER) for group in students], metric)

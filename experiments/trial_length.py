@@ -11,7 +11,6 @@ All other arguments are those of `run_distillation.py`.
 """
 
 import argparse
-import csv
 from statistics import mean
 
 from scipy.stats import spearmanr
@@ -19,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from benchmarks.results import RESULTS, ROOT, write_results
+from experiments.known_figures import read_rows
 from experiments.layer_sets import metric_of, ranked
 from experiments.runs import metric_title
 from layer_distillation.arguments import DistillationTrainingArguments
@@ -40,8 +40,7 @@ from training.teacher import load_teacher
 
 def main():
     options, passed_on = read_options()
-    with open(RESULTS / f"{options.layer_sets}.csv", newline="") as file:
-        rows_of_runs = list(csv.DictReader(file))
+    rows_of_runs = read_rows(RESULTS / f"{options.layer_sets}.csv")
     full_runs, metric = mean_scores(rows_of_runs), metric_of(rows_of_runs[0])
     settings = parse_arguments(
         (TeacherArguments, StudentArguments, DataArguments, DistillationTrainingArguments),
