@@ -84,7 +84,7 @@ def _probe(plan: CellPlan, grid: Grid, teacher: PreTrainedModel) -> float:
     student = copy.deepcopy(teacher) if is_whole else stand_in(teacher, plan.student_args)
     if plan.lora_args is not None:
         student = add_lora(student, plan.lora_args, train_dataset, inputs.collator)
-    evaluated = inputs.tokenized[inputs.data.validation_splits[0]]
+    evaluated = inputs.validation
     sample = evaluated.select(range(min(PROBE_EXAMPLES, len(evaluated))), keep_in_memory=True)
     with tempfile.TemporaryDirectory() as folder:
         trainer = DistillationTrainer(

@@ -23,8 +23,8 @@ def check_vocabulary(
     Raises:
         UserError: teacher and student read other words in the same `input_ids`.
     """
-    of_teacher = _tokenizer_beside(teacher)
-    if not isinstance(tokenizer, PreTrainedTokenizerBase) or of_teacher is None:
+    of_teacher = _tokenizer_beside(teacher) if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+    if of_teacher is None:
         # Models that read characters have no such entry.
         sizes = [encoder_config(model.config).to_dict().get("vocab_size") for model in (teacher, student)]
         if sizes[0] == sizes[1]:

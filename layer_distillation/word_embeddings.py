@@ -84,7 +84,8 @@ def _check_logits(
     model: PreTrainedModel, smaller: PreTrainedModel, ids: torch.Tensor, batch: Mapping[str, torch.Tensor]
 ) -> None:
     """Raises a `UserError` if the models disagree: some look ids up in other ways than by their embeddings."""
-    batch = {name: values.to(model.device) for name, values in batch.items() if name in forward_columns(model)}
+    columns = forward_columns(model)
+    batch = {name: values.to(model.device) for name, values in batch.items() if name in columns}
     with torch.inference_mode():
         found = logits_of(smaller(**batch))
         expected = logits_of(model(**batch | {"input_ids": ids.to(model.device)[batch["input_ids"]]}))

@@ -157,7 +157,7 @@ def coverage(model: PreTrainedModel, targets: Sequence[str]) -> tuple[float, lis
     }
     adapted = {id(model.get_submodule(name).weight) for name in targets}
     without = [name for name, parameter in matrices.items() if id(parameter) not in adapted]
-    num_adapted = sum(parameter.numel() for name, parameter in matrices.items() if name not in without)
+    num_adapted = sum(parameter.numel() for parameter in matrices.values() if id(parameter) in adapted)
     within_layer = [name.removeprefix(f"{prefix}.").split(".", 1)[1].removesuffix(".weight") for name in without]
     share = num_adapted / sum(parameter.numel() for parameter in matrices.values())
     return share, list(dict.fromkeys(within_layer))

@@ -22,6 +22,7 @@ from transformers.utils import CONFIG_NAME
 
 from layer_distillation.atomic_files import HALF_WRITTEN, check_writable, locked, make_readable, replacing
 from layer_distillation.errors import UserError
+from layer_distillation.pretrained import ADAPTER_FILE
 from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE, RunRecord
 from text_data.thresholds import THRESHOLDS_FILE
 
@@ -37,7 +38,7 @@ FILES_OF_A_RUN = (
     THRESHOLDS_FILE,
     "*.safetensors",
     "*.safetensors.index.json",
-    "adapter_config.json",
+    ADAPTER_FILE,
 )
 # Folders in it with what is made of its student, where the app and other programs look.
 MERGED_FOLDER, EXPORT_FOLDER = "merged", "export"

@@ -197,7 +197,7 @@ def build_trainer(
         teacher_layers=signal.teacher_layers,
         args=training_args,
         train_dataset=signal.train_dataset,
-        eval_dataset=inputs.tokenized[inputs.data.validation_splits[0]],
+        eval_dataset=inputs.validation,
         data_collator=HiddenStatesCollator(inputs.collator) if training_args.needs_hidden_states else inputs.collator,
         processing_class=inputs.tokenizer,
         compute_metrics=inputs.compute_metrics,

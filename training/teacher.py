@@ -14,6 +14,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -73,6 +74,11 @@ class TeacherStart:
     model: PreTrainedModel
     is_trained: bool
     args: TeacherArguments
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the weights before any fine-tuning; it is asked for twice."""
+        return fingerprint_model(self.model)
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ def prepare_teacher(
         results |= _scores(model, training_args, inputs)
     else:
         results |= _kept_scores(scores_file, model, training_args, inputs)
-    warn_if_guessing(results, label_array(inputs.tokenized[data.validation_splits[0]]), data.labels)
+    warn_if_guessing(results, label_array(inputs.validation), data.labels)
     return Teacher(path, start.args, data.labels, results)
 
 
@@ -293,7 +299,7 @@ def _recipe(start: TeacherStart, training_args: DistillationTrainingArguments, i
         training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
     )
     return {
-        "initial_weights": fingerprint_model(start.model),
+        "initial_weights": start.fingerprint,
         "train_data": fingerprint_dataset(inputs.tokenized["train"], (*MODEL_INPUTS, "labels")),
         "labels": list(start.model.config.id2label.values()),
         "num_train_epochs": start.args.teacher_num_train_epochs,
