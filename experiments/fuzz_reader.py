@@ -100,6 +100,7 @@ KINDS = {
     "fractions": Kind(lambda r: r.choice((0.125, 2.5, -3.75, 7.0)), REGRESSION, (REGRESSION,)),
     "shares": Kind(lambda r: r.choice((0.0, 0.25, 0.5, 1.0)), REGRESSION, (REGRESSION, SINGLE_LABEL)),
     "lists of names": Kind(lambda r: _subset(r, ("rude", "a, b", "é")), MULTI_LABEL, (MULTI_LABEL,), TYPED),
+    "lists of one name": Kind(lambda r: [r.choice(("rude", "a, b", "é"))], None, (SINGLE_LABEL, MULTI_LABEL), TYPED),
     "vectors": Kind(lambda r: [r.randrange(2) for _ in range(3)], MULTI_LABEL, (MULTI_LABEL,), TYPED),
     "lists of shares": Kind(lambda r: [r.choice((0.25, 0.5)) for _ in range(2)], None, (MULTI_LABEL,), TYPED),
     "objects": Kind(
@@ -113,6 +114,7 @@ KINDS = {
     "mixed": Kind(lambda r: r.choice((1, "1", [1], {"a": 1}, True, 0.5)), None, (), JSON),
     "nested": Kind(lambda r: r.choice(([["a"]], {"a": {"b": 1}}, [{"a": 1}])), None, (), JSON),
 }
+NAME_LISTS = ("lists of names", "lists of one name")
 # Whose labels are one number each.
 ARRAYS = ("vectors", "lists of shares", "objects", "columns")
 COLUMNS = ("rude", "threat", "insult")
@@ -282,6 +284,7 @@ def read_with_pandas(case: Case) -> dict[str, list]:
 def outcome_of(case: Case, read: Callable[[Case], dict[str, list]]) -> str:
     """Reads a file twice; returns "right", "refused", or what is wrong."""
     kind, stated = KINDS[case.kind], case.arguments.get("problem_type")
+    problem_type = None if _has_one_each(case) else kind.problem_type
     try:
         data_args = DataArguments(train_file=str(case.path), validation_file=str(case.path), **case.arguments)
         data = load_data(data_args, seed=0)
@@ -293,13 +296,13 @@ def outcome_of(case: Case, read: Callable[[Case], dict[str, list]]) -> str:
         is_complete = all(row[name] is not None for row in case.rows for name in needed)
         values = [row[list(row)[-1]] for row in case.rows]
         is_varied = len({str(value) for value in values}) > 1 and case.kind != "odd names"
-        may_be_read = (kind.problem_type and stated is None) or stated in kind.read_as
+        may_be_read = (problem_type and stated is None) or stated in kind.read_as
         if not case.fault and is_complete and is_varied and may_be_read and _is_readable(case, values):
             return f"WRONG: refused without need: {message}"
         return "refused"
-    if not case.fault and stated is None and kind.problem_type is None and _is_open(case):
+    if not case.fault and stated is None and problem_type is None and _is_open(case):
         return f"WRONG: read as {data.labels.problem_type} without a word"
-    if not case.fault and data.labels.problem_type != (stated or kind.problem_type) and _is_open(case):
+    if not case.fault and data.labels.problem_type != (stated or problem_type) and _is_open(case):
         return f"WRONG: read as {data.labels.problem_type}"
     try:
         columns = read(case)
@@ -315,12 +318,25 @@ def _is_readable(case: Case, values: list) -> bool:
         return False  # the type says one label a row
     if case.kind == "columns":
         return all(any(row[name] is not None for row in case.rows) for name in COLUMNS)
-    if case.kind in ("lists of names", "list cells", "joined names"):
+    if case.kind in (*NAME_LISTS, "list cells", "joined names"):
         cells = [value if isinstance(value, list) else value.strip("[]").split(";") for value in values]
         return len({name for cell in cells for name in cell if name}) > 1
     if case.kind == "shares":
         return any(value % 1 for value in values)
     return case.kind != "fractions" or any(value % 1 for value in values)
+
+
+def _has_one_each(case: Case) -> bool:
+    """Whether every row has exactly one of several labels, so that they may exclude each other."""
+    values = [row[list(row)[-1]] for row in case.rows]
+    if case.kind in NAME_LISTS:
+        return all(value is not None and len(value) == 1 for value in values)
+    if case.kind == "columns":
+        values = [[row[name] for name in COLUMNS] for row in case.rows]
+    if case.kind not in ("columns", "vectors", "objects") or None in values:
+        return False
+    shares = [list(value.values()) if isinstance(value, dict) else value for value in values]
+    return all(sorted(row, key=str) == [0] * (len(row) - 1) + [1] for row in shares)
 
 
 def _is_open(case: Case) -> bool:
@@ -376,6 +392,11 @@ def _spelled(value: object, data: TextClassificationData, case: Case) -> object:
         return round(float(value), 5)
     if labels.problem_type == SINGLE_LABEL and labels.is_soft:
         return [round(1 - float(value), 5), round(float(value), 5)]
+    if labels.problem_type == SINGLE_LABEL and case.kind in NAME_LISTS:
+        return value[0]
+    if labels.problem_type == SINGLE_LABEL and case.kind == "list cells":
+        names = [json.loads(row[list(row)[-1]].replace("'", '"')) for row in case.rows]
+        return json.loads(value.replace("'", '"'))[0] if all(len(row) == 1 for row in names) else value
     if labels.problem_type == SINGLE_LABEL:
         is_decimal = case.kind in ("whole decimals", "shares", "fractions") or not isinstance(value, str | bool | int)
         return str(int(float(value))) if is_decimal else str(value)
@@ -400,11 +421,17 @@ def _spelled_by_us(row: object, data: TextClassificationData, case: Case) -> obj
 # ---- Running ----
 
 
+class Hang(BaseException):
+    """Raised while a file is read for too long; no `Exception`, which the reader would take for a damaged file."""
+
+
 def run_case(number: int, folder: Path, read: Callable[[Case], dict[str, list]], seed: int = 0) -> tuple[Case, str]:
     """Makes and reads one file; returns the case and its outcome."""
     case = make_case(number, folder, seed)
     try:
         outcome = outcome_of(case, read)
+    except Hang:
+        outcome = f"HANG: not read in {SECONDS_A_FILE} s of processor time"
     except Exception as error:
         outcome = f"TRACEBACK: {type(error).__name__}: {error}"
     finally:
@@ -420,13 +447,13 @@ def main():
     args = parser.parse_args()
     datasets.disable_progress_bars()
     warnings.simplefilter("ignore")
-    signal.signal(signal.SIGALRM, _stop)
+    signal.signal(signal.SIGPROF, _stop)
     outcomes, start = Counter(), time.time()
     with tempfile.TemporaryDirectory() as folder:
         for number in range(args.files) if args.only is None else [args.only]:
-            signal.alarm(SECONDS_A_FILE)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS_A_FILE)
             case, outcome = run_case(number, Path(folder), read_with_polars, args.seed)
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             outcomes[outcome.partition(":")[0]] += 1
             if outcome not in GOOD or args.only is not None:
                 print(
@@ -437,7 +464,7 @@ def main():
 
 
 def _stop(signal_number: int, frame: object) -> None:
-    raise TimeoutError(f"not read in {SECONDS_A_FILE} s")
+    raise Hang
 
 
 if __name__ == "__main__":

@@ -65,6 +65,12 @@ def refused(load, labels, *parts, **arguments):
         ("rude;threat|rude|threat", (SINGLE_LABEL, MULTI_LABEL)),
         ("rude, threat|insult, rude|insult, threat", (SINGLE_LABEL, MULTI_LABEL)),
         ([[0.2, 0.8], [0.5, 0.5]], (SINGLE_LABEL, MULTI_LABEL)),
+        ("2.5|nan|1", ("row 2", "'nan'", SINGLE_LABEL)),
+        # Exactly one label in every row.
+        ([["toxic"], ["fine"]], (SINGLE_LABEL, MULTI_LABEL)),
+        ('["toxic"]|["fine"]', (SINGLE_LABEL, MULTI_LABEL)),
+        ([[0, 1, 0], [1, 0, 0]], (SINGLE_LABEL, MULTI_LABEL)),
+        ([{"toxic": 1, "fine": 0}, {"toxic": 0, "fine": 1}], (SINGLE_LABEL, MULTI_LABEL)),
     ],
 )
 def test_labels_with_two_readings_are_refused_with_both_and_the_option(labels, readings, load):
@@ -86,6 +92,14 @@ def test_labels_with_two_readings_are_refused_with_both_and_the_option(labels, r
         ("b, a|a|b", MULTI_LABEL, ("a", "b"), [[1, 1], [1, 0], [0, 1]]),
         ([[0.25, 0.75], [1.0, 0.0]], MULTI_LABEL, ("0", "1"), [[0.25, 0.75], [1, 0]]),
         ([[0, 1], [1, 0]], SINGLE_LABEL, ("0", "1"), [1, 0]),
+        ([["toxic"], ["fine"]], SINGLE_LABEL, ("fine", "toxic"), [1, 0]),
+        ([["toxic"], ["fine"]], MULTI_LABEL, ("fine", "toxic"), [[0, 1], [1, 0]]),
+        ('["toxic"]|["fine"]', SINGLE_LABEL, ("fine", "toxic"), [1, 0]),
+        ("[10]|[9]", SINGLE_LABEL, ("9", "10"), [1, 0]),
+        ([[10], [9]], SINGLE_LABEL, ("9", "10"), [1, 0]),
+        ([[2.5], [1.0]], REGRESSION, ("score",), [2.5, 1.0]),
+        ("2.5|nan|1", SINGLE_LABEL, ("1", "2.5", "nan"), [1, 2, 0]),
+        ([{"toxic": 1, "fine": 0}, {"toxic": 0, "fine": 1}], SINGLE_LABEL, ("toxic", "fine"), [0, 1]),
     ],
 )
 def test_the_problem_type_decides_between_readings(labels, problem_type, names, ids, load):
@@ -99,7 +113,8 @@ def test_the_problem_type_decides_between_readings(labels, problem_type, names, 
         ("True|False", {"problem_type": REGRESSION}, ("row 1", "'True'")),
         ("1.5|2.5", {"problem_type": MULTI_LABEL}, ("--problem_type", "1.5", "--label_column_name")),
         ("0.5|2.5", {"problem_type": SINGLE_LABEL}, ("row 2", "'2.5'", "--problem_type", REGRESSION)),
-        ([["a"], ["b"]], {"problem_type": SINGLE_LABEL}, ("--problem_type", "['a']")),
+        ([["a"], ["b", "a"]], {"problem_type": SINGLE_LABEL}, ("--problem_type", "row 2", "['b', 'a']")),
+        ([["a"], ["b"]], {"problem_type": REGRESSION}, ("--problem_type", "['a']")),
         ([[0.2, 0.9], [1.0, 0.0]], {"problem_type": SINGLE_LABEL}, ("row 1", "[0.2, 0.9]", MULTI_LABEL)),
         ([[0, 1], [1, 0]], {"problem_type": REGRESSION}, ("--problem_type", "2")),
         ("['a']|b", {"problem_type": MULTI_LABEL}, ("row 2", "'b'")),
@@ -150,6 +165,12 @@ def test_names_are_joined_as_they_are_split(names):
 )
 def test_the_order_of_a_type_counts_and_other_classes_are_sorted(labels, names, ids, load):
     assert load(labels) == (LabelMap(SINGLE_LABEL, names), ids)
+
+
+def test_lists_of_unlike_lengths_with_numbers_above_one_hold_the_numbers_of_classes(load):
+    assert load([[10, 2], [2], []]) == (LabelMap(MULTI_LABEL, ("2", "10")), [[1, 1], [1, 0], [0, 0]])
+    for shares in ([[1, 0], [1]], [[0, 2], [1, 0]]):
+        refused(load, shares, "lengths", "Use lists of names")
 
 
 def test_lists_of_ordered_categories_keep_the_order(load):
@@ -239,8 +260,8 @@ def test_shares_that_sum_to_one_are_soft_single_labels_where_the_option_says_so(
         ("text,a,b", "x,1,2", {}, ("row 1", "'b'", "'2'", "--label_column_name")),
         ("text,a,b", "x,1,yes", {}, ("row 1", "'b'", "'yes'")),
         ("text,a,b", "x,nan,inf", {}, ("row 1", "'b'", "'inf'")),
-        ("text,a,c", "x,1,0", {}, ("'b'", "text, a, c")),
-        ("text,c,d", "x,1,0", {}, ("'a' and 'b'", "text, c, d")),
+        ("text,a,c", "x,1,0", {}, ("'b'", "text,a,c")),
+        ("text,c,d", "x,1,0", {}, ("'a' and 'b'", "text,c,d")),
         ("text,a,b", "x,,", {}, ("'a' and 'b'",)),
         ("text,a,b", "x,1,1", {"label_order": "a,c"}, ("--label_order", "a,b", "a,c")),
         ("text,a,b", "x,1,1", {"problem_type": SINGLE_LABEL}, ("row 1", "[1.0, 1.0]")),

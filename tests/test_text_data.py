@@ -1,5 +1,6 @@
 """Tests of reading, labeling, splitting and tokenizing text data."""
 
+import gzip
 import importlib.util
 import json
 import os
@@ -161,6 +162,21 @@ def test_cells_keep_their_characters_and_keys_of_json_may_be_absent(load):
     assert data.splits["train"]["text"][2] == "a\u2028b"
 
 
+def test_quotes_in_cells_may_have_a_backslash_before_them_where_they_are_not_doubled(load):
+    texts = ['say "hi", twice', "C:\\temp\\", "plain"]
+    escaped = [text.replace("\\", r"\\").replace('"', r"\"") for text in texts]
+    doubled = [text.replace('"', '""') for text in texts]
+    for cells in (escaped, doubled):
+        rows = "".join(f'"{cell}",{label}\n' for cell, label in zip(cells, "xyx"))
+        assert load("text,label\n" + rows).splits["train"]["text"][:] == texts
+
+
+def test_a_column_whose_name_has_spaces_around_it_is_named_as_the_message_spells_it(load):
+    with refused('["text", " label"]', "--label_column_name"):
+        load("text, label\na,x\nb,y\n")
+    assert load("text, label\na,x\nb,y\n", label_column_name='[" label"]').labels.names == ("x", "y")
+
+
 def test_every_format_gives_the_same_data_and_formats_mix(write, tmp_path):
     rows = [{"text": '"NA', "label": "b"}, {"text": "2020-01-01", "label": "a"}]
     columns = {"text": ['"NA', "2020-01-01"], "label": pa.array(["b", "a"]).dictionary_encode(), "other": [1, 2]}
@@ -217,7 +233,14 @@ def parquet_with_other_bytes(path):
         ("large.jsonl", '{"text": "a", "label": 99999999999999999999}\n', "too large"),
         ("broken.parquet", b"PAR1 is not enough", "Parquet"),
         ("corrupt.parquet", corrupt_parquet, "thrift"),
-        ("no_rows.csv", "text,label\n", "text, label"),
+        ("no_rows.csv", "text,label\n", "text,label"),
+        ("open.csv", f'text,label\n"open {"x" * 2**24},a\nx,a\n', "quotation mark"),
+        ("same.jsonl", '{"text": "a", "label": "x", "label": "y"}\n', "'label'"),
+        ("columns.json", '{"text": {"0": "a", "1": "b"}, "label": {"0": "x", "1": "y"}}', "records"),
+        ("zipped.csv", gzip.compress(b"text,label\na,x\n"), "gzip"),
+        ("sheet.csv", b"PK\x03\x04\x14\x00", ".xlsx"),
+        ("wide.csv", "text,label\na,x\n".encode("utf-16"), "UTF-16"),
+        ("table.jsonl", b"PAR1\x15\x04", "parquet"),
     ],
 )
 def test_broken_files_are_refused_with_their_name_and_the_place(name, content, part, write, tmp_path):

@@ -25,6 +25,16 @@ from text_data.columns import repeated
 OTHER_DELIMITERS = ";\t|"
 DECIMAL_COMMA = r"^\s*[+-]?\d*,\d+\s*$"
 NUMBER_OR_EMPTY = r"^\s*([+-]?\d*,?\d+)?\s*$"
+# The longest row of a csv file, in bytes.
+BLOCK_SIZE = 2**24
+# How files begin that are often saved under another ending.
+BEGINNINGS = {
+    b"\x1f\x8b": "a gzip archive",
+    b"PK\x03\x04": "a zip archive, which an .xlsx file is too",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+    b"PAR1\x15": "a parquet file",
+}
 
 
 def read_file(path: Path, json_field: str | None = None) -> Dataset:
@@ -39,6 +49,8 @@ def read_file(path: Path, json_field: str | None = None) -> Dataset:
     reader = READERS[path.suffix.lower()]
     arguments = {"field": json_field} if reader is _read_json else {}
     with _naming(path):
+        if reader is not _read_parquet:
+            _check_is_text(path)
         table = reader(path, **arguments)
         table.validate(full=True)  # strings of damaged files may be no UTF-8
         return Dataset(table)
@@ -59,12 +71,22 @@ def _naming(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _check_is_text(path: Path) -> None:
+    with open(path, "rb") as file:
+        first = file.read(4)
+    for beginning, kind in BEGINNINGS.items():
+        if first.startswith(beginning):
+            raise ValueError(f"it begins as {kind}. Write it as {path.suffix}, in UTF-8")
+
+
 # ---- csv and tsv ----
 
 
 def _read_csv(path: Path) -> pa.Table:
     delimiter = _delimiter(path)
-    table = _read_cells(path, pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
+    escape = "\\" if _has_escaped_quotes(path, delimiter) else False
+    options = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, escape_char=escape)
+    table = _read_cells(path, options)
     return _with_decimal_points(table) if delimiter == ";" else table
 
 
@@ -75,14 +97,23 @@ def _read_tsv(path: Path) -> pa.Table:
 
 def _read_cells(path: Path, parse_options: pa.csv.ParseOptions) -> pa.Table:
     """Reads all cells as strings: with other types the texts "NA" and "007" would become null and 7."""
+    # With one thread errors tell the row.
     options = {
-        "read_options": pa.csv.ReadOptions(use_threads=False, block_size=2**24),  # one thread: errors tell the row
+        "read_options": pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_SIZE),
         "parse_options": parse_options,
     }
     columns = pa.csv.open_csv(path, **options).schema.names
     _check_columns(columns)
     strings = pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))
-    return pa.csv.read_csv(path, convert_options=strings, **options)
+    try:
+        return pa.csv.read_csv(path, convert_options=strings, **options)
+    except pa.ArrowInvalid as error:
+        if "straddling" not in str(error):
+            raise
+        raise ValueError(
+            f"a row of more than {BLOCK_SIZE / 1e6:.0f} MB, perhaps because a quotation mark opens a cell and none "
+            "closes it"
+        ) from error
 
 
 def _delimiter(path: Path) -> str:
@@ -93,6 +124,25 @@ def _delimiter(path: Path) -> str:
         if len(next(csv.reader([header], delimiter=delimiter), ())) > 1:
             return delimiter
     return ","
+
+
+def _has_escaped_quotes(path: Path, delimiter: str) -> bool:
+    """Returns whether quotes in quoted cells are written \\" as by Spark and MySQL, and not doubled.
+
+    A backslash before a quote may also be the last character of a cell, so the file must be wrong without escapes.
+    """
+    with open(path, "rb") as file:
+        if not any(b'\\"' in line for line in file):
+            return False
+    return not _is_strict_csv(path, delimiter) and _is_strict_csv(path, delimiter, escapechar="\\")
+
+
+def _is_strict_csv(path: Path, delimiter: str, **dialect) -> bool:
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        try:
+            return all(True for _ in csv.reader(file, delimiter=delimiter, strict=True, **dialect))
+        except csv.Error:
+            return False
 
 
 def _with_decimal_points(table: pa.Table) -> pa.Table:
@@ -113,9 +163,9 @@ def _read_json(path: Path, field: str | None = None) -> pa.Table:
     """Reads one list of objects, or one object per line. Arrow's reader would turn texts like dates into dates."""
     text = path.read_text(encoding="utf-8-sig")
     if field is not None:
-        rows = _rows_in_field(json.loads(text), field)
+        rows = _rows_in_field(_parse_json(text), field)
     elif text.lstrip().startswith("["):
-        rows = json.loads(text)
+        rows = _parse_json(text)
     else:
         rows = _parse_json_lines(text)
     for number, row in enumerate(rows, 1):
@@ -136,8 +186,8 @@ def _parse_json_lines(text: str) -> list:
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         try:
-            rows += [json.loads(line)] if line.strip() else []
-        except json.JSONDecodeError as error:
+            rows += [_parse_json(line)] if line.strip() else []
+        except ValueError as error:
             _check_for_fields(text)
             raise ValueError(f"line {number}: {error}") from error
     if len(rows) == 1:
@@ -145,8 +195,19 @@ def _parse_json_lines(text: str) -> list:
     return rows
 
 
+def _parse_json(text: str) -> object:
+    return json.loads(text, object_pairs_hook=_object_of)
+
+
+def _object_of(pairs: list[tuple[str, object]]) -> dict:
+    """Builds an object. Readers do not agree which of two values of one name counts."""
+    if twice := repeated(name for name, _ in pairs):
+        raise ValueError(f"more than one value of the name {', '.join(map(repr, twice))} in one object")
+    return dict(pairs)
+
+
 def _check_for_fields(text: str) -> None:
-    """Raises if the text is one object, of which a field holds the rows."""
+    """Raises if the text is one object, of which a field holds the rows, or each field a column."""
     try:
         document = json.loads(text)
     except json.JSONDecodeError:
@@ -157,6 +218,11 @@ def _check_for_fields(text: str) -> None:
         raise ValueError(
             f"one object with the fields {', '.join(document)}. If the rows are in one of them, name it: "
             f"--json_field {with_rows[0]}"
+        )
+    if fields and all(isinstance(value, list | dict) for _, value in fields):
+        raise ValueError(
+            f"one object with the fields {', '.join(document)}, which looks like columns. Write rows, as pandas does "
+            'with to_json(orient="records")'
         )
 
 

@@ -17,6 +17,7 @@ from datasets import ClassLabel, LargeList, List, Value
 from layer_distillation.errors import UserError
 from text_data.arguments import DataArguments
 from text_data.columns import WELL_KNOWN_LABEL_COLUMNS, is_string
+from text_data.names import join_names
 from text_data.sources import RawSplit
 from text_data.splits import splits_for
 
@@ -59,7 +60,7 @@ def read_label_columns(raw: dict[str, RawSplit], data_args: DataArguments) -> di
         if name not in found:
             raise UserError(
                 f"{raw[name].where} must have labels in the column {', '.join(map(repr, columns))}, but found none; "
-                f"the columns are {', '.join(raw[name].data.column_names)}. Add the labels: only training and test "
+                f"the columns are {join_names(raw[name].data.column_names)}. Add the labels: only training and test "
                 "data may lack them."
             )
     return found
@@ -76,7 +77,7 @@ def _find_label_columns(raw: dict[str, RawSplit], data_args: DataArguments) -> t
     wanted = " and ".join(map(repr, named)) or " or ".join(map(repr, WELL_KNOWN_LABEL_COLUMNS))
     raise UserError(
         f"The training data {raw['train'].where} must have labels in a column {wanted}, but found none among "
-        f"the columns {', '.join(raw['train'].data.column_names)}. Name the label column: --label_column_name. "
+        f"the columns {join_names(raw['train'].data.column_names)}. Name the label column: --label_column_name. "
         "Training data without labels need a validation split that has them."
     )
 
@@ -101,7 +102,7 @@ def _read_labels(split: RawSplit, columns: tuple[str, ...]) -> RawLabels | None:
     if missing:
         raise UserError(
             f"{split.where} must have a column for each label of --label_column_name, but has no "
-            f"{', '.join(map(repr, missing))}; the columns are {', '.join(split.data.column_names)}."
+            f"{', '.join(map(repr, missing))}; the columns are {join_names(split.data.column_names)}."
         )
     return _read_shares(split, {column: _arrow_column(split, column) for column in columns})
 
@@ -111,14 +112,19 @@ def _read_column(split: RawSplit, column: str) -> RawLabels | None:
     if values is None:
         return None
     feature = split.data.features[column]
-    order = split.orders.get(column, ())
-    if isinstance(feature, ClassLabel):
-        return RawLabels(NAMES, [_class_name(feature, value) for value in values], tuple(feature.names), column=column)
     if isinstance(feature, (List, LargeList)):
         return _read_lists(feature.feature, values, split, column)
     if isinstance(feature, dict):
         struct = _arrow_column(split, column)
         return _read_shares(split, {name: pa.compute.struct_field(struct, [name]) for name in feature})
+    return _read_single(feature, values, split, column)
+
+
+def _read_single(feature: object, values: list, split: RawSplit, column: str) -> RawLabels:
+    """Reads one value a row: the id of a declared class, a name, a number or a boolean."""
+    order = split.orders.get(column, ())
+    if isinstance(feature, ClassLabel):
+        return RawLabels(NAMES, [_class_name(feature, value) for value in values], tuple(feature.names), column=column)
     if is_string(feature):
         names = [value or None for value in values]  # an empty csv cell is a missing label
         return RawLabels(NAMES, names, order, column=column)
@@ -137,14 +143,29 @@ def _read_column(split: RawSplit, column: str) -> RawLabels | None:
 
 
 def _read_lists(feature: object, rows: list[list | None], split: RawSplit, column: str) -> RawLabels:
-    """Reads lists of class ids, lists of names, or lists of shares. A list with an empty name counts as missing."""
+    """Reads lists of class ids, lists of names, or lists of shares. A list with an empty name counts as missing.
+
+    A number is one label even where it stands in a list: one share alone would be of one label alone.
+    """
     if isinstance(feature, ClassLabel):
         rows = [row if row is None else [_class_name(feature, value) for value in row] for row in rows]
         return RawLabels(NAME_LISTS, [_complete(row) for row in rows], tuple(feature.names), column=column)
     if is_string(feature):
         order = split.orders.get(column, ())
         return RawLabels(NAME_LISTS, [_complete(row) for row in rows], order, column=column)
+    if all(row is None or len(row) == 1 for row in rows):
+        return _read_single(feature, [None if row is None else row[0] for row in rows], split, column)
+    if _hold_ids(rows):
+        names = [None if row is None else [str(value) for value in row] for row in rows]
+        return RawLabels(NAME_LISTS, names, column=column)
     return shares_of_lists(rows, column, split.where)
+
+
+def _hold_ids(rows: list[list | None]) -> bool:
+    """Returns whether lists hold numbers of classes: their lengths differ, and a number is larger than any share."""
+    values = [value for row in rows if row is not None for value in row]
+    has_whole = all(isinstance(value, int) and value >= 0 for value in values)
+    return has_whole and max(values, default=0) > 1 and len({len(row) for row in rows if row is not None}) > 1
 
 
 def _class_name(feature: ClassLabel, value: int | None) -> str | None:

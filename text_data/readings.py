@@ -20,6 +20,7 @@ from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LAB
 from text_data.arguments import DataArguments
 from text_data.columns import NUMBER, check_none_missing
 from text_data.label_columns import NAME_LISTS, NAMES, NUMBERS, SHARES, RawLabels, shares_of_lists
+from text_data.names import join_names
 
 INTEGER = re.compile(r"[+-]?\d+")
 SEPARATORS = ";|,"
@@ -35,12 +36,14 @@ class Reading:
         is_soft: whether single labels are shares of the classes.
         is_number: whether classes are numbers, so that "1.0" and "1" are one class.
         separator: what joins several names in a cell, `None` for lists.
+        is_listed: whether each single label stands in a list of its own, also in a cell.
     """
 
     problem_type: str
     is_soft: bool = False
     is_number: bool = False
     separator: str | None = None
+    is_listed: bool = False
 
     def of(self, labels: RawLabels, where: str) -> RawLabels:
         """Returns the labels of a split in the form of the problem type.
@@ -55,6 +58,8 @@ class Reading:
             return self._lists(labels, where) if labels.kind == NAMES else labels
         if self.problem_type == REGRESSION:
             return RawLabels(NUMBERS, labels.values) if labels.kind == NAMES else labels
+        if self.is_listed and labels.kind in (NAMES, NAME_LISTS):
+            return _names_in_lists(labels, where)
         if labels.kind == SHARES:
             return _distributions(labels, where)
         if self.is_soft and labels.kind in (NAMES, NUMBERS):
@@ -113,7 +118,14 @@ def _for_names(labels: RawLabels, stated: str | None, order: tuple[str, ...], wh
     if stated == MULTI_LABEL:
         return Reading(MULTI_LABEL, separator=None if lists else separator or _semicolon(cells, where))
     if stated is not None or labels.declared or cells == set(order):
-        return Reading(stated or SINGLE_LABEL)
+        is_listed = cells != set(order) and all(len(_parse_list(cell) or ()) == 1 for cell in cells)
+        return Reading(stated or SINGLE_LABEL, is_listed=is_listed)
+    if decimals := [cell for cell in cells if NUMBER.fullmatch(cell) and not INTEGER.fullmatch(cell)]:
+        row, value = next((row, cell) for row, cell in enumerate(labels.values, 1) if not NUMBER.fullmatch(cell))
+        raise UserError(
+            f"The labels of {where} can be read in two ways: decimal numbers such as {min(decimals)} may be scores, "
+            f"but row {row} has {value!r}. Correct the row, or say that all are names: --problem_type {SINGLE_LABEL}."
+        )
     if lists or separator:
         cell = min(lists) if lists else min(cell for cell in cells if separator in cell)
         raise UserError(
@@ -160,12 +172,22 @@ def _for_numbers(labels: RawLabels, stated: str | None, order: tuple[str, ...], 
 
 
 def _for_lists(labels: RawLabels, stated: str | None, order: tuple[str, ...], where: str) -> Reading:
-    if stated in (SINGLE_LABEL, REGRESSION):
+    if stated == REGRESSION:
         raise UserError(
-            f"--problem_type {stated} needs one label a row, but {where} has lists such as {labels.values[0]!r}. "
+            f"--problem_type {stated} needs one number a row, but {where} has lists such as {labels.values[0]!r}. "
             "Leave --problem_type out, or choose another column: --label_column_name."
         )
-    return Reading(MULTI_LABEL)
+    if stated is None and all(len(row) == 1 for row in labels.values):
+        raise _one_of_several(f"a list such as {labels.values[0]!r}", where)
+    return Reading(stated or MULTI_LABEL, is_listed=stated == SINGLE_LABEL)
+
+
+def _one_of_several(example: str, where: str) -> UserError:
+    return UserError(
+        f"The labels of {where} can be read in two ways: every row has exactly one, as in {example}, so that they may "
+        f"exclude each other, or be independent. Say which: --problem_type {SINGLE_LABEL} or --problem_type "
+        f"{MULTI_LABEL}."
+    )
 
 
 def _for_shares(labels: RawLabels, stated: str | None, order: tuple[str, ...], where: str) -> Reading:
@@ -181,10 +203,25 @@ def _for_shares(labels: RawLabels, stated: str | None, order: tuple[str, ...], w
             f"{labels.values[0].tolist()} may be the shares of labels that exclude each other, or of independent "
             f"labels. Say which: --problem_type {SINGLE_LABEL} or --problem_type {MULTI_LABEL}."
         )
+    if stated is None and is_hard and (labels.values.sum(axis=1) == 1).all():
+        raise _one_of_several(f"{labels.values[0].tolist()} of {join_names(labels.declared)}", where)
     return Reading(stated or MULTI_LABEL, is_soft=stated == SINGLE_LABEL and not is_hard)
 
 
-# ---- single labels from numbers ----
+# ---- single labels from lists and numbers ----
+
+
+def _names_in_lists(labels: RawLabels, where: str) -> RawLabels:
+    rows = labels.values
+    if labels.kind == NAMES:
+        rows = [[cell] if (names := _parse_list(cell)) is None else names for cell in rows]
+    for row, names in enumerate(rows, 1):
+        if len(names) != 1:
+            raise UserError(
+                f"--problem_type {SINGLE_LABEL} needs one label a row, but row {row} of {where} has "
+                f"{labels.values[row - 1]!r}. Correct the row, or use --problem_type {MULTI_LABEL}."
+            )
+    return RawLabels(NAMES, [str(name) for (name,) in rows], labels.declared, column=labels.column)
 
 
 def _class_name(value: str | float) -> str:

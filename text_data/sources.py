@@ -15,6 +15,7 @@ from layer_distillation.errors import UserError
 from text_data.arguments import GLUE, SAMPLE_DATA, DataArguments
 from text_data.files import category_orders, read_file
 from text_data.hub import full_name, load_hub_data
+from text_data.names import join_names
 from text_data.splits import splits_for
 
 
@@ -58,7 +59,7 @@ def read_source(data_args: DataArguments) -> tuple[str, dict[str, RawSplit]]:
         if len(split.data) == 0:
             raise UserError(
                 f"A split must hold rows, but {split.where} has none, only the columns "
-                f"{', '.join(split.data.column_names)}. Add rows, or leave the split out."
+                f"{join_names(split.data.column_names)}. Add rows, or leave the split out."
             )
     return source, {name: raw[name] for name in ("train", *splits_for("validation", raw), *splits_for("test", raw))}
 

@@ -13,6 +13,7 @@ from layer_distillation.errors import UserError
 from layer_distillation.problem_types import REGRESSION, SINGLE_LABEL
 from text_data.arguments import PROBABILITIES, DataArguments
 from text_data.labels import LabelMap
+from text_data.names import join_names
 from text_data.sources import RawSplit
 
 SMALLEST_PROBABILITY = 1e-6
@@ -47,7 +48,7 @@ def _classes_and_scores(train: RawSplit, labels: LabelMap, data_args: DataArgume
         if not classes:
             raise UserError(
                 f"--teacher_column_name {name} must be a column, or the start of a column for each label such as "
-                f"{name}_{labels.names[0]}, but {train.where} has {', '.join(data.column_names)}. Correct the name."
+                f"{name}_{labels.names[0]}, but {train.where} has {join_names(data.column_names)}. Correct the name."
             )
         return classes, list(zip(*(data[f"{name}_{label}"][:] for label in classes), strict=True))
     feature = data.features[name]

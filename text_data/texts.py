@@ -10,6 +10,7 @@ from datasets import Dataset
 from layer_distillation.errors import UserError
 from text_data.arguments import GLUE_TEXT_COLUMNS, DataArguments
 from text_data.columns import NUMBER, WELL_KNOWN_LABEL_COLUMNS, check_none_missing, is_string
+from text_data.names import join_names
 from text_data.sources import RawSplit
 
 # Pairs first: `question, sentence` also holds `sentence`.
@@ -57,7 +58,7 @@ def _find_text_columns(split: RawSplit, data_args: DataArguments) -> tuple[str, 
     if len(candidates) not in (1, 2):
         raise UserError(
             "The text must be in a column with a well-known name, or in the only one or two columns of strings; "
-            f"{split.where} has {len(candidates)} columns of strings among {', '.join(train.column_names)}. "
+            f"{split.where} has {len(candidates)} columns of strings among {join_names(train.column_names)}. "
             "Name the text column: --text_column_name."
         )
     return candidates
@@ -73,7 +74,7 @@ def _check_texts(split: RawSplit, column: str) -> None:
     if column not in split.data.column_names:
         raise UserError(
             f"{split.where} must have the text column {column!r}, but found the columns "
-            f"{', '.join(split.data.column_names)}. Name the text column: --text_column_name."
+            f"{join_names(split.data.column_names)}. Name the text column: --text_column_name."
         )
     if not is_string(split.data.features[column]):
         raise UserError(
