@@ -64,6 +64,7 @@ class DistillationTrainer(Trainer):
     - The loss is a mean over the whole batch of an optimizer step, however the step is split. `Trainer` multiplies the
       loss of models whose `forward` takes `**kwargs` by the accumulation steps, and gives each micro-batch of other
       models the same weight, whatever it holds.
+    - The losses of classifiers are computed in float32, also from outputs in half precision.
     - Evaluation is without label smoothing, in the order of the data, and hidden states and attentions that a model
       returns are no predictions. Examples all of whose labels are unknown (NaN), and batches without a label that
       counts, are left out of the mean loss.
@@ -172,23 +173,20 @@ class DistillationTrainer(Trainer):
         finally:
             delattr(self.model, PROJECTION)
 
-    def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """Returns the scheduler as `Trainer` does, once the optimizer also trains the projection between widths.
-
-        The optimizer may have been given, or created by a subclass.
-        """
-        if self._holds_projection:
-            optimized = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
-            weight = self._layers.projection.weight
-            if id(weight) not in optimized:
-                # Not as a group of its own, which a scheduler that was given with the optimizer would not know.
-                self.optimizer.param_groups[-1]["params"].append(weight)
-        return super().create_scheduler(num_training_steps, optimizer)
+    def _optimize_projection(self) -> None:
+        """Has the optimizer train the projection between widths, also one that a subclass creates."""
+        if not self._holds_projection:
+            return
+        weight, groups = self._layers.projection.weight, self.optimizer.param_groups
+        if not any(parameter is weight for group in groups for parameter in group["params"]):
+            # Not as a group of its own, which a scheduler that was given with the optimizer would not know.
+            groups[-1]["params"].append(weight)
 
     # ---- the loss ----
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Trains on a batch as `Trainer` does, and keeps for the log the loss that is minimized and its components."""
+        self._optimize_projection()
         self._components = {}
         loss = super().training_step(model, inputs, num_items_in_batch)
         losses, share_of_step = {**self._components, TOTAL: loss}, 1 / self.current_gradient_accumulation_steps
@@ -350,6 +348,7 @@ class DistillationTrainer(Trainer):
             torch.save(self._layers.projection.state_dict(), Path(output_dir, PROJECTION_FILE))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        self._optimize_projection()  # whose state the checkpoint has
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self._loss_log.load(Path(checkpoint, self._loss_sums_file))

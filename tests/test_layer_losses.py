@@ -264,19 +264,26 @@ class CreatesItsOptimizer(DistillationTrainer):
         return self.optimizer
 
 
+class CreatesBoth(CreatesItsOptimizer):
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        self.lr_scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 1)
+        return self.lr_scheduler
+
+
 def test_a_projection_is_trained_by_an_optimizer_that_does_not_know_it(tmp_path):
-    for case in ("optimizer", "optimizer and scheduler", "subclass"):
+    subclasses = {"subclass": CreatesItsOptimizer, "subclass with a scheduler": CreatesBoth}
+    for case in ("optimizer", "optimizer and scheduler", *subclasses):
         student = bert(2, hidden_size=16)
         optimizer = torch.optim.SGD([{"params": list(student.parameters()), "lr": 0.1}])
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1) if case == "optimizer and scheduler" else None
-        trainer = (CreatesItsOptimizer if case == "subclass" else DistillationTrainer)(
+        trainer = subclasses.get(case, DistillationTrainer)(
             model=student,
             teacher_model=bert(3),
             teacher_layers=(1, 3),
             args=arguments(tmp_path, hidden_weight=1.0, max_steps=2),
             train_dataset=random_examples(17),
             data_collator=pad,
-            optimizers=(None if case == "subclass" else optimizer, scheduler),
+            optimizers=(None if case in subclasses else optimizer, scheduler),
         )
         before = trainer._layers.projection.weight.detach().clone()
         trainer.train()
