@@ -223,9 +223,9 @@ def _interval(
     return Interval(estimate, estimate - margin, estimate + margin, float(p_value), over_seeds)
 
 
-def p_value_in_print(p_value: float) -> str:
-    """Returns a p-value in three digits: `0.023`, or `<0.001`."""
-    return f"{p_value:.3f}" if p_value >= 0.0005 else "<0.001"
+def p_value_in_print(p_value: float, equals: str = "", less: str = "<") -> str:
+    """Returns a p-value in three digits: `0.023`, or `<0.001`. `equals` or `less` stands before the number."""
+    return f"{equals}{p_value:.3f}" if p_value >= 0.0005 else f"{less}0.001"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -7,7 +7,7 @@ write_document(OUTPUT_DIR, "report", report)
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 
-from comparison.bootstrap import Interval, Scores, difference, holm, pooled_seed_variance, score
+from comparison.bootstrap import Interval, Scores, difference, holm, p_value_in_print, pooled_seed_variance, score
 from comparison.document import Block, Bullets, Code, Figure, Heading, Table, Text
 from comparison.methods import METHODS
 from comparison.metrics import Metric, calibration_error
@@ -113,7 +113,7 @@ def statement(first: str, second: str, metric: str, interval: Interval, p_value:
     _, low, high = interval.points  # as the reader sees them
     if not interval.over_seeds:
         return f"{first} and {second} have one seed each, which is too few to compare them: {figures}."
-    figures += f", corrected p = {p_value:.3f}" if p_value >= 0.0005 else ", corrected p < 0.001"
+    figures += f", corrected p {p_value_in_print(p_value, '= ', '< ')}"
     if low <= 0 <= high or p_value >= SIGNIFICANT:
         return f"{first} and {second} cannot be told apart on this data: {figures}."
     return f"{first} is {'better' if low > 0 else 'worse'} than {second}: {figures}."

@@ -35,7 +35,7 @@ from lora_adapters.arguments import LoraArguments
 logger = logging.getLogger(__name__)
 
 # Stands where PEFT would name the teacher, on whose first layers its loaders would put the adapter without an error.
-BASE_MODEL = "layers of a teacher, put together by lora_adapters.loading.load_adapter"
+BASE_MODEL = "the student that lora_adapters.loading.load_adapter rebuilds"
 # What maps that choose experts or tokens are called. An adapter would change the choice, and no gradient passes it.
 ROUTERS = ("router", "router_gate", "gate", "indexer")
 # Maps that no text passes: Jamba multiplies by the weight itself, and LUKE calls these for entities.

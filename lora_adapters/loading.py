@@ -22,8 +22,8 @@ from layer_mapping import build_student
 
 # An entry of the adapter's config that explains itself where PEFT warns about it.
 ONLY_HERE = (
-    "this adapter belongs on some layers of its teacher, where lora_adapters.loading.load_adapter puts it; on any "
-    "other model its answers are wrong; run_lora.py --merge_adapter writes a checkpoint that needs neither"
+    "this adapter belongs on the student that lora_adapters.loading.load_adapter rebuilds; on any other model its "
+    "answers are wrong; run_lora.py --merge_adapter writes a checkpoint that needs neither"
 )
 
 
@@ -96,8 +96,9 @@ def _check_weights(model: PreTrainedModel, expected: str, folder: str | Path, na
 def attach_adapter(student: PreTrainedModel, folder: str | Path) -> PeftModel:
     """Puts the adapter in a folder on the student that it was trained on; the model is in `eval()` mode."""
     settings = json.loads((Path(folder) / CONFIG_NAME).read_text())
-    settings.pop(ONLY_HERE, None)
-    config = LoraConfig.from_peft_type(**settings)
+    # Earlier versions explained it in other words.
+    known = {name: value for name, value in settings.items() if "lora_adapters" not in name}
+    config = LoraConfig.from_peft_type(**known)
     return PeftModel.from_pretrained(student, folder, config=config, torch_device=str(student.device)).eval()
 
 

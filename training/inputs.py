@@ -111,18 +111,25 @@ def load_inputs(
     data = load_data(data_args, training_args.seed)
     training_args.check_number_of_labels(data.labels.num_labels)
     tokenizer = load_tokenizer(path, teacher_args.tokenizer_name, teacher_args.teacher_revision)
+    return Inputs(
+        data=data,
+        **_tokenized(data, tokenizer, data_args, training_args),
+        compute_metrics=build_compute_metrics(data.labels, data_args.task_name),
+        threshold_rule=ThresholdRule.parse(data_args.threshold_rule),
+    )
+
+
+def _tokenized(
+    data: TextClassificationData,
+    tokenizer: PreTrainedTokenizerBase,
+    data_args: DataArguments,
+    training_args: DistillationTrainingArguments,
+) -> dict:
+    """Returns the fields of `Inputs` that depend on the tokenizer."""
     with training_args.main_process_first(desc="tokenizing"):
         tokenized = tokenize(data, tokenizer, data_args)
     prepare_for_saving(tokenizer, data_args.max_seq_length)
-    compute_metrics = build_compute_metrics(data.labels, data_args.task_name)
-    return Inputs(
-        data,
-        tokenized,
-        tokenizer,
-        DataCollatorWithPadding(tokenizer),
-        compute_metrics,
-        ThresholdRule.parse(data_args.threshold_rule),
-    )
+    return {"tokenized": tokenized, "tokenizer": tokenizer, "collator": DataCollatorWithPadding(tokenizer)}
 
 
 def read_by_student(
@@ -140,18 +147,15 @@ def read_by_student(
     if student_name_or_path is None:
         return inputs
     tokenizer = load_tokenizer(resolve_checkpoint(student_name_or_path))
-    with training_args.main_process_first(desc="tokenizing"):
-        tokenized = tokenize(inputs.data, tokenizer, data_args)
+    own = replace(inputs, **_tokenized(inputs.data, tokenizer, data_args, training_args), of_teacher=inputs)
     readings = [
         [fingerprint_dataset(split, ("input_ids",)) for split in splits.values()]
-        for splits in (tokenized, inputs.tokenized)
+        for splits in (own.tokenized, inputs.tokenized)
     ]
     if readings[0] == readings[1]:
         return inputs
     logger.info(f"{student_name_or_path} reads the texts with its own tokenizer, the teacher with another one.")
-    prepare_for_saving(tokenizer, data_args.max_seq_length)
-    collator = DataCollatorWithPadding(tokenizer)
-    return replace(inputs, tokenized=tokenized, tokenizer=tokenizer, collator=collator, of_teacher=inputs)
+    return own
 
 
 def with_trimmed_vocabulary(
@@ -169,14 +173,9 @@ def with_trimmed_vocabulary(
         return inputs
     size = vocabulary_args.vocabulary_size
     vocabulary = trim_vocabulary(inputs.data, inputs.tokenized, inputs.tokenizer, size)
-    with training_args.main_process_first(desc="tokenizing"):
-        tokenized = tokenize(inputs.data, vocabulary.tokenizer, data_args)
-    prepare_for_saving(vocabulary.tokenizer, data_args.max_seq_length)
     return replace(
         inputs,
-        tokenized=tokenized,
-        tokenizer=vocabulary.tokenizer,
-        collator=DataCollatorWithPadding(vocabulary.tokenizer),
+        **_tokenized(inputs.data, vocabulary.tokenizer, data_args, training_args),
         of_teacher=inputs.read_by_teacher,
         vocabulary=vocabulary,
     )

@@ -51,7 +51,7 @@ from training.inputs import Inputs
 from training.layer_similarity import layer_changes
 from training.run import Run
 from training.search_plan import ENOUGH_STEPS, Layers, SearchPlan, plan_search
-from training.stored_or_live import storing, with_teacher_logits
+from training.stored_or_live import with_teacher_logits
 from training.tables import format_layers, markdown_table
 
 logger = logging.getLogger(__name__)
@@ -108,8 +108,7 @@ def most_changing_layers(changes: Sequence[float], depth: int) -> Layers:
 def _search(source: PreTrainedModel, student_args: StudentArguments, run: Run) -> tuple[Layers, dict]:
     training_args, inputs = run.args, run.inputs
     teacher = run.teacher.load(training_args.device)
-    how = storing(run.teacher.args, inputs.read_by_teacher, training_args)
-    dataset = with_teacher_logits(inputs, teacher, how)
+    dataset = with_teacher_logits(inputs, teacher, run.teacher.args, training_args)
     del teacher
     plan = plan_search(source, student_args, training_args, len(dataset))
     training, held_out = split_held_out(dataset, plan.num_held_out, training_args.seed)

@@ -5,7 +5,7 @@ signal.train_dataset, signal.teacher_model    # the model is None where all outp
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datasets import Dataset, concatenate_datasets
@@ -73,24 +73,25 @@ def teacher_signal(
             logger.info(_why_live(model, compared, inputs, training_args))
         return TeacherSignal(dataset, inputs.read_by(model), compared)
     if training_args.uses("kl", "cosine"):
-        dataset = with_teacher_logits(inputs, model, storing(teacher.args, inputs.read_by_teacher, training_args))
+        dataset = with_teacher_logits(inputs, model, teacher.args, training_args)
     if training_args.needs_hidden_states:
-        different, how = sorted(set(compared)), storing(teacher.args, inputs, training_args)
+        different, how = sorted(set(compared)), _storing(teacher.args, inputs, training_args)
         max_bytes = _max_bytes(teacher.args)
         dataset = add_teacher_hidden_states(dataset, inputs.read_by(model), different, max_bytes=max_bytes, **how)
     return TeacherSignal(dataset, None, compared)
 
 
-def with_teacher_logits(inputs: Inputs, teacher: PreTrainedModel, how: Mapping) -> Dataset:
-    """Returns the training examples with `teacher_logits`: those that the data hold, or the teacher's.
-
-    Args:
-        how: as `storing` returns it for what the teacher reads.
-    """
-    dataset = inputs.tokenized["train"]
+def with_teacher_logits(
+    inputs: Inputs,
+    teacher: PreTrainedModel,
+    teacher_args: TeacherArguments,
+    training_args: DistillationTrainingArguments,
+) -> Dataset:
+    """Returns the training examples with `teacher_logits`: those that the data hold, or the teacher's."""
+    dataset, read = inputs.tokenized["train"], inputs.read_by_teacher
     if inputs.hold_teacher_logits:
         return dataset
-    stored = add_teacher_logits(inputs.read_by_teacher.tokenized["train"], teacher, **how)
+    stored = add_teacher_logits(read.tokenized["train"], teacher, **_storing(teacher_args, read, training_args))
     return concatenate_datasets([dataset, stored.select_columns(TEACHER_LOGITS)], axis=1)
 
 
@@ -136,7 +137,7 @@ def _check_logits_are_enough(teacher_args: TeacherArguments, training_args: Dist
         )
 
 
-def storing(teacher_args: TeacherArguments, inputs: Inputs, training_args: DistillationTrainingArguments) -> dict:
+def _storing(teacher_args: TeacherArguments, inputs: Inputs, training_args: DistillationTrainingArguments) -> dict:
     """How the outputs of a run's teacher are computed and where they are kept: arguments of `add_teacher_logits`."""
     return {
         "cache_dir": teacher_args.teacher_cache_dir,
