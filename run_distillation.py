@@ -54,7 +54,7 @@ from training.run import (
     build_trainer,
     finished_run,
     push_student,
-    score,
+    score_again,
     train_and_finish,
 )
 from training.student import check_student, start_student
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
         inputs = load_inputs(training_args.output_dir, teacher_args, data_args, training_args)
         student, _ = load_classifier(training_args.output_dir, inputs.data.labels)
         trainer = build_trainer(student, inputs, training_args.for_labels_alone())
-        score(trainer, inputs, training_args.output_dir)
+        score_again(trainer, inputs)
         return None
 
     # Data and teacher. Nothing is written before data, teacher and student are known to fit together.

@@ -50,6 +50,7 @@ from text_data.trimming import trim_vocabulary
 from training.arguments import VocabularyArguments
 from training.checkpoints import load_classifier, load_tokenizer
 from training.command_line import parse_arguments, run_script
+from training.output_folder import claimed_folder
 from training.processor import describe_threads
 
 logger = logging.getLogger(__name__)
@@ -112,35 +113,35 @@ def main(argv: Sequence[str] | None = None) -> dict:
         thresholds = dict.fromkeys(check_data.names, DEFAULT_THRESHOLD) | chosen["thresholds"]
         check_data = replace(check_data, thresholds=thresholds)
 
-    # Export
-    folder = working_folder(Path(export_args.output_dir))
-    open_folder(folder, model, tokenizer)
-    if chosen:
-        write_json(folder / THRESHOLDS_FILE, chosen)
-    for name in FILES_FOR_THE_APP:
-        if (Path(path) / name).is_file():
-            shutil.copy(Path(path) / name, folder)
-    measured = export_checked(model, folder, check_data, export_args.int8_processor)
-
-    # Report
-    report = {
-        "version": export_args.model_version,
-        "command": settings.command,
-        "data": data.source,
-        "languages": list(data_args.language_codes),
-        "text_columns": list(data.text_columns),
-        "problem_type": data.labels.problem_type,
-        "labels": list(data.labels.names),
-        "max_length": tokenizer.model_max_length,
-        "layers": encoder_config(model.config).num_hidden_layers,
-        "parameters": model.num_parameters(),
-        **vocabulary,
-        "libraries": library_versions(),
-        **measured,
-    }
-    write_json(folder / METRICS_FILE, report)
-    move_export(folder, Path(export_args.output_dir))
-    print(f"{export_args.output_dir}: {summary(report)}")
+    # Export and report
+    output_dir = Path(export_args.output_dir)
+    with claimed_folder(output_dir):
+        folder = working_folder(output_dir)
+        open_folder(folder, model, tokenizer)
+        if chosen:
+            write_json(folder / THRESHOLDS_FILE, chosen)
+        for name in FILES_FOR_THE_APP:
+            if (Path(path) / name).is_file():
+                shutil.copy(Path(path) / name, folder)
+        measured = export_checked(model, folder, check_data, export_args.int8_processor)
+        report = {
+            "version": export_args.model_version,
+            "command": settings.command,
+            "data": data.source,
+            "languages": list(data_args.language_codes),
+            "text_columns": list(data.text_columns),
+            "problem_type": data.labels.problem_type,
+            "labels": list(data.labels.names),
+            "max_length": tokenizer.model_max_length,
+            "layers": encoder_config(model.config).num_hidden_layers,
+            "parameters": model.num_parameters(),
+            **vocabulary,
+            "libraries": library_versions(),
+            **measured,
+        }
+        write_json(folder / METRICS_FILE, report)
+        move_export(folder, output_dir)
+    print(f"{output_dir}: {summary(report)}")
     return report
 
 

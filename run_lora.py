@@ -48,7 +48,7 @@ from training.run import (
     build_trainer,
     finished_run,
     push_student,
-    score,
+    score_again,
     train_and_finish,
 )
 from training.student import check_student, start_student
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
         inputs = load_inputs(training_args.output_dir, teacher_args, data_args, training_args)
         student = load_adapter(training_args.output_dir)
         trainer = build_trainer(student, inputs, training_args.for_labels_alone())
-        score(trainer, inputs, training_args.output_dir)
+        score_again(trainer, inputs)
         return None
 
     # Data and teacher. Nothing is written before data, teacher, layers and adapters are known to fit.

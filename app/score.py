@@ -15,9 +15,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from app.comments_file import find_text_column
 from app.cores import available_cores, share_cores
@@ -94,14 +97,13 @@ def score_file(args: argparse.Namespace) -> None:
         "thresholds": thresholds,
         **model.identity,
     }
-    parts = open_parts(output, settings)
     columns = {**source.columns, **further}
-    header = parts / f"header{output.suffix}"
-    write_rows(header, [], columns)
-    done = len(finished(parts, output))
-    blocks = islice(shard.blocks(with_texts(source.rows, text_column, args.input)), done, None)
-    progress = Progress(source.total, shard, done)
-    with ThreadPoolExecutor(available_cores()) as executor:
+    with open_parts(output, settings) as parts, ThreadPoolExecutor(available_cores()) as executor:
+        header = parts / f"header{output.suffix}"
+        write_rows(header, [], columns)
+        done = len(finished(parts, output))
+        blocks = islice(shard.blocks(with_texts(source.rows, text_column, args.input)), done, None)
+        progress = Progress(source.total, shard, done)
         for number, rows in enumerate(blocks, done):
             answers = classify_all(model, executor, [row[text_column] for row in rows])
             if thresholds:
@@ -111,10 +113,10 @@ def score_file(args: argparse.Namespace) -> None:
             write_rows(unfinished, scored, columns)
             unfinished.rename(parts / f"{number:06}{output.suffix}")
             progress.report(len(rows))
-    joined = parts / f"joined{output.suffix}"
-    join_files([header, *finished(parts, output)], joined)
-    joined.rename(output)
-    shutil.rmtree(parts)
+        joined = parts / f"joined{output.suffix}"
+        join_files([header, *finished(parts, output)], joined)
+        joined.rename(output)
+        shutil.rmtree(parts)
     print(f"{output} is complete.", file=sys.stderr)
 
 
@@ -166,24 +168,32 @@ def with_texts(rows: Iterator[dict], text_column: str | None, name: str) -> Iter
         yield row
 
 
-def open_parts(output: Path, settings: dict) -> Path:
-    """Returns the folder of finished blocks beside the output, which an interrupted run may have left.
+@contextmanager
+def open_parts(output: Path, settings: dict) -> Iterator[Path]:
+    """Gives the folder of finished blocks beside the output, which an interrupted run may have left.
 
     Raises:
-        ValueError: the blocks are of another input, model or option.
+        ValueError: the blocks are of another input, model or option, or another process scores into the output.
     """
     parts = output.with_name(f"{output.name}.parts")
     file = parts / SETTINGS_FILE
-    if not file.is_file():
-        parts.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    earlier = json.loads(file.read_text(encoding="utf-8"))
-    if changed := [name for name, value in settings.items() if earlier.get(name) != value]:
-        raise ValueError(
-            f"{parts} holds blocks that were scored with another {', '.join(changed)}. Remove it to begin again, or "
-            "choose another --output."
-        )
-    return parts
+    parts.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(parts / ".lock", blocking=False))
+        except Timeout:
+            raise ValueError(f"Another process scores into --output {output}. Choose another name.") from None
+        if not file.is_file():
+            unfinished = parts / f".{SETTINGS_FILE}"
+            unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            unfinished.rename(file)
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        if changed := [name for name, value in settings.items() if earlier.get(name) != value]:
+            raise ValueError(
+                f"{parts} holds blocks that were scored with another {', '.join(changed)}. Remove it to begin again, "
+                "or choose another --output."
+            )
+        yield parts
 
 
 def finished(parts: Path, output: Path) -> list[Path]:

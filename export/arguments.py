@@ -82,7 +82,8 @@ class ExportArguments:
                 f"--output_dir {folder} holds a finished export. Choose another folder, or replace it with "
                 "--overwrite_output_dir."
             )
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / FLOAT32_FILE).is_file():
+        others = [path for path in folder.iterdir() if path.suffix != ".lock"] if folder.is_dir() else []
+        if others and not (folder / FLOAT32_FILE).is_file():
             raise UserError(
                 f"--output_dir must be new, empty or an earlier export, but {folder} holds other files and no "
                 f"{FLOAT32_FILE}. Nothing in it was changed. Choose another folder, or empty this one."

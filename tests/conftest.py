@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 
 from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
 from tests.script_runs import MNLI, sentences, write_csv
+from tests.small_disks import mounted
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -96,6 +97,15 @@ def files(tmp_path_factory):
     for split, number, start in (("train", 40, 0), ("validation", 18, 40), ("test", 13, 60)):
         arguments += [f"--{split}_file", write_csv(folder / f"{split}.csv", sentences(number, start))]
     return arguments
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 MB. A run of a tiny teacher takes about 12 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with mounted(folder, megabytes=64):
+        yield folder
 
 
 @pytest.fixture(scope="session")

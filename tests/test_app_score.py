@@ -1,7 +1,6 @@
 """Tests of scoring files larger than memory: every format, an interruption, shards, and what is refused."""
 
 import csv
-import errno
 import json
 import sys
 
@@ -11,6 +10,7 @@ import pytest
 
 from app import score
 from app.models import load_model
+from tests.small_disks import empty, fill
 
 TEXTS = ["I hate you", "See you\ntomorrow, my friend!", "", "You are an idiot."] * 3 + [None]
 
@@ -98,7 +98,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(served_model,
 
 
 def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_from_its_finished_blocks(
-    served_model, tmp_path, monkeypatch
+    served_model, tmp_path, small_disk, monkeypatch
 ):
     source = write(tmp_path / "in.csv")
     whole = run(served_model, source, tmp_path / "whole.csv")
@@ -106,16 +106,28 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_from_its_finished_bloc
 
     def fill_the_disk(file, rows, columns):
         files.append(file)
-        if len(files) == 3:  # the header, a block, and half of the next
-            file.write_text("half")
-            raise OSError(errno.ENOSPC, "No space left on device")
+        if len(files) == 3:  # after the header and a block
+            fill(small_disk, megabytes_left=0)
         write_rows(file, rows, columns)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit, match="No space left"):
         patch.setattr(score, "write_rows", fill_the_disk)
-        run(served_model, source, tmp_path / "out.csv")
-    assert not (tmp_path / "out.csv").exists()
-    assert run(served_model, source, tmp_path / "out.csv") == whole
+        run(served_model, source, small_disk / "out.csv")
+    assert not (small_disk / "out.csv").exists()
+    empty(small_disk)
+    assert run(served_model, source, small_disk / "out.csv") == whole
+
+
+def test_of_two_runs_into_one_file_the_second_is_refused(served_model, tmp_path, monkeypatch):
+    source, classify_all = write(tmp_path / "in.csv"), score.classify_all
+
+    def classify_beside_a_second_run(*args):
+        with pytest.raises(SystemExit, match=r"--output .*out\.csv"):
+            run(served_model, source, tmp_path / "out.csv")
+        return classify_all(*args)
+
+    monkeypatch.setattr(score, "classify_all", classify_beside_a_second_run)
+    assert len(run(served_model, source, tmp_path / "out.csv")) == len(TEXTS)
 
 
 def test_finished_blocks_of_another_input_are_not_mixed_in(served_model, tmp_path, capsys):

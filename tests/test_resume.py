@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,6 +18,9 @@ import run_lora
 from layer_distillation.errors import UserError
 from layer_distillation.record import UNFINISHED_RECORD_FILE
 from tests.script_runs import SCRIPT, metrics, read_record, results, run_elsewhere, run_here, run_main, tree, weights
+from tests.small_disks import empty, fill, make_read_only
+from training import command_line
+from training.command_line import run_script
 from training.output_folder import COMPLETE_MARK
 
 pytestmark = pytest.mark.usefixtures("script_caches")
@@ -122,28 +125,6 @@ def test_a_run_continues_from_the_checkpoint_that_is_named(common, uninterrupted
 # ---- Full and read-only disks ----
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 24 MB: a run of a tiny teacher takes about half of it."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], capture_output=True, text=True)
-    if mount.returncode:
-        pytest.skip(f"only root may mount a disk of a given size: {mount.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def make_read_only(disk):
-    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-
-
-def fill(disk, megabytes_left):
-    (disk / "filler").unlink(missing_ok=True)
-    size = (shutil.disk_usage(disk).free // 1_000_000 - megabytes_left) * 1_000_000
-    (disk / "filler").write_bytes(b"0" * size)
-
-
 def test_a_full_disk_is_a_clear_error_and_leaves_what_was_there(teacher, files, small_disk):
     folder = small_disk / "student"
     arguments = ["--teacher_name_or_path", teacher, *files, "--num_train_epochs", "1", "--save_strategy", "epoch"]
@@ -161,9 +142,29 @@ def test_a_full_disk_is_a_clear_error_and_leaves_what_was_there(teacher, files, 
         assert last_line.startswith("error: ") and "disk is full" in last_line and "--output_dir" in last_line
         assert before.items() <= tree(folder).items()
 
-    (small_disk / "filler").unlink()
+    empty(small_disk)
     run_here(*arguments, "--overwrite_output_dir")
     assert weights(folder) == before[folder / "model.safetensors"]
+
+
+def test_a_full_disk_leaves_an_adapter_and_its_merged_weights_and_results_of_a_later_evaluation(
+    teacher, files, small_disk, monkeypatch, capsys
+):
+    monkeypatch.setattr(command_line, "keep_freed_memory", lambda: None)  # for the whole process
+    folder = small_disk / "adapter"
+    arguments = ["--output_dir", folder, *files]
+    training = [*arguments, "--teacher_name_or_path", teacher, "--max_steps", "1", "--merge_adapter"]
+    run_main(run_lora, *training)
+    before = tree(folder)
+    for further in ([*training, "--overwrite_output_dir"], training, [*arguments, "--do_eval", "--do_predict"]):
+        fill(small_disk, megabytes_left=0)
+        with pytest.raises(SystemExit):
+            run_script(partial(run_main, run_lora, *further))
+        assert "disk is full" in capsys.readouterr().err
+        assert before.items() <= tree(folder).items()
+    empty(small_disk)
+    run_main(run_lora, *training)
+    assert before.items() <= tree(folder).items()
 
 
 def test_a_read_only_teacher_folder_is_refused_before_the_fine_tuning(make_teacher, files, small_disk, tmp_path):

@@ -38,6 +38,7 @@ from tests.script_runs import (
     weights,
     write_csv,
 )
+from tests.small_disks import empty, fill
 from training import run as training_run
 from training import teacher as training_teacher
 from training.output_folder import LOCK_FILE
@@ -232,6 +233,22 @@ def test_finished_runs_are_kept_and_new_seeds_added(copied, arguments, cells_run
     predicted = {file.stem for file in (copied / "predictions").iterdir()}
     assert predicted == {"teacher", "distill-odd-1", "distill-odd-2"}
     assert [row["seed"] for row in json.loads((copied / "results.json").read_text())[1:]] == [1, 2]
+
+
+def test_a_full_disk_leaves_the_finished_runs_and_the_report(finished, arguments, small_disk, capsys):
+    folder = Path(shutil.copytree(finished, small_disk / "grid"))
+    before = {path: content for path, content in tree(folder).items() if path != folder / RECORD_FILE}
+    one_more = [*arguments, "--strategies", "odd", "--methods", "distill", "--seeds", 0, 1, 2, "--output_dir", folder]
+    # With 2 MB there is room for the report but not for the student.
+    for megabytes_left, error in ((0, OSError), (2, SystemExit)):
+        fill(small_disk, megabytes_left)
+        with pytest.raises(error):
+            run_here(*one_more)
+        runs = {path: content for path, content in before.items() if megabytes_left == 0 or "runs" in path.parts}
+        assert runs.items() <= tree(folder).items()
+    assert "distill-odd-2 failed" in capsys.readouterr().err
+    empty(small_disk)
+    assert len(run_here(*one_more).rows) == 1 + 3
 
 
 def test_a_finished_run_with_other_settings_is_not_mixed_in(copied, arguments, cells_run):

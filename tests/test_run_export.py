@@ -4,7 +4,10 @@ import copy
 import csv
 import errno
 import json
+import multiprocessing
 import os
+import shutil
+import signal
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -44,8 +47,10 @@ from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LAB
 from layer_distillation.record import DataRecord, RunRecord
 from run_export import find_record, main, resolve_data
 from tests.script_runs import tree
+from tests.small_disks import fill
 from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from text_data.arguments import DataArguments
+from training.output_folder import FolderInUseError, claimed_folder
 
 WORDS = [
     "you",
@@ -521,6 +526,35 @@ def test_an_export_is_replaced_only_by_a_finished_one(report, checkpoint, tmp_pa
     assert measured.items() <= json.loads((tmp_path / "metrics.json").read_text()).items()
     assert json.loads((tmp_path / "thresholds.json").read_text())["split"] == "validation"
     assert not (tmp_path / "attributes.json").exists() and not (tmp_path / "unfinished").exists()
+
+
+def export_and_be_killed(words, name):
+    def killed(model, folder, data, processor):
+        (folder / "onnx").mkdir()
+        (folder / name).write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    run_export.export_checked = killed
+    main(words)
+
+
+def test_a_killed_export_and_a_full_disk_leave_the_one_before_and_a_second_one_is_refused(
+    report, folder, checkpoint, small_disk
+):
+    target = shutil.copytree(folder, small_disk / "export")
+    before, words = tree(target), arguments(checkpoint, f"--output_dir={target}", "--overwrite_output_dir")
+    run = multiprocessing.get_context("fork").Process(target=export_and_be_killed, args=(words, "onnx/model.onnx"))
+    run.start()
+    run.join(60)
+    assert run.exitcode == -signal.SIGKILL and (target / "unfinished" / "onnx" / "model.onnx").is_file()
+    assert before.items() <= tree(target).items()
+    fill(small_disk, megabytes_left=1)
+    with pytest.raises(OSError, match="No space"):
+        main(words)
+    assert before.items() <= tree(target).items()
+    with claimed_folder(target), pytest.raises(FolderInUseError, match=f"--output_dir {target}"):
+        main(words)
+    assert before.items() <= tree(target).items()
 
 
 def test_a_head_that_was_never_trained_is_refused(checkpoint, tmp_path):

@@ -94,14 +94,25 @@ def claimed(training_args: TrainingArguments) -> Iterator[None]:
     folder = Path(training_args.output_dir)
     with ExitStack() as stack:
         if training_args.process_index == 0:
-            try:
-                stack.enter_context(locked(folder / LOCK_FILE, blocking=False))
-            except Timeout:
-                raise FolderInUseError(
-                    f"Another run is going on in --output_dir {folder}. Wait for its end, or choose another "
-                    "--output_dir."
-                ) from None
+            stack.enter_context(claimed_folder(folder))
             stack.enter_context(_without_bare_record(folder))
+        yield
+
+
+@contextmanager
+def claimed_folder(folder: Path) -> Iterator[None]:
+    """Keeps other processes that claim the folder out of it until the block ends.
+
+    Raises:
+        FolderInUseError: another one works in it.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK_FILE, blocking=False))
+        except Timeout:
+            raise FolderInUseError(
+                f"Another run is going on in --output_dir {folder}. Wait for its end, or choose another --output_dir."
+            ) from None
         yield
 
 

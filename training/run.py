@@ -10,6 +10,7 @@ record = train_and_finish(run, trainer, origin)
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.atomic_files import replacing
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.loss_table import LAYER_LOSSES, PREDICTION_LOSSES, WEIGHTS
 from layer_distillation.pretrained import hub_name, resolve_checkpoint
@@ -46,6 +48,7 @@ from training.model_card import write_model_card
 from training.output_folder import (
     CheckpointMarker,
     checkpoint_to_resume,
+    claimed,
     closing_run_folder,
     earlier_records,
     open_run_folder,
@@ -55,6 +58,7 @@ from training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
+ALL_RESULTS_FILE = "all_results.json"
 LOSS_SETTINGS = (*(f"{name}_weight" for name in PREDICTION_LOSSES), "temperature")
 # Settings that decide what a run does, shown with their source even where they are at their default.
 ALWAYS_SHOWN = (
@@ -265,10 +269,20 @@ def score(trainer: DistillationTrainer, inputs: Inputs, folder: str) -> dict[str
     return results
 
 
+def score_again(trainer: DistillationTrainer, inputs: Inputs) -> None:
+    """Scores the student of a finished run as `score` does; its files are replaced once all new ones are written."""
+    args = trainer.args
+    with claimed(args), replacing(args.output_dir, args.distributed_state) as folder:
+        earlier = Path(args.output_dir) / ALL_RESULTS_FILE
+        if trainer.is_world_process_zero() and earlier.is_file():
+            shutil.copy(earlier, folder)  # which new results are added to
+        score(trainer, inputs, folder)
+
+
 def _write_results(folder: str, stage: str, metrics: Mapping[str, float]) -> None:
     """Writes `{stage}_results.json` and adds to `all_results.json`, as `Trainer.save_metrics` does."""
     (Path(folder) / f"{stage}_results.json").write_text(json.dumps(metrics, indent=4, sort_keys=True))
-    file = Path(folder) / "all_results.json"
+    file = Path(folder) / ALL_RESULTS_FILE
     earlier = json.loads(file.read_text()) if file.is_file() else {}
     file.write_text(json.dumps(earlier | metrics, indent=4, sort_keys=True))
 
