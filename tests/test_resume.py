@@ -153,7 +153,8 @@ def test_a_full_disk_leaves_an_adapter_and_its_merged_weights_and_results_of_a_l
     monkeypatch.setattr(command_line, "keep_freed_memory", lambda: None)  # for the whole process
     folder = small_disk / "adapter"
     arguments = ["--output_dir", folder, *files]
-    training = [*arguments, "--teacher_name_or_path", teacher, "--max_steps", "1", "--merge_adapter"]
+    training = [*arguments, "--teacher_name_or_path", teacher, "--max_steps", "1", "--save_strategy", "no"]
+    training += ["--merge_adapter"]
     run_main(run_lora, *training)
     before = tree(folder)
     for further in ([*training, "--overwrite_output_dir"], training, [*arguments, "--do_eval", "--do_predict"]):
