@@ -3,6 +3,9 @@
 curl http://127.0.0.1:7860/api/classify -H 'Content-Type: application/json' -d '{"text": "I hate you"}'
 """
 
+import json
+import re
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -15,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationError,
     WithJsonSchema,
     create_model,
     model_validator,
@@ -25,6 +29,9 @@ from app.batching import BusyError
 from app.models import Answer, Model
 from app.service import MAX_CHARACTERS, MAX_TEXTS, Service, is_blank
 
+CLASSIFY_PATH = "/api/classify"
+NOT_ANNOUNCED = "body: not announced as JSON. Send the header `Content-Type: application/json`"
+JSON_TYPE = re.compile(r"\s*application/(.+\+)?json\s*(;|$)", re.IGNORECASE)
 # A character that is neither white space, nor a control, nor one of the usual invisible ones.
 VISIBLE = r"[^\s\u0000-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
 
@@ -114,7 +121,10 @@ def build_router(service: Service) -> APIRouter:
     Body = create_model("ClassifyRequest", __base__=ClassifyRequest, **described)
 
     @router.post(
-        "/api/classify",
+        CLASSIFY_PATH,
+        openapi_extra={
+            "requestBody": {"required": True, "content": {"application/json": {"schema": Body.model_json_schema()}}}
+        },
         response_model=ClassifyResponse,
         responses={
             400: {"model": Error, "description": "The body cannot be read, for example because it is not UTF-8."},
@@ -124,8 +134,12 @@ def build_router(service: Service) -> APIRouter:
             503: {"model": Error, "description": "Too many texts are waiting. Try again after `Retry-After` seconds."},
         },
     )
-    async def classify(body: Body) -> JSONResponse:
+    async def classify(request: Request) -> JSONResponse:
         """Says which class one text or each of several belongs to."""
+        try:
+            body = await read_body(request, Body)
+        except HTTPException as error:
+            return error_response(error.status_code, error.detail)
         model = service.models[body.model or service.default]
         thresholds = body.thresholds or {}
         try:
@@ -164,6 +178,24 @@ def build_router(service: Service) -> APIRouter:
     return router
 
 
+async def read_body(request: Request, form: type[ClassifyRequest]) -> ClassifyRequest:
+    """Reads a request to classify.
+
+    Raises:
+        HTTPException: it has not this form. The detail says where and why, without the text.
+    """
+    if not JSON_TYPE.match(request.headers.get("content-type", "")):
+        raise HTTPException(422, NOT_ANNOUNCED)
+    try:
+        return form.model_validate(json.loads(await request.body()))
+    except ValidationError as error:
+        raise HTTPException(422, describe(error.errors())) from None
+    except json.JSONDecodeError as error:
+        raise HTTPException(422, f"body: no JSON: {error.msg}, at character {error.pos}") from None
+    except (ValueError, RecursionError):  # no UTF-8, a number of thousands of digits, brackets in brackets in brackets
+        raise HTTPException(400, "There was an error parsing the body") from None
+
+
 def result(answer: Answer, model: Model) -> dict:
     """Returns an answer in the form of a `Result`."""
     said = {"label": answer.label, "labels": answer.labels, "scores": answer.scores}
@@ -186,13 +218,15 @@ async def explain_refusal(request: Request, error: HTTPException) -> JSONRespons
 
 
 async def explain_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    """Returns a 422 that says where and why, without the text itself, because responses are often logged."""
+    """Returns a 422 that says where and why."""
     if isinstance(error.body, bytes):  # it was not parsed
-        return error_response(422, "body: not announced as JSON. Send the header `Content-Type: application/json`")
-    problems = error.errors()
-    described = [f"{'.'.join(map(str, problem['loc'][1:])) or 'body'}: {problem['msg']}" for problem in problems[:3]]
-    if len(problems) > 3:
-        described.append(f"and {len(problems) - 3} more")
-    message = "; ".join(described)
+        return error_response(422, NOT_ANNOUNCED)
+    return error_response(422, describe({**problem, "loc": problem["loc"][1:]} for problem in error.errors()))
+
+
+def describe(problems: Iterable[dict]) -> str:
+    """Describes the errors of pydantic, without the text itself, because responses are often logged."""
+    described = [f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}" for problem in problems]
+    further = [f"and {len(described) - 3} more"] if len(described) > 3 else []
     # A key may hold half a surrogate pair, which is no text and cannot be sent.
-    return error_response(422, message.encode(errors="replace").decode()[:1000])
+    return "; ".join(described[:3] + further).encode(errors="replace").decode()[:1000]
