@@ -5,7 +5,7 @@ curl http://127.0.0.1:7860/api/classify -H 'Content-Type: application/json' -d '
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -28,6 +28,8 @@ from starlette.exceptions import HTTPException
 from app.batching import BusyError
 from app.models import Answer, Model
 from app.service import MAX_CHARACTERS, MAX_TEXTS, Service, is_blank
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 CLASSIFY_PATH = "/api/classify"
 NOT_ANNOUNCED = "body: not announced as JSON. Send the header `Content-Type: application/json`"
@@ -111,8 +113,8 @@ class Error(BaseModel):
     error: str
 
 
-def build_router(service: Service) -> APIRouter:
-    """Returns the routes of the API."""
+def build_router(service: Service) -> tuple[APIRouter, Endpoint]:
+    """Returns the routes of the API, and the function that answers `POST /api/classify` without FastAPI."""
     router = APIRouter()
     # The description names the models and their labels, so that it refuses what the server refuses.
     labels = tuple(dict.fromkeys(label for model in service.models.values() for label in model.labels))
@@ -122,9 +124,6 @@ def build_router(service: Service) -> APIRouter:
 
     @router.post(
         CLASSIFY_PATH,
-        openapi_extra={
-            "requestBody": {"required": True, "content": {"application/json": {"schema": Body.model_json_schema()}}}
-        },
         response_model=ClassifyResponse,
         responses={
             400: {"model": Error, "description": "The body cannot be read, for example because it is not UTF-8."},
@@ -134,12 +133,8 @@ def build_router(service: Service) -> APIRouter:
             503: {"model": Error, "description": "Too many texts are waiting. Try again after `Retry-After` seconds."},
         },
     )
-    async def classify(request: Request) -> JSONResponse:
+    async def classify(body: Body) -> JSONResponse:
         """Says which class one text or each of several belongs to."""
-        try:
-            body = await read_body(request, Body)
-        except HTTPException as error:
-            return error_response(error.status_code, error.detail)
         model = service.models[body.model or service.default]
         thresholds = body.thresholds or {}
         try:
@@ -154,6 +149,13 @@ def build_router(service: Service) -> APIRouter:
             answers = [answer.with_thresholds(thresholds) for answer in answers]
         # Not a `ClassifyResponse`, because FastAPI would check and encode the numbers again in every request.
         return JSONResponse({"results": [result(answer, model) for answer in answers]})
+
+    async def classify_directly(request: Request) -> JSONResponse:
+        try:
+            body = await read_body(request, Body)
+        except HTTPException as error:
+            return error_response(error.status_code, error.detail)
+        return await classify(body)
 
     @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", response_model=Health)
@@ -175,7 +177,7 @@ def build_router(service: Service) -> APIRouter:
             return error_response(405, "Send the texts with POST.", {"Allow": "POST"})
         return error_response(404, "There is nothing here. GET /openapi.json describes what there is.")
 
-    return router
+    return router, classify_directly
 
 
 async def read_body(request: Request, form: type[ClassifyRequest]) -> ClassifyRequest:
@@ -184,10 +186,13 @@ async def read_body(request: Request, form: type[ClassifyRequest]) -> ClassifyRe
     Raises:
         HTTPException: it has not this form. The detail says where and why, without the text.
     """
+    content = await request.body()
+    if not content:
+        raise HTTPException(422, "body: required, but there is none")
     if not JSON_TYPE.match(request.headers.get("content-type", "")):
         raise HTTPException(422, NOT_ANNOUNCED)
     try:
-        return form.model_validate(json.loads(await request.body()))
+        return form.model_validate(json.loads(content))
     except ValidationError as error:
         raise HTTPException(422, describe(error.errors())) from None
     except json.JSONDecodeError as error:
