@@ -73,7 +73,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _check_is_text(path: Path) -> None:
     with open(path, "rb") as file:
-        first = file.read(4)
+        first = file.read(max(map(len, BEGINNINGS)))
     for beginning, kind in BEGINNINGS.items():
         if first.startswith(beginning):
             raise ValueError(f"it begins as {kind}. Write it as {path.suffix}, in UTF-8")
@@ -102,10 +102,10 @@ def _read_cells(path: Path, parse_options: pa.csv.ParseOptions) -> pa.Table:
         "read_options": pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_SIZE),
         "parse_options": parse_options,
     }
-    columns = pa.csv.open_csv(path, **options).schema.names
-    _check_columns(columns)
-    strings = pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))
     try:
+        columns = pa.csv.open_csv(path, **options).schema.names
+        _check_columns(columns)
+        strings = pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))
         return pa.csv.read_csv(path, convert_options=strings, **options)
     except pa.ArrowInvalid as error:
         if "straddling" not in str(error):

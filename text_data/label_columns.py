@@ -60,8 +60,8 @@ def read_label_columns(raw: dict[str, RawSplit], data_args: DataArguments) -> di
         if name not in found:
             raise UserError(
                 f"{raw[name].where} must have labels in the column {', '.join(map(repr, columns))}, but found none; "
-                f"the columns are {join_names(raw[name].data.column_names)}. Add the labels: only training and test "
-                "data may lack them."
+                f"the columns are {join_names(raw[name].data.column_names, ', ')}. Add the labels: only training and "
+                "test data may lack them."
             )
     return found
 
@@ -77,7 +77,7 @@ def _find_label_columns(raw: dict[str, RawSplit], data_args: DataArguments) -> t
     wanted = " and ".join(map(repr, named)) or " or ".join(map(repr, WELL_KNOWN_LABEL_COLUMNS))
     raise UserError(
         f"The training data {raw['train'].where} must have labels in a column {wanted}, but found none among "
-        f"the columns {join_names(raw['train'].data.column_names)}. Name the label column: --label_column_name. "
+        f"the columns {join_names(raw['train'].data.column_names, ', ')}. Name the label column: --label_column_name. "
         "Training data without labels need a validation split that has them."
     )
 
@@ -102,7 +102,7 @@ def _read_labels(split: RawSplit, columns: tuple[str, ...]) -> RawLabels | None:
     if missing:
         raise UserError(
             f"{split.where} must have a column for each label of --label_column_name, but has no "
-            f"{', '.join(map(repr, missing))}; the columns are {join_names(split.data.column_names)}."
+            f"{', '.join(map(repr, missing))}; the columns are {join_names(split.data.column_names, ', ')}."
         )
     return _read_shares(split, {column: _arrow_column(split, column) for column in columns})
 

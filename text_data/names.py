@@ -22,8 +22,8 @@ def split_names(names: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in next(csv.reader([names], skipinitialspace=True)))
 
 
-def join_names(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str], separator: str = ",") -> str:
     """Writes names so that `split_names` reads them: with commas, or as a JSON list if a name needs it."""
     names = list(names)
-    joined = ",".join(names)
+    joined = separator.join(names)
     return joined if list(split_names(joined)) == names else json.dumps(names, ensure_ascii=False)

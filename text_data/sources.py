@@ -59,7 +59,7 @@ def read_source(data_args: DataArguments) -> tuple[str, dict[str, RawSplit]]:
         if len(split.data) == 0:
             raise UserError(
                 f"A split must hold rows, but {split.where} has none, only the columns "
-                f"{join_names(split.data.column_names)}. Add rows, or leave the split out."
+                f"{join_names(split.data.column_names, ', ')}. Add rows, or leave the split out."
             )
     return source, {name: raw[name] for name in ("train", *splits_for("validation", raw), *splits_for("test", raw))}
 

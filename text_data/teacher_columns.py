@@ -48,7 +48,8 @@ def _classes_and_scores(train: RawSplit, labels: LabelMap, data_args: DataArgume
         if not classes:
             raise UserError(
                 f"--teacher_column_name {name} must be a column, or the start of a column for each label such as "
-                f"{name}_{labels.names[0]}, but {train.where} has {join_names(data.column_names)}. Correct the name."
+                f"{name}_{labels.names[0]}, but {train.where} has {join_names(data.column_names, ', ')}. Correct the "
+                "name."
             )
         return classes, list(zip(*(data[f"{name}_{label}"][:] for label in classes), strict=True))
     feature = data.features[name]

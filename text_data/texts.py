@@ -58,7 +58,7 @@ def _find_text_columns(split: RawSplit, data_args: DataArguments) -> tuple[str, 
     if len(candidates) not in (1, 2):
         raise UserError(
             "The text must be in a column with a well-known name, or in the only one or two columns of strings; "
-            f"{split.where} has {len(candidates)} columns of strings among {join_names(train.column_names)}. "
+            f"{split.where} has {len(candidates)} columns of strings among {join_names(train.column_names, ', ')}. "
             "Name the text column: --text_column_name."
         )
     return candidates
@@ -74,7 +74,7 @@ def _check_texts(split: RawSplit, column: str) -> None:
     if column not in split.data.column_names:
         raise UserError(
             f"{split.where} must have the text column {column!r}, but found the columns "
-            f"{join_names(split.data.column_names)}. Name the text column: --text_column_name."
+            f"{join_names(split.data.column_names, ', ')}. Name the text column: --text_column_name."
         )
     if not is_string(split.data.features[column]):
         raise UserError(
