@@ -52,13 +52,10 @@ class Form(NamedTuple):
 
 
 DYNAMIC, STATIC_INPUTS, STATIC = "dynamic", "static inputs", "static inputs and outputs"
+SIGNS = (QuantType.QInt8, QuantType.QUInt8)
 FORMS = [
-    *(
-        Form(sign, per_channel, DYNAMIC)
-        for sign in (QuantType.QInt8, QuantType.QUInt8)
-        for per_channel in (True, False)
-    ),
-    *(Form(sign, True, kind) for kind in (STATIC_INPUTS, STATIC) for sign in (QuantType.QInt8, QuantType.QUInt8)),
+    *(Form(sign, per_channel, DYNAMIC) for sign in SIGNS for per_channel in (True, False)),
+    *(Form(sign, True, kind) for kind in (STATIC_INPUTS, STATIC) for sign in SIGNS),
 ]
 
 
@@ -94,22 +91,27 @@ def main():
     usual = Form(WEIGHT_TYPES[this_processor()], True, DYNAMIC)
     rows = []
     for form, session in sessions.items():
-        logits = logits_of(session, batches[1])
-        said = gate.measure(logits)
         row = {"processor": this_processor(), "name": processor_name(), "form": form.title}
         row |= {"megabytes": round(megabytes[form], 1)}
         for size in BATCH_SIZES:
             ratios = seconds[usual, size] / seconds[form, size]
             row[f"texts_per_second_{size}"] = round(len(texts) / np.median(seconds[form, size]))
-            row |= {f"times_usual_{size}": f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"}
-        row["accuracy"] = f"{100 * (logits.argmax(axis=1) == labels).mean():.1f}"
-        row["recall"] = ", ".join(f"{name} {kept} of {found}" for name, (found, kept) in said["found"].items())
-        row["agreement"] = f"{100 * min(said['agreement'].values()):.1f}"
-        row["loss_beside_float32"] = f"{said['loss'][1] - said['loss'][0]:+.4f}"
-        row["gate"] = "; ".join(gate.failures(logits)) or "passed"
-        rows.append(row)
+            row[f"times_usual_{size}"] = f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
+        rows.append(row | verdict(gate, logits_of(session, batches[1])))
     rows += other_processors(this_processor())
     write_results(NAME, rows, table(rows))
+
+
+def verdict(gate: Gate, logits: np.ndarray) -> dict[str, str]:
+    """Returns what the gate says about the logits of a form."""
+    said = gate.measure(logits)
+    return {
+        "accuracy": f"{100 * (logits.argmax(axis=1) == gate.labels).mean():.1f}",
+        "recall": ", ".join(f"{name} {kept} of {found}" for name, (found, kept) in said["found"].items()),
+        "agreement": f"{100 * min(said['agreement'].values()):.1f}",
+        "loss_beside_float32": f"{said['loss'][1] - said['loss'][0]:+.4f}",
+        "gate": "; ".join(gate.failures(logits)) or "passed",
+    }
 
 
 def read_texts(file: Path) -> tuple[list[str], list[str]]:
