@@ -17,7 +17,8 @@ phrase in the help of `layer_strategy` (`training/arguments.py`) and an entry in
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from transformers import PreTrainedModel
@@ -226,13 +227,19 @@ def build_random_student(teacher: PreTrainedModel, num_student_layers: int | Non
         The student on the teacher's device, in `eval()` mode.
 
     Raises:
-        UserError: K is not in 1..N, or the model does not hold its layers in one `ModuleList` (see `num_layers`).
+        UserError: K is not in 1..N, the model does not hold its layers in one `ModuleList` (see `num_layers`), or its
+            class cannot be built with K layers.
     """
     depth = student_depth(num_layers(teacher), num_student_layers)
     config = config_of_layers(teacher.config, range(depth))
     # Not `_from_config`, which under ZeRO-3 would leave each process a share of every weight.
     config.dtype = torch.float32
-    return type(teacher)(config).to(teacher.device, torch.float32).eval()
+    try:
+        with _told_about_ties(teacher, range(depth)):
+            student = type(teacher)(config)
+    except Misfit as misfit:
+        raise UserError(f"{misfit}; choose another --num_student_layers.") from None
+    return student.to(teacher.device, torch.float32).eval()
 
 
 def describe_mapping(layers: Sequence[int], num_teacher_layers: int) -> str:
@@ -331,20 +338,29 @@ def _blueprint_of_layers(teacher: PreTrainedModel, indices: Sequence[int]) -> Pr
         Misfit: a layer would be built differently at its place in the student, or tied to another weight.
     """
     student_config = config_of_layers(config_in_use(teacher), indices)
-    try:
+    with _told_about_ties(teacher, indices):
         student = blueprint(teacher, student_config)
+    check_structure(teacher, student, indices)
+    _check_ties(teacher, student, indices)
+    return student
+
+
+@contextmanager
+def _told_about_ties(teacher: PreTrainedModel, indices: Sequence[int]) -> Iterator[None]:
+    """Raises a `Misfit` where transformers refuses to build a student because of the weights that layers share.
+
+    Zamba's hybrid layers share one block, and transformers builds no hybrid layer without another.
+    """
+    try:
+        yield
     except ValueError as error:
         if "tie_weights_keys" not in str(error):
             raise
-        # Zamba's hybrid layers share one block, and transformers refuses to build one hybrid layer without another.
         raise Misfit(
             f"{type(teacher).__name__} cannot be built from the layers {join_layers([i + 1 for i in indices])}, "
             "because only one of them has weights that layers share, and transformers expects a second to share them "
             "with"
         ) from None
-    check_structure(teacher, student, indices)
-    _check_ties(teacher, student, indices)
-    return student
 
 
 def _check_ties(teacher: PreTrainedModel, student: PreTrainedModel, indices: Sequence[int]) -> None:

@@ -7,8 +7,9 @@ import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from statistics import mean
+from time import perf_counter
 
-from transformers import PreTrainedModel, PrinterCallback
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 
 from comparison.arguments import Cell
 from comparison.grid import CellPlan, Grid
@@ -24,6 +25,20 @@ from training.tables import grouped, markdown_table
 # Optimizer steps and examples from which the time is estimated.
 PROBE_STEPS = 6
 PROBE_EXAMPLES = 128
+
+
+class StepClock(TrainerCallback):
+    """Keeps when each optimizer step ended."""
+
+    def __init__(self):
+        self.ends = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.ends.append(perf_counter())
+
+    def seconds_per_step(self) -> float:
+        """Returns the mean over all steps but the first, in which libraries prepare what they need for all."""
+        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
 
 
 def describe_plan(plans: Sequence[CellPlan], states: Mapping[Cell, str], seconds: Mapping[Cell, float]) -> str:
@@ -86,6 +101,7 @@ def _probe(plan: CellPlan, grid: Grid, teacher: PreTrainedModel) -> float:
         student = add_lora(student, plan.lora_args, train_dataset, inputs.collator)
     evaluated = inputs.validation
     sample = evaluated.select(range(min(PROBE_EXAMPLES, len(evaluated))), keep_in_memory=True)
+    clock = StepClock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = DistillationTrainer(
             model=student,
@@ -93,10 +109,11 @@ def _probe(plan: CellPlan, grid: Grid, teacher: PreTrainedModel) -> float:
             train_dataset=train_dataset.select(range(number), keep_in_memory=True),
             data_collator=inputs.collator,
             processing_class=inputs.tokenizer,
+            callbacks=[clock],
         )
         trainer.remove_callback(PrinterCallback)
-        step = trainer.train().metrics["train_runtime"] / PROBE_STEPS
+        trainer.train()
         example = trainer.evaluate(sample)["eval_runtime"] / len(sample)
     steps = num_steps(args, len(inputs.tokenized["train"]))
     evaluations = 2 + (args.num_train_epochs if args.eval_strategy == "epoch" else 0)
-    return steps * step + evaluations * example * len(evaluated)
+    return steps * clock.seconds_per_step() + evaluations * example * len(evaluated)

@@ -62,16 +62,15 @@ def export_float32(model: PreTrainedModel, file: str | Path) -> None:
     model.set_attn_implementation("eager")
     # The two sizes differ from each other and from 1: otherwise the exporter takes a size for a constant. The second
     # half of the tokens is padding, as in real batches.
-    batch = {name: torch.zeros(2, 9, dtype=torch.long) for name in names}
-    batch["input_ids"] += model.config.get_text_config().pad_token_id or 0
-    batch["input_ids"][:, :5] = 1 + batch["input_ids"][0, 0]
-    batch["attention_mask"][:, :5] = 1
+    is_text = (torch.arange(9) < 5).long().repeat(2, 1)
+    padding = model.config.get_text_config().pad_token_id or 0
+    batch = {"input_ids": padding + is_text, "attention_mask": is_text, "token_type_ids": torch.zeros_like(is_text)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own parts
         try:
             program = torch.onnx.export(
                 _Logits(model, names).eval(),
-                tuple(batch.values()),
+                tuple(batch[name] for name in names),
                 input_names=names,
                 output_names=["logits"],
                 dynamic_shapes=(tuple({0: "batch", 1: "sequence"} for _ in names),),

@@ -9,7 +9,7 @@ from experiments.kept_layers import logits_of, logits_of_kept_layers
 from experiments.tiny_classifiers import tiny_classifier
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.errors import UserError
-from layer_mapping import build_student, parse_layers, select_layers
+from layer_mapping import build_random_student, build_student, parse_layers, select_layers
 from tests.tiny_architectures import MECHANISMS
 
 LISTS = ((2, 4, 6), (1, 3, 5), (4, 5, 6), (6, 1, 3, 2), (3,))
@@ -86,3 +86,10 @@ def test_student_of_a_big_bird_that_turned_to_full_attention_has_it_too(tmp_path
     student.save_pretrained(tmp_path)
     for model in (student, type(student).from_pretrained(tmp_path)):
         assert torch.equal(logits_of(model, inputs), full)
+
+
+def test_fresh_layers_that_transformers_cannot_build_are_refused():
+    teacher = tiny_classifier("zamba", "one shared block")
+    with pytest.raises(UserError, match="--num_student_layers"):
+        build_random_student(teacher, 2)  # one hybrid layer
+    assert num_layers(build_random_student(teacher, 3)) == 3

@@ -30,6 +30,7 @@ from transformers import (
 
 import run_export
 from app.models import load_model
+from experiments.tiny_classifiers import tiny_classifier
 from export import checked_export
 from export.arguments import ExportArguments
 from export.checked_export import quantize_checked
@@ -155,6 +156,13 @@ def test_a_head_that_reads_all_tokens_gets_them(tmp_path):
     export_float32(model, tmp_path / "model.onnx")
     assert products_after_choosing_a_token(tmp_path / "model.onnx") == 0
     batch = batch_for(model, ("input_ids", "attention_mask"), 3, 31)
+    np.testing.assert_allclose(answers(tmp_path / "model.onnx", batch), pytorch_answers(model, batch), atol=1e-4)
+
+
+def test_a_model_that_reads_no_attention_mask_answers_as_in_pytorch(tmp_path):
+    model = tiny_classifier("fnet", vocab_size=VOCAB_SIZE)
+    export_float32(model, tmp_path / "model.onnx")
+    batch = batch_for(model, ("input_ids", "token_type_ids"), 3, 31)
     np.testing.assert_allclose(answers(tmp_path / "model.onnx", batch), pytorch_answers(model, batch), atol=1e-4)
 
 
