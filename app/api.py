@@ -3,6 +3,9 @@
 curl http://127.0.0.1:7860/api/classify -H 'Content-Type: application/json' -d '{"text": "I hate you"}'
 """
 
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -15,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationError,
     WithJsonSchema,
     create_model,
     model_validator,
@@ -25,6 +29,11 @@ from app.batching import BusyError
 from app.models import Answer, Model
 from app.service import MAX_CHARACTERS, MAX_TEXTS, Service, is_blank
 
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+CLASSIFY_PATH = "/api/classify"
+NOT_ANNOUNCED = "body: not announced as JSON. Send the header `Content-Type: application/json`"
+JSON_TYPE = re.compile(r"\s*application/(.+\+)?json\s*(;|$)", re.IGNORECASE)
 # A character that is neither white space, nor a control, nor one of the usual invisible ones.
 VISIBLE = r"[^\s\u0000-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
 
@@ -104,8 +113,8 @@ class Error(BaseModel):
     error: str
 
 
-def build_router(service: Service) -> APIRouter:
-    """Returns the routes of the API."""
+def build_router(service: Service) -> tuple[APIRouter, Endpoint]:
+    """Returns the routes of the API, and the function that answers `POST /api/classify` without FastAPI."""
     router = APIRouter()
     # The description names the models and their labels, so that it refuses what the server refuses.
     labels = tuple(dict.fromkeys(label for model in service.models.values() for label in model.labels))
@@ -114,7 +123,7 @@ def build_router(service: Service) -> APIRouter:
     Body = create_model("ClassifyRequest", __base__=ClassifyRequest, **described)
 
     @router.post(
-        "/api/classify",
+        CLASSIFY_PATH,
         response_model=ClassifyResponse,
         responses={
             400: {"model": Error, "description": "The body cannot be read, for example because it is not UTF-8."},
@@ -141,6 +150,13 @@ def build_router(service: Service) -> APIRouter:
         # Not a `ClassifyResponse`, because FastAPI would check and encode the numbers again in every request.
         return JSONResponse({"results": [result(answer, model) for answer in answers]})
 
+    async def classify_directly(request: Request) -> JSONResponse:
+        try:
+            body = await read_body(request, Body)
+        except HTTPException as error:
+            return error_response(error.status_code, error.detail)
+        return await classify(body)
+
     @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", response_model=Health)
     async def healthz() -> Health:
@@ -161,7 +177,28 @@ def build_router(service: Service) -> APIRouter:
             return error_response(405, "Send the texts with POST.", {"Allow": "POST"})
         return error_response(404, "There is nothing here. GET /openapi.json describes what there is.")
 
-    return router
+    return router, classify_directly
+
+
+async def read_body(request: Request, form: type[ClassifyRequest]) -> ClassifyRequest:
+    """Reads a request to classify.
+
+    Raises:
+        HTTPException: it has not this form. The detail says where and why, without the text.
+    """
+    content = await request.body()
+    if not content:
+        raise HTTPException(422, "body: required, but there is none")
+    if not JSON_TYPE.match(request.headers.get("content-type", "")):
+        raise HTTPException(422, NOT_ANNOUNCED)
+    try:
+        return form.model_validate(json.loads(content))
+    except ValidationError as error:
+        raise HTTPException(422, describe(error.errors())) from None
+    except json.JSONDecodeError as error:
+        raise HTTPException(422, f"body: no JSON: {error.msg}, at character {error.pos}") from None
+    except (ValueError, RecursionError):  # no UTF-8, a number of thousands of digits, brackets in brackets in brackets
+        raise HTTPException(400, "There was an error parsing the body") from None
 
 
 def result(answer: Answer, model: Model) -> dict:
@@ -186,13 +223,15 @@ async def explain_refusal(request: Request, error: HTTPException) -> JSONRespons
 
 
 async def explain_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    """Returns a 422 that says where and why, without the text itself, because responses are often logged."""
+    """Returns a 422 that says where and why."""
     if isinstance(error.body, bytes):  # it was not parsed
-        return error_response(422, "body: not announced as JSON. Send the header `Content-Type: application/json`")
-    problems = error.errors()
-    described = [f"{'.'.join(map(str, problem['loc'][1:])) or 'body'}: {problem['msg']}" for problem in problems[:3]]
-    if len(problems) > 3:
-        described.append(f"and {len(problems) - 3} more")
-    message = "; ".join(described)
+        return error_response(422, NOT_ANNOUNCED)
+    return error_response(422, describe({**problem, "loc": problem["loc"][1:]} for problem in error.errors()))
+
+
+def describe(problems: Iterable[dict]) -> str:
+    """Describes the errors of pydantic, without the text itself, because responses are often logged."""
+    described = [f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}" for problem in problems]
+    further = [f"and {len(described) - 3} more"] if len(described) > 3 else []
     # A key may hold half a surrogate pair, which is no text and cannot be sent.
-    return error_response(422, message.encode(errors="replace").decode()[:1000])
+    return "; ".join(described[:3] + further).encode(errors="replace").decode()[:1000]

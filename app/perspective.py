@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
+from app.api import Endpoint
 from app.batching import BusyError
 from app.models import Answer, Model, read_json
 from app.service import Service, is_blank
@@ -131,8 +132,8 @@ class Span(NamedTuple):
         return Span(*(len(text[:position].encode("utf-16-le")) // 2 for position in self))
 
 
-def build_router(service: Service) -> APIRouter:
-    """Returns the routes.
+def build_router(service: Service) -> tuple[APIRouter, Endpoint]:
+    """Returns the routes but `ANALYZE_PATH`, and the function that answers requests to that one.
 
     Raises:
         ValueError: `attributes.json` of the first model names a label that the model does not have.
@@ -141,7 +142,6 @@ def build_router(service: Service) -> APIRouter:
     model = service.models[service.default]
     attributes = read_attributes(model)
 
-    @router.post(ANALYZE_PATH)
     async def analyze(request: Request) -> JSONResponse:
         try:
             asked = read_request(await request.body())
@@ -180,7 +180,7 @@ def build_router(service: Service) -> APIRouter:
             return error_response(501, "Suggested scores are not read: this server learns nothing from its users.")
         return error_response(404, f"There is nothing here. Send comments with POST to {ANALYZE_PATH}.")
 
-    return router
+    return router, analyze
 
 
 def read_attributes(model: Model) -> dict[str, str]:

@@ -9,6 +9,7 @@ busy_machine    what other work on the processor costs, against an earlier build
 inference       PyTorch, ONNX and int8
 score_file      scoring a file with the app, its rate and memory
 load_app        the app under load
+empty_app       the app without a model, for load_app
 engines         DDP, ZeRO and FSDP against one process
 training_setup  data, teacher, student and loops that the timings of training share
 measuring       clocks, memory, processes

@@ -9,10 +9,11 @@ starts `python -m app` with the int8 model and then measures, one after the othe
    in batches of the size that the app forms under load, on as many threads as the app uses;
 2. memory over 10,000 further requests;
 3. the same clients in the form of the Perspective API, for a minute;
-4. 10,000 hostile bodies, some of them broken off or too large.
+4. 10,000 hostile bodies, some of them broken off or too large;
+5. the tokenizer alone, and the app with an empty model (`benchmarks/empty_app.py`), one text a request.
 
-The figures go to `docs/results/NAME.json`. The clients run on the same machine as the app, so their share of the
-cores is measured too.
+The figures go to `docs/results/NAME.json`. The clients run on the same machine as the app, so app, clients and model
+are also compared by processor time for a text, which does not depend on who else has the cores.
 """
 
 import argparse
@@ -28,10 +29,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import IO, NamedTuple
 
 import numpy as np
 import uvloop
+from tokenizers import Tokenizer
 
 from app.models import Model, load_model
 from benchmarks.results import RESULTS, ROOT
@@ -39,9 +44,17 @@ from benchmarks.results import RESULTS, ROOT
 HOST = "127.0.0.1"
 TEXTS_A_REQUEST = (1, 4)
 CLASSIFY_PATH = "/api/classify"
+CPU_SECONDS = "process_cpu_seconds_total"
 PERSPECTIVE_PATH = "/v1alpha1/comments:analyze"
 # Most of the hostile bodies go to the APIs, the others to the two Gradio routes that the page uses.
 FUZZED_PATHS = 4 * (CLASSIFY_PATH, PERSPECTIVE_PATH) + ("/gradio_api/queue/join", "/gradio_api/upload")
+
+
+class Pace(NamedTuple):
+    """How quickly texts are answered without the app."""
+
+    texts_per_second: float
+    cpu_ms_a_text: float
 
 
 def main():
@@ -49,22 +62,31 @@ def main():
     with open(args.data_file, encoding="utf-8", newline="") as file:
         texts = [row["text"] for row in csv.DictReader(file)]
     random.Random(0).shuffle(texts)
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
     with tempfile.TemporaryFile() as log:
-        command = [sys.executable, "-m", "app", "--model_dir", args.model_dir, "--port", str(port)]
-        app = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-        try:
+        with running("app", args.model_dir, log) as port:
             results = uvloop.run(measure(port, texts, args))
-        finally:
-            app.terminate()
-            app.wait(20)
+        with running("benchmarks.empty_app", args.model_dir, log) as port:
+            results["without_model"] = uvloop.run(measure_without_model(port, texts, args))
         log.seek(0)
         results["tracebacks"] = log.read().count(b"Traceback")
     text = json.dumps(results, indent=2)
     (RESULTS / f"{args.name}.json").write_text(text + "\n")
     print(text)
+
+
+@contextmanager
+def running(module: str, model_dir: str, log: IO[bytes]) -> Iterator[int]:
+    """Runs an app in a process of its own until the block ends, and gives its port."""
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", module, "--model_dir", model_dir, "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def make_bodies(texts: list[str], size: int) -> list[bytes]:
@@ -95,29 +117,35 @@ async def measure(port: int, texts: list[str], args: argparse.Namespace) -> dict
 
 async def measure_load(port: int, model: Model, texts: list[str], size: int, args: argparse.Namespace) -> dict:
     """Measures latency and throughput under the clients' load, and the clients' own share of the cores."""
-    bodies, cores = make_bodies(texts, size), len(os.sched_getaffinity(0))
+    bodies = make_bodies(texts, size)
     start = await read_metrics(port)
     await run_clients(port, bodies, args.clients, seconds=5)  # warm-up
     texts_a_batch = batch_size_since(start, await read_metrics(port))
     # The app is idle while the model runs here.
-    bare = [measure_bare_model(model, texts, texts_a_batch, args)]
+    bare = [measure_alone(model.classify, texts, texts_a_batch, args)]
     start, clients_seconds = await read_metrics(port), -time.process_time()
     taken, statuses = await run_clients(port, bodies, args.clients, seconds=args.seconds)
     clients_seconds += time.process_time()
-    texts_a_batch = batch_size_since(start, await read_metrics(port))
-    bare.append(measure_bare_model(model, texts, texts_a_batch, args))
-    milliseconds, texts_per_second = 1000 * np.array(taken), size * len(taken) / args.seconds
+    end = await read_metrics(port)
+    texts_a_batch = batch_size_since(start, end)
+    bare.append(measure_alone(model.classify, texts, texts_a_batch, args))
+    num_texts, milliseconds = size * len(taken), 1000 * np.array(taken)
+    bare_per_second, bare_cpu_ms = np.mean(bare, axis=0)
     return {
         "clients": args.clients,
         "texts_a_request": size,
         "seconds": args.seconds,
         "requests": len(taken),
         "errors": sum(count for status, count in statuses.items() if status != 200),
-        "texts_per_second": texts_per_second,
+        "texts_per_second": num_texts / args.seconds,
         "texts_a_batch": texts_a_batch,
-        "bare_texts_per_second": bare,
-        "share_of_bare": texts_per_second / np.mean(bare),
-        "clients_share_of_cores": clients_seconds / args.seconds / cores,
+        "bare_texts_per_second": [pace.texts_per_second for pace in bare],
+        "share_of_bare": num_texts / args.seconds / bare_per_second,
+        "cpu_ms_a_text": {
+            "app": 1000 * (end[CPU_SECONDS] - start[CPU_SECONDS]) / num_texts,
+            "clients": 1000 * clients_seconds / num_texts,
+            "bare": bare_cpu_ms,
+        },
         "p50_ms": np.percentile(milliseconds, 50),
         "p95_ms": np.percentile(milliseconds, 95),
         "p99_ms": np.percentile(milliseconds, 99),
@@ -137,6 +165,23 @@ async def measure_perspective(port: int, texts: list[str], args: argparse.Namesp
         "texts_per_second": len(taken) / args.seconds,
         "p50_ms": np.percentile(taken, 50) * 1000,
         "p95_ms": np.percentile(taken, 95) * 1000,
+    }
+
+
+async def measure_without_model(port: int, texts: list[str], args: argparse.Namespace) -> dict:
+    """Measures the app with an empty model, one text a request, and the tokenizer without the app."""
+    bodies, tokenizer = (
+        make_bodies(texts, 1),
+        Tokenizer.from_file(str(load_model(args.model_dir).folder / "tokenizer.json")),
+    )
+    await wait_until_up(port)
+    await run_clients(port, bodies, args.clients, seconds=1)  # warm-up
+    start = await read_metrics(port)
+    taken, _ = await run_clients(port, bodies, args.clients, seconds=args.seconds / 4)
+    cpu_seconds = (await read_metrics(port))[CPU_SECONDS] - start[CPU_SECONDS]
+    return {
+        "app_with_empty_model": Pace(4 * len(taken) / args.seconds, 1000 * cpu_seconds / len(taken))._asdict(),
+        "tokenizer_alone": measure_alone(tokenizer.encode_batch, texts, 1, args)._asdict(),
     }
 
 
@@ -315,8 +360,10 @@ def hostile_body(generator: random.Random) -> bytes:
     return bytes(raw[: generator.randint(0, len(raw))] if generator.random() < 0.1 else raw)
 
 
-def measure_bare_model(model: Model, texts: list[str], batch_size: float, args: argparse.Namespace) -> float:
-    """Returns texts a second of the model without server and clients, tokenizing included.
+def measure_alone(
+    classify: Callable[[Sequence[str]], list], texts: list[str], batch_size: float, args: argparse.Namespace
+) -> Pace:
+    """Measures a model without server and clients, tokenizing included, or the tokenizer.
 
     All batches have one size. As in the app, the texts of a batch are those of similar length among as many texts as
     there are clients.
@@ -330,14 +377,14 @@ def measure_bare_model(model: Model, texts: list[str], batch_size: float, args: 
         done, index = 0, worker
         while time.perf_counter() < deadline:
             batch = batches[index % len(batches)]
-            model.classify(batch)
+            classify(batch)
             done, index = done + len(batch), index + workers
         return done
 
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(workers) as executor:
         done = sum(executor.map(work, range(workers)))
-    return done / (time.perf_counter() - start)
+    return Pace(done / (time.perf_counter() - start), 1000 * (time.process_time() - cpu_start) / done)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -218,6 +218,37 @@ def test_a_body_without_the_header_for_json_is_refused_with_what_to_do(client):
     assert "Content-Type: application/json" in response.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("application/json", 200),
+        ("Application/JSON; charset=utf-8", 200),
+        ("application/vnd.api+json", 200),
+        ("application/json5", 422),
+        ("text/json", 422),
+        ("text/plain; application/json", 422),
+    ],
+)
+def test_json_is_announced_by_its_media_type(client, kind, status):
+    response = client.post("/api/classify", content=b'{"text": "a"}', headers={"content-type": kind})
+    assert response.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [(b'{"text": }', 422), (b'{"text": "\xff"}', 400), (b"[" * 100_000, 400), (b"9" * 10_000, 400)],
+)
+def test_what_is_no_json_and_what_cannot_be_parsed_have_their_statuses(client, content, status):
+    response = client.post("/api/classify", content=content, headers={"content-type": "application/json"})
+    assert response.status_code == status
+
+
+def test_a_refusal_names_three_places_and_counts_the_others(client):
+    error = classify(client, texts=[1, 2, 3, 4, 5]).json()["error"]
+    assert re.findall(r"texts\.\d", error) == ["texts.0", "texts.1", "texts.2"]
+    assert error.endswith("and 2 more")
+
+
 def test_refusals_do_not_repeat_what_was_sent(client):
     for body in ({"text": [SECRET]}, {"texts": [SECRET, 3]}, {"text": SECRET, "texts": [SECRET]}):
         response = client.post("/api/classify", json=body)
@@ -237,7 +268,7 @@ def test_a_body_that_turns_out_too_large_is_refused_wherever_it_goes(client, pat
     assert client.post(path, content=chunks).status_code == 413
 
 
-async def guarded(app, *messages):
+async def guarded(app, *messages, method="POST", direct=()):
     """What `app` sends behind the guard when the body comes in these messages, then the status that is counted."""
     rest, sent = iter(messages), []
 
@@ -249,7 +280,9 @@ async def guarded(app, *messages):
 
     service = SimpleNamespace(observe=lambda path, status, started: sent.append(status))
     with suppress(ZeroDivisionError):
-        await Guard(app, service)({"type": "http", "path": "/api/classify", "headers": []}, receive, send)
+        await Guard(app, service, direct)(
+            {"type": "http", "method": method, "path": "/api/classify", "headers": []}, receive, send
+        )
     return sent
 
 
@@ -293,6 +326,30 @@ def test_a_body_in_parts_arrives_whole():
 
     start, body, _ = asyncio.run(guarded(app, part(b"a", True), part(b"", True), part(b"b", False)))
     assert (start["status"], body["body"]) == (200, b'"ab"')
+
+
+def test_the_guard_calls_the_function_of_a_direct_path_itself_with_the_whole_body():
+    async def endpoint(request):
+        return JSONResponse((await request.body()).decode())
+
+    messages = part(b"a", True), part(b"b", False)
+    start, body, status = asyncio.run(guarded(None, *messages, direct={"/api/classify": endpoint}))
+    assert (start["status"], body["body"], status) == (200, b'"ab"', 200)
+    assert {b"content-security-policy", b"content-type"} <= {name for name, _ in start["headers"]}
+
+
+def test_other_methods_of_a_direct_path_go_to_the_application():
+    start, _, status = asyncio.run(
+        guarded(JSONResponse("no", 405), part(b"", False), method="GET", direct={"/api/classify": None})
+    )
+    assert start["status"] == status == 405
+
+
+def test_an_error_of_a_direct_function_is_counted_as_one():
+    async def endpoint(request):
+        raise ZeroDivisionError
+
+    assert asyncio.run(guarded(None, part(b"", False), direct={"/api/classify": endpoint})) == [500]
 
 
 def test_a_body_of_exactly_the_limit_is_read(client):
