@@ -25,6 +25,7 @@ from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import has_length
 
 from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.attention import quickest_attention
 from layer_distillation.batches import EpochShuffleSampler, lengths_of
 from layer_distillation.columns import Columns
 from layer_distillation.dropout import set_dropout
@@ -163,14 +164,15 @@ class DistillationTrainer(Trainer):
         # DDP, each process would silently train its own student.
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
-        if self._layers.projection is None:
-            return super()._inner_training_loop(*args, **kwargs)
-        # Within the student, the optimizer and the engines find the projection. They need it only while they train.
-        self.model.add_module(PROJECTION, self._layers.projection.to(self.args.device))
-        try:
-            return super()._inner_training_loop(*args, **kwargs)
-        finally:
-            delattr(self.model, PROJECTION)
+        with quickest_attention(self.model, self.accelerator.mixed_precision == "bf16"):
+            if self._layers.projection is None:
+                return super()._inner_training_loop(*args, **kwargs)
+            # Within the student, the optimizer and the engines find the projection. Only training needs it.
+            self.model.add_module(PROJECTION, self._layers.projection.to(self.args.device))
+            try:
+                return super()._inner_training_loop(*args, **kwargs)
+            finally:
+                delattr(self.model, PROJECTION)
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """Returns the scheduler as `Trainer` does, once the optimizer also trains the projection between widths.

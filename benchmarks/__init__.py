@@ -4,6 +4,8 @@ training_speed  an epoch of distillation against other ways of training
 sweep_speed     a sweep over four strategies, end to end
 scaling         cost by the number of examples
 profile_step    where the time of a training step goes
+attention       the attention implementations, by precision, dropout and length
+busy_machine    what other work on the processor costs, against an earlier build
 inference       PyTorch, ONNX and int8
 score_file      scoring a file with the app, its rate and memory
 load_app        the app under load

@@ -4,8 +4,9 @@
     python -m benchmarks.profile_step --train_file train.csv --test_file test.csv --examples 2048
     python -m benchmarks.profile_step --teacher random-bert-base            # where there is a GPU
 
-Plain fine-tuning and distillation from stored teacher outputs take turns, one epoch each, over the same batches. On a
-GPU the clock waits for the device after every part, which makes the step a little slower than it is in training.
+Plain fine-tuning and distillation from stored teacher outputs, with dropout and with `--student_dropout 0`, take
+turns, one epoch each, over the same batches. On a GPU the clock waits for the device after every part, which makes the
+step a little slower than it is in training.
 
 The same command measures the limit of a step. For the forward and backward pass this is the time of the operations in
 matrix products, at the rate of one large matrix product. For AdamW it is the time of the bytes that it moves, at the
@@ -41,12 +42,15 @@ from layer_distillation.arguments import bf16_in_hardware
 from training.tables import markdown_table
 
 PARTS = ("data", "forward and loss", "backward", "gradient clipping", "AdamW", "rest")
+# Settings by method, and what the tables call it.
+METHODS = {"finetune": PLAIN_FINE_TUNING, "cached": {}, "no_dropout": {"student_dropout": 0.0}}
+TITLES = {"finetune": "Plain fine-tuning", "cached": "Stored outputs", "no_dropout": "Stored outputs, no dropout"}
 
 
 def main():
     args = parse_arguments()
     precisions = [bf16 for bf16 in PRECISIONS if bf16_in_hardware() or not bf16]
-    variants = [(method, bf16) for bf16 in precisions for method in ("finetune", "cached")]
+    variants = [(method, bf16) for bf16 in precisions for method in METHODS]
     with tempfile.TemporaryDirectory() as folder:
         setup = prepare(args, folder)
         student = student_of(setup.load_teacher())
@@ -139,7 +143,7 @@ def profile_epoch(setup: Setup, method: str, bf16: bool) -> dict[str, float]:
     """Trains a student for one epoch.
 
     Args:
-        method: "finetune", or "cached" for distillation from stored teacher outputs.
+        method: one of `METHODS`.
 
     Returns:
         Means over the steps: milliseconds of each part and of the whole step (`ms_a_step`), and the student's
@@ -148,13 +152,12 @@ def profile_epoch(setup: Setup, method: str, bf16: bool) -> dict[str, float]:
     teacher = setup.load_teacher()
     set_seed(0)
     student, train_dataset = student_of(teacher), setup.splits["train"]
-    if method == "cached":
+    if method != "finetune":
         train_dataset = with_stored_outputs(setup, teacher, setup.folder / f"cache-{PRECISIONS[bf16]}", bf16)
     collator = CountingCollator(setup.collator)
-    settings = PLAIN_FINE_TUNING if method == "finetune" else {}
     trainer = ProfiledTrainer(
         model=student,
-        args=training_arguments(setup.folder, bf16=bf16, num_train_epochs=1, seed=0, **settings),
+        args=training_arguments(setup.folder, bf16=bf16, num_train_epochs=1, seed=0, **METHODS[method]),
         train_dataset=train_dataset,
         data_collator=collator,
     )
@@ -228,11 +231,10 @@ def best_time(function, repetitions: int = 10) -> float:
 
 def parts_table(rows: list[dict]) -> str:
     """Returns the table of milliseconds by part."""
-    titles = {"finetune": "Plain fine-tuning", "cached": "Stored outputs"}
     lines = []
     for part in (*PARTS, "ms_a_step"):
         cells = {
-            f"{titles[row['method']]}, {row['precision']}": f"{row[part]:.1f} ({row[part] / row['ms_a_step']:.0%})"
+            f"{TITLES[row['method']]}, {row['precision']}": f"{row[part]:.1f} ({row[part] / row['ms_a_step']:.0%})"
             for row in rows
         }
         lines.append({"ms a step": "all" if part == "ms_a_step" else part, **cells})
@@ -244,7 +246,7 @@ def limit_table(rows: list[dict]) -> str:
     return markdown_table(
         [
             {
-                "Stored outputs": row["precision"],
+                "Step": f"{TITLES[row['method']]}, {row['precision']}",
                 "GFLOP a step": f"{row['gflop_a_step']:.1f}",
                 "Matrix product (GFLOP/s)": f"{row['matrix_gflop_per_second']:,.0f}",
                 "Limit of forward and backward (ms)": f"{row['limit_matrix_ms']:.1f}",
@@ -255,7 +257,7 @@ def limit_table(rows: list[dict]) -> str:
                 "Limit of both / step": f"{(row['limit_matrix_ms'] + row['limit_adamw_ms']) / row['ms_a_step']:.0%}",
             }
             for row in rows
-            if row["method"] == "cached"
+            if row["method"] != "finetune"
         ]
     )
 

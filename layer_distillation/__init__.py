@@ -23,6 +23,7 @@ fingerprints     hashes of weights, data and stored teacher outputs
 stored_columns   the names of columns that hold outputs of a teacher
 teacher_outputs  stored teacher logits and hidden states
 dropout          setting every dropout rate of a model
+attention        the attention implementation that trains fastest
 batches          the order of the examples
 engines          DeepSpeed ZeRO-3 and FSDP
 network          whether the Hub can be reached

@@ -6,6 +6,7 @@ import sys
 import pytest
 from datasets import Dataset
 
+from benchmarks import busy_machine
 from comparison.metrics import accuracy
 from experiments import small_validation, trial_length
 from experiments.more_pairs import more_pairs
@@ -152,3 +153,10 @@ def test_predictions_of_other_examples_or_without_labels_are_refused(tmp_path, c
         assert reason in capsys.readouterr().err
     with pytest.raises(UserError, match=str(tmp_path)):
         bootstrap_runs(accuracy, [tmp_path])
+
+
+def test_a_busy_machine_is_compared_with_the_same_build_alone_and_builds_with_each_other():
+    times = {"this build, alone": 0.2, "this build, busy": 0.6, "4566f60, alone": 0.1, "4566f60, busy": 1.0}
+    *_, this, earlier = busy_machine.table([{"round": 1, **times}]).splitlines()
+    assert cells_of(this)[-2:] == ["3.00 [3.00 - 3.00]", "0.50 [0.50 - 0.50]"]
+    assert cells_of(earlier)[-2:] == ["10.00 [10.00 - 10.00]", "1.00 [1.00 - 1.00]"]

@@ -1,0 +1,96 @@
+"""Which attention implementation trains fastest on a processor, by precision, dropout and length.
+
+    python -m benchmarks.attention
+
+Forward and backward pass of a BERT classifier with 3 layers of MiniLM's size and random weights, in batches of 32. The
+implementations take turns of a few steps. `layer_distillation/attention.py` chooses by these figures. Writes
+`docs/results/attention.csv` and `attention.md`.
+"""
+
+import argparse
+import itertools
+import time
+
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from benchmarks.measuring import describe_machine, median_and_range
+from benchmarks.results import write_results
+from layer_distillation.arguments import bf16_in_hardware
+from training.command_line import keep_freed_memory
+from training.tables import markdown_table
+
+IMPLEMENTATIONS = ("sdpa", "eager")
+BATCH_SIZE = 32
+
+
+def main():
+    args = parse_arguments()
+    keep_freed_memory()
+    rows, table = [], []
+    settings = itertools.product((False, True)[: 1 + bf16_in_hardware()], (0.1, 0.0), args.lengths)
+    for bf16, dropout, length in settings:
+        models = {name: model_of(name, dropout) for name in IMPLEMENTATIONS}
+        turns = {name: [] for name in models}
+        for index in range(1 + args.rounds):
+            for name in models if index % 2 else reversed(models):
+                turns[name].append(milliseconds_a_step(models[name], length, bf16, args.steps))
+        sdpa, eager = ([round(ms, 1) for ms in counted] for _, *counted in turns.values())
+        row = {"precision": "bfloat16" if bf16 else "float32", "dropout": dropout, "length": length}
+        rows += [
+            row | {"round": i + 1, "sdpa_ms": a, "eager_ms": b}
+            for i, (a, b) in enumerate(zip(sdpa, eager, strict=True))
+        ]
+        table.append(
+            {
+                "Precision": row["precision"],
+                "Dropout": f"{dropout:.1f}",
+                "Tokens of a text": str(length),
+                "sdpa (ms)": median_and_range(sdpa, 0),
+                "eager (ms)": median_and_range(eager, 0),
+                "eager, times as fast": median_and_range([a / b for a, b in zip(sdpa, eager, strict=True)]),
+            }
+        )
+    write_results("attention", rows, f"{describe_machine()}\n\n{markdown_table(table)}")
+
+
+def model_of(implementation: str, dropout: float) -> BertForSequenceClassification:
+    """Returns a classifier to train, the same for every implementation."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=384,
+        num_hidden_layers=3,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        attn_implementation=implementation,
+    )
+    return BertForSequenceClassification(config).train()
+
+
+def milliseconds_a_step(model: BertForSequenceClassification, length: int, bf16: bool, steps: int) -> float:
+    """Returns the time of a forward and a backward pass; a quarter of the texts have half the length."""
+    ids = torch.randint(model.config.vocab_size, (BATCH_SIZE, length))
+    mask = torch.ones_like(ids)
+    mask[::4, length // 2 :] = 0
+    labels = torch.zeros(BATCH_SIZE, dtype=torch.long)
+    started = time.perf_counter()
+    for _ in range(steps):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        model.zero_grad()
+    return 1000 * (time.perf_counter() - started) / steps
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", nargs="+", type=int, default=[32, 128], help="default: 32 128")
+    parser.add_argument("--rounds", type=int, default=5, help="turns that count (default: 5)")
+    parser.add_argument("--steps", type=int, default=2, help="of a turn (default: 2)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
