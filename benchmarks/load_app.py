@@ -106,7 +106,7 @@ async def measure(port: int, texts: list[str], args: argparse.Namespace) -> dict
         await run_clients(port, make_bodies(texts, 1), args.clients, count=args.requests // 10)
         memory.append(await resident_megabytes(port))
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python -m benchmarks.load_app", *sys.argv[1:]]),
         "cores": len(os.sched_getaffinity(0)),
         "load": load,
         "perspective": await measure_perspective(port, texts, args),

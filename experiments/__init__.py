@@ -20,6 +20,7 @@ architectures     students, adapters and exports of every architecture
 fuzz_reader       made-up files of every format, read as they should be or refused
 everyday          everyday sentences
 identity_bias     AUCs and error rates by identity: teacher, student, LoRA, int8
+int8_forms        forms of int8 weights and scales, their speed and what the gate says
 runtimes          whether other runtimes read an export and answer as the app does
 draw_strategies   the picture of the layer strategies
 draw_results      the figures of docs/ANALYSIS.md

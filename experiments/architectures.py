@@ -278,6 +278,7 @@ layers that adapters reach by default. Each adapter gets a gradient, and merging
 export is to ONNX in float32, with the same tolerance. "Close" is a first layer of ModernBERT, whose norm is folded \
 into its projections.
 
+<!-- from architectures -->
 {table(rows)}
 
 ## Reasons
