@@ -29,7 +29,7 @@ DISCOVERY_PATH = "/$discovery/rest"
 DISCOVERY = json.loads((Path(__file__).parent / "discovery.json").read_text(encoding="utf-8"))
 ATTRIBUTES_FILE = "attributes.json"
 # Labels of Jigsaw's and Civil Comments' data, by the attributes that Perspective has made of them. Every other label
-# is an attribute of its own name in capitals.
+# is an attribute of its own name in capitals, with underscores between words.
 WELL_KNOWN = {
     "toxic": "TOXICITY",
     "severe_toxic": "SEVERE_TOXICITY",
@@ -192,11 +192,8 @@ def read_attributes(model: Model) -> dict[str, str]:
         ValueError: the file is no such map, or names a label that the model does not have.
     """
     file = model.folder / ATTRIBUTES_FILE
-    if file.is_file():
-        names = read_json(file)
-    else:
-        names = {label: WELL_KNOWN.get(label, label.upper()) for label in model.labels}
-    if not all(isinstance(name, str) for name in names.values()):
+    names = read_json(file) if file.is_file() else {label: default_attribute(label) for label in model.labels}
+    if not names or not all(isinstance(name, str) and name for name in names.values()):
         raise ValueError(f'{file} must map labels to attributes, as {{"toxic": "TOXICITY"}}. Correct the file.')
     for label in names:
         if label not in model.labels:
@@ -213,6 +210,12 @@ def read_attributes(model: Model) -> dict[str, str]:
     return attributes
 
 
+def default_attribute(label: str) -> str:
+    """Returns the attribute of a label that no file names: "identity hate" becomes `IDENTITY_ATTACK`."""
+    name = re.sub(r"[\s-]+", "_", label.strip())
+    return WELL_KNOWN.get(name.lower(), name.upper())
+
+
 def read_request(body: bytes) -> AnalyzeRequest:
     """Reads a request, whatever it announces itself as.
 
@@ -224,7 +227,8 @@ def read_request(body: bytes) -> AnalyzeRequest:
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, problem["loc"]))[:200]
-        raise AnalyzeError(f"Invalid JSON payload received. {where}: {problem['msg']}") from None
+        said = f"{where}: {problem['msg']}" if where else problem["msg"]
+        raise AnalyzeError(f"Invalid JSON payload received. {said}") from None
 
 
 def check_request(asked: AnalyzeRequest, attributes: Collection[str]) -> None:

@@ -233,6 +233,12 @@ def test_attributes_json_names_the_attributes_of_labels(served_model, tmp_path):
     assert with_attributes(served_model, tmp_path, {"toxic": "INSULT"}) == {"INSULT": "toxic"}
 
 
+def test_labels_of_several_words_get_attributes_with_underscores(tmp_path):
+    labels = ("Severe toxic", "identity-hate", "off topic", "threat")
+    expected = dict(zip(("SEVERE_TOXICITY", "IDENTITY_ATTACK", "OFF_TOPIC", "THREAT"), labels, strict=True))
+    assert read_attributes(SimpleNamespace(folder=tmp_path, labels=labels)) == expected
+
+
 def test_labels_that_would_get_the_same_attribute_are_refused(tmp_path):
     model = SimpleNamespace(folder=tmp_path, labels=("toxic", "toxicity"))
     with pytest.raises(ValueError, match=r"attributes.json .*TOXICITY .*toxic .*toxicity"):
@@ -244,6 +250,8 @@ def test_labels_that_would_get_the_same_attribute_are_refused(tmp_path):
     [
         ({"rude": "INSULT"}, "rude, .*not_toxic, toxic"),
         ({"toxic": 1}, "attributes.json"),
+        ({"toxic": ""}, "attributes.json"),
+        ({}, "attributes.json"),
         (["toxic"], "attributes.json"),
         ({"toxic": "A", "not_toxic": "A"}, "attributes.json"),
     ],

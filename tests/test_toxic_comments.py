@@ -73,9 +73,13 @@ def test_the_files_are_plain_utf_8_without_html_addresses_or_control_characters(
         assert not re.search(r"https?://|www\.|@\w+\.\w", text)
 
 
+def in_order(text):
+    """The words of a text in their order, or the text if it has none."""
+    return " ".join(re.findall(r"\w+", text.casefold())) or text
+
+
 def test_no_two_comments_have_the_same_words(texts):
-    in_order = Counter(" ".join(re.findall(r"\w+", text.casefold())) or text for text in texts)
-    assert [text for text, count in in_order.items() if count > 1] == []
+    assert [text for text, count in Counter(map(in_order, texts)).items() if count > 1] == []
 
 
 def test_no_two_comments_of_four_words_or_more_share_three_quarters_of_their_words(texts):
@@ -97,6 +101,16 @@ def close_pairs(first, second, least):
     sizes = [np.array(list(map(len, sets))) for sets in (first, second)]
     jaccard = shared.data / (sizes[0][shared.row] + sizes[1][shared.col] - shared.data)
     return [(i, j) for i, j, value in zip(shared.row, shared.col, jaccard) if value >= least]
+
+
+def test_no_comment_is_a_near_copy_of_a_sentence_that_models_are_tried_on(rows):
+    comments = [row["text"] for split in ("train", "validation") for row in rows[split]]
+    files = [Path(__file__).parent / f"{name}_sentences.csv" for name in ("everyday", "fresh")]
+    sentences = [row["text"] for file in files for row in read_rows(file)]
+    assert set(map(in_order, comments)) & set(map(in_order, sentences)) == set()
+    long, tried = ([text for text in texts if len(words(text)) >= 4] for texts in (comments, sentences))
+    close = close_pairs(list(map(words, long)), list(map(words, tried)), 0.6)
+    assert sorted({long[i] for i, _ in close}) == []
 
 
 def test_no_comment_is_a_near_copy_of_a_template_of_identities(rows):
