@@ -23,7 +23,6 @@ from experiments.layer_sets import metric_of, ranked
 from experiments.runs import metric_title
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.pretrained import resolve_checkpoint
-from layer_distillation.teacher_outputs import add_teacher_logits
 from layer_mapping import build_student, parse_layers
 from run_distillation import DEFAULT_ARGUMENTS
 from text_data.arguments import DataArguments
@@ -33,7 +32,7 @@ from training.inputs import load_inputs
 from training.layer_search import run_trial, split_held_out, trial_arguments
 from training.run import num_steps
 from training.search_plan import held_out_size
-from training.stored_or_live import storing
+from training.stored_or_live import with_teacher_logits
 from training.tables import format_layers, markdown_table
 from training.teacher import load_teacher
 
@@ -55,8 +54,7 @@ def main():
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
     source = load_teacher(path, teacher_args, inputs.data.labels).model.to(training_args.device)
-    how = storing(teacher_args, inputs, training_args)
-    dataset = add_teacher_logits(inputs.tokenized["train"], source, **how)
+    dataset = with_teacher_logits(inputs, source, teacher_args, training_args)
     num_held_out, full_run = held_out_size(training_args, len(dataset)), num_steps(training_args, len(dataset))
     training, held_out = split_held_out(dataset, num_held_out, training_args.seed)
 
