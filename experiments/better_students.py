@@ -95,6 +95,7 @@ class Recipe:
         student_dropout: as the argument of this name.
         labels_alone: whether the student learns from the labels alone.
         head_first: whether the head is fitted to the features of the untrained student.
+        epochs: number of training epochs.
         averages: names of running averages of the weights that are scored too, and their kind (see `Averages`).
     """
 
@@ -104,6 +105,7 @@ class Recipe:
     student_dropout: float | None = None
     labels_alone: bool = False
     head_first: bool = False
+    epochs: int = 2
     averages: dict[str, float | str] = field(default_factory=dict)
 
 
@@ -160,6 +162,8 @@ RECIPES = {
     "narrow_no_dropout": Recipe("`narrow`, neurons by the loss, no dropout", narrow_by_loss, student_dropout=0.0),
     "narrow_by_logits_no_dropout": Recipe("`narrow`, no dropout", narrow, student_dropout=0.0),
     "narrow_at_random": Recipe("`narrow`, neurons at random", narrow_at_random),
+    "no_dropout_longer": Recipe("no dropout, 4 epochs", student_dropout=0.0, epochs=4),
+    "narrow_longer": Recipe("`narrow`, no dropout, 4 epochs", narrow, student_dropout=0.0, epochs=4),
 }
 
 
@@ -228,7 +232,7 @@ def train_and_score(task: Task, name: str, seed: int) -> None:
         output_dir=str(folder),
         seed=seed,
         student_dropout=recipe.student_dropout,
-        num_train_epochs=2,
+        num_train_epochs=recipe.epochs,
         save_strategy="no",
         logging_steps=100,
         report_to="none",
