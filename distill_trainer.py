@@ -165,7 +165,8 @@ class DistillationTrainer(Trainer):
         # DDP, each process would silently train its own student.
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
-        with quickest_attention(self.model, self.accelerator.mixed_precision == "bf16"):
+        is_bf16_on_processor = self.args.device.type == "cpu" and self.accelerator.mixed_precision == "bf16"
+        with quickest_attention(self.model, applies=is_bf16_on_processor):
             if self._layers.projection is None:
                 return super()._inner_training_loop(*args, **kwargs)
             # Within the student, the optimizer and the engines find the projection. Only training needs it.

@@ -5,7 +5,7 @@ curl http://127.0.0.1:7860/api/classify -H 'Content-Type: application/json' -d '
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -226,12 +226,12 @@ async def explain_invalid(request: Request, error: RequestValidationError) -> JS
     """Returns a 422 that says where and why."""
     if isinstance(error.body, bytes):  # it was not parsed
         return error_response(422, NOT_ANNOUNCED)
-    return error_response(422, describe({**problem, "loc": problem["loc"][1:]} for problem in error.errors()))
+    return error_response(422, describe([{**problem, "loc": problem["loc"][1:]} for problem in error.errors()]))
 
 
-def describe(problems: Iterable[dict]) -> str:
+def describe(problems: Sequence[dict]) -> str:
     """Describes the errors of pydantic, without the text itself, because responses are often logged."""
-    described = [f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}" for problem in problems]
-    further = [f"and {len(described) - 3} more"] if len(described) > 3 else []
+    described = [f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}" for problem in problems[:3]]
+    further = [f"and {len(problems) - 3} more"] if len(problems) > 3 else []
     # A key may hold half a surrogate pair, which is no text and cannot be sent.
-    return "; ".join(described[:3] + further).encode(errors="replace").decode()[:1000]
+    return "; ".join(described + further).encode(errors="replace").decode()[:1000]

@@ -194,7 +194,9 @@ def read_attributes(model: Model) -> dict[str, str]:
     file = model.folder / ATTRIBUTES_FILE
     names = read_json(file) if file.is_file() else {label: default_attribute(label) for label in model.labels}
     if not names or not all(isinstance(name, str) and name for name in names.values()):
-        raise ValueError(f'{file} must map labels to attributes, as {{"toxic": "TOXICITY"}}. Correct the file.')
+        raise ValueError(
+            f'{file} must map labels to attributes, as {{"toxic": "TOXICITY"}}. Write or correct the file.'
+        )
     for label in names:
         if label not in model.labels:
             raise ValueError(

@@ -99,6 +99,8 @@ def score_file(args: argparse.Namespace) -> None:
     }
     columns = {**source.columns, **further}
     with open_parts(output, settings) as parts, ThreadPoolExecutor(available_cores()) as executor:
+        if output.exists():
+            raise ValueError(f"Another process has written --output {output}. Remove it, or choose another name.")
         header = parts / f"header{output.suffix}"
         write_rows(header, [], columns)
         done = len(finished(parts, output))

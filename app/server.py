@@ -63,7 +63,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(perspective_router)
     app.add_exception_handler(RequestValidationError, explain_invalid)
     app.add_exception_handler(HTTPException, explain_refusal)
-    # FastAPI's layers take a tenth of the model's time for a text, so the guard calls these two functions itself.
+    # FastAPI's layers cost processor time in every request, so the guard calls these two functions itself.
     direct = {CLASSIFY_PATH: classify, perspective.ANALYZE_PATH: analyze}
     app.add_middleware(Guard, service=service, direct=direct)
     gr.mount_gradio_app(

@@ -42,10 +42,11 @@ def main():
 def measure(args: argparse.Namespace, folder: Path) -> list[dict]:
     """Returns the seconds a step of each build in each round, alone and beside busy processes."""
     builds = {"this build": ROOT, EARLIER: args.earlier}
-    trainings = {name: Training(build, args, folder / name) for name, build in builds.items()}
     turns = [(name, is_busy) for is_busy in (False, True) for name in builds]
-    rows = []
+    rows, trainings = [], {}
     try:
+        for name, build in builds.items():
+            trainings[name] = Training(build, args, folder / name)
         for index in range(args.rounds):
             row = {}
             for name, is_busy in turns if index % 2 else reversed(turns):
@@ -56,6 +57,7 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict]:
     finally:
         for training in trainings.values():
             training.process.kill()
+            training.process.wait()
     return rows
 
 

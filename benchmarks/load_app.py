@@ -170,10 +170,8 @@ async def measure_perspective(port: int, texts: list[str], args: argparse.Namesp
 
 async def measure_without_model(port: int, texts: list[str], args: argparse.Namespace) -> dict:
     """Measures the app with an empty model, one text a request, and the tokenizer without the app."""
-    bodies, tokenizer = (
-        make_bodies(texts, 1),
-        Tokenizer.from_file(str(load_model(args.model_dir).folder / "tokenizer.json")),
-    )
+    bodies = make_bodies(texts, 1)
+    tokenizer = Tokenizer.from_file(str(load_model(args.model_dir).folder / "tokenizer.json"))
     await wait_until_up(port)
     await run_clients(port, bodies, args.clients, seconds=1)  # warm-up
     start = await read_metrics(port)

@@ -173,12 +173,12 @@ def logits_of(session: onnxruntime.InferenceSession, batches: Sequence[Batch]) -
 def measure(sessions: dict, batches: dict[int, list[Batch]], rounds: int) -> dict:
     """Returns the seconds of each round over all texts, by form and batch size."""
     seconds = {(form, size): [] for form in sessions for size in batches}
-    for warm_up_first in range(rounds + 1):
+    for index in range(1 + rounds):
         for size, of_size in batches.items():
             for form, session in sessions.items():
                 started = time.perf_counter()
                 logits_of(session, of_size)
-                if warm_up_first:
+                if index:  # the first is a warm-up
                     seconds[form, size].append(time.perf_counter() - started)
     return {key: np.array(value) for key, value in seconds.items()}
 
@@ -201,7 +201,7 @@ def table(rows: Sequence[dict]) -> str:
         **{f"times_usual_{size}": f"Times the usual form, batch {size}" for size in BATCH_SIZES},
         "recall": "Found of what float32 finds",
         "agreement": "Agreement (%)",
-        "loss_beside_float32": "Loss",
+        "loss_beside_float32": "Loss minus float32's",
         "gate": "Gate",
     }
     # The csv file says why a form fails.

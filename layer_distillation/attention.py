@@ -1,6 +1,6 @@
 """The attention implementation that trains fastest where PyTorch's own is slow.
 
-    with quickest_attention(student, bf16=True):
+    with quickest_attention(student, applies=True):
         trainer.train()
 
 In bfloat16 on a processor, PyTorch's scaled dot product attention has a fused kernel with a slow backward pass. With
@@ -12,28 +12,46 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from transformers import PretrainedConfig
 
 from layer_distillation.model_outputs import config_of, plain_model
 
+# Measured up to 128 tokens. Eager attention takes memory with the square of the length, so that models for long texts
+# keep their own: RoBERTa has 514 positions.
+MOST_POSITIONS = 514
+
 
 @contextmanager
-def quickest_attention(model: nn.Module, bf16: bool) -> Iterator[None]:
-    """Trains a model with "eager" attention in place of "sdpa" in bfloat16 on a processor, and restores it at the end.
+def quickest_attention(model: nn.Module, applies: bool) -> Iterator[None]:
+    """Trains a model with "eager" attention in place of "sdpa", and restores its settings at the end.
 
-    Both compute the same function, with other roundings. Other implementations, and other devices, stay as they are.
+    Both compute the same function, with other roundings. Other implementations stay as they are, and so do models for
+    texts of more than 514 tokens.
 
     Args:
-        bf16: whether the forward pass is autocast to bfloat16.
+        applies: whether the training is in bfloat16 on a processor.
     """
     config = config_of(model)
-    on_processor = all(parameter.device.type == "cpu" for parameter in model.parameters())
-    if not (bf16 and on_processor and config is not None and config._attn_implementation == "sdpa"):
+    if not (applies and config is not None and config._attn_implementation == "sdpa" and _is_for_short_texts(config)):
         yield
         return
-    parts = {name: getattr(config, name) for name in config.sub_configs}
-    before = {"": "sdpa"} | {name: part._attn_implementation for name, part in parts.items() if part is not None}
-    plain_model(model).set_attn_implementation("eager")
+    plain = plain_model(model)
+    before = [(part, part._attn_implementation) for part in _configs(config)]
     try:
+        plain.set_attn_implementation("eager")
         yield
     finally:
-        plain_model(model).set_attn_implementation(before)
+        for part, implementation in before:
+            part._attn_implementation_internal = implementation  # the public setter would set the parts of a part too
+
+
+def _is_for_short_texts(config: PretrainedConfig) -> bool:
+    return getattr(config.get_text_config(), "max_position_embeddings", MOST_POSITIONS + 1) <= MOST_POSITIONS
+
+
+def _configs(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
+    """The config and the configs of its parts."""
+    yield config
+    for name in config.sub_configs:
+        if (part := getattr(config, name, None)) is not None:
+            yield from _configs(part)

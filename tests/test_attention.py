@@ -6,6 +6,7 @@ import torch
 from distill_trainer import DistillationTrainer
 from experiments.tiny_classifiers import tiny_classifier
 from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.attention import quickest_attention
 from tests.workers.train_worker import pad
 
 ROWS = [{"input_ids": ids, "attention_mask": [1] * len(ids), "labels": len(ids) % 2} for ids in ([3, 4, 5], [7, 8])]
@@ -42,3 +43,14 @@ def test_in_bfloat16_on_a_processor_a_model_is_trained_with_eager_attention_and_
     assert models[1].config._attn_implementation == "sdpa"
     train(models[2], tmp_path, bf16=True)
     assert models[2].config._attn_implementation == "eager"
+
+
+def test_the_attention_is_restored_after_an_error_and_stays_in_models_for_long_texts():
+    model = tiny_classifier("bert")
+    with pytest.raises(RuntimeError), quickest_attention(model, applies=True):
+        assert model.config._attn_implementation == "eager"
+        raise RuntimeError
+    assert model.config._attn_implementation == "sdpa"
+    model.config.max_position_embeddings = 8192
+    with quickest_attention(model, applies=True):
+        assert model.config._attn_implementation == "sdpa"

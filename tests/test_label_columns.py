@@ -139,7 +139,9 @@ def test_the_label_order_may_settle_what_the_labels_mean(load):
         assert load("|".join(names), label_order=order) == (LabelMap(SINGLE_LABEL, names), [0, 1])
 
 
-@pytest.mark.parametrize("names", [("a", "b"), ("a, b", "c"), ('say "x"', "y"), (" a", "b"), ("[a]", "b"), ("é", "")])
+@pytest.mark.parametrize(
+    "names", [("a", "b"), ("a, b", "c"), ('say "x"', "y"), (" a", "b"), ("[a]", "b"), ("é", ""), ("a\nb", "c")]
+)
 def test_names_are_joined_as_they_are_split(names):
     assert split_names(join_names(names)) == names
 

@@ -171,6 +171,12 @@ def test_quotes_in_cells_may_have_a_backslash_before_them_where_they_are_not_dou
         assert load("text,label\n" + rows).splits["train"]["text"][:] == texts
 
 
+def test_with_escaped_quotes_other_backslashes_are_text_and_a_bare_n_is_a_missing_cell(load):
+    long = 200_000 * "x"  # the csv module's own limit is 131,072
+    splits = load(f'text,label\n"say \\"hi\\" C:\\temp",x\n"\\\\N \\"{long}",y\n\\N,x\n').splits
+    assert splits["train"]["text"][:] == ['say "hi" C:\\temp', f'\\N "{long}', ""]
+
+
 def test_a_column_whose_name_has_spaces_around_it_is_named_as_the_message_spells_it(load):
     with refused('["text", " label"]', "--label_column_name"):
         load("text, label\na,x\nb,y\n")

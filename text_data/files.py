@@ -8,6 +8,7 @@ A new format is one more function from a path to an Arrow table, and one more en
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ DECIMAL_COMMA = r"^\s*[+-]?\d*,\d+\s*$"
 NUMBER_OR_EMPTY = r"^\s*([+-]?\d*,?\d+)?\s*$"
 # The longest row of a csv file, in bytes.
 BLOCK_SIZE = 2**24
+csv.field_size_limit(BLOCK_SIZE)  # cells of 131,072 characters or more would be errors
+# In files whose quotes are escaped. Other backslashes are text.
+ESCAPED = re.compile(rb'\\(["\\])')
 # How files begin that are often saved under another ending.
 BEGINNINGS = {
     b"\x1f\x8b": "a gzip archive",
@@ -84,18 +88,19 @@ def _check_is_text(path: Path) -> None:
 
 def _read_csv(path: Path) -> pa.Table:
     delimiter = _delimiter(path)
-    escape = "\\" if _has_escaped_quotes(path, delimiter) else False
-    options = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, escape_char=escape)
-    table = _read_cells(path, options)
+    content = path.read_bytes()
+    if _has_escaped_quotes(path, delimiter):
+        content = _with_doubled_quotes(content, delimiter)
+    table = _read_cells(content, pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
     return _with_decimal_points(table) if delimiter == ";" else table
 
 
 def _read_tsv(path: Path) -> pa.Table:
     # GLUE's tab-separated files do not quote: a single " in a text would swallow the rows up to the next one.
-    return _read_cells(path, pa.csv.ParseOptions(delimiter="\t", quote_char=False))
+    return _read_cells(path.read_bytes(), pa.csv.ParseOptions(delimiter="\t", quote_char=False))
 
 
-def _read_cells(path: Path, parse_options: pa.csv.ParseOptions) -> pa.Table:
+def _read_cells(content: bytes, parse_options: pa.csv.ParseOptions) -> pa.Table:
     """Reads all cells as strings: with other types the texts "NA" and "007" would become null and 7."""
     # With one thread errors tell the row.
     options = {
@@ -103,10 +108,10 @@ def _read_cells(path: Path, parse_options: pa.csv.ParseOptions) -> pa.Table:
         "parse_options": parse_options,
     }
     try:
-        columns = pa.csv.open_csv(path, **options).schema.names
+        columns = pa.csv.open_csv(pa.BufferReader(content), **options).schema.names
         _check_columns(columns)
         strings = pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))
-        return pa.csv.read_csv(path, convert_options=strings, **options)
+        return pa.csv.read_csv(pa.BufferReader(content), convert_options=strings, **options)
     except pa.ArrowInvalid as error:
         if "straddling" not in str(error):
             raise
@@ -135,6 +140,13 @@ def _has_escaped_quotes(path: Path, delimiter: str) -> bool:
         if not any(b'\\"' in line for line in file):
             return False
     return not _is_strict_csv(path, delimiter) and _is_strict_csv(path, delimiter, escapechar="\\")
+
+
+def _with_doubled_quotes(content: bytes, delimiter: str) -> bytes:
+    """Writes a file with escaped quotes as other csv files are: quotes doubled, and missing cells empty, not \\N."""
+    unescaped = ESCAPED.sub(lambda match: match[1] * (1 + (match[1] == b'"')), content)
+    around = re.escape(delimiter.encode())
+    return re.sub(rb"(^|%s)\\N(?=%s|\r?$)" % (around, around), rb"\1", unescaped, flags=re.MULTILINE)
 
 
 def _is_strict_csv(path: Path, delimiter: str, **dialect) -> bool:

@@ -26,4 +26,8 @@ def join_names(names: Iterable[str], separator: str = ",") -> str:
     """Writes names so that `split_names` reads them: with commas, or as a JSON list if a name needs it."""
     names = list(names)
     joined = separator.join(names)
-    return joined if list(split_names(joined)) == names else json.dumps(names, ensure_ascii=False)
+    try:
+        is_read_back = list(split_names(joined)) == names
+    except csv.Error:  # a name has a line break
+        is_read_back = False
+    return joined if is_read_back else json.dumps(names, ensure_ascii=False)

@@ -118,7 +118,8 @@ def _for_names(labels: RawLabels, stated: str | None, order: tuple[str, ...], wh
     if stated == MULTI_LABEL:
         return Reading(MULTI_LABEL, separator=None if lists else separator or _semicolon(cells, where))
     if stated is not None or labels.declared or cells == set(order):
-        is_listed = cells != set(order) and all(len(_parse_list(cell) or ()) == 1 for cell in cells)
+        are_names = labels.declared or cells == set(order)
+        is_listed = not are_names and all(len(_parse_list(cell) or ()) == 1 for cell in cells)
         return Reading(stated or SINGLE_LABEL, is_listed=is_listed)
     if decimals := [cell for cell in cells if NUMBER.fullmatch(cell) and not INTEGER.fullmatch(cell)]:
         row, value = next((row, cell) for row, cell in enumerate(labels.values, 1) if not NUMBER.fullmatch(cell))
