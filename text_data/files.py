@@ -28,7 +28,6 @@ DECIMAL_COMMA = r"^\s*[+-]?\d*,\d+\s*$"
 NUMBER_OR_EMPTY = r"^\s*([+-]?\d*,?\d+)?\s*$"
 # The longest row of a csv file, in bytes.
 BLOCK_SIZE = 2**24
-csv.field_size_limit(BLOCK_SIZE)  # cells of 131,072 characters or more would be errors
 # In files whose quotes are escaped. Other backslashes are text.
 ESCAPED = re.compile(rb'\\(["\\])')
 # How files begin that are often saved under another ending.
@@ -151,10 +150,13 @@ def _with_doubled_quotes(content: bytes, delimiter: str) -> bytes:
 
 def _is_strict_csv(path: Path, delimiter: str, **dialect) -> bool:
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        limit = csv.field_size_limit(BLOCK_SIZE)  # of the whole process; 131,072 characters where nobody has set it
         try:
             return all(True for _ in csv.reader(file, delimiter=delimiter, strict=True, **dialect))
         except csv.Error:
             return False
+        finally:
+            csv.field_size_limit(limit)
 
 
 def _with_decimal_points(table: pa.Table) -> pa.Table:
