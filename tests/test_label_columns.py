@@ -191,6 +191,8 @@ def test_the_order_of_a_type_counts_and_other_classes_are_sorted(labels, names, 
 def test_equal_numbers_are_one_class_and_codes_with_leading_zeros_are_not_numbers(load):
     assert load("+1|-1|1|+1") == (LabelMap(SINGLE_LABEL, ("-1", "1")), [1, 0, 1, 1])
     assert load("+1|-1|+1") == (LabelMap(SINGLE_LABEL, ("-1", "+1")), [1, 0, 1])
+    several = (LabelMap(MULTI_LABEL, ("1", "2")), [[1, 1], [1, 0], [0, 1]])
+    assert load("+1;2|1|2", problem_type=MULTI_LABEL) == load([["+1", "2"], ["1"], ["2"]]) == several
     assert load("01|1|2")[0].names == ("01", "1", "2")
     assert load("1.0|1|n/a|2.50|2.5", problem_type=SINGLE_LABEL)[0].names == ("1", "2.5", "n/a")
     assert load("+1|1|2", label_order="+1,1,2")[0].names == ("+1", "1", "2")

@@ -9,7 +9,7 @@ A column that can be read in two ways is an error that names both.
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,7 +55,10 @@ class Reading:
         """
         _check_complete(labels, where, self.problem_type)
         if self.problem_type == MULTI_LABEL:
-            return self._split(labels, where) if labels.kind == NAMES else labels
+            labels = self._split(labels, where) if labels.kind == NAMES else labels
+            if self.is_number and labels.kind == NAME_LISTS:
+                return replace(labels, values=[list(map(_class_name, row)) for row in labels.values])
+            return labels
         if labels.kind == NAME_LISTS:
             labels = _names_in_lists(labels, where)
         if self.problem_type == REGRESSION:
@@ -86,17 +89,23 @@ def choose_reading(found: Mapping[str, RawLabels], data_args: DataArguments, whe
     _check_complete(labels, where, stated)
     choose = {NAMES: _for_names, NUMBERS: _for_numbers, NAME_LISTS: _for_lists, SHARES: _for_shares}[labels.kind]
     reading = choose(labels, stated, order, where)
-    return replace(reading, is_number=True) if _repeat_numbers(found.values(), order) else reading
+    if reading.problem_type == REGRESSION or labels.declared:
+        return reading
+    names = {name for split in found.values() for name in _names_as_written(split, reading.separator)}
+    has_repeated = len(set(map(_class_name, names))) < len(names) and not names <= set(order)
+    return replace(reading, is_number=reading.is_number or has_repeated)
 
 
-def _repeat_numbers(found: Iterable[RawLabels], order: tuple[str, ...]) -> bool:
-    """Returns whether equal numbers are written in two ways, in one split or in two, as +1 and 1 are, or 1.0 and 1.
-
-    A code with a leading zero is a name, and so is a number that the type of the column or `label_order` declares.
-    """
-    names = {str(name) for labels in found if labels.kind in (NAMES, NUMBERS) for name in labels.values}
-    is_declared = any(labels.declared for labels in found) or names <= set(order)
-    return not is_declared and len(set(map(_class_name, names))) < len(names)
+def _names_as_written(labels: RawLabels, separator: str | None) -> Iterator[str]:
+    if labels.kind == SHARES:
+        return
+    for value in labels.values:
+        if isinstance(value, list):
+            yield from value
+        elif isinstance(value, str) and separator is not None:
+            yield from _parts(value, separator)
+        elif value is not None:
+            yield str(value)
 
 
 def _check_complete(labels: RawLabels, where: str, problem_type: str | None) -> None:
