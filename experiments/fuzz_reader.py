@@ -390,15 +390,15 @@ def _spelled(value: object, data: TextClassificationData, case: Case) -> object:
         value = [value[name] for name in labels.names]
     if case.kind == "list cells":
         value = _names_in(value)
-    elif case.kind == "lists of one number":
-        value = value[0] if labels.problem_type == REGRESSION else [str(number) for number in value]
+    elif case.kind == "lists of one number" and labels.problem_type != REGRESSION:
+        value = [str(number) for number in value]
     if case.kind in ARRAYS:
         value = [None] * labels.num_labels if value is None else value
         numbers = [math.nan if v in (None, "") else float(v) for v in value]
         shares = [None if math.isnan(number) or number == -1 else round(number, 5) for number in numbers]
         return shares if labels.problem_type == MULTI_LABEL or labels.is_soft else labels.names[shares.index(1)]
     if labels.problem_type == REGRESSION:
-        return round(float(value), 5)
+        return round(float(value[0] if isinstance(value, list) else value), 5)
     if labels.problem_type == SINGLE_LABEL and labels.is_soft:
         return [round(1 - float(value), 5), round(float(value), 5)]
     if labels.problem_type == SINGLE_LABEL and case.kind in (*NAME_LISTS, "list cells"):
