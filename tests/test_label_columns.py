@@ -64,10 +64,12 @@ def refused(load, labels, *parts, **arguments):
         ('{"a": 1}|{"a": 0}', (SINGLE_LABEL, MULTI_LABEL)),
         ("rude;threat|rude|threat", (SINGLE_LABEL, MULTI_LABEL)),
         ("rude, threat|insult, rude|insult, threat", (SINGLE_LABEL, MULTI_LABEL)),
+        ("rude|fine|rude;threat", (SINGLE_LABEL, MULTI_LABEL)),
         ([[0.2, 0.8], [0.5, 0.5]], (SINGLE_LABEL, MULTI_LABEL)),
         ("2.5|nan|1", ("row 2", "'nan'", SINGLE_LABEL)),
         # Exactly one label in every row.
         ([["toxic"], ["fine"]], (SINGLE_LABEL, MULTI_LABEL)),
+        ([[10], [9]], (SINGLE_LABEL, MULTI_LABEL)),
         ('["toxic"]|["fine"]', (SINGLE_LABEL, MULTI_LABEL)),
         ([[0, 1, 0], [1, 0, 0]], (SINGLE_LABEL, MULTI_LABEL)),
         ([{"toxic": 1, "fine": 0}, {"toxic": 0, "fine": 1}], (SINGLE_LABEL, MULTI_LABEL)),
@@ -84,7 +86,12 @@ def test_labels_with_two_readings_are_refused_with_both_and_the_option(labels, r
         ([10.0, 9.0, 2.0], SINGLE_LABEL, ("2", "9", "10"), [2, 1, 0]),
         ("1.0|1|0", REGRESSION, ("score",), [1.0, 1.0, 0.0]),
         ([1, 2, 4], REGRESSION, ("score",), [1.0, 2.0, 4.0]),
-        ("['a']|['a', 'b']|[]", SINGLE_LABEL, ("['a', 'b']", "['a']", "[]"), [1, 0, 2]),
+        # As lists in json: csv cells that spell lists are lists.
+        ("['a']|b|['a']", SINGLE_LABEL, ("a", "b"), [0, 1, 0]),
+        ("[1, 0]|[0, 1]", SINGLE_LABEL, ("0", "1"), [0, 1]),
+        ("[10, 2]|[2]|[]", MULTI_LABEL, ("2", "10"), [[1, 1], [1, 0], [0, 0]]),
+        ("[10]|[9]", MULTI_LABEL, ("9", "10"), [[0, 1], [1, 0]]),
+        ("[2.5]|[1.0]", REGRESSION, ("score",), [2.5, 1.0]),
         ("['b']|(\"a\", 'b')|[]", MULTI_LABEL, ("a", "b"), [[0, 1], [1, 1], [0, 0]]),
         ('["x, y"]|["z", "x, y"]|[]', MULTI_LABEL, ("x, y", "z"), [[1, 0], [1, 1], [0, 0]]),
         ("[1, 0]|[0, 1]", MULTI_LABEL, ("0", "1"), [[1, 0], [0, 1]]),
@@ -97,6 +104,9 @@ def test_labels_with_two_readings_are_refused_with_both_and_the_option(labels, r
         ('["toxic"]|["fine"]', SINGLE_LABEL, ("fine", "toxic"), [1, 0]),
         ("[10]|[9]", SINGLE_LABEL, ("9", "10"), [1, 0]),
         ([[10], [9]], SINGLE_LABEL, ("9", "10"), [1, 0]),
+        ([[10], [9]], MULTI_LABEL, ("9", "10"), [[0, 1], [1, 0]]),
+        ([[10], [9]], REGRESSION, ("score",), [10.0, 9.0]),
+        ([[-1], [1], [0]], SINGLE_LABEL, ("-1", "0", "1"), [0, 2, 1]),
         ([[2.5], [1.0]], REGRESSION, ("score",), [2.5, 1.0]),
         ("2.5|nan|1", SINGLE_LABEL, ("1", "2.5", "nan"), [1, 2, 0]),
         ([{"toxic": 1, "fine": 0}, {"toxic": 0, "fine": 1}], SINGLE_LABEL, ("toxic", "fine"), [0, 1]),
@@ -114,7 +124,13 @@ def test_the_problem_type_decides_between_readings(labels, problem_type, names, 
         ("1.5|2.5", {"problem_type": MULTI_LABEL}, ("--problem_type", "1.5", "--label_column_name")),
         ("0.5|2.5", {"problem_type": SINGLE_LABEL}, ("row 2", "'2.5'", "--problem_type", REGRESSION)),
         ([["a"], ["b", "a"]], {"problem_type": SINGLE_LABEL}, ("--problem_type", "row 2", "['b', 'a']")),
-        ([["a"], ["b"]], {"problem_type": REGRESSION}, ("--problem_type", "['a']")),
+        ([["a"], ["b"]], {"problem_type": REGRESSION}, ("row 1", "'a'")),
+        ([["a"], ["a", "b"]], {"problem_type": REGRESSION}, ("--problem_type", "['a']")),
+        ("['a']|['a', 'b']|[]", {"problem_type": SINGLE_LABEL}, ("row 2", "['a', 'b']", "--label_order")),
+        ("['a']|['a' 'b']", {"problem_type": SINGLE_LABEL}, ("row 2", "['a' 'b']")),
+        # One cell with another mark would make names of all others.
+        ("a, b|a|b|a;b", {"problem_type": MULTI_LABEL}, ("'a, b'", '["a, b"]')),
+        ("a, b|a|b|c;d", {"problem_type": MULTI_LABEL}, ("'c;d'", '["c;d"]')),
         ([[0.2, 0.9], [1.0, 0.0]], {"problem_type": SINGLE_LABEL}, ("row 1", "[0.2, 0.9]", MULTI_LABEL)),
         ([[0, 1], [1, 0]], {"problem_type": REGRESSION}, ("--problem_type", "2")),
         ("['a']|b", {"problem_type": MULTI_LABEL}, ("row 2", "'b'")),
@@ -134,6 +150,9 @@ def test_labels_that_are_not_what_the_problem_type_says_are_refused_with_the_row
 def test_the_label_order_may_settle_what_the_labels_mean(load):
     assert load("1.0|1|0", label_order="1,0") == (LabelMap(SINGLE_LABEL, ("1", "0")), [0, 0, 1])
     assert load("a;b|a|b", label_order="b,a,a;b") == (LabelMap(SINGLE_LABEL, ("b", "a", "a;b")), [2, 1, 0])
+    lists = ("['a']", "['a', 'b']")
+    read = load("|".join(lists), label_order=join_names(lists), problem_type=SINGLE_LABEL)
+    assert read == (LabelMap(SINGLE_LABEL, lists), [0, 1])
     names = ("praise, thanks", "complaint, returns")
     for order in ('["praise, thanks", "complaint, returns"]', '"praise, thanks", "complaint, returns"'):
         assert load("|".join(names), label_order=order) == (LabelMap(SINGLE_LABEL, names), [0, 1])
@@ -167,6 +186,75 @@ def test_names_are_joined_as_they_are_split(names):
 )
 def test_the_order_of_a_type_counts_and_other_classes_are_sorted(labels, names, ids, load):
     assert load(labels) == (LabelMap(SINGLE_LABEL, names), ids)
+
+
+def test_equal_numbers_are_one_class_and_codes_with_leading_zeros_are_not_numbers(load):
+    assert load("+1|-1|1|+1") == (LabelMap(SINGLE_LABEL, ("-1", "1")), [1, 0, 1, 1])
+    assert load("+1|-1|+1") == (LabelMap(SINGLE_LABEL, ("-1", "+1")), [1, 0, 1])
+    several = (LabelMap(MULTI_LABEL, ("1", "2")), [[1, 1], [1, 0], [0, 1]])
+    assert load("+1;2|1|2", problem_type=MULTI_LABEL) == load([["+1", "2"], ["1"], ["2"]]) == several
+    assert load("01|1|2")[0].names == ("01", "1", "2")
+    assert load("1.0|1|n/a|2.50|2.5", problem_type=SINGLE_LABEL)[0].names == ("1", "2.5", "n/a")
+    assert load("+1|1|2", label_order="+1,1,2")[0].names == ("+1", "1", "2")
+    assert load(f"{'9' * 25}|{'9' * 24}8")[0].names == (f"{'9' * 24}8", "9" * 25)
+    refused(load, f"{'9' * 5000}|1", "row 1", "train.csv")
+
+
+# train, validation, test, problem type; then names and ids of validation and test, or parts of the refusal.
+@pytest.mark.parametrize(
+    ("splits", "problem_type", "expected"),
+    [
+        # Numbers of classes in one split are numbers of classes in all, whatever each looks like alone.
+        (([[0, 2], [1], []], [[1], [2]], None), None, ("0 1 2", [[0, 1, 0], [0, 0, 1]], None)),
+        (([[0, 2], [1]], [[0, 1], [1, 0]], None), None, ("0 1 2", [[1, 1, 0]] * 2, None)),
+        (([[0, 2], [1, 2]], [[1]], None), None, ("0 1 2", [[0, 1, 0]], None)),
+        (([[1, 0, 1], [0, 0, 1]], [[0, 1, 0]], None), None, ("0 1 2", [[0, 1, 0]], None)),
+        (("[0, 2]|[1]", "[0, 1]|[1, 0]", None), MULTI_LABEL, ("0 1 2", [[1, 1, 0]] * 2, None)),
+        # Unknown labels of a test split decide nothing.
+        (([[0, 2], [1]], [[1]], [[-1], [-1]]), None, ("0 1 2", [[0, 1, 0]], None)),
+        (([[1, 0, 1], [0, 0, 1]], [[0, 1, 0]], [[-1]]), None, ("0 1 2", [[0, 1, 0]], None)),
+        (([[0], [1]], [[1]], [[-1]]), SINGLE_LABEL, ("0 1", [1], None)),
+        (([["a", "b"], ["a"]], [["a"]], [["b"], []]), None, ("a b", [[1, 0]], [[0, 1], [0, 0]])),
+        # What holds neither for all.
+        (([[0], [1]], [[0, 1]], None), None, ("train.jsonl and", "validation.jsonl", "lengths [1, 2]")),
+        (([[1, 0, 0], [1, 1, 0]], [[1, 0]], None), None, ("validation.jsonl", "lengths [2, 3]")),
+        (("[1, 0, 0]|[1, 1, 0]", "[1, 0]", None), MULTI_LABEL, ("validation.csv", "lengths [2, 3]")),
+        (([[0, 2], [1], [-1]], [[1]], None), None, ("train.jsonl", "row 3")),
+        # Positions are no names.
+        (([["a"], ["b", "a"]], [[1, 0]], None), None, ("validation.jsonl", "a, b", "0, 1")),
+        (([{"a": 1, "b": 1}, {"a": 0, "b": 1}], [[1, 0]], None), None, ("validation.jsonl", "a, b", "0, 1")),
+        # A label that a split does not have is unknown.
+        (([{"a": 1, "b": 1}, {"a": 0, "b": 1}], [{"b": 0}], None), None, ("a b", [[NAN, 0]], None)),
+        # Equal numbers are one class in all splits.
+        (("+1|-1|+1", [1, -1], [-1]), None, ("-1 1", [1, 0], [0])),
+        (("1|0", "1.0", "-1"), None, ("0 1", [1], None)),
+    ],
+)
+def test_what_labels_are_is_decided_once_for_all_splits(splits, problem_type, expected, tmp_path):
+    paths = {}
+    for name, labels in zip(("train", "validation", "test"), splits, strict=True):
+        if isinstance(labels, str):
+            paths[name] = tmp_path / f"{name}.csv"
+            cells = labels.split("|")
+            paths[name].write_text("text,label\n" + "".join(f'text {i},"{cell}"\n' for i, cell in enumerate(cells)))
+        elif labels is not None:
+            paths[name] = tmp_path / f"{name}.jsonl"
+            rows = (json.dumps({"text": f"text {i}", "label": label}) for i, label in enumerate(labels))
+            paths[name].write_text("\n".join(rows))
+    data_args = DataArguments(**{f"{name}_file": str(path) for name, path in paths.items()}, problem_type=problem_type)
+    if not isinstance(expected[1], list):
+        with pytest.raises(UserError) as error:
+            load_data(data_args, seed=0)
+        assert [part for part in expected if part not in str(error.value)] == [], str(error.value)
+        return
+    data = load_data(data_args, seed=0)
+    names, *ids = expected
+    assert data.labels.names == tuple(names.split())
+    for name, labels in zip(("validation", "test"), ids, strict=True):
+        if labels is not None:
+            np.testing.assert_array_equal(data.splits[name]["label"][:], labels)
+        else:
+            assert name not in paths or "label" not in data.splits[name].column_names
 
 
 def test_lists_of_unlike_lengths_with_numbers_above_one_hold_the_numbers_of_classes(load):
