@@ -200,61 +200,78 @@ def test_equal_numbers_are_one_class_and_codes_with_leading_zeros_are_not_number
     refused(load, f"{'9' * 5000}|1", "row 1", "train.csv")
 
 
-# train, validation, test, problem type; then names and ids of validation and test, or parts of the refusal.
+@pytest.fixture
+def load_splits(tmp_path):
+    """Loads labels of train, validation and test (`None`: no such split): a list (json lines) or text (a csv file)."""
+
+    def load(*splits, problem_type=None):
+        files = {}
+        for name, labels in zip(("train", "validation", "test"), splits, strict=True):
+            texts = [f"text {i}" for i in range(9)]
+            if isinstance(labels, str):
+                files[f"{name}_file"] = file = tmp_path / f"{name}.csv"
+                file.write_text("text,label\n" + "".join(f'{t},"{c}"\n' for t, c in zip(texts, labels.split("|"))))
+            elif labels is not None:
+                files[f"{name}_file"] = file = tmp_path / f"{name}.jsonl"
+                file.write_text("".join(json.dumps({"text": t, "label": v}) + "\n" for t, v in zip(texts, labels)))
+        arguments = {name: str(file) for name, file in files.items()}
+        return load_data(DataArguments(**arguments, problem_type=problem_type), seed=0)
+
+    return load
+
+
 @pytest.mark.parametrize(
-    ("splits", "problem_type", "expected"),
+    ("train", "validation", "test", "problem_type", "names", "ids"),
     [
         # Numbers of classes in one split are numbers of classes in all, whatever each looks like alone.
-        (([[0, 2], [1], []], [[1], [2]], None), None, ("0 1 2", [[0, 1, 0], [0, 0, 1]], None)),
-        (([[0, 2], [1]], [[0, 1], [1, 0]], None), None, ("0 1 2", [[1, 1, 0]] * 2, None)),
-        (([[0, 2], [1, 2]], [[1]], None), None, ("0 1 2", [[0, 1, 0]], None)),
-        (([[1, 0, 1], [0, 0, 1]], [[0, 1, 0]], None), None, ("0 1 2", [[0, 1, 0]], None)),
-        (("[0, 2]|[1]", "[0, 1]|[1, 0]", None), MULTI_LABEL, ("0 1 2", [[1, 1, 0]] * 2, None)),
+        ([[0, 2], [1], []], [[1], [2]], None, None, "0 1 2", [[0, 1, 0], [0, 0, 1]]),
+        ([[0, 2], [1]], [[0, 1], [1, 0]], None, None, "0 1 2", [[1, 1, 0]] * 2),
+        ([[0, 2], [1, 2]], [[1]], None, None, "0 1 2", [[0, 1, 0]]),
+        ([[1, 0, 1], [0, 0, 1]], [[0, 1, 0]], None, None, "0 1 2", [[0, 1, 0]]),
+        ("[0, 2]|[1]", "[0, 1]|[1, 0]", None, MULTI_LABEL, "0 1 2", [[1, 1, 0]] * 2),
         # Unknown labels of a test split decide nothing.
-        (([[0, 2], [1]], [[1]], [[-1], [-1]]), None, ("0 1 2", [[0, 1, 0]], None)),
-        (([[1, 0, 1], [0, 0, 1]], [[0, 1, 0]], [[-1]]), None, ("0 1 2", [[0, 1, 0]], None)),
-        (([[0], [1]], [[1]], [[-1]]), SINGLE_LABEL, ("0 1", [1], None)),
-        (([["a", "b"], ["a"]], [["a"]], [["b"], []]), None, ("a b", [[1, 0]], [[0, 1], [0, 0]])),
-        # What holds neither for all.
-        (([[0], [1]], [[0, 1]], None), None, ("train.jsonl and", "validation.jsonl", "lengths [1, 2]")),
-        (([[1, 0, 0], [1, 1, 0]], [[1, 0]], None), None, ("validation.jsonl", "lengths [2, 3]")),
-        (("[1, 0, 0]|[1, 1, 0]", "[1, 0]", None), MULTI_LABEL, ("validation.csv", "lengths [2, 3]")),
-        (([[0, 2], [1], [-1]], [[1]], None), None, ("train.jsonl", "row 3")),
-        # Positions are no names.
-        (([["a"], ["b", "a"]], [[1, 0]], None), None, ("validation.jsonl", "a, b", "0, 1")),
-        (([{"a": 1, "b": 1}, {"a": 0, "b": 1}], [[1, 0]], None), None, ("validation.jsonl", "a, b", "0, 1")),
+        ([[0, 2], [1]], [[1]], [[-1], [-1]], None, "0 1 2", [[0, 1, 0]]),
+        ([[1, 0, 1], [0, 0, 1]], [[0, 1, 0]], [[-1]], None, "0 1 2", [[0, 1, 0]]),
+        ([[0], [1]], [[1]], [[-1]], SINGLE_LABEL, "0 1", [1]),
+        ("1|0", "1.0", "-1", None, "0 1", [1]),
         # A label that a split does not have is unknown.
-        (([{"a": 1, "b": 1}, {"a": 0, "b": 1}], [{"b": 0}], None), None, ("a b", [[NAN, 0]], None)),
-        # Equal numbers are one class in all splits.
-        (("+1|-1|+1", [1, -1], [-1]), None, ("-1 1", [1, 0], [0])),
-        (("1|0", "1.0", "-1"), None, ("0 1", [1], None)),
+        ([{"a": 1, "b": 1}, {"a": 0, "b": 1}], [{"b": 0}], None, None, "a b", [[NAN, 0]]),
     ],
 )
-def test_what_labels_are_is_decided_once_for_all_splits(splits, problem_type, expected, tmp_path):
-    paths = {}
-    for name, labels in zip(("train", "validation", "test"), splits, strict=True):
-        if isinstance(labels, str):
-            paths[name] = tmp_path / f"{name}.csv"
-            cells = labels.split("|")
-            paths[name].write_text("text,label\n" + "".join(f'text {i},"{cell}"\n' for i, cell in enumerate(cells)))
-        elif labels is not None:
-            paths[name] = tmp_path / f"{name}.jsonl"
-            rows = (json.dumps({"text": f"text {i}", "label": label}) for i, label in enumerate(labels))
-            paths[name].write_text("\n".join(rows))
-    data_args = DataArguments(**{f"{name}_file": str(path) for name, path in paths.items()}, problem_type=problem_type)
-    if not isinstance(expected[1], list):
-        with pytest.raises(UserError) as error:
-            load_data(data_args, seed=0)
-        assert [part for part in expected if part not in str(error.value)] == [], str(error.value)
-        return
-    data = load_data(data_args, seed=0)
-    names, *ids = expected
+def test_what_labels_are_is_decided_once_for_all_splits(
+    train, validation, test, problem_type, names, ids, load_splits
+):
+    data = load_splits(train, validation, test, problem_type=problem_type)
     assert data.labels.names == tuple(names.split())
-    for name, labels in zip(("validation", "test"), ids, strict=True):
-        if labels is not None:
-            np.testing.assert_array_equal(data.splits[name]["label"][:], labels)
-        else:
-            assert name not in paths or "label" not in data.splits[name].column_names
+    np.testing.assert_array_equal(data.splits["validation"]["label"][:], ids)
+    assert test is None or "label" not in data.splits["test"].column_names
+
+
+def test_a_test_split_has_its_labels_also_where_no_row_has_one(load_splits):
+    data = load_splits([["a", "b"], ["a"]], [["a"]], [[], []])
+    assert data.splits["test"]["label"][:] == [[0, 0], [0, 0]]
+    data = load_splits("+1|-1|+1", [1, -1], [-1])
+    assert (data.labels.names, data.splits["test"]["label"][:]) == (("-1", "1"), [0])
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "problem_type", "parts"),
+    [
+        ([[0], [1]], [[0, 1]], None, ("train.jsonl and", "validation.jsonl", "lengths [1, 2]")),
+        ([[1, 0, 0], [1, 1, 0]], [[1, 0]], None, ("validation.jsonl", "lengths [2, 3]")),
+        ("[1, 0, 0]|[1, 1, 0]", "[1, 0]", MULTI_LABEL, ("validation.csv", "lengths [2, 3]")),
+        ([[0, 2], [1], [-1]], [[1]], None, ("train.jsonl", "row 3")),
+        # Positions are no names.
+        ([["a"], ["b", "a"]], [[1, 0]], None, ("validation.jsonl", "a, b", "0, 1")),
+        ([{"a": 1, "b": 1}, {"a": 0, "b": 1}], [[1, 0]], None, ("validation.jsonl", "a, b", "0, 1")),
+    ],
+)
+def test_lists_that_can_be_read_in_no_way_in_all_splits_are_refused(
+    train, validation, problem_type, parts, load_splits
+):
+    with pytest.raises(UserError) as error:
+        load_splits(train, validation, None, problem_type=problem_type)
+    assert [part for part in parts if part not in str(error.value)] == [], str(error.value)
 
 
 def test_lists_of_unlike_lengths_with_numbers_above_one_hold_the_numbers_of_classes(load):
