@@ -285,14 +285,14 @@ class VocabularyArguments:
         default=False,
         metadata={
             "help": "Leave out the pieces of the vocabulary that the training texts do not have. Texts whose pieces "
-            "are all kept are read as before, other words fall apart into kept pieces. Off: all pieces stay."
+            "are all kept are read as before, other words are split into kept pieces. Off: all pieces stay."
         },
     )
     vocabulary_size: int | None = field(
         default=None,
         metadata={
-            "help": "Trim the vocabulary to so many pieces: the most frequent in the training texts, and what other "
-            "words are written with. Unset: --trim_vocabulary keeps all that the texts have."
+            "help": "Trim the vocabulary to this many pieces: those that any word can be written with, then the most "
+            "frequent in the training texts. Unset: --trim_vocabulary keeps all that the texts have."
         },
     )
 
@@ -310,8 +310,8 @@ class OutputArguments:
     overwrite_output_dir: bool = field(
         default=False,
         metadata={
-            "help": "Train again where --output_dir holds a finished run, whatever its settings, and replace it with "
-            "what was made of it (merged, export). Off: the same run is kept as it is, another one is an error."
+            "help": "Train again where --output_dir holds a finished run, whatever its settings. Replaces that run "
+            "and removes its folders merged and export. Off: the same run is kept as it is, another one is an error."
         },
     )
 
