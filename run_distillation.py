@@ -97,10 +97,11 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
 
     # An existing student is only scored.
     if not training_args.do_train:
-        inputs = load_inputs(training_args.output_dir, teacher_args, data_args, training_args)
-        student, _ = load_classifier(training_args.output_dir, inputs.data.labels)
-        trainer = build_trainer(student, inputs, training_args.for_labels_alone())
-        score_again(trainer, inputs)
+        with claimed(training_args):
+            inputs = load_inputs(training_args.output_dir, teacher_args, data_args, training_args)
+            student, _ = load_classifier(training_args.output_dir, inputs.data.labels)
+            trainer = build_trainer(student, inputs, training_args.for_labels_alone())
+            score_again(trainer, inputs)
         return None
 
     # Data and teacher. Nothing is written before data, teacher and student are known to fit together.

@@ -116,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     # Export and report
     output_dir = Path(export_args.output_dir)
     with claimed_folder(output_dir):
+        export_args.check_output_dir()  # another export may have ended in it since
         folder = working_folder(output_dir)
         open_folder(folder, model, tokenizer)
         if chosen:

@@ -94,10 +94,11 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
 
     # An existing adapter is only scored.
     if not training_args.do_train:
-        inputs = load_inputs(training_args.output_dir, teacher_args, data_args, training_args)
-        student = load_adapter(training_args.output_dir)
-        trainer = build_trainer(student, inputs, training_args.for_labels_alone())
-        score_again(trainer, inputs)
+        with claimed(training_args):
+            inputs = load_inputs(training_args.output_dir, teacher_args, data_args, training_args)
+            student = load_adapter(training_args.output_dir)
+            trainer = build_trainer(student, inputs, training_args.for_labels_alone())
+            score_again(trainer, inputs)
         return None
 
     # Data and teacher. Nothing is written before data, teacher, layers and adapters are known to fit.
@@ -110,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     finished = finished_run(settings, inputs, training_args, overwrite)
     if finished is not None:
         if lora_args.merge_adapter:
-            save_merged(training_args.output_dir, inputs.tokenizer)
+            with claimed(training_args):
+                save_merged(training_args.output_dir, inputs.tokenizer)
         print(results_table(finished))
         return finished
     check_teacher(start, training_args, inputs)

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -78,8 +78,7 @@ def score_file(args: argparse.Namespace) -> None:
     output = Path(args.output)
     if ending(output) not in FORMATS:
         raise ValueError(f"--output must end in {', '.join(FORMATS)}, found {output.name}.")
-    if output.exists():
-        raise ValueError(f"--output {output} exists already. Remove it, or choose another name.")
+    check_is_new(output)
     shard, model = Shard.parse(args.shard), load_model(args.model_dir, args.backend)
     thresholds = parse_thresholds(args.threshold, model)
     source = open_source(args.input, args.split)
@@ -99,8 +98,6 @@ def score_file(args: argparse.Namespace) -> None:
     }
     columns = {**source.columns, **further}
     with open_parts(output, settings) as parts, ThreadPoolExecutor(available_cores()) as executor:
-        if output.exists():
-            raise ValueError(f"Another process has written --output {output}. Remove it, or choose another name.")
         header = parts / f"header{output.suffix}"
         write_rows(header, [], columns)
         done = len(finished(parts, output))
@@ -118,8 +115,13 @@ def score_file(args: argparse.Namespace) -> None:
         joined = parts / f"joined{output.suffix}"
         join_files([header, *finished(parts, output)], joined)
         joined.rename(output)
-        shutil.rmtree(parts)
     print(f"{output} is complete.", file=sys.stderr)
+
+
+def check_is_new(output: Path) -> None:
+    """Raises a `ValueError` if the output exists."""
+    if output.exists():
+        raise ValueError(f"--output {output} exists already. Remove it, or choose another name.")
 
 
 def parse_thresholds(given: Sequence[str], model: Model) -> dict[str, float]:
@@ -174,17 +176,17 @@ def with_texts(rows: Iterator[dict], text_column: str | None, name: str) -> Iter
 def open_parts(output: Path, settings: dict) -> Iterator[Path]:
     """Gives the folder of finished blocks beside the output, which an interrupted run may have left.
 
+    The folder is removed when the block ends without an error.
+
     Raises:
-        ValueError: the blocks are of another input, model or option, or another process scores into the output.
+        ValueError: the blocks are of another input, model or option, or another process scores into the output or has
+            written it.
     """
     parts = output.with_name(f"{output.name}.parts")
     file = parts / SETTINGS_FILE
-    parts.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(FileLock(parts / ".lock", blocking=False))
-        except Timeout:
-            raise ValueError(f"Another process scores into --output {output}. Choose another name.") from None
+    with claimed(output):
+        check_is_new(output)
+        parts.mkdir(parents=True, exist_ok=True)
         if not file.is_file():
             unfinished = parts / f".{SETTINGS_FILE}"
             unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -196,6 +198,29 @@ def open_parts(output: Path, settings: dict) -> Iterator[Path]:
                 "or choose another --output."
             )
         yield parts
+        shutil.rmtree(parts)
+
+
+@contextmanager
+def claimed(output: Path) -> Iterator[None]:
+    """Keeps other processes from scoring into the output until the block ends.
+
+    Raises:
+        ValueError: another one does so.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    file = output.with_name(f".{output.name}.lock")
+    try:
+        lock = FileLock(file, blocking=False).acquire()
+    except Timeout:
+        raise ValueError(f"Another process scores into --output {output}. Choose another name.") from None
+    with lock:
+        try:
+            yield
+        finally:
+            # Two processes could hold locks on a file that is removed, but none goes on where there is an output.
+            if output.exists():
+                file.unlink()
 
 
 def finished(parts: Path, output: Path) -> list[Path]:

@@ -61,7 +61,6 @@ def create_app(service: Service) -> FastAPI:
     perspective_router, analyze = perspective.build_router(service)
     app.include_router(router)
     app.include_router(perspective_router)
-    app.add_exception_handler(RequestValidationError, explain_invalid)
     app.add_exception_handler(HTTPException, explain_refusal)
     # FastAPI's layers cost processor time in every request, so the guard calls these two functions itself.
     direct = {CLASSIFY_PATH: classify, perspective.ANALYZE_PATH: analyze}

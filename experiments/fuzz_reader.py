@@ -101,6 +101,9 @@ KINDS = {
     "shares": Kind(lambda r: r.choice((0.0, 0.25, 0.5, 1.0)), REGRESSION, (REGRESSION, SINGLE_LABEL)),
     "lists of names": Kind(lambda r: _subset(r, ("rude", "a, b", "é")), MULTI_LABEL, (MULTI_LABEL,), TYPED),
     "lists of one name": Kind(lambda r: [r.choice(("rude", "a, b", "é"))], None, (SINGLE_LABEL, MULTI_LABEL), TYPED),
+    "lists of one number": Kind(
+        lambda r: [r.choice((0, 2, 10))], None, (SINGLE_LABEL, MULTI_LABEL, REGRESSION), TYPED
+    ),
     "vectors": Kind(lambda r: [r.randrange(2) for _ in range(3)], MULTI_LABEL, (MULTI_LABEL,), TYPED),
     "lists of shares": Kind(lambda r: [r.choice((0.25, 0.5)) for _ in range(2)], None, (MULTI_LABEL,), TYPED),
     "objects": Kind(
@@ -114,7 +117,7 @@ KINDS = {
     "mixed": Kind(lambda r: r.choice((1, "1", [1], {"a": 1}, True, 0.5)), None, (), JSON),
     "nested": Kind(lambda r: r.choice(([["a"]], {"a": {"b": 1}}, [{"a": 1}])), None, (), JSON),
 }
-NAME_LISTS = ("lists of names", "lists of one name")
+NAME_LISTS = ("lists of names", "lists of one name", "lists of one number")
 # Whose labels are one number each.
 ARRAYS = ("vectors", "lists of shares", "objects", "columns")
 COLUMNS = ("rude", "threat", "insult")
@@ -319,8 +322,10 @@ def _is_readable(case: Case, values: list) -> bool:
     if case.kind == "columns":
         return all(any(row[name] is not None for row in case.rows) for name in COLUMNS)
     if case.kind in (*NAME_LISTS, "list cells", "joined names"):
+        if case.kind == "list cells" and case.arguments.get("problem_type") == SINGLE_LABEL:
+            return all(len(_names_in(value)) == 1 for value in values)
         cells = [value if isinstance(value, list) else value.strip("[]").split(";") for value in values]
-        return len({name for cell in cells for name in cell if name}) > 1
+        return len({name for cell in cells for name in cell if name != ""}) > 1
     if case.kind == "shares":
         return any(value % 1 for value in values)
     return case.kind != "fractions" or any(value % 1 for value in values)
@@ -383,28 +388,35 @@ def _spelled(value: object, data: TextClassificationData, case: Case) -> object:
     labels = data.labels
     if isinstance(value, dict):
         value = [value[name] for name in labels.names]
+    if case.kind == "list cells":
+        value = _names_in(value)
+    elif case.kind == "lists of one number" and labels.problem_type != REGRESSION:
+        value = [str(number) for number in value]
     if case.kind in ARRAYS:
         value = [None] * labels.num_labels if value is None else value
         numbers = [math.nan if v in (None, "") else float(v) for v in value]
         shares = [None if math.isnan(number) or number == -1 else round(number, 5) for number in numbers]
         return shares if labels.problem_type == MULTI_LABEL or labels.is_soft else labels.names[shares.index(1)]
     if labels.problem_type == REGRESSION:
-        return round(float(value), 5)
+        return round(float(value[0] if isinstance(value, list) else value), 5)
     if labels.problem_type == SINGLE_LABEL and labels.is_soft:
         return [round(1 - float(value), 5), round(float(value), 5)]
-    if labels.problem_type == SINGLE_LABEL and case.kind in NAME_LISTS:
+    if labels.problem_type == SINGLE_LABEL and case.kind in (*NAME_LISTS, "list cells"):
         return value[0]
-    if labels.problem_type == SINGLE_LABEL and case.kind == "list cells":
-        names = [json.loads(row[list(row)[-1]].replace("'", '"')) for row in case.rows]
-        return json.loads(value.replace("'", '"'))[0] if all(len(row) == 1 for row in names) else value
     if labels.problem_type == SINGLE_LABEL:
         is_decimal = case.kind in ("whole decimals", "shares", "fractions") or not isinstance(value, str | bool | int)
         return str(int(float(value))) if is_decimal else str(value)
-    if isinstance(value, str) and case.kind == "list cells":
-        value = json.loads(value.replace("'", '"'))
-    elif isinstance(value, str) and case.kind != "columns":
+    if isinstance(value, str) and case.kind != "columns":
         value = [part.strip() for part in value.split(";") if part.strip()]
     return sorted(set(value))
+
+
+def _names_in(cell: str) -> list[str]:
+    """The names in a cell that spells a list; a damaged one is a name."""
+    try:
+        return json.loads(cell.replace("'", '"'))
+    except ValueError:
+        return [cell]
 
 
 def _spelled_by_us(row: object, data: TextClassificationData, case: Case) -> object:

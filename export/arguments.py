@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from export.int8 import WEIGHT_TYPES, this_processor
-from layer_distillation.atomic_files import check_writable
+from layer_distillation.atomic_files import LOCK_FILE, check_writable
 from layer_distillation.errors import UserError
 
 # The folder and the names by which transformers.js and optimum find a graph. transformers.js takes the second one in
@@ -73,6 +73,10 @@ class ExportArguments:
             model = Path(self.model_name_or_path)
             # A local folder with a Hub model's name would be taken for the model in the next run.
             self.output_dir = str((model if model.is_dir() else Path("outputs") / model.name) / "export")
+        self.check_output_dir()
+
+    def check_output_dir(self) -> None:
+        """Raises a `UserError` if the folder is a file, is read-only, or holds what may not be replaced."""
         folder = Path(self.output_dir)
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--output_dir must be a folder, but {folder} is a file. Choose a folder.")
@@ -82,7 +86,7 @@ class ExportArguments:
                 f"--output_dir {folder} holds a finished export. Choose another folder, or replace it with "
                 "--overwrite_output_dir."
             )
-        others = [path for path in folder.iterdir() if path.suffix != ".lock"] if folder.is_dir() else []
+        others = [path for path in folder.iterdir() if path.name != LOCK_FILE] if folder.is_dir() else []
         if others and not (folder / FLOAT32_FILE).is_file():
             raise UserError(
                 f"--output_dir must be new, empty or an earlier export, but {folder} holds other files and no "

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 # Folder of files that are not in their places yet.
 HALF_WRITTEN = ".unfinished-files-"
+# In the output folder of a run or an export, which holds it while it goes on.
+LOCK_FILE = ".run.lock"
 
 
 def check_writable(argument: str, folder: str | Path) -> None:

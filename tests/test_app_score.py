@@ -71,7 +71,7 @@ def test_every_row_comes_back_in_its_order_with_label_and_scores(served_model, t
         assert (row["predicted_label"] or None) == columns["predicted_label"]
         for name in ("score_not_toxic", "score_toxic"):
             assert (float(row[name]) if row[name] else None) == pytest.approx(columns[name], abs=1e-6)
-    assert [path.name for path in tmp_path.iterdir() if "parts" in path.name] == []
+    assert {path.name for path in tmp_path.iterdir()} == {f"in.{source}", f"out.{target}"}
     if target == "parquet":
         assert pq.read_schema(tmp_path / "out.parquet").field("id").type == pa.int16()
 
@@ -127,7 +127,22 @@ def test_of_two_runs_into_one_file_the_second_is_refused(served_model, tmp_path,
         return classify_all(*args)
 
     monkeypatch.setattr(score, "classify_all", classify_beside_a_second_run)
-    assert len(run(served_model, source, tmp_path / "out.csv")) == len(TEXTS)
+    whole = run(served_model, source, tmp_path / "out.csv")
+    assert len(whole) == len(TEXTS)
+
+    # A run that has looked for the output before the first one ends.
+    open_source, other = score.open_source, tmp_path / "other.csv"
+    monkeypatch.setattr(score, "classify_all", classify_all)
+
+    def open_beside_a_first_run(*args):
+        monkeypatch.setattr(score, "open_source", open_source)
+        assert run(served_model, source, other) == whole
+        return open_source(*args)
+
+    monkeypatch.setattr(score, "open_source", open_beside_a_first_run)
+    with pytest.raises(SystemExit, match=r"--output .*other\.csv exists"):
+        run(served_model, source, other)
+    assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "out.csv", "other.csv"}
 
 
 def test_finished_blocks_of_another_input_are_not_mixed_in(served_model, tmp_path, capsys):

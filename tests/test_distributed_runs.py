@@ -1,5 +1,6 @@
-"""Tests of `run_distillation.py` on two processes, also under DeepSpeed: the results are those of one process."""
+"""Tests of the commands on two processes, also under DeepSpeed and FSDP: the results are those of one process."""
 
+import csv
 import json
 import os
 import re
@@ -8,8 +9,13 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+import torch
+import yaml
 from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import run_lora
+from layer_mapping import build_student
 from tests.forked_runs import free_port
 from tests.script_runs import (
     MNLI,
@@ -25,7 +31,7 @@ from tests.script_runs import (
 )
 
 pytestmark = pytest.mark.usefixtures("script_caches")
-WITHOUT_COMPILING = Path(__file__).parent / "workers" / "run_without_compiling.py"
+WORKERS = Path(__file__).parent / "workers"
 needs_mnli = pytest.mark.skipif(not MNLI.is_dir(), reason=f"HF_HOME holds no MNLI: {MNLI} does not exist")
 
 
@@ -133,7 +139,7 @@ def test_deepspeeds_launcher_gives_the_same(from_encoder, from_encoder_on_one_pr
     arguments = [*from_encoder, "--output_dir", folder, "--per_device_train_batch_size", 4]
     arguments += ["--deepspeed", SCRIPT.parent / "ds_config.json"]
     launcher = ["-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", str(free_port())]
-    process = run_process(WITHOUT_COMPILING, *arguments, launcher=launcher)
+    process = run_process(WORKERS / "run_without_compiling.py", *arguments, launcher=launcher)
     assert process.returncode == 0, process.stderr[-6000:]
     assert "--local_rank" not in read_record(folder)["command"]
     assert_same_teacher_and_student(folder, from_encoder_on_one_process)
@@ -162,6 +168,39 @@ def test_teacher_and_student_have_schedules_of_their_own_from_the_same_deepspeed
     assert len(rates) == 15 + 10, "three epochs of the teacher's, two of the student's"
     assert max(rates[:15]) == pytest.approx(5e-5, rel=0.1)
     assert max(rates[15:]) == pytest.approx(1e-3, rel=0.1)
+
+
+# ---- LoRA ----
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("engine", ["ZeRO-3", "FSDP2"])
+def test_the_merged_checkpoint_of_a_sharded_run_has_the_logits_of_the_adapter_that_was_trained(
+    teacher, files, tmp_path, engine
+):
+    folder, script, environment = tmp_path / "adapter", run_lora.__file__, {}
+    arguments = ["--teacher_name_or_path", teacher, *files, "--output_dir", folder, "--layers", "4,2"]
+    arguments += ["--num_train_epochs", 2, "--learning_rate", 0.01, "--save_strategy", "no", "--merge_adapter"]
+    if engine == "ZeRO-3":
+        arguments += ["--deepspeed", SCRIPT.parent / "examples" / "ds_zero3.json"]
+    else:
+        script = WORKERS / "lora_under_fsdp.py"
+        config = yaml.safe_load((SCRIPT.parent / "examples" / "fsdp2.yaml").read_text())["fsdp_config"]
+        environment = {name.upper(): str(value).lower() for name, value in config.items()}
+        environment |= {"ACCELERATE_USE_FSDP": "true"}
+    process = run_elsewhere(*arguments, script=script, num_processes=2, **environment)
+    assert process.returncode == 0, process.stderr[-6000:]
+    texts = [row["text"] for row in csv.DictReader(Path(files[-1]).read_text().splitlines())]
+    batch = AutoTokenizer.from_pretrained(folder / "merged")(texts, padding=True, return_tensors="pt")
+    merged = AutoModelForSequenceClassification.from_pretrained(folder / "merged").eval()
+    with torch.no_grad():
+        logits = merged(**batch).logits
+    # As the trained model has answered under the engine.
+    trained = [[float(row["logit_bad"]), float(row["logit_good"])] for row in predictions(folder)]
+    torch.testing.assert_close(logits, torch.tensor(trained), atol=1e-4, rtol=0)
+    untrained = build_student(AutoModelForSequenceClassification.from_pretrained(teacher), [4, 2]).eval()
+    with torch.no_grad():
+        assert (untrained(**batch).logits - logits).abs().max() > 0.1
 
 
 # ---- Errors ----

@@ -64,10 +64,12 @@ def refused(load, labels, *parts, **arguments):
         ('{"a": 1}|{"a": 0}', (SINGLE_LABEL, MULTI_LABEL)),
         ("rude;threat|rude|threat", (SINGLE_LABEL, MULTI_LABEL)),
         ("rude, threat|insult, rude|insult, threat", (SINGLE_LABEL, MULTI_LABEL)),
+        ("rude|fine|rude;threat", (SINGLE_LABEL, MULTI_LABEL)),
         ([[0.2, 0.8], [0.5, 0.5]], (SINGLE_LABEL, MULTI_LABEL)),
         ("2.5|nan|1", ("row 2", "'nan'", SINGLE_LABEL)),
         # Exactly one label in every row.
         ([["toxic"], ["fine"]], (SINGLE_LABEL, MULTI_LABEL)),
+        ([[10], [9]], (SINGLE_LABEL, MULTI_LABEL)),
         ('["toxic"]|["fine"]', (SINGLE_LABEL, MULTI_LABEL)),
         ([[0, 1, 0], [1, 0, 0]], (SINGLE_LABEL, MULTI_LABEL)),
         ([{"toxic": 1, "fine": 0}, {"toxic": 0, "fine": 1}], (SINGLE_LABEL, MULTI_LABEL)),
@@ -84,7 +86,12 @@ def test_labels_with_two_readings_are_refused_with_both_and_the_option(labels, r
         ([10.0, 9.0, 2.0], SINGLE_LABEL, ("2", "9", "10"), [2, 1, 0]),
         ("1.0|1|0", REGRESSION, ("score",), [1.0, 1.0, 0.0]),
         ([1, 2, 4], REGRESSION, ("score",), [1.0, 2.0, 4.0]),
-        ("['a']|['a', 'b']|[]", SINGLE_LABEL, ("['a', 'b']", "['a']", "[]"), [1, 0, 2]),
+        # As lists in json: csv cells that spell lists are lists.
+        ("['a']|b|['a']", SINGLE_LABEL, ("a", "b"), [0, 1, 0]),
+        ("[1, 0]|[0, 1]", SINGLE_LABEL, ("0", "1"), [0, 1]),
+        ("[10, 2]|[2]|[]", MULTI_LABEL, ("2", "10"), [[1, 1], [1, 0], [0, 0]]),
+        ("[10]|[9]", MULTI_LABEL, ("9", "10"), [[0, 1], [1, 0]]),
+        ("[2.5]|[1.0]", REGRESSION, ("score",), [2.5, 1.0]),
         ("['b']|(\"a\", 'b')|[]", MULTI_LABEL, ("a", "b"), [[0, 1], [1, 1], [0, 0]]),
         ('["x, y"]|["z", "x, y"]|[]', MULTI_LABEL, ("x, y", "z"), [[1, 0], [1, 1], [0, 0]]),
         ("[1, 0]|[0, 1]", MULTI_LABEL, ("0", "1"), [[1, 0], [0, 1]]),
@@ -97,6 +104,9 @@ def test_labels_with_two_readings_are_refused_with_both_and_the_option(labels, r
         ('["toxic"]|["fine"]', SINGLE_LABEL, ("fine", "toxic"), [1, 0]),
         ("[10]|[9]", SINGLE_LABEL, ("9", "10"), [1, 0]),
         ([[10], [9]], SINGLE_LABEL, ("9", "10"), [1, 0]),
+        ([[10], [9]], MULTI_LABEL, ("9", "10"), [[0, 1], [1, 0]]),
+        ([[10], [9]], REGRESSION, ("score",), [10.0, 9.0]),
+        ([[-1], [1], [0]], SINGLE_LABEL, ("-1", "0", "1"), [0, 2, 1]),
         ([[2.5], [1.0]], REGRESSION, ("score",), [2.5, 1.0]),
         ("2.5|nan|1", SINGLE_LABEL, ("1", "2.5", "nan"), [1, 2, 0]),
         ([{"toxic": 1, "fine": 0}, {"toxic": 0, "fine": 1}], SINGLE_LABEL, ("toxic", "fine"), [0, 1]),
@@ -114,7 +124,13 @@ def test_the_problem_type_decides_between_readings(labels, problem_type, names, 
         ("1.5|2.5", {"problem_type": MULTI_LABEL}, ("--problem_type", "1.5", "--label_column_name")),
         ("0.5|2.5", {"problem_type": SINGLE_LABEL}, ("row 2", "'2.5'", "--problem_type", REGRESSION)),
         ([["a"], ["b", "a"]], {"problem_type": SINGLE_LABEL}, ("--problem_type", "row 2", "['b', 'a']")),
-        ([["a"], ["b"]], {"problem_type": REGRESSION}, ("--problem_type", "['a']")),
+        ([["a"], ["b"]], {"problem_type": REGRESSION}, ("row 1", "'a'")),
+        ([["a"], ["a", "b"]], {"problem_type": REGRESSION}, ("--problem_type", "['a']")),
+        ("['a']|['a', 'b']|[]", {"problem_type": SINGLE_LABEL}, ("row 2", "['a', 'b']", "--label_order")),
+        ("['a']|['a' 'b']", {"problem_type": SINGLE_LABEL}, ("row 2", "['a' 'b']")),
+        # One cell with another mark would make names of all others.
+        ("a, b|a|b|a;b", {"problem_type": MULTI_LABEL}, ("'a, b'", '["a, b"]')),
+        ("a, b|a|b|c;d", {"problem_type": MULTI_LABEL}, ("'c;d'", '["c;d"]')),
         ([[0.2, 0.9], [1.0, 0.0]], {"problem_type": SINGLE_LABEL}, ("row 1", "[0.2, 0.9]", MULTI_LABEL)),
         ([[0, 1], [1, 0]], {"problem_type": REGRESSION}, ("--problem_type", "2")),
         ("['a']|b", {"problem_type": MULTI_LABEL}, ("row 2", "'b'")),
@@ -134,6 +150,9 @@ def test_labels_that_are_not_what_the_problem_type_says_are_refused_with_the_row
 def test_the_label_order_may_settle_what_the_labels_mean(load):
     assert load("1.0|1|0", label_order="1,0") == (LabelMap(SINGLE_LABEL, ("1", "0")), [0, 0, 1])
     assert load("a;b|a|b", label_order="b,a,a;b") == (LabelMap(SINGLE_LABEL, ("b", "a", "a;b")), [2, 1, 0])
+    lists = ("['a']", "['a', 'b']")
+    read = load("|".join(lists), label_order=join_names(lists), problem_type=SINGLE_LABEL)
+    assert read == (LabelMap(SINGLE_LABEL, lists), [0, 1])
     names = ("praise, thanks", "complaint, returns")
     for order in ('["praise, thanks", "complaint, returns"]', '"praise, thanks", "complaint, returns"'):
         assert load("|".join(names), label_order=order) == (LabelMap(SINGLE_LABEL, names), [0, 1])
@@ -167,6 +186,92 @@ def test_names_are_joined_as_they_are_split(names):
 )
 def test_the_order_of_a_type_counts_and_other_classes_are_sorted(labels, names, ids, load):
     assert load(labels) == (LabelMap(SINGLE_LABEL, names), ids)
+
+
+def test_equal_numbers_are_one_class_and_codes_with_leading_zeros_are_not_numbers(load):
+    assert load("+1|-1|1|+1") == (LabelMap(SINGLE_LABEL, ("-1", "1")), [1, 0, 1, 1])
+    assert load("+1|-1|+1") == (LabelMap(SINGLE_LABEL, ("-1", "+1")), [1, 0, 1])
+    several = (LabelMap(MULTI_LABEL, ("1", "2")), [[1, 1], [1, 0], [0, 1]])
+    assert load("+1;2|1|2", problem_type=MULTI_LABEL) == load([["+1", "2"], ["1"], ["2"]]) == several
+    assert load("01|1|2")[0].names == ("01", "1", "2")
+    assert load("1.0|1|n/a|2.50|2.5", problem_type=SINGLE_LABEL)[0].names == ("1", "2.5", "n/a")
+    assert load("+1|1|2", label_order="+1,1,2")[0].names == ("+1", "1", "2")
+    assert load(f"{'9' * 25}|{'9' * 24}8")[0].names == (f"{'9' * 24}8", "9" * 25)
+    refused(load, f"{'9' * 5000}|1", "row 1", "train.csv")
+
+
+@pytest.fixture
+def load_splits(tmp_path):
+    """Loads labels of train, validation and test (`None`: no such split): a list (json lines) or text (a csv file)."""
+
+    def load(*splits, problem_type=None):
+        files = {}
+        for name, labels in zip(("train", "validation", "test"), splits, strict=True):
+            texts = [f"text {i}" for i in range(9)]
+            if isinstance(labels, str):
+                files[f"{name}_file"] = file = tmp_path / f"{name}.csv"
+                file.write_text("text,label\n" + "".join(f'{t},"{c}"\n' for t, c in zip(texts, labels.split("|"))))
+            elif labels is not None:
+                files[f"{name}_file"] = file = tmp_path / f"{name}.jsonl"
+                file.write_text("".join(json.dumps({"text": t, "label": v}) + "\n" for t, v in zip(texts, labels)))
+        arguments = {name: str(file) for name, file in files.items()}
+        return load_data(DataArguments(**arguments, problem_type=problem_type), seed=0)
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test", "problem_type", "names", "ids"),
+    [
+        # Numbers of classes in one split are numbers of classes in all, whatever each looks like alone.
+        ([[0, 2], [1], []], [[1], [2]], None, None, "0 1 2", [[0, 1, 0], [0, 0, 1]]),
+        ([[0, 2], [1]], [[0, 1], [1, 0]], None, None, "0 1 2", [[1, 1, 0]] * 2),
+        ([[0, 2], [1, 2]], [[1]], None, None, "0 1 2", [[0, 1, 0]]),
+        ([[1, 0, 1], [0, 0, 1]], [[0, 1, 0]], None, None, "0 1 2", [[0, 1, 0]]),
+        ("[0, 2]|[1]", "[0, 1]|[1, 0]", None, MULTI_LABEL, "0 1 2", [[1, 1, 0]] * 2),
+        # Unknown labels of a test split decide nothing.
+        ([[0, 2], [1]], [[1]], [[-1], [-1]], None, "0 1 2", [[0, 1, 0]]),
+        ([[1, 0, 1], [0, 0, 1]], [[0, 1, 0]], [[-1]], None, "0 1 2", [[0, 1, 0]]),
+        ([[0], [1]], [[1]], [[-1]], SINGLE_LABEL, "0 1", [1]),
+        ("1|0", "1.0", "-1", None, "0 1", [1]),
+        # A label that a split does not have is unknown.
+        ([{"a": 1, "b": 1}, {"a": 0, "b": 1}], [{"b": 0}], None, None, "a b", [[NAN, 0]]),
+    ],
+)
+def test_what_labels_are_is_decided_once_for_all_splits(
+    train, validation, test, problem_type, names, ids, load_splits
+):
+    data = load_splits(train, validation, test, problem_type=problem_type)
+    assert data.labels.names == tuple(names.split())
+    np.testing.assert_array_equal(data.splits["validation"]["label"][:], ids)
+    assert test is None or "label" not in data.splits["test"].column_names
+
+
+def test_a_test_split_has_its_labels_also_where_no_row_has_one(load_splits):
+    data = load_splits([["a", "b"], ["a"]], [["a"]], [[], []])
+    assert data.splits["test"]["label"][:] == [[0, 0], [0, 0]]
+    data = load_splits("+1|-1|+1", [1, -1], [-1])
+    assert (data.labels.names, data.splits["test"]["label"][:]) == (("-1", "1"), [0])
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "problem_type", "parts"),
+    [
+        ([[0], [1]], [[0, 1]], None, ("train.jsonl and", "validation.jsonl", "lengths [1, 2]")),
+        ([[1, 0, 0], [1, 1, 0]], [[1, 0]], None, ("validation.jsonl", "lengths [2, 3]")),
+        ("[1, 0, 0]|[1, 1, 0]", "[1, 0]", MULTI_LABEL, ("validation.csv", "lengths [2, 3]")),
+        ([[0, 2], [1], [-1]], [[1]], None, ("train.jsonl", "row 3")),
+        # Positions are no names.
+        ([["a"], ["b", "a"]], [[1, 0]], None, ("validation.jsonl", "a, b", "0, 1")),
+        ([{"a": 1, "b": 1}, {"a": 0, "b": 1}], [[1, 0]], None, ("validation.jsonl", "a, b", "0, 1")),
+    ],
+)
+def test_lists_that_can_be_read_in_no_way_in_all_splits_are_refused(
+    train, validation, problem_type, parts, load_splits
+):
+    with pytest.raises(UserError) as error:
+        load_splits(train, validation, None, problem_type=problem_type)
+    assert [part for part in parts if part not in str(error.value)] == [], str(error.value)
 
 
 def test_lists_of_unlike_lengths_with_numbers_above_one_hold_the_numbers_of_classes(load):

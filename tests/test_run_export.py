@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections import defaultdict
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -568,6 +569,21 @@ def test_a_killed_export_and_a_full_disk_leave_the_one_before_and_a_second_one_i
     with claimed_folder(target), pytest.raises(FolderInUseError, match=f"--output_dir {target}"):
         main(words)
     assert before.items() <= tree(target).items()
+
+
+def test_an_export_that_another_process_has_finished_meanwhile_is_kept(
+    report, folder, checkpoint, tmp_path, monkeypatch
+):
+    @contextmanager
+    def claimed_after_another(target):
+        shutil.copytree(folder, target)
+        with claimed_folder(target):
+            yield
+
+    monkeypatch.setattr(run_export, "claimed_folder", claimed_after_another)
+    with pytest.raises(UserError, match="--overwrite_output_dir"):
+        main(arguments(checkpoint, f"--output_dir={tmp_path / 'export'}"))
+    assert [*tree(tmp_path / "export").values()] == [*tree(folder).values()]
 
 
 def test_a_head_that_was_never_trained_is_refused(checkpoint, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 import shutil
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from tests.script_runs import (
     tree,
 )
 from training import run as training_run
+from training.output_folder import FolderInUseError, claimed_folder
 
 pytestmark = pytest.mark.usefixtures("script_caches")
 
@@ -136,6 +138,31 @@ def test_an_existing_adapter_is_evaluated_and_left_alone(finished, files, tmp_pa
     after = tree(folder)
     changed = {path.name for path in before if after[path] != before[path]}
     assert changed <= {f"{name}_results.json" for name in ("eval", "predict", "all")} | {"predictions_test.csv"}
+
+
+@pytest.mark.parametrize("script", [run_lora, run_distillation])
+def test_a_run_whose_folder_another_process_works_in_is_not_loaded_to_be_evaluated(
+    finished, files, tmp_path, monkeypatch, script
+):
+    folder = tmp_path / "adapter"
+    shutil.copytree(finished[0], folder)
+    monkeypatch.setattr(script, "load_inputs", lambda *args: pytest.fail("the folder is read"))
+    forked = multiprocessing.get_context("fork")
+    holds, ends = forked.Event(), forked.Event()
+    other = forked.Process(target=work_in, args=(folder, holds, ends))
+    other.start()
+    assert holds.wait(60)
+    with pytest.raises(FolderInUseError, match=f"--output_dir {folder}"):
+        run_main(script, "--output_dir", folder, "--do_eval", *files)
+    ends.set()
+    other.join(60)
+    assert other.exitcode == 0
+
+
+def work_in(folder, holds, ends):
+    with claimed_folder(folder):
+        holds.set()
+        ends.wait(60)
 
 
 def test_distillation_comes_on_top_where_it_is_given_a_weight(teacher, files, tmp_path, monkeypatch):

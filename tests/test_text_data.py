@@ -298,7 +298,7 @@ def test_text_columns_are_those_named_else_inferred(header, rows, arguments, exp
         (SENTIMENT, "text,label\nx,c\ny,b\n", {}, ("negative, positive", "validation.csv", "b, c")),
         (labeled(["a", "b"]), labeled("a"), {}, ("validation.jsonl", "row 1", "'a'")),
         (labeled([0, 1], [1]), None, {}, ("train.jsonl", "[1, 2]")),
-        (labeled([3, 0]), None, {}, ("train.jsonl", "[3]")),
+        (labeled([3, 0]), None, {}, ("train.jsonl", "such as [3")),
         (labeled([["a"], ["b"]]), None, {}, ("train.jsonl", "['a']")),
         ("text,label\nx,2.5\n", "text,label\nx,1\ny,high\n", {}, ("row 2", "validation.csv", "'high'")),
         ("text,label\nx,2.5\ny,1e400\n", None, {}, ("row 2", "train.csv", "'1e400'")),
@@ -334,7 +334,7 @@ def test_training_and_test_data_may_lack_labels_but_not_validation_data(unlabele
         ([10, 9, -1], ("-1", "9", "10"), [2, 1, 0]),
         ([True, False, True], ("False", "True"), [1, 0, 1]),
         (["10", "9", "9"], ("9", "10"), [1, 0, 0]),
-        (["1", "01", "0", "+1", "001"], ("0", "+1", "001", "01", "1"), [4, 3, 0, 1, 2]),
+        (["1", "01", "0", "+1", "001"], ("0", "001", "01", "1"), [3, 2, 0, 3, 1]),
     ],
 )
 def test_classes_get_ids_in_sorted_order_and_keep_their_names(labels, names, ids, load):

@@ -44,10 +44,10 @@ def test_every_row_is_a_text_and_one_of_the_two_labels(rows):
         assert all(row["text"] == row["text"].strip() != "" for row in rows[split])
 
 
-def test_there_are_about_3000_comments_and_about_as_many_toxic_ones_in_every_split(rows):
+def test_there_are_about_3700_comments_and_about_as_many_toxic_ones_in_every_split(rows):
     sizes = np.array([len(rows[split]) for split in SPLITS])
     toxic = np.array([sum(row["label"] == "toxic" for row in rows[split]) for split in SPLITS])
-    assert 2900 <= sizes.sum() <= 3300
+    assert 3500 <= sizes.sum() <= 3900
     assert sizes[:2] / sizes[:2].sum() == pytest.approx([0.87, 0.13], abs=0.02)
     overall = toxic.sum() / sizes.sum()
     assert 0.4 <= overall <= 0.5

@@ -12,6 +12,7 @@ hub              data sets of the Hub, online and offline
 caches           folders for caches, also where HF_HOME is read-only
 texts            which columns hold the text
 label_columns    which columns hold the labels, and what they hold
+label_lists      lists of labels: names, numbers of classes or shares
 readings         what the labels mean: one label, several labels, scores
 labels           the order of the labels, their ids
 teacher_columns  scores of a teacher outside this project

@@ -7,6 +7,7 @@ A new format is one more function from a path to an Arrow table, and one more en
 """
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -88,7 +89,7 @@ def _check_is_text(path: Path) -> None:
 def _read_csv(path: Path) -> pa.Table:
     delimiter = _delimiter(path)
     content = path.read_bytes()
-    if _has_escaped_quotes(path, delimiter):
+    if _has_escaped_quotes(content, delimiter):
         content = _with_doubled_quotes(content, delimiter)
     table = _read_cells(content, pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
     return _with_decimal_points(table) if delimiter == ";" else table
@@ -130,15 +131,14 @@ def _delimiter(path: Path) -> str:
     return ","
 
 
-def _has_escaped_quotes(path: Path, delimiter: str) -> bool:
+def _has_escaped_quotes(content: bytes, delimiter: str) -> bool:
     """Returns whether quotes in quoted cells are written \\" as by Spark and MySQL, and not doubled.
 
     A backslash before a quote may also be the last character of a cell, so the file must be wrong without escapes.
     """
-    with open(path, "rb") as file:
-        if not any(b'\\"' in line for line in file):
-            return False
-    return not _is_strict_csv(path, delimiter) and _is_strict_csv(path, delimiter, escapechar="\\")
+    if b'\\"' not in content:
+        return False
+    return not _is_strict_csv(content, delimiter) and _is_strict_csv(content, delimiter, escapechar="\\")
 
 
 def _with_doubled_quotes(content: bytes, delimiter: str) -> bytes:
@@ -148,15 +148,15 @@ def _with_doubled_quotes(content: bytes, delimiter: str) -> bytes:
     return re.sub(rb"(^|%s)\\N(?=%s|\r?$)" % (around, around), rb"\1", unescaped, flags=re.MULTILINE)
 
 
-def _is_strict_csv(path: Path, delimiter: str, **dialect) -> bool:
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        limit = csv.field_size_limit(BLOCK_SIZE)  # of the whole process; 131,072 characters where nobody has set it
-        try:
-            return all(True for _ in csv.reader(file, delimiter=delimiter, strict=True, **dialect))
-        except csv.Error:
-            return False
-        finally:
-            csv.field_size_limit(limit)
+def _is_strict_csv(content: bytes, delimiter: str, **dialect) -> bool:
+    text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", errors="replace", newline="")
+    limit = csv.field_size_limit(BLOCK_SIZE)  # of the whole process; 131,072 characters where nobody has set it
+    try:
+        return all(True for _ in csv.reader(text, delimiter=delimiter, strict=True, **dialect))
+    except csv.Error:
+        return False
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _with_decimal_points(table: pa.Table) -> pa.Table:

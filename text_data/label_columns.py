@@ -2,7 +2,7 @@
 
     found = read_label_columns(raw, data_args)    # {"train": RawLabels, "validation": RawLabels, ...}
 
-`readings` decides what the values mean, and `labels` gives the names their ids.
+`label_lists` says what lists hold, `readings` what the values mean, and `labels` gives the names their ids.
 """
 
 import math
@@ -24,6 +24,7 @@ from text_data.splits import splits_for
 # What one row of `RawLabels.values` holds.
 NAMES = "a name"
 NUMBERS = "a number"
+LISTS = "a list"
 NAME_LISTS = "a list of names"
 SHARES = "a share of each label"
 
@@ -33,9 +34,10 @@ class RawLabels:
     """The labels of one split as its columns hold them.
 
     Attributes:
-        kind: what one row holds: `NAMES`, `NUMBERS`, `NAME_LISTS` or `SHARES`.
-        values: one entry a row: a name, a float, a list of names, or `None` if missing. For `SHARES` an array of
-            shape (rows, labels) with numbers from 0 to 1, and NaN where a label is unknown.
+        kind: what one row holds: `NAMES`, `NUMBERS`, `LISTS` or `SHARES`; `label_lists` makes `NAME_LISTS`, `NUMBERS`
+            or `SHARES` of `LISTS`.
+        values: one entry a row: a name, a float, a list of names or numbers, or `None` if missing. For `SHARES` an
+            array of shape (rows, labels) with numbers from 0 to 1, and NaN where a label is unknown.
         declared: the names in the order of their ids, if the type of the column declares them; of `SHARES` always.
         has_positions: whether the names of `SHARES` are not in the data, so that `label_order` may replace them.
         column: name of the label column.
@@ -143,61 +145,19 @@ def _read_single(feature: object, values: list, split: RawSplit, column: str) ->
 
 
 def _read_lists(feature: object, rows: list[list | None], split: RawSplit, column: str) -> RawLabels:
-    """Reads lists of class ids, lists of names, or lists of shares. A list with an empty name counts as missing.
-
-    A number is one label even where it stands in a list: one share alone would be of one label alone.
-    """
+    """Reads lists of class ids, names or numbers; class ids become names."""
+    order = split.orders.get(column, ())
     if isinstance(feature, ClassLabel):
         rows = [row if row is None else [_class_name(feature, value) for value in row] for row in rows]
-        return RawLabels(NAME_LISTS, [_complete(row) for row in rows], tuple(feature.names), column=column)
-    if is_string(feature):
-        order = split.orders.get(column, ())
-        return RawLabels(NAME_LISTS, [_complete(row) for row in rows], order, column=column)
-    if all(row is None or len(row) == 1 for row in rows):
-        return _read_single(feature, [None if row is None else row[0] for row in rows], split, column)
-    if _hold_ids(rows):
-        names = [None if row is None else [str(value) for value in row] for row in rows]
-        return RawLabels(NAME_LISTS, names, column=column)
-    return shares_of_lists(rows, column, split.where)
-
-
-def _hold_ids(rows: list[list | None]) -> bool:
-    """Returns whether lists hold numbers of classes: their lengths differ, and a number is larger than any share."""
-    values = [value for row in rows if row is not None for value in row]
-    has_whole = all(isinstance(value, int) and value >= 0 for value in values)
-    return has_whole and max(values, default=0) > 1 and len({len(row) for row in rows if row is not None}) > 1
+        order = tuple(feature.names)
+    return RawLabels(LISTS, rows, order, column=column)
 
 
 def _class_name(feature: ClassLabel, value: int | None) -> str | None:
     return None if value is None or value < 0 else feature.names[value]
 
 
-def _complete(names: list[str | None] | None) -> list[str] | None:
-    return names if names is not None and all(names) else None
-
-
 # ---- shares: one number a label ----
-
-
-def shares_of_lists(rows: list[list | None], column: str, where: str) -> RawLabels:
-    """Reads lists of numbers, one a label, all of one length.
-
-    Raises:
-        UserError: the lists differ in length, or a value is no number from 0 to 1.
-    """
-    lengths = {len(row) for row in rows if row is not None}
-    values = [value for row in rows if row is not None for value in row]
-    others = [value for value in values if _share(value) is None]
-    if len(lengths) != 1 or lengths == {0} or others:
-        raise UserError(
-            f"Lists of labels must hold names, or one number from 0 to 1 for each label, but the labels of {where} "
-            f"have the lengths {sorted(lengths)} and values such as {(others or values)[:5]}. Use lists of names."
-        )
-    (length,) = lengths
-    unknown = [math.nan] * length
-    shares = [unknown if row is None else [_share(value) for value in row] for row in rows]
-    names = tuple(map(str, range(length)))
-    return RawLabels(SHARES, np.array(shares).reshape(len(rows), length), names, has_positions=True, column=column)
 
 
 def _read_shares(split: RawSplit, columns: Mapping[str, pa.Array]) -> RawLabels | None:
@@ -212,7 +172,7 @@ def _read_shares(split: RawSplit, columns: Mapping[str, pa.Array]) -> RawLabels 
         encoded = column.dictionary_encode()
         encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
         distinct = encoded.dictionary.to_pylist()
-        numbers = [_share(value) for value in distinct]
+        numbers = [share_of(value) for value in distinct]
         codes = encoded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)
         if None in numbers:
             value = distinct[numbers.index(None)]
@@ -230,7 +190,7 @@ def _arrow_column(split: RawSplit, column: str) -> pa.Array | pa.ChunkedArray:
     return split.data.with_format("arrow")[column][:]
 
 
-def _share(value: object) -> float | None:
+def share_of(value: object) -> float | None:
     """The number from 0 to 1 that a value stands for, NaN if the label is unknown, `None` for any other value."""
     if isinstance(value, str):
         value = {"": math.nan, "true": 1, "false": 0}.get(value.strip().lower(), value)

@@ -12,7 +12,7 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LAB
 from text_data.arguments import DataArguments
 from text_data.columns import NUMBER
 from text_data.label_columns import NAME_LISTS, NAMES, NUMBERS, SHARES, RawLabels, read_label_columns
+from text_data.label_lists import read_lists
 from text_data.names import join_names
 from text_data.readings import INTEGER, Reading, choose_reading
 from text_data.sources import RawSplit
@@ -98,17 +99,20 @@ def read_labels(raw: dict[str, RawSplit], data_args: DataArguments) -> tuple[Lab
         UserError: the labels have no column, are missing in some rows, differ in kind between splits, can be read in
             two ways, or contradict `label_order`.
     """
-    found = read_label_columns(raw, data_args)
+    found = read_lists(read_label_columns(raw, data_args), raw, data_args)
     first = next(iter(found))
     where = raw[first].where
-    reading = choose_reading(found[first], data_args, where)
-    label_map = build_label_map(reading.of(found[first], where), reading, data_args.ordered_label_names, where)
-    hidden = [name for name in splits_for("test", found) if _are_hidden(found[name], label_map)]
-    return label_map, {
-        name: _encode(reading.of(labels, raw[name].where), label_map, raw[name].where)
-        for name, labels in found.items()
-        if name not in hidden
-    }
+    reading, order = choose_reading(found, data_args, where), data_args.ordered_label_names
+    known = reading.of(found[first], where)
+    label_map = build_label_map(known, reading, order, where)
+    ids = {}
+    for name, labels in found.items():
+        if name not in splits_for("test", found) or not _are_hidden(labels, label_map):
+            labels = reading.of(labels, raw[name].where)
+            if labels.has_positions and (known.has_positions or order):
+                labels = _with_names(labels, label_map, raw[name].where)
+            ids[name] = _encode(labels, label_map, raw[name].where)
+    return label_map, ids
 
 
 def build_label_map(labels: RawLabels, reading: Reading, order: tuple[str, ...], where: str) -> LabelMap:
@@ -151,19 +155,20 @@ def _sorted_names(names: set[str]) -> tuple[str, ...]:
 
 
 def _warn_of_similar(names: tuple[str, ...], where: str) -> None:
-    counts = Counter(name.strip().casefold() for name in names)
-    similar = [name for name in names if counts[name.strip().casefold()] > 1]
-    if similar:
+    keys = [str(int(name)) if INTEGER.fullmatch(name) else name.strip().casefold() for name in names]
+    counts = Counter(keys)
+    if similar := [name for name, key in zip(names, keys, strict=True) if counts[key] > 1]:
         logger.warning(
-            f"The labels {', '.join(map(repr, similar))} of {where} differ only in case or spaces, and each is a "
-            "class. If they mean the same, write them alike in the data."
+            f"The labels {', '.join(map(repr, similar))} of {where} differ only in case, spaces or zeros in front, "
+            "and each is a class. If they mean the same, write them alike in the data."
         )
 
 
 def _are_hidden(labels: RawLabels, label_map: LabelMap) -> bool:
     if labels.kind == SHARES:
         return bool(np.isnan(labels.values).all())
-    return all(value in UNKNOWN_LABELS and value not in label_map.names for value in labels.values)
+    values = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in labels.values]
+    return all(value in UNKNOWN_LABELS and value not in label_map.names for value in values)
 
 
 def _encode(labels: RawLabels, label_map: LabelMap, where: str) -> list[int] | list[float] | pa.Array:
@@ -180,8 +185,6 @@ def _encode(labels: RawLabels, label_map: LabelMap, where: str) -> list[int] | l
     if labels.kind == NUMBERS:
         return _as_scores(labels.values, where)
     names = _names_in(labels.values) if labels.kind != SHARES else set(labels.declared)
-    if labels.has_positions and len(labels.declared) == label_map.num_labels:
-        names = set()
     if unseen := names - set(label_map.names):
         raise UserError(
             f"Labels must occur in the training data, which have {', '.join(label_map.names)}, but {where} has also "
@@ -192,10 +195,21 @@ def _encode(labels: RawLabels, label_map: LabelMap, where: str) -> list[int] | l
         return [label2id[name] for name in labels.values]
     if labels.kind == NAME_LISTS:
         return _as_lists(np.array([[name in row for name in label_map.names] for row in labels.values]))
-    names = label_map.names if labels.has_positions else labels.declared
-    shares = labels.values[:, [names.index(name) for name in label_map.names]]
-    is_one_id = label_map.problem_type == SINGLE_LABEL and not label_map.is_soft
-    return hard_labels(shares, SINGLE_LABEL).tolist() if is_one_id else _as_lists(shares)
+    is_exclusive = label_map.problem_type == SINGLE_LABEL
+    absent = np.full(len(labels.values), 0.0 if is_exclusive else math.nan)  # of a label that the split does not have
+    columns = dict(zip(labels.declared, labels.values.T, strict=True))
+    shares = np.stack([columns.get(name, absent) for name in label_map.names], axis=1)
+    return hard_labels(shares, SINGLE_LABEL).tolist() if is_exclusive and not label_map.is_soft else _as_lists(shares)
+
+
+def _with_names(labels: RawLabels, label_map: LabelMap, where: str) -> RawLabels:
+    """Returns shares with the names of the label map for their positions."""
+    if len(labels.declared) != label_map.num_labels:
+        raise UserError(
+            f"Lists of labels must have a number for each of {', '.join(label_map.names)}, but those of {where} have "
+            f"{len(labels.declared)}, such as {labels.values[0].tolist()}. Correct the lists."
+        )
+    return replace(labels, declared=label_map.names)
 
 
 def _as_lists(shares: np.ndarray) -> pa.Array:

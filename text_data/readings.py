@@ -1,17 +1,16 @@
 """What the labels mean: the problem type, where needed from --problem_type, and the values of every split in its form.
 
-    reading = choose_reading(found["train"], data_args, "train.csv")
+    reading = choose_reading(found, data_args, "train.csv")
     labels = reading.of(found["validation"], "validation.csv")
 
 A column that can be read in two ways is an error that names both.
 """
 
-import ast
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,12 +18,15 @@ from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from text_data.arguments import DataArguments
 from text_data.columns import NUMBER, check_none_missing
-from text_data.label_columns import NAME_LISTS, NAMES, NUMBERS, SHARES, RawLabels, shares_of_lists
+from text_data.label_columns import NAME_LISTS, NAMES, NUMBERS, SHARES, RawLabels
+from text_data.label_lists import has_brackets, no_list, parse_list
 from text_data.names import join_names
 
-INTEGER = re.compile(r"[+-]?\d+")
+# Python turns no string of thousands of digits into a number.
+INTEGER = re.compile(r"[+-]?\d{1,300}")
+CODE = re.compile(r"[+-]?0\d+")
+# What joins names in a cell; a mark that names hold themselves the more often, the later it stands here.
 SEPARATORS = ";|,"
-BRACKETS = ("[]", "()", "{}")
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,14 @@ class Reading:
     Attributes:
         problem_type: one of `layer_distillation.problem_types`.
         is_soft: whether single labels are shares of the classes.
-        is_number: whether classes are numbers, so that "1.0" and "1" are one class.
+        is_number: whether classes are numbers, so that "1.0", "+1" and "1" are one class.
         separator: what joins several names in a cell, `None` for lists.
-        is_listed: whether each single label stands in a list of its own, also in a cell.
     """
 
     problem_type: str
     is_soft: bool = False
     is_number: bool = False
     separator: str | None = None
-    is_listed: bool = False
 
     def of(self, labels: RawLabels, where: str) -> RawLabels:
         """Returns the labels of a split in the form of the problem type.
@@ -55,46 +55,57 @@ class Reading:
         """
         _check_complete(labels, where, self.problem_type)
         if self.problem_type == MULTI_LABEL:
-            return self._lists(labels, where) if labels.kind == NAMES else labels
+            labels = self._split(labels, where) if labels.kind == NAMES else labels
+            if self.is_number and labels.kind == NAME_LISTS:
+                return replace(labels, values=[list(map(_class_name, row)) for row in labels.values])
+            return labels
+        if labels.kind == NAME_LISTS:
+            labels = _names_in_lists(labels, where)
         if self.problem_type == REGRESSION:
             return RawLabels(NUMBERS, labels.values) if labels.kind == NAMES else labels
-        if self.is_listed and labels.kind in (NAMES, NAME_LISTS):
-            return _names_in_lists(labels, where)
         if labels.kind == SHARES:
             return _distributions(labels, where)
         if self.is_soft and labels.kind in (NAMES, NUMBERS):
             return _soft_labels(labels, where)
-        if labels.kind == NUMBERS or (labels.kind == NAMES and self.is_number):
+        if labels.kind == NUMBERS or self.is_number:
             return RawLabels(NAMES, list(map(_class_name, labels.values)))
         return labels
 
-    def _lists(self, labels: RawLabels, where: str) -> RawLabels:
-        """Reads cells with several labels: lists as Python or json writes them, or names with a separator."""
-        if self.separator is not None:
-            parts = [[] if cell == "[]" else cell.split(self.separator) for cell in labels.values]
-            return RawLabels(NAME_LISTS, [[name.strip() for name in cell if name.strip()] for cell in parts])
-        rows = [_parse_list(cell) for cell in labels.values]
-        if None in rows:
-            row = rows.index(None)
-            raise UserError(
-                f"Every label of {where} must be a list, but row {row + 1} has {labels.values[row]!r}. Write lists "
-                'such as ["a", "b"], or names with semicolons.'
-            )
-        if all(isinstance(value, str) for row in rows for value in row):
-            return RawLabels(NAME_LISTS, rows)
-        return shares_of_lists(rows, labels.column, where)
+    def _split(self, labels: RawLabels, where: str) -> RawLabels:
+        """Reads cells with several names."""
+        if self.separator is None:
+            raise no_list(labels.values[0], 1, where)
+        return RawLabels(NAME_LISTS, [_parts(cell, self.separator) for cell in labels.values])
 
 
-def choose_reading(labels: RawLabels, data_args: DataArguments, where: str) -> Reading:
-    """Returns how the labels are read, from those of the training split.
+def choose_reading(found: Mapping[str, RawLabels], data_args: DataArguments, where: str) -> Reading:
+    """Returns how the labels are read, from those of the first split, which `where` names.
 
     Raises:
         UserError: the labels can be read in two ways and no argument says in which, or not as the argument says.
     """
     stated, order = data_args.stated_problem_type, data_args.ordered_label_names
+    labels = next(iter(found.values()))
     _check_complete(labels, where, stated)
     choose = {NAMES: _for_names, NUMBERS: _for_numbers, NAME_LISTS: _for_lists, SHARES: _for_shares}[labels.kind]
-    return choose(labels, stated, order, where)
+    reading = choose(labels, stated, order, where)
+    if reading.problem_type == REGRESSION or labels.declared:
+        return reading
+    names = {name for split in found.values() for name in _names_as_written(split, reading.separator)}
+    has_repeated = len(set(map(_class_name, names))) < len(names) and not names <= set(order)
+    return replace(reading, is_number=reading.is_number or has_repeated)
+
+
+def _names_as_written(labels: RawLabels, separator: str | None) -> Iterator[str]:
+    if labels.kind == SHARES:
+        return
+    for value in labels.values:
+        if isinstance(value, list):
+            yield from value
+        elif isinstance(value, str) and separator is not None:
+            yield from _parts(value, separator)
+        elif value is not None:
+            yield str(value)
 
 
 def _check_complete(labels: RawLabels, where: str, problem_type: str | None) -> None:
@@ -111,26 +122,22 @@ def _for_names(labels: RawLabels, stated: str | None, order: tuple[str, ...], wh
         raise _one_a_row(labels, where)
     if are_numbers and not all(map(INTEGER.fullmatch, cells)):
         return _for_numbers(labels, stated, order, where)
-    lists = [cell for cell in cells if _parse_list(cell)]
-    if not lists and all(cell[:1] + cell[-1:] in BRACKETS for cell in cells):
+    lists = [cell for cell in cells if parse_list(cell)]
+    if not lists and all(map(has_brackets, cells)):
         lists = list(cells)  # such as numpy's ['a' 'b']
-    separator = _separator_of(cells)
     if stated == MULTI_LABEL:
-        return Reading(MULTI_LABEL, separator=None if lists else separator or _semicolon(cells, where))
+        return Reading(MULTI_LABEL, separator=None if lists else _stated_separator(cells, where))
     if stated is not None or labels.declared or cells == set(order):
-        are_names = labels.declared or cells == set(order)
-        is_listed = not are_names and all(len(_parse_list(cell) or ()) == 1 for cell in cells)
-        return Reading(stated or SINGLE_LABEL, is_listed=is_listed)
+        return Reading(stated or SINGLE_LABEL)
     if decimals := [cell for cell in cells if NUMBER.fullmatch(cell) and not INTEGER.fullmatch(cell)]:
         row, value = next((row, cell) for row, cell in enumerate(labels.values, 1) if not NUMBER.fullmatch(cell))
         raise UserError(
             f"The labels of {where} can be read in two ways: decimal numbers such as {min(decimals)} may be scores, "
             f"but row {row} has {value!r}. Correct the row, or say that all are names: --problem_type {SINGLE_LABEL}."
         )
-    if lists or separator:
-        cell = min(lists) if lists else min(cell for cell in cells if separator in cell)
+    if several := lists or [cell for mark in SEPARATORS for cell in _joined(cells, mark, by_one_part=True)]:
         raise UserError(
-            f"The labels of {where} can be read in two ways: a cell such as {cell!r} may be the name of one label, or "
+            f"The labels of {where} can be read in two ways: a cell such as {min(several)!r} may be one label, or "
             f"several labels. Say which: --problem_type {SINGLE_LABEL} or --problem_type {MULTI_LABEL}."
         )
     return Reading(SINGLE_LABEL)
@@ -141,17 +148,6 @@ def _one_a_row(labels: RawLabels, where: str) -> UserError:
         f"--problem_type {MULTI_LABEL} needs several labels a row, but {where} has one, such as {labels.values[0]}. "
         "Name a column for each label with --label_column_name, or use lists of names."
     )
-
-
-def _semicolon(cells: Iterable[str], where: str) -> str:
-    """The separator where none is seen to join names that also occur alone."""
-    for cell in sorted(cells):
-        if ";" not in cell and ("," in cell or "|" in cell):
-            raise UserError(
-                f"The labels of {where} can be read in two ways: a cell such as {cell!r} may be the name of one "
-                f"label, or several. Join several with semicolons, or write lists such as {json.dumps([cell])}."
-            )
-    return ";"
 
 
 def _for_numbers(labels: RawLabels, stated: str | None, order: tuple[str, ...], where: str) -> Reading:
@@ -173,14 +169,15 @@ def _for_numbers(labels: RawLabels, stated: str | None, order: tuple[str, ...], 
 
 
 def _for_lists(labels: RawLabels, stated: str | None, order: tuple[str, ...], where: str) -> Reading:
-    if stated == REGRESSION:
+    have_one = all(len(row) == 1 for row in labels.values)
+    if stated == REGRESSION and not have_one:
         raise UserError(
             f"--problem_type {stated} needs one number a row, but {where} has lists such as {labels.values[0]!r}. "
             "Leave --problem_type out, or choose another column: --label_column_name."
         )
-    if stated is None and all(len(row) == 1 for row in labels.values):
+    if stated is None and have_one:
         raise _one_of_several(f"a list such as {labels.values[0]!r}", where)
-    return Reading(stated or MULTI_LABEL, is_listed=stated == SINGLE_LABEL)
+    return Reading(stated or MULTI_LABEL)
 
 
 def _one_of_several(example: str, where: str) -> UserError:
@@ -213,22 +210,26 @@ def _for_shares(labels: RawLabels, stated: str | None, order: tuple[str, ...], w
 
 
 def _names_in_lists(labels: RawLabels, where: str) -> RawLabels:
-    rows = labels.values
-    if labels.kind == NAMES:
-        rows = [[cell] if (names := _parse_list(cell)) is None else names for cell in rows]
-    for row, names in enumerate(rows, 1):
+    for row, names in enumerate(labels.values, 1):
         if len(names) != 1:
             raise UserError(
-                f"--problem_type {SINGLE_LABEL} needs one label a row, but row {row} of {where} has "
-                f"{labels.values[row - 1]!r}. Correct the row, or use --problem_type {MULTI_LABEL}."
+                f"Every row of {where} must have one label, but row {row} has {names!r}. Correct the row, or use "
+                f"--problem_type {MULTI_LABEL}. If csv cells are names as they are, give all with --label_order."
             )
-    return RawLabels(NAMES, [str(name) for (name,) in rows], labels.declared, column=labels.column)
+    return RawLabels(NAMES, [name for (name,) in labels.values], labels.declared, column=labels.column)
 
 
 def _class_name(value: str | float) -> str:
-    """The name of a class that may be written as a number: "1" for 1.0."""
+    """The name of a class that may be written as a number: "1" for 1.0 and "+1". "01" is a code and stays."""
     name = str(value)
-    return str(int(float(name))) if NUMBER.fullmatch(name) and float(name).is_integer() else name
+    if CODE.fullmatch(name):
+        return name
+    if INTEGER.fullmatch(name):
+        return str(int(name))
+    if not NUMBER.fullmatch(name):
+        return name
+    number = float(name)
+    return str(int(number)) if number.is_integer() else str(number)
 
 
 def _check_shares(labels: RawLabels, where: str) -> None:
@@ -265,28 +266,41 @@ def _distributions(labels: RawLabels, where: str) -> RawLabels:
 # ---- several labels in a cell ----
 
 
-def _parse_list(cell: str) -> list | None:
-    """The list of names or numbers that a cell spells in json or Python, `None` for any other cell."""
-    if cell[:1] + cell[-1:] not in BRACKETS:
-        return None
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            value = parse(cell)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            continue
-        if parse is ast.literal_eval and re.search(r"""['"]\s+['"]""", cell):  # Python joins 'a' 'b' to one string
-            return None
-        is_list = isinstance(value, list | tuple | set)
-        kinds = {str if isinstance(item, str) else type(item) for item in value} if is_list else {None}
-        return list(value) if kinds <= {str} or kinds <= {bool, int, float} else None
-    return None
+def _parts(cell: str, mark: str) -> list[str]:
+    parts = [] if cell == "[]" else [part.strip() for part in cell.split(mark)]
+    return [part for part in parts if part]
 
 
-def _separator_of(cells: Iterable[str]) -> str | None:
-    """What joins several labels in the cells: a mark that splits a cell into parts that also occur in other cells."""
-    for mark in SEPARATORS:
-        parts = [{part.strip() for part in cell.split(mark)} for cell in cells]
-        counts = Counter(part for names in parts for part in names)
-        if any(len(names) > 1 and all(counts[name] > 1 for name in names) for names in parts):
-            return mark
-    return None
+def _joined(cells: Collection[str], mark: str, by_one_part: bool = False) -> list[str]:
+    """The cells that a mark splits into parts that all occur in others, or `by_one_part` of which one is a cell."""
+    parts = {cell: set(_parts(cell, mark)) for cell in cells}
+    counts = Counter(part for names in parts.values() for part in names)
+    return [
+        cell
+        for cell, names in parts.items()
+        if len(names) > 1
+        and (all(counts[name] > 1 for name in names) or (by_one_part and not names.isdisjoint(parts)))
+    ]
+
+
+def _stated_separator(cells: Collection[str], where: str) -> str:
+    """What joins names in cells that are said to hold several: a mark whose parts occur in others, or a semicolon.
+
+    Raises:
+        UserError: a cell may be joined by another mark.
+    """
+    seen = next((mark for mark in SEPARATORS if _joined(cells, mark)), None)
+    separator = seen or ";"
+    stronger, _, weaker = SEPARATORS.partition(separator)
+    names = {name for cell in cells for name in _parts(cell, separator)}
+    doubtful = [name for name in names if any(mark in name for mark in stronger)]
+    if seen:
+        doubtful += [name for mark in weaker for name in _joined(names, mark)]
+    else:
+        doubtful += [cell for cell in cells if separator not in cell and any(mark in cell for mark in weaker)]
+    if doubtful:
+        raise UserError(
+            f"The labels of {where} can be read in two ways: {min(doubtful)!r} may be the name of one label, or "
+            f"several. Join all with semicolons, or write lists such as {json.dumps([min(doubtful)])}."
+        )
+    return separator

@@ -20,7 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
-from layer_distillation.atomic_files import HALF_WRITTEN, check_writable, locked, make_readable, replacing
+from layer_distillation.atomic_files import HALF_WRITTEN, LOCK_FILE, check_writable, locked, make_readable, replacing
 from layer_distillation.errors import UserError
 from layer_distillation.pretrained import ADAPTER_FILE
 from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE, RunRecord
@@ -29,7 +29,6 @@ from text_data.thresholds import THRESHOLDS_FILE
 logger = logging.getLogger(__name__)
 
 COMPLETE_MARK = "complete"
-LOCK_FILE = ".run.lock"
 # What a new run may not leave beside its own files. Trainer adds to `all_results.json`, so that metrics of an earlier
 # run would stay in it, and of a whole model and an adapter only one is the student.
 FILES_OF_A_RUN = (

@@ -48,7 +48,6 @@ from training.model_card import write_model_card
 from training.output_folder import (
     CheckpointMarker,
     checkpoint_to_resume,
-    claimed,
     closing_run_folder,
     earlier_records,
     open_run_folder,
@@ -270,9 +269,12 @@ def score(trainer: DistillationTrainer, inputs: Inputs, folder: str) -> dict[str
 
 
 def score_again(trainer: DistillationTrainer, inputs: Inputs) -> None:
-    """Scores the student of a finished run as `score` does; its files are replaced once all new ones are written."""
+    """Scores the student of a finished run as `score` does; its files are replaced once all new ones are written.
+
+    The caller has claimed the folder before it loaded the student, so that no other run replaces it in between.
+    """
     args = trainer.args
-    with claimed(args), replacing(args.output_dir, args.distributed_state) as folder:
+    with replacing(args.output_dir, args.distributed_state) as folder:
         earlier = Path(args.output_dir) / ALL_RESULTS_FILE
         if trainer.is_world_process_zero() and earlier.is_file():
             shutil.copy(earlier, folder)  # which new results are added to
