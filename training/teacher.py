@@ -51,6 +51,9 @@ SHARED_WITH_STUDENT = (
     "lr_scheduler_type",
     "lr_scheduler_kwargs",
     "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "optim_args",
+    "optim_target_modules",
     "bf16",
     "fp16",
     "train_sampling_strategy",
@@ -270,15 +273,16 @@ def _kept_teacher(start: TeacherStart, recipe: Mapping) -> dict | None:
     kept = json.loads((folder / RECIPE_FILE).read_text()) if (folder / RECIPE_FILE).is_file() else None
     # One answer for all processes: one that found no teacher would wait in its training for those that did.
     (kept,) = broadcast_object_list([kept])
-    is_finished = kept is not None and kept["train_loss"] is not None
-    if is_finished and kept["recipe"] == recipe:
-        return kept
-    changed = [name for name in recipe if recipe[name] != kept["recipe"].get(name)] if is_finished else []
-    if changed and not start.args.overwrite_teacher:
-        raise UserError(
-            f"--teacher_output_dir {folder} holds a teacher that was made with another {', '.join(changed)}. Choose "
-            "another folder, or replace that teacher with --overwrite_teacher."
-        )
+    if kept is not None and kept["train_loss"] is not None:
+        # A recipe of an earlier version lacks what was not set then.
+        changed = [name for name in recipe if recipe[name] != kept["recipe"].get(name)]
+        if not changed:
+            return kept
+        if not start.args.overwrite_teacher:
+            raise UserError(
+                f"--teacher_output_dir {folder} holds a teacher that was made with another {', '.join(changed)}. "
+                "Choose another folder, or replace that teacher with --overwrite_teacher."
+            )
     check_writable("teacher_output_dir", folder)
     return None
 
