@@ -87,7 +87,9 @@ def python_with(folder: Path, packages: Sequence[str]) -> Path:
 def node_client(folder: Path) -> Path:
     """Returns the client for Node, in a folder with its package."""
     if not folder.exists():
-        subprocess.run(["npm", "install", "--silent", "--prefix", folder, TRANSFORMERS_JS], check=True)
+        # The script of onnxruntime-node would fetch CUDA libraries.
+        install = ["npm", "install", "--silent", "--ignore-scripts", "--prefix", folder, TRANSFORMERS_JS]
+        subprocess.run(install, check=True)
     return Path(shutil.copy(CLIENTS / "transformers_js.mjs", folder))
 
 
