@@ -297,6 +297,16 @@ class DistillationTrainingArguments(TrainingArguments):
                 "+-1. Set --cosine_weight 0 for regression."
             )
 
+    @property
+    def examples_a_pass(self) -> int:
+        """Examples of one forward and backward pass on all devices of all processes."""
+        return self.train_batch_size * self.world_size
+
+    @property
+    def examples_a_step(self) -> int:
+        """Examples of an optimizer step."""
+        return self.examples_a_pass * self.gradient_accumulation_steps
+
     # ---- weights and temperature ----
 
     def at_progress(self, name: str, progress: float) -> float:

@@ -86,8 +86,7 @@ def choose_layers(source: PreTrainedModel, student_args: StudentArguments, run: 
 
 def _most_changing(source: PreTrainedModel, student_args: StudentArguments, run: Run) -> tuple[Layers, dict]:
     depth, inputs = student_depth(num_layers(source), student_args.num_student_layers), run.inputs
-    examples = inputs.tokenized["train"].shuffle(seed=run.args.seed, keep_in_memory=True)
-    examples = examples.select(range(min(NUM_EXAMPLES, len(examples))), keep_in_memory=True)
+    examples = inputs.training_sample(NUM_EXAMPLES, run.args.seed)
     changes = layer_changes(source, examples, inputs.collator, run.args.per_device_eval_batch_size)
     (changes,) = broadcast_object_list([changes])  # other devices round otherwise
     layers = most_changing_layers(changes[student_args.layer_strategy], depth)

@@ -349,8 +349,7 @@ def _loss_settings(args: DistillationTrainingArguments) -> dict[str, float | str
 def _training_settings(args: DistillationTrainingArguments) -> dict[str, float]:
     """Returns what is needed beside the loss to train alike; the batch is that of an optimizer step."""
     length = {"max_steps": args.max_steps} if args.max_steps > 0 else {"num_train_epochs": args.num_train_epochs}
-    batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return {"learning_rate": args.learning_rate, **length, "batch_size": batch_size}
+    return {"learning_rate": args.learning_rate, **length, "batch_size": args.examples_a_step}
 
 
 def method_of(training_args: DistillationTrainingArguments, with_lora: bool) -> str:
