@@ -428,7 +428,7 @@ class DistillationTrainer(Trainer):
             # Trainer's own count: accelerate's `set_epoch` does not reach the sampler of a resumed data loader.
             epoch=lambda: int(self.state.epoch or 0),
             lengths=lengths,
-            batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            batch_size=self.args.examples_a_step,
         )
 
     @property

@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
     inputs = load_inputs(path, teacher_args, data_args, training_args)
     identity_texts = read_identity_texts(identity_args) if identity_args.identity_file else None
     if identity_texts:
-        check_measurable(identity_texts, inputs.data.labels.names, identity_args)
+        check_measurable(identity_texts, inputs.data.labels, identity_args)
     start = load_teacher(path, teacher_args, inputs.data.labels)
     grid = Grid(
         settings=settings,

@@ -29,7 +29,6 @@ if __name__ == "__main__":
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from layer_distillation.arguments import DistillationTrainingArguments
@@ -45,6 +44,7 @@ from training.arguments import (
 )
 from training.checkpoints import load_classifier
 from training.command_line import parse_arguments, run_script, set_up_logging
+from training.hub import open_repository, push_student
 from training.inputs import check_training_labels, load_inputs, read_by_student, with_trimmed_vocabulary
 from training.output_folder import check_output_dir, claimed
 from training.run import (
@@ -53,7 +53,6 @@ from training.run import (
     begin_run,
     build_trainer,
     finished_run,
-    push_student,
     score_again,
     train_and_finish,
 )
@@ -113,8 +112,12 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     inputs = with_trimmed_vocabulary(inputs, vocabulary_args, data_args, training_args)
     check_student(start, student_args, training_args, inputs)
     finished = finished_run(settings, inputs, training_args, overwrite)
+    repository = open_repository(training_args) if push_to_hub else None
     if finished is not None:
         print(results_table(finished))
+        if repository:
+            with claimed(training_args):
+                push_student(training_args, repository, finished)
         return finished
     check_teacher(start, training_args, inputs.read_by_teacher)
     with claimed(training_args):
@@ -126,14 +129,11 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
         run = Run(training_args, inputs, teacher, record, checkpoint, overwrite=overwrite)
         student, origin = start_student(run, student_args)
         trainer = build_trainer(student, inputs, training_args, teacher, origin.layers)
-        if push_to_hub:
-            trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
-            run = replace(run, record=replace(record, name=trainer.hub_model_id))
         record = train_and_finish(run, trainer, origin)
         if trainer.is_world_process_zero():
             print(results_table(record))
-            if push_to_hub:
-                push_student(trainer)
+            if repository:
+                push_student(training_args, repository, record)
     return record
 
 

@@ -38,6 +38,7 @@ from training.arguments import (
     resolve_defaults,
 )
 from training.command_line import parse_arguments, run_script, set_up_logging
+from training.hub import open_repository, push_student
 from training.inputs import check_training_labels, load_inputs
 from training.lora import check_layers_are_copied, check_vocabulary_is_whole, save_merged
 from training.output_folder import check_output_dir, claimed
@@ -47,7 +48,6 @@ from training.run import (
     begin_run,
     build_trainer,
     finished_run,
-    push_student,
     score_again,
     train_and_finish,
 )
@@ -109,10 +109,14 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     check_student(start, student_args, training_args, inputs)
     target_modules(start.model, lora_args.lora_target_modules)
     finished = finished_run(settings, inputs, training_args, overwrite)
+    repository = open_repository(training_args) if push_to_hub else None
     if finished is not None:
         if lora_args.merge_adapter:
             with claimed(training_args):
                 save_merged(training_args.output_dir, inputs.tokenizer)
+        if repository:
+            with claimed(training_args):
+                push_student(training_args, repository, finished)
         print(results_table(finished))
         return finished
     check_teacher(start, training_args, inputs)
@@ -129,9 +133,6 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
         trainable, total = count_parameters(student)
         logger.info(f"Parameters: {trainable:,} of the student's {total:,} are trained ({trainable / total:.1%})")
         trainer = build_trainer(student, inputs, training_args, teacher, origin.layers)
-        if push_to_hub:
-            trainer.init_hf_repo()  # a wrong token or name shows now, not after the training
-            run = replace(run, record=replace(record, name=trainer.hub_model_id))
         record = train_and_finish(run, trainer, origin)
         if lora_args.merge_adapter:
             save_merged(training_args.output_dir, inputs.tokenizer)
@@ -139,8 +140,8 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
             print(results_table(record))
             megabytes = record.student.adapter["megabytes"]
             print(f"\nTrained: {trainable:,} of {total:,} parameters; the adapter has {megabytes:.1f} MB.")
-            if push_to_hub:
-                push_student(trainer)
+            if repository:
+                push_student(training_args, repository, record)
     return record
 
 

@@ -34,6 +34,8 @@ def main() -> None:
         if repeated:
             raise ValueError(f"Models are told apart by their folders' names, but two are called {repeated[0]}.")
         app = create_app(Service(models, workers=available_cores()))
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: --backend {args.backend} needs {error.name}. Run `pip install {error.name}`.")
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
     share_cores()

@@ -122,7 +122,11 @@ class Model(ABC):
         with open(weights, "rb") as file:
             self.fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
         self._pad_token_id = config.get("pad_token_id") or 0
-        self._tokenizer = Tokenizer.from_file(str(_tokenizer_file(folder)))
+        file = _tokenizer_file(folder)
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises plain exceptions
+            raise ValueError(f"{file} cannot be read: {error}. Copy it again, or export the model again.") from error
         self._tokenizer.no_padding()
         side = tokenizer_config.get("truncation_side", "right")
         self._tokenizer.enable_truncation(self.max_length, direction=side)
@@ -268,7 +272,9 @@ def load_model(folder: str | Path, backend: str = "int8") -> Model:
     """
     folder = Path(folder).resolve()
     checkpoint = folder.parent if folder.name in EXPORT_FOLDERS else folder
-    exports = [checkpoint / name for name in EXPORT_FOLDERS if (checkpoint / name / "config.json").is_file()]
+    # An export that was named comes first.
+    names = [folder.name, *EXPORT_FOLDERS] if folder.name in EXPORT_FOLDERS else EXPORT_FOLDERS
+    exports = [checkpoint / name for name in names if (checkpoint / name / "config.json").is_file()]
     export = exports[0] if exports else folder
     metrics = _read_json_if_there(export / METRICS_FILE)
     if backend == "pytorch":

@@ -11,6 +11,7 @@ score_file      scoring a file with the app, its rate and memory
 load_app        the app under load
 empty_app       the app without a model, for load_app
 engines         DDP, ZeRO and FSDP against one process
+speed_tables    tables and the chart of training_speed
 training_setup  data, teacher, student and loops that the timings of training share
 measuring       clocks, memory, processes
 results         result files in docs/results/

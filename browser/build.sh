@@ -10,6 +10,10 @@ set -euo pipefail
 export_folder=$1
 site=$2
 here=$(dirname "$0")
+if grep -q '"problem_type": "regression"' "$export_folder/config.json"; then
+  echo "The page shows labels, and $export_folder is a regression model. Read its number from the ONNX file." >&2
+  exit 1
+fi
 packages=$(mktemp -d)
 trap 'rm -rf "$packages"' EXIT
 npm install --silent --ignore-scripts --prefix "$packages" @huggingface/transformers@4.3.2

@@ -73,8 +73,8 @@ class ComparisonArguments:
     num_workers: int = field(
         default=1,
         metadata={
-            "help": "Processes that run cells side by side; each gets its share of the threads, or a GPU. The same "
-            "command, started again in the meantime, also on other machines with the same folder, joins in."
+            "help": "Processes that run cells side by side; each gets its share of the threads, or a GPU. To add "
+            "processes, start the same command again, also on other machines that share the folder."
         },
     )
     dry_run: bool = field(

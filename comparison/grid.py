@@ -249,6 +249,11 @@ def _check_encoder(grid: Grid, start: TeacherStart, methods: Sequence[str]) -> N
                 f"--methods {' '.join(methods)} start from the encoder before its fine-tuning, but "
                 f"--teacher_name_or_path {start.path} is fine-tuned. Name the encoder: --encoder_name_or_path."
             )
+        if grid.teacher_args.teacher_revision is not None:
+            raise UserError(
+                f"--methods {' '.join(methods)} would start from the encoder's main branch, but --teacher_revision is "
+                f"{grid.teacher_args.teacher_revision}. Fetch it and name its folder: --encoder_name_or_path."
+            )
         return
     _, trained_for = load_for_labels(grid.encoder_path, grid.inputs.data.labels, grid.training_args.seed)
     if trained_for is not None:
@@ -308,7 +313,7 @@ def run_grid(
             bar.update((len(plans) - len(waiting)) * steps - bar.n)
             waits_for_others = share.waits_for_the_end() or helped
             if waiting and not waits_for_others:
-                break
+                return None
             time.sleep(POLL_SECONDS if waiting else 0)
     if not share.waits_for_the_end():
         return None

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from comparison.bootstrap import Scores, draw
+from comparison.metrics import NUM_BINS
 from layer_distillation.errors import UserError
 
 AUCS = ("subgroup_auc", "bpsn_auc", "bnsp_auc")
@@ -35,7 +36,6 @@ POWER = -5
 THRESHOLD = 0.5
 # An identity with fewer toxic or fewer harmless texts is left out: its AUCs would say nothing.
 MIN_TEXTS = 20
-NUM_BINS = 10
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """The identity bias of the teacher and of the students of a grid.
 
 texts = read_identity_texts(identity_args)
-check_measurable(texts, label_names, identity_args)
+check_measurable(texts, labels, identity_args)
 measured = measure_groups(plans, grid, teacher, texts, identity_args)    # {"teacher": ..., "odd, distilled": ...}
 report += identity_section(texts, measured)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from datasets import Dataset
@@ -27,14 +27,15 @@ from comparison.methods import METHODS
 from comparison.results import TEACHER, load_student
 from comparison.styles import group_title
 from layer_distillation.model_outputs import compute_logits
+from text_data.labels import LabelMap
 from training.tables import grouped
 from training.teacher import Teacher
 
 
-def check_measurable(texts: IdentityTexts, label_names: Sequence[str], args: IdentityArguments) -> None:
+def check_measurable(texts: IdentityTexts, labels: LabelMap, args: IdentityArguments) -> None:
     """Raises a `UserError`, before hours of training, for what would end in one afterwards."""
     measurable(texts.is_toxic, texts.mentions)
-    args.toxic_positions(label_names)
+    args.toxic_positions(labels.names)
 
 
 def measure_groups(
@@ -50,19 +51,22 @@ def measure_groups(
     max_length = min(grid.data_args.max_seq_length, tokenizer.model_max_length)
     tokenized = Dataset.from_dict(dict(tokenizer(list(texts.texts), truncation=True, max_length=max_length)))
 
-    def measure(models: Sequence[PreTrainedModel], varies: bool = True) -> IdentityBias:
+    def score(models: Iterable[PreTrainedModel]) -> np.ndarray:
+        """Returns probabilities of toxic, `(models, texts)`."""
         batch_size, bf16 = grid.training_args.per_device_eval_batch_size, grid.training_args.bf16
         logits = [compute_logits(model, tokenized, grid.inputs.collator, batch_size, bf16) for model in models]
-        probabilities = toxic_probabilities(np.stack(logits), grid.inputs.data.labels.names, args)
+        return toxic_probabilities(np.stack(logits), grid.inputs.data.labels, args)
+
+    def measure(probabilities: np.ndarray, varies: bool = True) -> IdentityBias:
         return identity_bias(texts.is_toxic, probabilities, texts.mentions, varies=varies)
 
-    measured = {group_title(TEACHER): measure([teacher.load(grid.training_args.device)], varies=False)}
+    measured = {group_title(TEACHER): measure(score([teacher.load(grid.training_args.device)]), varies=False)}
     plans = [plan for plan in plans if METHODS[plan.cell.method].reads_teacher_tokens]
     for group, cells in grouped(plans, key=lambda plan: plan.cell.group).items():
-        students = [load_student(plan, grid).to(grid.training_args.device) for plan in cells]
-        measured[group_title(group)] = measure(students)
-        for plan, student in zip(cells, students, strict=True):
-            write_beside_model(plan.folder, texts.source, {"checkpoint": measure([student])})
+        probabilities = score(load_student(plan, grid).to(grid.training_args.device) for plan in cells)
+        measured[group_title(group)] = measure(probabilities)
+        for plan, of_one in zip(cells, probabilities, strict=True):
+            write_beside_model(plan.folder, texts.source, {"checkpoint": measure(of_one[None])})
     return measured
 
 

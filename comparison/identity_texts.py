@@ -3,21 +3,27 @@
     args = IdentityArguments(identity_file="intersectional.csv", identity_text_column="phrase")
     texts = read_identity_texts(args)
     texts.mentions["gay"]                                       # `(texts,)`, booleans
-    toxic_probabilities(logits, label_names, args)              # `(texts,)`
+    toxic_probabilities(logits, labels, args)                   # `(texts,)`
 
 An identity is a column of the file, as in Civil Comments, or else a word of the text, as in templates.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from layer_distillation.errors import UserError
+from layer_distillation.problem_types import MULTI_LABEL
+from text_data.columns import NUMBER
 from text_data.files import READERS, read_file
+from text_data.label_columns import share_of
+from text_data.labels import LabelMap
+from text_data.names import split_names
 
 # The identities of Perspective's templates.
 IDENTITIES = (
@@ -46,7 +52,10 @@ class IdentityArguments:
     )
     toxic_labels: list[str] = field(
         default_factory=lambda: ["toxic"],
-        metadata={"help": "Labels that count as toxic, in the file and among the model's labels."},
+        metadata={
+            "help": "Labels that count as toxic, in the file and among the model's labels. If these are independent "
+            "of each other, the most probable one counts."
+        },
     )
     identities: list[str] = field(
         default_factory=lambda: list(IDENTITIES),
@@ -55,6 +64,12 @@ class IdentityArguments:
             "texts. Unset: 51 common words."
         },
     )
+
+    def __post_init__(self):
+        # Argument files join lists by commas.
+        self.toxic_labels, self.identities = (
+            [name for word in words for name in split_names(word)] for words in (self.toxic_labels, self.identities)
+        )
 
     def toxic_positions(self, label_names: Sequence[str]) -> list[int]:
         """Returns the positions of the toxic ones among a model's labels.
@@ -115,7 +130,7 @@ def read_identity_texts(args: IdentityArguments) -> IdentityTexts:
         texts=texts,
         is_toxic=np.array([_is_toxic(row[args.identity_label_column], args) for row in rows], dtype=bool),
         mentions={
-            name: np.array([_share(row[name], name) >= MAJORITY for row in rows], dtype=bool)
+            name: np.array([_is_mentioned(row[name], name) for row in rows], dtype=bool)
             if name in columns
             else _mention(texts, name)
             for name in args.identities
@@ -124,28 +139,24 @@ def read_identity_texts(args: IdentityArguments) -> IdentityTexts:
 
 
 def _is_toxic(value: object, args: IdentityArguments) -> bool:
-    if value in (None, ""):
-        raise UserError(f"--identity_label_column {args.identity_label_column} must have a value in every row.")
-    if isinstance(value, str) and not _is_number(value):
-        return value in args.toxic_labels
-    return _share(value, args.identity_label_column) >= MAJORITY
+    if str(value) in args.toxic_labels:
+        return True
+    share = share_of(value)
+    if share is None and isinstance(value, str) and not NUMBER.fullmatch(value):
+        return False  # the name of another label
+    if share is None or math.isnan(share):
+        raise UserError(
+            f"--identity_label_column {args.identity_label_column} must hold a label or a share from 0 to 1 in every "
+            f"row, found {value!r}. Ids of labels are no shares: name the toxic ones by --toxic_labels."
+        )
+    return share >= MAJORITY
 
 
-def _share(value: object, column: str) -> float:
-    """Returns the share of annotators that a cell holds; none for an empty one."""
-    if value in (None, ""):
-        return 0.0
-    if isinstance(value, str) and not _is_number(value):
+def _is_mentioned(value: object, column: str) -> bool:
+    share = share_of(value)
+    if share is None:
         raise UserError(f"The column {column} of --identity_file must hold numbers from 0 to 1, found {value!r}.")
-    return float(value)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return share >= MAJORITY  # NaN, nobody was asked, is no majority
 
 
 def _mention(texts: Sequence[str], word: str) -> np.ndarray:
@@ -153,14 +164,19 @@ def _mention(texts: Sequence[str], word: str) -> np.ndarray:
     return np.array([pattern.search(text) is not None for text in texts], dtype=bool)
 
 
-def toxic_probabilities(logits: np.ndarray, label_names: Sequence[str], args: IdentityArguments) -> np.ndarray:
-    """Returns the probability of the labels that count as toxic, for a model that chooses one label.
+def toxic_probabilities(logits: np.ndarray, labels: LabelMap, args: IdentityArguments) -> np.ndarray:
+    """Returns the probability that a text is toxic.
+
+    That is the sum over the toxic labels of a model that chooses one label, and the highest of their probabilities
+    where labels are independent of each other.
 
     Args:
         logits: `(..., labels)`.
-        label_names: in the order of the logits.
 
     Raises:
         UserError: as `IdentityArguments.toxic_positions`.
     """
-    return softmax(logits, axis=-1)[..., args.toxic_positions(label_names)].sum(axis=-1)
+    positions = args.toxic_positions(labels.names)
+    if labels.problem_type == MULTI_LABEL:
+        return expit(logits[..., positions]).max(axis=-1)
+    return softmax(logits, axis=-1)[..., positions].sum(axis=-1)

@@ -4,6 +4,8 @@ sweep             layer strategies x recipes x seeds
 better_students   averages, neurons, corrected teachers: what else makes better students
 kept_sentences    a comparison on SST-2, scored on 10,000 sentences more
 shapes            weights of students made in other ways, for better_students
+other_vocabulary  students with another vocabulary than their teacher
+modernbert_layers students of ModernBERT whose first layer loses its norm
 layer_sets        every set of layers, each trained in full
 known_mistakes    what the usual mistakes of this exercise cost
 trial_length      how long the trials of a layer search must be

@@ -10,7 +10,6 @@ other kinds of processors, and to `int8_forms.md`.
 """
 
 import argparse
-import csv
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from transformers import AutoConfig, AutoTokenizer
 
 from benchmarks.results import RESULTS, write_results
+from experiments.known_figures import read_rows
 from export.arguments import FLOAT32_FILE
 from export.gate import Gate
 from export.int8 import QUANTIZED_OPERATORS, WEIGHT_TYPES, processor_name, this_processor
@@ -116,8 +116,7 @@ def verdict(gate: Gate, logits: np.ndarray) -> dict[str, str]:
 
 def read_texts(file: Path) -> tuple[list[str], list[str]]:
     """Returns the texts of a csv file and their labels."""
-    with open(file, encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_rows(file)
     return [row["text"] for row in rows], [row["label"] for row in rows]
 
 
@@ -186,10 +185,7 @@ def measure(sessions: dict, batches: dict[int, list[Batch]], rounds: int) -> dic
 def other_processors(kind: str) -> list[dict]:
     """Returns the rows that were measured on other kinds of processors."""
     file = RESULTS / f"{NAME}.csv"
-    if not file.is_file():
-        return []
-    with open(file, encoding="utf-8", newline="") as stream:
-        return [row for row in csv.DictReader(stream) if row["processor"] != kind]
+    return [row for row in read_rows(file) if row["processor"] != kind] if file.is_file() else []
 
 
 def table(rows: Sequence[dict]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from export.int8 import WEIGHT_TYPES, this_processor
 from layer_distillation.atomic_files import LOCK_FILE, check_writable
 from layer_distillation.errors import UserError
+from layer_distillation.pretrained import ADAPTER_FILE
 
 # The folder and the names by which transformers.js and optimum find a graph. transformers.js takes the second one in
 # browsers.
@@ -64,7 +65,7 @@ class ExportArguments:
                 f"--int8_processor must be one of {', '.join(WEIGHT_TYPES)}, found {self.int8_processor!r}. Leave it "
                 "out for the processor that runs the export."
             )
-        if (Path(self.model_name_or_path) / "adapter_config.json").is_file():
+        if (Path(self.model_name_or_path) / ADAPTER_FILE).is_file():
             raise UserError(
                 f"--model_name_or_path must be a whole model, but {self.model_name_or_path} holds a LoRA adapter. "
                 "Train it with --merge_adapter, and name the folder `merged` that this writes."

@@ -69,7 +69,7 @@ class DistillationTrainingArguments(TrainingArguments):
         default=2.0,
         metadata={
             "help": "T, > 0: logits are divided by it before KL. 1 leaves the predictions as they are; larger "
-            "values make them more even."
+            "values flatten them."
         },
     )
     cosine_weight: float = field(
@@ -142,8 +142,8 @@ class DistillationTrainingArguments(TrainingArguments):
     student_dropout: float | None = field(
         default=None,
         metadata={
-            "help": "Dropout rate of the student in training, in [0, 1). On SST-2, students distilled with 0 were at "
-            "least as good as with 0.1. Unset: the rates of its config."
+            "help": "Dropout rate of the student in training, in [0, 1). On SST-2, 0 and 0.1 could not be told apart. "
+            "Unset: the rates of its config."
         },
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the student; > 0."})
@@ -296,6 +296,16 @@ class DistillationTrainingArguments(TrainingArguments):
                 "--cosine_weight is positive, but the model has a single output, and the cosine of two numbers is "
                 "+-1. Set --cosine_weight 0 for regression."
             )
+
+    @property
+    def examples_a_pass(self) -> int:
+        """Examples of one forward and backward pass on all devices of all processes."""
+        return self.train_batch_size * self.world_size
+
+    @property
+    def examples_a_step(self) -> int:
+        """Examples of an optimizer step."""
+        return self.examples_a_pass * self.gradient_accumulation_steps
 
     # ---- weights and temperature ----
 

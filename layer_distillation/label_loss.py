@@ -105,7 +105,8 @@ class LabelLoss:
             return self._compute_loss_func(outputs, batch.get("labels"), num_items_in_batch=num_items)
         loss = loss_of(outputs)
         if loss is not None and not self._is_computed_here(batch):
-            return loss.mean()  # of several GPUs in one process
+            loss = loss.mean()  # of several GPUs in one process
+            return loss.where(self.num_items(batch, num_real).to(loss.device) > 0, 0.0) if is_training else loss
         if labels is None:
             return None
         logits = logits_of(outputs)

@@ -34,24 +34,23 @@ def task_loss(
     Args:
         logits: `(batch, num_labels)`, any floating-point dtype.
         labels: class ids `(batch,)` for single-label; targets from 0 to 1 `(batch, num_labels)` for multi-label, NaN
-            where a label is unknown; targets `(batch,)` or `(batch, num_labels)` for regression.
+            where a label is unknown; targets `(batch,)` or `(batch, num_labels)` for regression, likewise.
         problem_type: as in `config.problem_type`.
         label_smoothing: share of the target mass spread evenly over the classes, in [0, 1); single-label only.
 
     Returns:
-        `(batch,)`: cross-entropy in nats, binary cross-entropy in nats averaged over the known labels (0 if none is
-        known), or squared error averaged over the outputs. The mean over the examples that have a label is what the
+        `(batch,)`: cross-entropy in nats, or binary cross-entropy in nats or squared error, averaged over the known
+        labels (0 if none is known). The mean over the examples that have a label is what the
         `transformers` heads compute.
     """
     logits = logits.float()
     if problem_type == SINGLE_LABEL:
         return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
     labels = labels.float().view_as(logits)
-    if problem_type == MULTI_LABEL:
-        is_known = ~labels.isnan()
-        losses = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(), reduction="none")
-        return (losses * is_known).sum(dim=-1) / is_known.sum(dim=-1).clamp_min(1)
-    return F.mse_loss(logits, labels, reduction="none").mean(dim=-1)
+    is_known = ~labels.isnan()
+    compare = F.binary_cross_entropy_with_logits if problem_type == MULTI_LABEL else F.mse_loss
+    losses = compare(logits, labels.nan_to_num(), reduction="none")
+    return (losses * is_known).sum(dim=-1) / is_known.sum(dim=-1).clamp_min(1)
 
 
 def kl_divergence_loss(

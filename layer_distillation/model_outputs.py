@@ -26,6 +26,11 @@ from transformers.trainer_utils import unwrap_peft_model
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
+def with_model_inputs(tokenized: Dataset) -> Dataset:
+    """Returns a tokenized data set with no other columns than those that a model reads."""
+    return tokenized.select_columns([name for name in MODEL_INPUTS if name in tokenized.column_names])
+
+
 def outputs_of_batches(
     model: PreTrainedModel,
     dataset: Dataset,
@@ -51,7 +56,7 @@ def outputs_of_batches(
     Yields:
         For each batch: the positions of its examples, its tensors on the model's device, and the model's outputs.
     """
-    inputs = dataset.select_columns([name for name in MODEL_INPUTS if name in dataset.column_names])
+    inputs = with_model_inputs(dataset)
     device = next(model.parameters()).device
     flags = {"output_hidden_states": True, "return_dict": True} if output_hidden_states else {}
     for start in range(0, len(order), batch_size):

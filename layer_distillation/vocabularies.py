@@ -45,8 +45,9 @@ def _tokenizer_beside(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
     if not model.name_or_path:
         return None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True)
-    except (OSError, ValueError):
+        # Unset, `trust_remote_code` would have transformers ask on the terminal.
+        tokenizer = AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True, trust_remote_code=False)
+    except Exception:  # `tokenizers` raises plain exceptions for damaged files
         return None
     # Without files, transformers makes a tokenizer that knows no words.
     return None if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens) else tokenizer

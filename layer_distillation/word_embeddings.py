@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from layer_distillation.encoder_layers import blueprint
 from layer_distillation.errors import UserError
-from layer_distillation.model_outputs import MODEL_INPUTS, forward_columns, logits_of
+from layer_distillation.model_outputs import forward_columns, logits_of, with_model_inputs
 from layer_distillation.student_config import encoder_config
 
 CHECKED_EXAMPLES = 8
@@ -66,8 +66,7 @@ def keep_pieces(
     smaller.tie_weights()
     smaller = smaller.to(model.device).eval()
     examples = tokenized.select(range(min(CHECKED_EXAMPLES, len(tokenized))))
-    columns = [name for name in MODEL_INPUTS if name in tokenized.column_names]
-    _check_logits(model, smaller, ids, collator(examples.select_columns(columns).to_list()))
+    _check_logits(model, smaller, ids, collator(with_model_inputs(examples).to_list()))
     return smaller
 
 

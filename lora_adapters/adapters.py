@@ -28,7 +28,7 @@ from transformers.trainer_utils import unwrap_peft_model
 from layer_distillation.encoder_layers import blueprint, find_layer_list
 from layer_distillation.errors import UserError
 from layer_distillation.merging import has_native_adapters
-from layer_distillation.model_outputs import MODEL_INPUTS
+from layer_distillation.model_outputs import with_model_inputs
 from layer_distillation.student_config import config_of_layers
 from lora_adapters.arguments import LoraArguments
 
@@ -102,8 +102,7 @@ def add_lora(
 
 def _batches(examples: Dataset, collator: Callable) -> list[dict]:
     """Returns the batches that EVA reads."""
-    columns = [name for name in MODEL_INPUTS if name in examples.column_names]
-    examples = examples.select_columns(columns).select(range(min(NUM_EVA_EXAMPLES, len(examples))))
+    examples = with_model_inputs(examples).select(range(min(NUM_EVA_EXAMPLES, len(examples))))
     batch_size = min(32, len(examples))  # a smaller last batch could have too few tokens for a decomposition
     return [dict(batch) for batch in DataLoader(examples, batch_size, collate_fn=collator, drop_last=True)]
 

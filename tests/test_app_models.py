@@ -119,6 +119,14 @@ def test_a_file_that_is_no_model_says_so(served_model, tmp_path):
         load_model(tmp_path)
 
 
+def test_a_damaged_tokenizer_is_named(served_model, tmp_path):
+    shutil.copytree(served_model / "export", tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "tokenizer.json"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"tokenizer\.json cannot be read"):
+        load_model(tmp_path)
+
+
 def test_two_classes_without_names_get_those_of_transformers(served_model, tmp_path):
     shutil.copytree(served_model / "export", tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -206,6 +214,10 @@ def test_an_export_of_the_first_version_is_read(served_model, tmp_path):
     for backend in ("int8", "float32"):
         old, new = load_model(tmp_path / "small", backend), load_model(served_model, backend)
         assert (old.name, old.classify(TEXTS)) == ("small", new.classify(TEXTS))
+    # Beside a newer export, the one that is named is served.
+    shutil.copytree(served_model / "export", tmp_path / "small" / "export")
+    assert load_model(export).folder == export
+    assert load_model(tmp_path / "small").folder == tmp_path / "small" / "export"
 
 
 # ---- Which words count ----

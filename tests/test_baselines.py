@@ -241,3 +241,11 @@ def test_a_fine_tuned_teacher_does_not_stand_for_the_encoder_before_it(teacher, 
     with pytest.raises(UserError, match="--encoder_name_or_path .*bad, good"):
         run_here(*arguments, "--encoder_name_or_path", teacher, "--output_dir", tmp_path / "grid")
     assert read_record(tmp_path / "grid") is None
+
+
+@pytest.mark.usefixtures("script_caches")
+def test_a_revision_of_the_teacher_is_not_taken_for_one_of_the_encoder(make_teacher, files, tmp_path):
+    encoder = make_teacher(["bad", "good"], encoder_only=True)
+    arguments = ["--teacher_name_or_path", encoder, "--teacher_revision", "abc", *files, *GRID]
+    with pytest.raises(UserError, match="--teacher_revision is abc.*--encoder_name_or_path"):
+        run_here(*arguments, "--methods", "distill", "linear_probe", "--output_dir", tmp_path / "grid")

@@ -13,6 +13,7 @@ from benchmarks import profile_step, sweep_speed
 from benchmarks.measuring import in_own_process
 from benchmarks.profile_step import PARTS, profile_epoch, step_flop
 from benchmarks.scaling import run, scaling_table
+from benchmarks.speed_tables import comparison_table
 from benchmarks.training_setup import (
     CountingCollator,
     Setup,
@@ -27,7 +28,6 @@ from benchmarks.training_speed import (
     Turns,
     Variant,
     cache_dir,
-    comparison_table,
     cost_of_cache,
     steps_a_turn,
     train,

@@ -763,12 +763,29 @@ def test_float_labels_of_a_model_that_decides_by_itself_need_a_problem_type_besi
     assert step_logs(trainer)[0]["loss_kl"] == pytest.approx(kl, rel=1e-4)
 
 
-def test_a_model_of_the_next_token_is_compared_with_its_teacher_where_the_next_token_has_a_label(build_trainer):
-    def decoder(seed):
-        torch.manual_seed(seed)
-        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
-        return LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB_SIZE, initializer_range=0.2, **sizes)).eval()
+def decoder(seed):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB_SIZE, initializer_range=0.2, **sizes)).eval()
 
+
+def test_a_batch_in_which_no_token_has_a_label_changes_neither_loss_nor_weights(build_trainer):
+    examples = random_examples(8).map(
+        lambda row, index: {"labels": row["input_ids"] if index < 4 else [-100] * len(row["input_ids"])},
+        with_indices=True,
+    )
+    labelled = pad(list(examples.select(range(4)).remove_columns("token_type_ids")))
+    with torch.no_grad():
+        expected = decoder(0)(**labelled).loss.item()
+    # In their order, so that the second batch of the step has no label.
+    sizes = {"max_steps": 1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    trainer = build_trainer(decoder(0), None, examples, kl_weight=0, train_sampling_strategy="sequential", **sizes)
+    trainer.train()
+    assert step_logs(trainer)[0]["loss_ce"] == pytest.approx(expected, rel=1e-5)
+    assert all(weight.isfinite().all() for weight in trainer.model.parameters())
+
+
+def test_a_model_of_the_next_token_is_compared_with_its_teacher_where_the_next_token_has_a_label(build_trainer):
     examples = random_examples(8).map(lambda row: {"labels": [-100] * 2 + row["input_ids"][2:]})
     batch = pad(list(examples.remove_columns("token_type_ids")))
     with torch.no_grad():

@@ -140,11 +140,11 @@ def test_predictions_are_in_the_order_of_the_data_with_names_and_logits(make_tra
 
 def test_multi_label_predictions_are_the_labels_with_positive_logits(make_trainer, tmp_path):
     trainer = make_trainer(MULTI)
-    labels = [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]] * 3
+    labels = [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [np.nan, 1.0, 0.0]] * 3
     tokenized = DatasetDict(test=split(labels))
     metrics = predict_splits(trainer, inputs(MULTI, **tokenized), ("test",), tmp_path)
     rows = read_predictions(tmp_path / "predictions_test.csv")
-    assert [row["label"] for row in rows[:3]] == ["angry;vulgar", "", "sad"]
+    assert [row["label"] for row in rows[:3]] == ["angry;vulgar", "", "angry?;sad"]
     for row, logits in zip(rows, logits_one_by_one(trainer.model, tokenized["test"]), strict=True):
         assert row["prediction"] == ";".join(name for name, logit in zip(MULTI.names, logits) if logit > 0)
     assert "predict_micro_f1" in metrics

@@ -78,6 +78,8 @@ def test_a_teacher_that_ranks_a_rare_class_first_is_not_guessing_but_the_class_i
 def test_unknown_labels_and_soft_labels_count_as_in_the_metrics(log_of):
     shares = np.array([[1.0, np.nan], [0.0, 1.0], [0.0, 0.0], [np.nan, 0.0]] * 10)
     assert log_of(np.nan_to_num(shares) - 0.5, shares, SEVERAL) == ""
+    # Of three validation texts no label has both values: nothing was measured.
+    assert log_of(-shares[1:2], shares[1:2], SEVERAL) == ""
     soft = np.array([[0.7, 0.3], [0.2, 0.8]] * 20)
     assert log_of(soft, soft, LabelMap(SINGLE_LABEL, ("no", "yes"), is_soft=True)) == ""
 

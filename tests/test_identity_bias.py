@@ -10,6 +10,8 @@ from comparison.identity_report import to_json
 from comparison.identity_texts import IdentityArguments, read_identity_texts, toxic_probabilities
 from comparison.metrics import calibration_error
 from layer_distillation.errors import UserError
+from layer_distillation.problem_types import MULTI_LABEL, SINGLE_LABEL
+from text_data.labels import LabelMap
 
 NUM_TEXTS = 600
 
@@ -131,6 +133,13 @@ def test_identities_are_columns_of_shares_where_the_file_has_them_and_words_else
     }
 
 
+def test_ids_count_as_toxic_if_the_arguments_name_them(tmp_path):
+    file = tmp_path / "phrases.csv"
+    file.write_text("text,label\nI am old,0\nI hate the old,1\nold,2\n")
+    texts = read_identity_texts(IdentityArguments(identity_file=str(file), toxic_labels=["1", "2"]))
+    assert texts.is_toxic.tolist() == [False, True, True]
+
+
 def test_labels_by_name_count_as_toxic_if_the_arguments_say_so(tmp_path):
     file = tmp_path / "phrases.csv"
     file.write_text("text,label\nI am old,nontoxic\nI hate the old,hateful\nold,toxic\n")
@@ -146,7 +155,10 @@ def test_labels_by_name_count_as_toxic_if_the_arguments_say_so(tmp_path):
         ("text,label\na,toxic\n", {"identity_text_column": "comment"}, ("--identity_text_column", "'comment'")),
         ("text,label\na,toxic\n", {"identity_label_column": "toxicity"}, ("--identity_label_column", "'toxicity'")),
         ("text,label,old\na,toxic,yes\n", {}, ("old", "'yes'")),
+        ("text,label,old\na,toxic,3\n", {}, ("old", "'3'")),
         ("text,label\na,\n", {}, ("--identity_label_column", "label")),
+        ("text,label\na,1\nb,2\n", {"toxic_labels": ["3"]}, ("--identity_label_column", "'2'", "--toxic_labels")),
+        ("text,label\na,-1\n", {}, ("--identity_label_column", "'-1'")),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(tmp_path, content, changes, named):
@@ -165,7 +177,20 @@ def test_a_file_that_is_missing_is_named():
 def test_the_probability_of_being_toxic_is_the_sum_over_the_toxic_labels():
     logits = np.log([[0.5, 0.3, 0.2]]) + 7
     args = IdentityArguments(toxic_labels=["hate_speech", "offensive_language"])
-    names = ("neither", "offensive_language", "hate_speech")
-    assert toxic_probabilities(logits, names, args) == pytest.approx([0.5])
+    labels = LabelMap(SINGLE_LABEL, ("neither", "offensive_language", "hate_speech"))
+    assert toxic_probabilities(logits, labels, args) == pytest.approx([0.5])
     with pytest.raises(UserError, match="--toxic_labels.*neither"):
-        toxic_probabilities(logits, names, IdentityArguments())
+        toxic_probabilities(logits, labels, IdentityArguments())
+
+
+def test_of_independent_labels_the_most_probable_toxic_one_counts():
+    probabilities = np.array([[0.9, 0.2, 0.6], [0.1, 0.3, 0.05]])
+    logits = np.log(probabilities / (1 - probabilities))
+    labels = LabelMap(MULTI_LABEL, ("praise", "insult", "threat"))
+    args = IdentityArguments(toxic_labels=["insult", "threat"])
+    assert toxic_probabilities(logits, labels, args) == pytest.approx([0.6, 0.3])
+
+
+def test_lists_of_an_argument_file_are_as_those_of_a_command_line():
+    args = IdentityArguments(toxic_labels=["insult,threat"], identities=["gay,african american", "old"])
+    assert args.toxic_labels == ["insult", "threat"] and args.identities == ["gay", "african american", "old"]

@@ -102,6 +102,10 @@ def test_narrow_keeps_every_layer_and_takes_no_depth():
         select_layers("narrow", 4, 2)
     with pytest.raises(UserError, match="--student_intermediate_size .*100"):
         StudentArguments("odd", student_intermediate_size=100)
+    with pytest.raises(UserError, match="--student_intermediate_size .*100 with --layers 1,2"):
+        StudentArguments("narrow", layers="1,2", student_intermediate_size=100)
+    with pytest.raises(UserError, match="--student_name_or_path .*--student_intermediate_size"):
+        StudentArguments(student_name_or_path="bert", student_intermediate_size=100)
 
 
 @pytest.mark.usefixtures("script_caches")

@@ -340,8 +340,8 @@ def test_a_search_that_is_broken_off_goes_on_and_ends_as_if_it_had_not_been(sear
     assert len(trainers) == len(losses(tmp_path / "student")) == 7
     assert read_search(tmp_path / "student")["chosen"] is None
     torch.rand(5)  # the random state is another one
-    with watched_trials() as trainers:
-        run_here(*arguments, *SEARCH, "--output_dir", tmp_path / "student")
+    with watched_trials() as trainers:  # with a setting that changes nothing
+        run_here(*arguments, *SEARCH, "--output_dir", tmp_path / "student", "--logging_steps", 50)
     assert len(trainers) == 2
     assert losses(tmp_path / "student") == losses(expected)
     assert weights(tmp_path / "student") == weights(expected)

@@ -231,6 +231,14 @@ def test_regression_accepts_integer_targets_of_either_shape():
     assert torch.equal(losses, task_loss(logits, targets.unsqueeze(-1), REGRESSION))
 
 
+def test_unknown_targets_of_a_regression_are_left_out():
+    logits, targets = random_logits(1, (BATCH, 3)), random_logits(2, (BATCH, 3))
+    expected = (logits - targets).square().mean(dim=1)
+    targets[0, 1] = targets[1] = math.nan
+    expected[0], expected[1] = (logits[0, [0, 2]] - targets[0, [0, 2]]).square().mean(), 0
+    assert_close_to_reference(task_loss(logits, targets, REGRESSION), expected.tolist())
+
+
 def test_the_example_at_the_top_of_the_module_runs():
     example = textwrap.dedent(
         "\n".join(line for line in layer_distillation.losses.__doc__.splitlines() if line.startswith("    "))

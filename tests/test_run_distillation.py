@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -34,7 +35,7 @@ from tests.script_runs import (
     write_csv,
     write_json_lines,
 )
-from training import run as training_run
+from training import hub
 
 pytestmark = pytest.mark.usefixtures("script_caches")
 
@@ -384,7 +385,8 @@ def test_a_finished_run_is_kept_unless_it_may_be_overwritten(teacher, files, tmp
     before = tree(folder)
     with monkeypatch.context() as patch:
         patch.delattr("transformers.Trainer.train")
-        assert run_here(*arguments, "--output_dir", folder, "--logging_steps", 3) == record
+        elsewhere = ["--logging_steps", 3, "--teacher_cache_dir", tmp_path / "cache"]
+        assert run_here(*arguments, "--output_dir", folder, *elsewhere) == record
         assert tree(folder) == before
         moved = folder.rename(tmp_path / "moved")
         assert run_here(*arguments, "--output_dir", moved) == record
@@ -405,19 +407,24 @@ def test_a_finished_run_is_kept_unless_it_may_be_overwritten(teacher, files, tmp
 def test_pushing_uploads_the_student_alone_and_once(teacher, files, tmp_path, monkeypatch):
     uploads, repositories = [], []
 
-    def create_repository(trainer):
-        trainer.hub_model_id = "me/student"
-        repositories.append(trainer.args.output_dir)
+    def create_repository(name, **kwargs):
+        repositories.append(name)
+        return SimpleNamespace(repo_id=f"me/{name}")
 
-    monkeypatch.setattr(training_run, "upload_folder", lambda **kwargs: uploads.append(kwargs))
-    monkeypatch.setattr(training_run.DistillationTrainer, "init_hf_repo", create_repository)
+    monkeypatch.setattr(hub, "upload_folder", lambda **kwargs: uploads.append(kwargs))
+    monkeypatch.setattr(hub, "create_repo", create_repository)
     arguments = ["--teacher_name_or_path", teacher, "--num_train_epochs", 1, *files, "--save_strategy", "epoch"]
-    run_here(*arguments, "--output_dir", tmp_path / "student", "--push_to_hub")
-    assert len(repositories) == 1
+    record = run_here(*arguments, "--output_dir", tmp_path / "student", "--push_to_hub")
+    assert repositories == ["student"]
     (upload,) = uploads
     assert upload["repo_id"] == "me/student"
     assert 'model="me/student"' in (tmp_path / "student" / "README.md").read_text()
     assert {"checkpoint-*/*", "stages/*", "teacher/*", "training_args.bin", "*.lock"} == set(upload["ignore_patterns"])
+
+    again = run_here(*arguments, "--output_dir", tmp_path / "student", "--push_to_hub", "--hub_model_id", "other")
+    assert again == record, "a finished run is uploaded as it is"
+    assert [upload["repo_id"] for upload in uploads] == ["me/student", "me/other"]
+    assert 'model="me/other"' in (tmp_path / "student" / "README.md").read_text()
 
 
 # ---- Bad input: a case for every step of a run; the others are in the tests of what they use ----

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 from collections import defaultdict
 from contextlib import contextmanager
 from functools import partial
@@ -793,3 +794,12 @@ def test_scores_may_change_by_a_share_of_their_scale_whatever_their_unit():
         assert gate.failures(1.05 * scores * unit) == []
         assert len(gate.failures(1.2 * scores * unit)) == 1  # the correlation is the same
         assert len(gate.failures(scores * unit + unit)) == 1
+
+
+def test_the_page_for_browsers_refuses_a_model_whose_scores_its_pipeline_cannot_give(tmp_path):
+    config = BertConfig(num_labels=1, problem_type=REGRESSION)
+    config.save_pretrained(tmp_path / "export")
+    build = ["bash", "browser/build.sh", tmp_path / "export", tmp_path / "site"]
+    ran = subprocess.run(build, cwd=Path(run_export.__file__).parent, capture_output=True, text=True)
+    assert ran.returncode == 1 and "regression" in ran.stderr and str(tmp_path / "export") in ran.stderr
+    assert not (tmp_path / "site").exists()

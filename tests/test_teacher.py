@@ -394,6 +394,16 @@ def test_with_an_equal_recipe_the_teacher_is_used_again(tuned, kept, tune, monke
     assert (fingerprint_model(again), loss_again) == (fingerprint_model(kept), tuned[2])
 
 
+def test_a_recipe_of_an_earlier_version_lacks_what_was_not_set(kept, tune, tmp_path, monkeypatch):
+    stop_training(monkeypatch)
+    file = tmp_path / "tuned" / RECIPE_FILE
+    content = json.loads(file.read_text())
+    assert content["recipe"].pop("neftune_noise_alpha") is None
+    file.write_text(json.dumps(content))
+    again, _ = tune()
+    assert fingerprint_model(again) == fingerprint_model(kept)
+
+
 def test_with_another_setting_or_other_data_the_teacher_is_kept_and_the_change_named(
     kept, tune, tmp_path, monkeypatch
 ):
@@ -410,6 +420,7 @@ def test_with_another_setting_or_other_data_the_teacher_is_kept_and_the_change_n
         ({"training": {"per_device_train_batch_size": 16}}, ["train_batch_size"]),
         ({"training": {"weight_decay": 0.5, "lr_scheduler_type": "constant"}}, ["weight_decay", "lr_scheduler_type"]),
         ({"training": {"label_smoothing_factor": 0.1}}, ["label_smoothing_factor"]),
+        ({"training": {"neftune_noise_alpha": 5.0}}, ["neftune_noise_alpha"]),
         ({"tokenized": DatasetDict(train=Dataset.from_dict(other_texts))}, ["train_data"]),
         ({"tokenized": DatasetDict(train=Dataset.from_dict(other_labels))}, ["train_data"]),
     ):

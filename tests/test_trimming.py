@@ -331,7 +331,7 @@ def test_a_teacher_that_runs_in_every_step_reads_the_trimmed_texts(runs, argumen
 @pytest.mark.usefixtures("script_caches")
 def test_a_given_size_goes_with_stored_logits_alone(arguments, tmp_path):
     sized = [*arguments, "--vocabulary_size", 150, "--max_steps", 1, "--output_dir", tmp_path / "student"]
-    for option, value in (("--hidden_weight", 1), ("--teacher_cache", "false")):
+    for option, value in (("--hidden_weight", 1), ("--relation_weight", 1), ("--teacher_cache", "false")):
         with pytest.raises(UserError, match=f"{option} .*--vocabulary_size"):
             run_main(run_distillation, *sized, option, value)
     with pytest.raises(UserError, match="--trim_vocabulary .*LoRA"):

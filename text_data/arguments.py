@@ -114,8 +114,8 @@ class DataArguments:
     teacher_column_name: str | None = field(
         default=None,
         metadata={
-            "help": "Training column with scores of a teacher outside this project, which replace the teacher's: "
-            "{label: score}, lists (--teacher_label_order), or a column for each label, NAME_LABEL. Unset: none."
+            "help": "Training column with scores of another teacher, used in place of the teacher's: objects {label: "
+            "score}, lists (see --teacher_label_order), or columns NAME_LABEL, one for each label. Unset: none."
         },
     )
     teacher_scores: str = field(
@@ -124,7 +124,9 @@ class DataArguments:
     )
     teacher_label_order: str | None = field(
         default=None,
-        metadata={"help": "Classes in the order of the lists in --teacher_column_name, with commas: good,bad."},
+        metadata={
+            "help": "Classes in the order of the lists in --teacher_column_name, with commas: good,bad. Lists need it."
+        },
     )
     validation_split_percentage: int | None = field(
         default=None,

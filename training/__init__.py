@@ -19,4 +19,5 @@ output_folder     which folders a run may write to, continuing interrupted runs
 evaluation        scores, predictions, latency
 tables            tables of results
 model_card        README.md of a student
+hub               its repository on the Hub
 """

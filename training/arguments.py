@@ -182,7 +182,7 @@ class StudentArguments:
 
     def __post_init__(self):
         if self.student_name_or_path is not None:
-            for name in ("layer_strategy", "layers", "num_student_layers", "stages"):
+            for name in ("layer_strategy", "layers", "num_student_layers", "stages", "student_intermediate_size"):
                 if getattr(self, name) is not None:
                     raise UserError(
                         f"--student_name_or_path {self.student_name_or_path} has its own layers, so it does not go "
@@ -193,9 +193,10 @@ class StudentArguments:
             self.layer_strategy = "odd"
         check_strategy(self.layer_strategy)
         if self.student_intermediate_size is not None and not (self.is_narrow and self.student_intermediate_size >= 1):
+            strategy = self.layer_strategy if self.layers is None else f"--layers {self.layers}"
             raise UserError(
                 "--student_intermediate_size must be at least 1, and only --layer_strategy narrow reads it, found "
-                f"{self.student_intermediate_size} with --layer_strategy {self.layer_strategy}."
+                f"{self.student_intermediate_size} with {strategy}."
             )
         if self.num_student_layers is not None and self.num_student_layers < 1:
             raise UserError(f"--num_student_layers must be at least 1, found {self.num_student_layers}.")
@@ -285,14 +286,14 @@ class VocabularyArguments:
         default=False,
         metadata={
             "help": "Leave out the pieces of the vocabulary that the training texts do not have. Texts whose pieces "
-            "are all kept are read as before, other words fall apart into kept pieces. Off: all pieces stay."
+            "are all kept are read as before, other words are split into kept pieces. Off: all pieces stay."
         },
     )
     vocabulary_size: int | None = field(
         default=None,
         metadata={
-            "help": "Trim the vocabulary to so many pieces: the most frequent in the training texts, and what other "
-            "words are written with. Unset: --trim_vocabulary keeps all that the texts have."
+            "help": "Trim the vocabulary to this many pieces: those that any word can be written with, then the most "
+            "frequent in the training texts. Unset: --trim_vocabulary keeps all that the texts have."
         },
     )
 
@@ -310,8 +311,8 @@ class OutputArguments:
     overwrite_output_dir: bool = field(
         default=False,
         metadata={
-            "help": "Train again where --output_dir holds a finished run, whatever its settings, and replace it with "
-            "what was made of it (merged, export). Off: the same run is kept as it is, another one is an error."
+            "help": "Train again where --output_dir holds a finished run, whatever its settings. Replaces that run "
+            "and removes its folders merged and export. Off: the same run is kept as it is, another one is an error."
         },
     )
 

@@ -156,10 +156,15 @@ def _label_names(values: np.ndarray, labels: LabelMap) -> list:
     if labels.problem_type == SINGLE_LABEL:
         return [labels.names[i] for i in hard_labels(values, SINGLE_LABEL)]
     if labels.problem_type == MULTI_LABEL:
-        return [
-            ";".join(name for name, share in zip(labels.names, row, strict=True) if share >= 0.5) for row in values
-        ]
+        return [_present(row, labels.names) for row in values]
     return np.asarray(values).ravel().tolist()
+
+
+def _present(shares: np.ndarray, names: Sequence[str]) -> str:
+    """Returns the labels that an example has; a question mark follows one that is unknown (NaN)."""
+    return ";".join(
+        name if share >= 0.5 else f"{name}?" for name, share in zip(names, shares, strict=True) if not share < 0.5
+    )
 
 
 def describe_model(model: PreTrainedModel, latency_ms: float) -> dict[str, float]:

@@ -28,8 +28,11 @@ def warn_if_guessing(metrics: Mapping[str, float], label_ids: np.ndarray, labels
         label_ids: the split's labels: ids, shares or scores.
     """
     references = hard_labels(label_ids, labels.problem_type)
+    guesses = _guesses(references, labels)
+    if not guesses:  # no label has both values
+        return
     measured = []
-    for name, (chance, error) in _guesses(references, labels).items():
+    for name, (chance, error) in guesses.items():
         value = metrics.get(f"eval_{name}", math.nan)  # constant predictions have no correlation
         if value > chance + 2 * error:
             _warn_of_missed_classes(metrics, references, labels)

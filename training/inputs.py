@@ -66,6 +66,11 @@ class Inputs:
         teacher_ids, teacher_lengths = token_ids(self.of_teacher.tokenized["train"])
         return np.array_equal(lengths, teacher_lengths) and np.array_equal(self.vocabulary.kept[ids], teacher_ids)
 
+    def training_sample(self, number: int, seed: int) -> Dataset:
+        """Returns so many training examples, drawn at random; all if there are fewer."""
+        examples = self.tokenized["train"].shuffle(seed=seed, keep_in_memory=True)
+        return examples.select(range(min(number, len(examples))), keep_in_memory=True)
+
     def read_by(self, model: PreTrainedModel) -> PreTrainedModel:
         """Returns a model of the whole vocabulary as it reads these inputs.
 

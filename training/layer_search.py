@@ -49,6 +49,7 @@ from layer_mapping import build_student, student_depth
 from training.arguments import StudentArguments
 from training.inputs import Inputs
 from training.layer_similarity import layer_changes
+from training.output_folder import WITHOUT_EFFECT
 from training.run import Run
 from training.search_plan import ENOUGH_STEPS, Layers, SearchPlan, plan_search
 from training.stored_or_live import with_teacher_logits
@@ -85,8 +86,7 @@ def choose_layers(source: PreTrainedModel, student_args: StudentArguments, run: 
 
 def _most_changing(source: PreTrainedModel, student_args: StudentArguments, run: Run) -> tuple[Layers, dict]:
     depth, inputs = student_depth(num_layers(source), student_args.num_student_layers), run.inputs
-    examples = inputs.tokenized["train"].shuffle(seed=run.args.seed, keep_in_memory=True)
-    examples = examples.select(range(min(NUM_EXAMPLES, len(examples))), keep_in_memory=True)
+    examples = inputs.training_sample(NUM_EXAMPLES, run.args.seed)
     changes = layer_changes(source, examples, inputs.collator, run.args.per_device_eval_batch_size)
     (changes,) = broadcast_object_list([changes])  # other devices round otherwise
     layers = most_changing_layers(changes[student_args.layer_strategy], depth)
@@ -114,6 +114,7 @@ def _search(source: PreTrainedModel, student_args: StudentArguments, run: Run) -
     training, held_out = split_held_out(dataset, plan.num_held_out, training_args.seed)
     file = Path(training_args.output_dir) / SEARCH_FILE
     made_from = {"layers_of": fingerprint_model(source), **run.record.request}
+    made_from["settings"] = {name: of for name, of in made_from["settings"].items() if name not in WITHOUT_EFFECT}
     trials = _kept_trials(file, plan, made_from)
     shortest = min((steps for _, steps in plan.rungs), default=ENOUGH_STEPS)
     if shortest < ENOUGH_STEPS:

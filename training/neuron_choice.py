@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, set_seed
 
 from layer_distillation.errors import UserError
 from layer_distillation.inner_neurons import inner_projections, inner_width
-from layer_distillation.model_outputs import MODEL_INPUTS
+from layer_distillation.model_outputs import with_model_inputs
 from training.arguments import StudentArguments
 from training.run import Run
 
@@ -43,8 +43,7 @@ def choose_neurons(source: PreTrainedModel, student_args: StudentArguments, run:
         UserError: as `kept_width`.
     """
     width, inputs = kept_width(source, student_args), run.inputs
-    examples = inputs.tokenized["train"].shuffle(seed=run.args.seed, keep_in_memory=True)
-    examples = examples.select(range(min(NUM_EXAMPLES, len(examples))), keep_in_memory=True)
+    examples = inputs.training_sample(NUM_EXAMPLES, run.args.seed)
     set_seed(run.args.seed)
     importance = neuron_importance(source, examples, inputs.collator, run.args.per_device_train_batch_size)
     (importance,) = broadcast_object_list([importance])  # other devices round otherwise
@@ -103,9 +102,8 @@ def neuron_importance(
 
     hooks = [projection.register_forward_pre_hook(keep_input) for projection in projections]
     sums = [0.0] * len(projections)
-    columns = dataset.select_columns([name for name in MODEL_INPUTS if name in dataset.column_names])
     try:
-        for batch in DataLoader(columns, batch_size=batch_size, collate_fn=collator):
+        for batch in DataLoader(with_model_inputs(dataset), batch_size=batch_size, collate_fn=collator):
             inner.clear()
             logits = model(**batch.to(model.device)).logits
             signs = torch.randint(0, 2, logits.shape, device=logits.device) * 2 - 1

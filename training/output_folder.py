@@ -74,6 +74,7 @@ WITHOUT_EFFECT = (
     "run_name",
     "save_total_limit",
     "skip_memory_metrics",
+    "teacher_cache_dir",
 )
 
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list, gather_object
-from huggingface_hub import upload_folder
 from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -350,8 +349,7 @@ def _loss_settings(args: DistillationTrainingArguments) -> dict[str, float | str
 def _training_settings(args: DistillationTrainingArguments) -> dict[str, float]:
     """Returns what is needed beside the loss to train alike; the batch is that of an optimizer step."""
     length = {"max_steps": args.max_steps} if args.max_steps > 0 else {"num_train_epochs": args.num_train_epochs}
-    batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return {"learning_rate": args.learning_rate, **length, "batch_size": batch_size}
+    return {"learning_rate": args.learning_rate, **length, "batch_size": args.examples_a_step}
 
 
 def method_of(training_args: DistillationTrainingArguments, with_lora: bool) -> str:
@@ -359,15 +357,3 @@ def method_of(training_args: DistillationTrainingArguments, with_lora: bool) -> 
     if with_lora:
         return "lora_distill" if training_args.needs_teacher else "lora"
     return "distill" if training_args.needs_teacher else "finetune"
-
-
-def push_student(trainer: DistillationTrainer) -> None:
-    """Uploads the student with its model card and results, without `training_args.bin`, which would hold the token."""
-    upload_folder(
-        repo_id=trainer.hub_model_id,
-        folder_path=trainer.args.output_dir,
-        commit_message="Student with its model card and results",
-        token=trainer.args.hub_token,
-        revision=trainer.args.hub_revision,
-        ignore_patterns=["checkpoint-*/*", "stages/*", "teacher/*", "training_args.bin", "*.lock"],
-    )

@@ -84,8 +84,7 @@ def plan_search(
     depth = student_depth(num_layers(source), student_args.num_student_layers)
     num_held_out = held_out_size(training_args, num_examples)
     full_run = num_steps(training_args, num_examples)
-    examples_a_step = examples_a_pass(training_args) * training_args.gradient_accumulation_steps
-    scoring = num_held_out / examples_a_step / SCORES_A_TRAINING
+    scoring = num_held_out / training_args.examples_a_step / SCORES_A_TRAINING
     budget = student_args.search_budget * full_run
 
     named = named_sets(num_layers(source), depth)
@@ -111,18 +110,13 @@ def held_out_size(training_args: DistillationTrainingArguments, num_examples: in
     Raises:
         UserError: that would leave none to train on.
     """
-    num_held_out = max(examples_a_pass(training_args), min(int(HELD_OUT_SHARE * num_examples), MAX_HELD_OUT))
+    num_held_out = max(training_args.examples_a_pass, min(int(HELD_OUT_SHARE * num_examples), MAX_HELD_OUT))
     if num_held_out >= num_examples:
         raise UserError(
             f"The layer search scores on a batch of training examples, {num_held_out}, and trains on the others, but "
             f"there are {num_examples}. Lower --per_device_train_batch_size, or name a strategy such as 'uniform'."
         )
     return num_held_out
-
-
-def examples_a_pass(training_args: DistillationTrainingArguments) -> int:
-    """Examples of one forward and backward pass on all devices of all processes."""
-    return training_args.train_batch_size * training_args.world_size
 
 
 def plan_rungs(num_candidates: int, budget: float, scoring: float) -> list[tuple[int, int]]:

@@ -124,8 +124,7 @@ def check_losses(
 
 def _check_logits_are_enough(teacher_args: TeacherArguments, training_args: DistillationTrainingArguments) -> None:
     """Raises a `UserError` if more than stored logits is compared of models that read a text as different tokens."""
-    if training_args.needs_teacher_layers:
-        weights = [f"--{name}_weight" for name in LAYER_LOSSES if training_args.uses(name)]
+    if weights := [f"--{name}_weight" for name in LAYER_LOSSES if training_args.uses(name)]:
         raise UserError(
             f"{' and '.join(weights)} compare teacher and student token by token, but {OTHER_TOKENS}. Set the weight "
             "to 0, choose a student with the teacher's tokenizer, or use --trim_vocabulary without a size."

@@ -27,7 +27,7 @@ from layer_distillation.atomic_files import check_writable, replacing, write_jso
 from layer_distillation.engines import release_engine
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_dataset, fingerprint_model
-from layer_distillation.model_outputs import MODEL_INPUTS
+from layer_distillation.model_outputs import MODEL_INPUTS, with_model_inputs
 from layer_distillation.pretrained import from_pretrained
 from text_data.labels import LabelMap
 from training.arguments import TeacherArguments
@@ -51,6 +51,9 @@ SHARED_WITH_STUDENT = (
     "lr_scheduler_type",
     "lr_scheduler_kwargs",
     "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "optim_args",
+    "optim_target_modules",
     "bf16",
     "fp16",
     "train_sampling_strategy",
@@ -195,8 +198,7 @@ def check_padding(teacher: PreTrainedModel, inputs: Inputs) -> None:
     expected = teacher.config.get_text_config().pad_token_id
     if tokenizer.pad_token_id == expected and tokenizer.padding_side == "right":
         return
-    train = inputs.tokenized["train"]
-    text = train.select_columns([name for name in MODEL_INPUTS if name in train.column_names])[0]
+    text = with_model_inputs(inputs.tokenized["train"])[0]
     length = len(text["input_ids"])
     alone, padded = (
         tokenizer.pad([text], padding="max_length", max_length=length + extra, return_tensors="pt").to(teacher.device)
@@ -270,15 +272,16 @@ def _kept_teacher(start: TeacherStart, recipe: Mapping) -> dict | None:
     kept = json.loads((folder / RECIPE_FILE).read_text()) if (folder / RECIPE_FILE).is_file() else None
     # One answer for all processes: one that found no teacher would wait in its training for those that did.
     (kept,) = broadcast_object_list([kept])
-    is_finished = kept is not None and kept["train_loss"] is not None
-    if is_finished and kept["recipe"] == recipe:
-        return kept
-    changed = [name for name in recipe if recipe[name] != kept["recipe"].get(name)] if is_finished else []
-    if changed and not start.args.overwrite_teacher:
-        raise UserError(
-            f"--teacher_output_dir {folder} holds a teacher that was made with another {', '.join(changed)}. Choose "
-            "another folder, or replace that teacher with --overwrite_teacher."
-        )
+    if kept is not None and kept["train_loss"] is not None:
+        # A recipe of an earlier version lacks what was not set then.
+        changed = [name for name in recipe if recipe[name] != kept["recipe"].get(name)]
+        if not changed:
+            return kept
+        if not start.args.overwrite_teacher:
+            raise UserError(
+                f"--teacher_output_dir {folder} holds a teacher that was made with another {', '.join(changed)}. "
+                "Choose another folder, or replace that teacher with --overwrite_teacher."
+            )
     check_writable("teacher_output_dir", folder)
     return None
 
@@ -295,9 +298,6 @@ def _load(folder: Path) -> PreTrainedModel:
 
 def _recipe(start: TeacherStart, training_args: DistillationTrainingArguments, inputs: Inputs) -> dict:
     """Everything that the fine-tuned weights depend on: equal recipes make equal teachers."""
-    examples_a_step = (
-        training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
-    )
     return {
         "initial_weights": start.fingerprint,
         "train_data": fingerprint_dataset(inputs.tokenized["train"], (*MODEL_INPUTS, "labels")),
@@ -305,6 +305,6 @@ def _recipe(start: TeacherStart, training_args: DistillationTrainingArguments, i
         "num_train_epochs": start.args.teacher_num_train_epochs,
         "learning_rate": start.args.teacher_learning_rate,
         "seed": start.args.teacher_seed,
-        "train_batch_size": examples_a_step,
+        "train_batch_size": training_args.examples_a_step,
         **{name: getattr(training_args, name) for name in SHARED_WITH_STUDENT},
     }
