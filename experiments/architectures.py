@@ -278,6 +278,10 @@ layers that adapters reach by default. Each adapter gets a gradient, and merging
 export is to ONNX in float32, with the same tolerance. "Close" is a first layer of ModernBERT, whose norm is folded \
 into its projections.
 
+Where attention is mostly local, as in ModernBERT or Gemma 3, the published habit is to keep the first layers and one \
+late layer of global attention, such as `--layers 1,2,3,7`. With a small ModernBERT it was [level with \
+`odd`](RESULTS.md#modernberts-first-layer).
+
 <!-- from architectures -->
 {table(rows)}
 

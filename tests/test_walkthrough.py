@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import inspect
+import re
 from pathlib import Path
 
 import nbformat
@@ -27,13 +29,13 @@ def shown_text(notebook):
 
 SHOWN = (
     "train: 1089 comments",
-    "even     (2, 4, 6)",
+    "odd      (1, 3, 5)",
     "22,713,986 parameters become 17,390,594",
-    "16 runs, 0 failed",
+    "16 runs",
     "| Student Layer ",
     "| Random (control) ",
     "| Model Type ",
-    "| Even, LoRA + distillation ",
+    "| Odd, LoRA + distillation ",
     " points of test ",
 )
 
@@ -55,15 +57,20 @@ def test_the_notebook_is_committed_with_its_outputs_and_small(notebook):
     assert "site-packages" not in shown_text(notebook), "a path of the machine it ran on"
 
 
-def test_what_the_notebook_imports_exists(notebook):
-    for cell in notebook.cells:
-        lines = cell.source.splitlines() if cell.cell_type == "code" else []
-        code = "\n".join("" if line.strip().startswith(("!", "%")) else line for line in lines)
-        for node in ast.walk(ast.parse(code)):
-            if isinstance(node, ast.ImportFrom):
-                module = importlib.import_module(node.module)
-                for alias in node.names:
-                    assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
+def test_what_the_notebook_imports_exists_and_takes_the_arguments_that_it_gives(notebook):
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    code = ast.parse(re.sub(r"(?m)^(\s*)[!%].*", r"\1pass", "\n".join(sources)))
+    imported = {}
+    for node in ast.walk(code):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            imported |= {alias.name: getattr(module, alias.name) for alias in node.names}
+    calls = [node for node in ast.walk(code) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    checked = [call for call in calls if call.func.id in imported]
+    for call in checked:
+        given = {keyword.arg: None for keyword in call.keywords}
+        inspect.signature(imported[call.func.id]).bind(*call.args, **given)
+    assert len(checked) > 10
 
 
 @pytest.mark.slow
