@@ -20,6 +20,7 @@ if __name__ == "__main__":
 
     share_processor()  # before torch is imported
 
+import copy
 import logging
 import shutil
 import sys
@@ -106,9 +107,11 @@ def main(argv: Sequence[str] | None = None) -> dict:
         compute_metrics=build_compute_metrics(data.labels, data_args.task_name),
         problem_type=data.labels.problem_type,
         names=data.labels.names,
+        max_length=tokenizer.model_max_length,
     )
     chosen = find_thresholds(path, settings.sources, data.labels.names)
-    chosen = chosen or measure_thresholds(model, check_data, data_args.threshold_rule)
+    # A copy, because BigBird turns to another attention for good when it has read short texts.
+    chosen = chosen or measure_thresholds(copy.deepcopy(model), check_data, data_args.threshold_rule)
     if chosen:
         thresholds = dict.fromkeys(check_data.names, DEFAULT_THRESHOLD) | chosen["thresholds"]
         check_data = replace(check_data, thresholds=thresholds)

@@ -66,22 +66,32 @@ def _describe(file: Path, data: CheckData, batch_size: int) -> dict:
 
 
 def export_checked_float32(model: PreTrainedModel, file: Path, data: CheckData) -> float:
-    """Writes the float32 graph; returns the largest difference between its validation logits and PyTorch's.
+    """Writes the float32 graph; returns the largest difference between its logits and PyTorch's.
+
+    They are compared on the validation split and on a text of the greatest length.
 
     Raises:
-        UserError: the difference is larger than `MAX_LOGIT_DIFFERENCE`, relative to the largest logit if that is
-            larger than 1.
+        UserError: ONNX Runtime cannot run the graph, or the difference is larger than `MAX_LOGIT_DIFFERENCE`, relative
+            to the largest logit if that is larger than 1.
     """
-    expected = compute_logits(model, data.validation, data.collator, BATCH_SIZE)
+    examples = data.with_longest_text
+    expected = compute_logits(model, examples, data.collator, BATCH_SIZE)
     export_float32(model, file)
-    difference = np.abs(compute_onnx_logits(file, data.validation, data.collator) - expected).max().item()
+    try:
+        found = compute_onnx_logits(file, examples, data.collator)
+    except Exception as error:  # ONNX Runtime's errors have no other class in common
+        raise UserError(
+            f"ONNX Runtime cannot run the graph that PyTorch's exporter has written of a {type(model).__name__} "
+            f"({str(error).splitlines()[0]}). Use the checkpoint in PyTorch."
+        ) from error
+    difference = np.abs(found - expected).max().item()
     allowed = MAX_LOGIT_DIFFERENCE * max(1, np.abs(expected).max().item())
     logger.info(f"float32: logits within {difference:.1e} of PyTorch's on {len(expected)} validation examples")
     if not difference <= allowed:  # also if it is not a number
         raise UserError(
             f"The float32 export must answer as PyTorch does, within {allowed:g}, but its logits on the validation "
-            f"split differ by up to {difference:g}. Use the checkpoint in PyTorch. The graph is left in {file}, but "
-            f"{METRICS_FILE} is not written."
+            f"split and a text of {data.max_length} tokens differ by up to {difference:g}. Use the checkpoint in "
+            f"PyTorch. The graph is left in {file}, but {METRICS_FILE} is not written."
         )
     return difference
 

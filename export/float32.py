@@ -7,6 +7,7 @@ Runtime does not notice that the head of most classifiers reads the first token 
 output for all other tokens for nothing. The export leaves this computation out.
 """
 
+import copy
 import inspect
 import warnings
 from collections import defaultdict
@@ -69,7 +70,7 @@ def export_float32(model: PreTrainedModel, file: str | Path) -> None:
         warnings.simplefilter("ignore")  # the exporter warns about its own parts
         try:
             program = torch.onnx.export(
-                _Logits(model, names).eval(),
+                _Logits(copy.deepcopy(model), names).eval(),  # tracing may leave the model changed
                 tuple(batch[name] for name in names),
                 input_names=names,
                 output_names=["logits"],
@@ -78,9 +79,11 @@ def export_float32(model: PreTrainedModel, file: str | Path) -> None:
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
+            # The message goes on with colored advice on how to report errors of PyTorch.
+            reason = str(error).partition(". ")[0]
             raise UserError(
-                f"PyTorch's exporter cannot write a {type(model).__name__} as ONNX ({str(error).splitlines()[0]}). "
-                "Use the checkpoint in PyTorch."
+                f"PyTorch's exporter cannot write a {type(model).__name__} as ONNX ({reason}). Use the checkpoint in "
+                "PyTorch."
             ) from error
     # The exporter notes at each operator which line of which file on this machine has made it.
     ClearMetadataAndDocStringPass()(program.model)

@@ -1,10 +1,12 @@
 """What an ONNX graph answers, and the data on which its answers are compared with PyTorch's.
 
-data = CheckData({"validation": tokenized["validation"]}, collator, compute_metrics, SINGLE_LABEL, ("no", "yes"))
+splits = {"validation": tokenized["validation"]}
+data = CheckData(splits, collator, compute_metrics, SINGLE_LABEL, ("no", "yes"), max_length=128)
 logits = compute_onnx_logits("model.onnx", data.validation, data.collator)
 scores = data.scores(logits, "validation")
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +14,19 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction
 
 from export.gate import Gate
+from layer_distillation.model_outputs import with_model_inputs
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION
 
 BATCH_SIZE = 8  # the fastest per example on a processor; larger batches outgrow its caches
 # All int8 activations of a batch share one scale, so an answer would depend on the other texts of the batch.
 INT8_BATCH_SIZE = 1
+# Examples whose tokens make the longest text.
+SOURCES_OF_LONGEST = 64
 
 
 def compute_onnx_logits(
@@ -66,6 +71,7 @@ class CheckData:
         compute_metrics: returns scores by name for an `EvalPrediction`.
         problem_type: one of `layer_distillation.problem_types`.
         names: of the labels, in the order of their ids.
+        max_length: the most tokens that a text may have.
         thresholds: from which probability an example has a label, by its name; for several labels only.
     """
 
@@ -74,6 +80,7 @@ class CheckData:
     compute_metrics: Callable[[EvalPrediction], dict[str, float]]
     problem_type: str
     names: tuple[str, ...]
+    max_length: int
     thresholds: Mapping[str, float] | None = None
 
     @property
@@ -83,6 +90,19 @@ class CheckData:
     @property
     def validation(self) -> Dataset:
         return self.splits[self.validation_split]
+
+    @property
+    def with_longest_text(self) -> Dataset:
+        """The validation examples as a model reads them, and one text of as many tokens as a text may have.
+
+        Some architectures compute long texts in another way, which a graph that was traced with a short one lacks.
+        """
+        examples = with_model_inputs(self.validation)
+        tokens = itertools.cycle(itertools.chain.from_iterable(examples[:SOURCES_OF_LONGEST]["input_ids"]))
+        constants = {"attention_mask": 1, "token_type_ids": 0}
+        longest = {name: [[constants.get(name)] * self.max_length] for name in examples.column_names}
+        longest["input_ids"] = [list(itertools.islice(tokens, self.max_length))]
+        return concatenate_datasets([examples, Dataset.from_dict(longest, features=examples.features)])
 
     @property
     def metric(self) -> str:

@@ -38,7 +38,7 @@ from app.models import load_model
 from experiments.tiny_classifiers import tiny_classifier
 from export import checked_export
 from export.arguments import ExportArguments
-from export.checked_export import quantize_checked
+from export.checked_export import export_checked_float32, quantize_checked
 from export.float32 import export_float32
 from export.gate import Gate
 from export.int8 import processor_name, quantize, quantize_accurately, this_processor
@@ -52,6 +52,7 @@ from run_export import find_record, main, resolve_data
 from tests.script_runs import tree
 from tests.small_disks import fill
 from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
+from tests.workers.train_worker import pad
 from text_data.arguments import DataArguments
 from training.output_folder import FolderInUseError, claimed_folder
 
@@ -285,8 +286,19 @@ def test_quantizing_gives_up_when_half_of_the_operators_do_not_help(tmp_path):
     assert attempts[0] == 8 > attempts[1] > attempts[2] > attempts[3]
 
 
-def check_data(dataset, compute_metrics, problem_type=SINGLE_LABEL):
-    return CheckData({"validation": dataset}, default_data_collator, compute_metrics, problem_type, ("a", "b"))
+def check_data(dataset, compute_metrics, problem_type=SINGLE_LABEL, max_length=8):
+    splits = {"validation": dataset}
+    return CheckData(splits, default_data_collator, compute_metrics, problem_type, ("a", "b"), max_length)
+
+
+def test_a_model_that_computes_long_texts_in_another_way_is_refused_if_texts_may_be_long(tmp_path):
+    model = tiny_classifier("big_bird", "")
+    ids = [[token % model.config.vocab_size for token in row] for row in random_ids(4)["input_ids"]]
+    splits = {"validation": Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * 12] * 4})}
+    switches_at = (5 + 2 * model.config.num_random_blocks) * model.config.block_size
+    data = CheckData(splits, pad, None, SINGLE_LABEL, ("a", "b"), max_length=switches_at + 8)
+    with pytest.raises(UserError, match=f"text of {data.max_length} tokens"):
+        export_checked_float32(model, tmp_path / "model.onnx", data)
 
 
 def test_int8_that_costs_too_much_is_an_error_with_the_numbers(tmp_path):
