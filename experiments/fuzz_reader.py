@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -269,7 +270,10 @@ def read_with_pandas(case: Case) -> dict[str, list]:
 
     if case.path.suffix == ".parquet":
         frame = pd.read_parquet(case.path, dtype_backend="pyarrow").astype(object)
-        return {name: [None if value is pd.NA else value for value in frame[name]] for name in frame}
+        values = {name: [None if value is pd.NA else value for value in frame[name]] for name in frame}
+        return {
+            name: [v.tolist() if isinstance(v, np.ndarray) else v for v in column] for name, column in values.items()
+        }
     text = case.path.read_bytes().decode("utf-8-sig")
     if case.path.suffix in (".json", ".jsonl"):
         is_lines = case.path.suffix == ".jsonl"
