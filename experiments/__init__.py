@@ -20,6 +20,7 @@ kept_layers       what a student must compute, from the forward pass of its teac
 tiny_classifiers  tiny classifiers of every architecture
 architectures     students, adapters and exports of every architecture
 fuzz_reader       made-up files of every format, read as they should be or refused
+made_up_files     the files of fuzz_reader
 everyday          everyday sentences
 identity_bias     AUCs and error rates by identity: teacher, student, LoRA, int8
 int8_forms        forms of int8 weights and scales, their speed and what the gate says

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from experiments.fuzz_reader import GOOD, KINDS, read_with_pandas, run_case
+from experiments.fuzz_reader import GOOD, read_with_pandas, run_case
+from experiments.made_up_files import KINDS
 
 
 def test_made_up_files_are_read_as_pandas_reads_them_or_refused_with_their_name(tmp_path):
