@@ -80,9 +80,10 @@ def export_checked_float32(model: PreTrainedModel, file: Path, data: CheckData) 
     try:
         found = compute_onnx_logits(file, examples, data.collator)
     except Exception as error:  # ONNX Runtime's errors have no other class in common
+        reason = str(error).splitlines()[0].partition(" Status Message")[0]
         raise UserError(
             f"ONNX Runtime cannot run the graph that PyTorch's exporter has written of a {type(model).__name__} "
-            f"({str(error).splitlines()[0]}). Use the checkpoint in PyTorch."
+            f"({reason}). Use the checkpoint in PyTorch."
         ) from error
     difference = np.abs(found - expected).max().item()
     allowed = MAX_LOGIT_DIFFERENCE * max(1, np.abs(expected).max().item())
