@@ -196,6 +196,8 @@ def test_equal_numbers_are_one_class_and_codes_with_leading_zeros_are_not_number
     assert load("01|1|2")[0].names == ("01", "1", "2")
     assert load("1.0|1|n/a|2.50|2.5", problem_type=SINGLE_LABEL)[0].names == ("1", "2.5", "n/a")
     assert load("+1|1|2", label_order="+1,1,2")[0].names == ("+1", "1", "2")
+    # Fractions may be versions.
+    assert load("3.1|3.10|other", problem_type=SINGLE_LABEL)[0].names == ("3.1", "3.10", "other")
     assert load(f"{'9' * 25}|{'9' * 24}8")[0].names == (f"{'9' * 24}8", "9" * 25)
     refused(load, f"{'9' * 5000}|1", "row 1", "train.csv")
 

@@ -92,7 +92,9 @@ def choose_reading(found: Mapping[str, RawLabels], data_args: DataArguments, whe
     if reading.problem_type == REGRESSION or labels.declared:
         return reading
     names = {name for split in found.values() for name in _names_as_written(split, reading.separator)}
-    has_repeated = len(set(map(_class_name, names))) < len(names) and not names <= set(order)
+    # Of whole numbers alone: 3.1 and 3.10 may be two versions.
+    whole = {name for name in names if NUMBER.fullmatch(name) and float(name).is_integer()}
+    has_repeated = len(set(map(_class_name, whole))) < len(whole) and not names <= set(order)
     return replace(reading, is_number=reading.is_number or has_repeated)
 
 
