@@ -108,7 +108,7 @@ def _identity_bias(model: Model) -> str:
         for row in worst_first[:MAX_IDENTITIES]
     )
     return (
-        f"{said}There are such texts for {len(worst_first)} of them; the worst come first. BPSN AUC: how well "
+        f"{said}{len(worst_first)} of them have such texts; the table has the worst. BPSN AUC: how well "
         "harmless texts with the identity are told from toxic texts without it; 100 % is best. Brackets are 95 % "
         "intervals.</p>"
         '<div class="scroll" tabindex="0"><table><thead><tr><th scope="col">Identity</th>'

@@ -18,6 +18,7 @@ PREVIEW_ROWS = 20
 UNWELCOME = (
     "toxic",
     "toxicity",
+    "target",
     "hate",
     "offensive",
     "insult",

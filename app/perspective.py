@@ -32,6 +32,7 @@ ATTRIBUTES_FILE = "attributes.json"
 # is an attribute of its own name in capitals, with underscores between words.
 WELL_KNOWN = {
     "toxic": "TOXICITY",
+    "target": "TOXICITY",
     "severe_toxic": "SEVERE_TOXICITY",
     "obscene": "PROFANITY",
     "identity_hate": "IDENTITY_ATTACK",

@@ -35,6 +35,10 @@ function show(scores, labels, milliseconds) {
     element('p', {textContent: `Answered in ${milliseconds.toFixed(0)} ms.`}));
 }
 
+function say(text) {
+  result.replaceChildren(element('p', {textContent: text}));
+}
+
 async function load() {
   const classify = await pipeline('text-classification', 'model');
   let thresholds = null;
@@ -43,12 +47,18 @@ async function load() {
   }
   document.querySelector('form').addEventListener('submit', async event => {
     event.preventDefault();
-    const started = performance.now();
-    const scores = await classify(document.querySelector('#comment').value, {top_k: null});
-    show(scores, labelsOf(scores, thresholds), performance.now() - started);
+    button.disabled = true;
+    try {
+      const started = performance.now();
+      const scores = await classify(document.querySelector('#comment').value, {top_k: null});
+      show(scores, labelsOf(scores, thresholds), performance.now() - started);
+    } catch (error) {
+      say(`The comment cannot be classified: ${error.message}`);
+    }
+    button.disabled = false;
   });
   button.disabled = false;
   result.replaceChildren();
 }
 
-load().catch(error => result.replaceChildren(element('p', {textContent: `The model cannot be loaded: ${error.message}`})));
+load().catch(error => say(`The model cannot be loaded: ${error.message}`));

@@ -35,7 +35,7 @@ def main():
                     **sentence,
                     "model": model.name,
                     "answer": answer.label,
-                    "probability": f"{answer.scores[answer.label]:.3f}",
+                    "probability": f"{max(answer.scores.values()):.3f}",
                     "right": int(is_right),
                 }
             )

@@ -3,7 +3,7 @@
     python -m experiments.identity_bias --identity_file ../shared/data/identity_templates/intersectional.csv \
         --identity_text_column phrase --identity_label_column toxicity \
         --published ../shared/data/identity_templates/perspective_published_auc.csv \
-        --model_dirs outputs/toxic_comments-even/teacher outputs/toxic_comments-even outputs/lora/merged
+        --model_dirs outputs/toxic_comments-odd/teacher outputs/toxic_comments-odd outputs/lora/merged
     python -m experiments.identity_bias --identity_file civil_comments.parquet --identity_label_column toxicity \
         --identities male female muslim black white --model_dirs student --name civil_comments_bias
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from transformers import HfArgumentParser
 
-from app.models import EXPORT_FOLDERS, load_model
+from app.models import EXPORT_FOLDERS, Model, load_model
 from benchmarks.results import RESULTS
 from comparison.identity_bias import AUCS, POWER, IdentityBias, identity_bias
 from comparison.identity_report import (
@@ -34,6 +34,7 @@ from comparison.identity_report import (
     write_beside_model,
 )
 from comparison.identity_texts import IdentityArguments, IdentityTexts, read_identity_texts
+from layer_distillation.errors import UserError
 from training.tables import markdown_table
 
 BATCH_SIZE = 64
@@ -53,12 +54,14 @@ class StudyArguments:
 def main(argv: Sequence[str] | None = None) -> None:
     identity_args, args = HfArgumentParser((IdentityArguments, StudyArguments)).parse_args_into_dataclasses(argv)
     texts = read_identity_texts(identity_args)
-    measured = {}
-    for folder in map(Path, args.model_dirs):
+    measured, folders = {}, [Path(folder) for folder in args.model_dirs]
+    if len({folder.name for folder in folders}) < len(folders):
+        raise UserError("--model_dirs must have names of their own: the tables tell the models apart by them.")
+    for folder in folders:
         exported = any((folder / name).is_dir() for name in EXPORT_FOLDERS)
         backends = {"checkpoint": "pytorch"} | ({"int8": "int8"} if exported else {})
         forms = {
-            form: _measure(folder, backend, texts, identity_args.toxic_labels) for form, backend in backends.items()
+            form: _measure(load_model(folder, backend), texts, identity_args) for form, backend in backends.items()
         }
         write_beside_model(folder, texts.source, forms)
         measured |= {f"{folder.name}, {form}": bias for form, bias in forms.items()}
@@ -75,14 +78,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(report)
 
 
-def _measure(folder: Path, backend: str, texts: IdentityTexts, toxic_labels: Sequence[str]) -> IdentityBias:
-    model = load_model(folder, backend)
+def _measure(model: Model, texts: IdentityTexts, args: IdentityArguments) -> IdentityBias:
+    labels = [model.labels[position] for position in args.toxic_positions(model.labels)]
+    join = sum if model.thresholds is None else max  # as `toxic_probabilities`
     toxic = np.empty(len(texts.texts))
     order = sorted(range(len(toxic)), key=lambda i: len(texts.texts[i]))  # batches of similar length
     for start in range(0, len(order), BATCH_SIZE):
         batch = order[start : start + BATCH_SIZE]
         answers = model.classify([texts.texts[i] for i in batch])
-        toxic[batch] = [sum(answer.scores.get(label, 0.0) for label in toxic_labels) for answer in answers]
+        toxic[batch] = [join(answer.scores[label] for label in labels) for answer in answers]
     return identity_bias(texts.is_toxic, toxic[None], texts.mentions)
 
 

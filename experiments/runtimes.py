@@ -25,6 +25,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from app.models import load_model
 from benchmarks.results import ROOT, write_results
+from export.arguments import FLOAT32_FILE
 from training.tables import markdown_table
 
 CLIENTS = Path(__file__).parent / "runtime_clients"
@@ -39,6 +40,16 @@ TRANSFORMERS_JS = "@huggingface/transformers@4.3.2"
 NUM_TEXTS = 123
 KINDS = ("float32", "int8")
 # Labels and probabilities that the page shows.
+SCORE_IN_FLOAT32 = """async ([texts, labels]) => {
+  const {pipeline} = await import('./vendor/transformers.min.js');
+  const classify = await pipeline('text-classification', 'model', {dtype: 'fp32'});
+  const rows = [];
+  for (const text of texts) {
+    const scores = Object.fromEntries((await classify(text, {top_k: null})).map(({label, score}) => [label, score]));
+    rows.push(labels.map(label => scores[label]));
+  }
+  return rows;
+}"""
 READ_ROWS = "rows => rows.map(row => [row.children[0].textContent, row.querySelector('meter').value])"
 
 
@@ -122,11 +133,14 @@ def answers_of_browser(args: argparse.Namespace, texts: Sequence[str], labels: S
             rows.append([shown[label.replace("_", " ")] for label in labels])
         if args.screenshot:
             page.screenshot(path=args.screenshot)
+        shutil.copy(args.export / FLOAT32_FILE, site / "model" / FLOAT32_FILE)
+        float32 = page.evaluate(SCORE_IN_FLOAT32, [list(texts), list(labels)])
         version = browser.version
     server.shutdown()
     if foreign:
         raise RuntimeError(f"The page has asked other servers: {foreign}")
-    return {"version": f"{TRANSFORMERS_JS.split('@')[-1]} of transformers.js, Chromium {version}", "int8": rows}
+    name = f"transformers.js {TRANSFORMERS_JS.split('@')[-1]}, Chromium {version}"
+    return {"version": name, "int8": rows, "float32": float32}
 
 
 def compare(answers: dict, expected: dict[str, np.ndarray]) -> list[dict]:

@@ -85,7 +85,7 @@ def test_the_identities_with_most_false_positives_are_told_first(several_labels,
     told = plain(describe(load_model(tmp_path)))
     assert "On &lt;templates&gt;, 13.3 % of the harmless texts" in told
     assert "group 2 30 30.0 % [25.0, 35.0] 80.0 % [75.0, 85.0] group 0 30 10.0 % [5.0, 15.0]" in told
-    assert "for 2 of them" in told
+    assert "2 of them have such texts" in told
     assert "group 1" not in told  # has no false positives
     bias["models"] = [measured("int8", 0.0, 0.0)]
     (tmp_path / "identity_bias.json").write_text(json.dumps(bias))

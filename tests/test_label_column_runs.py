@@ -20,7 +20,8 @@ from tests.script_runs import predictions, read_record, results, run_here
 from tests.test_teacher import save_checkpoint
 from tests.tiny_models import VOCAB_SIZE
 
-DATA = Path(__file__).parent.parent / "data" / "label_columns"
+ROOT = Path(__file__).parent.parent
+DATA, EXAMPLES = ROOT / "data" / "label_columns", ROOT / "examples"
 COLUMNS = {
     "jigsaw": ("toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"),
     "civil_comments": (
@@ -111,7 +112,7 @@ def test_columns_of_labels_train_a_multi_label_model_whose_scores_recompute(name
         assert scores[f"eval_f1_{column}"] == pytest.approx(expected)
     assert math.isfinite(results(folder, "train_results")["train_loss"])
     first = predictions(folder, "validation")[2]["label"]
-    assert first == ("toxic;insult" if name == "jigsaw" else "toxicity;insult")
+    assert first == ("toxic;insult" if name == "jigsaw" else "toxicity;severe_toxicity?;insult")
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -132,6 +133,27 @@ def test_export_and_app_follow_on_the_training_by_a_command_each(name, trained):
     assert result["labels"] == [label for label in columns if result["scores"][label] >= thresholds[label]]
     summaries = [analyzed[attribute]["summaryScore"]["value"] for attribute in ATTRIBUTES[name]]
     assert summaries == list(result["scores"].values())
+
+
+@pytest.mark.parametrize("name", ["jigsaw", "civil_comments", "civil_comments_kaggle"])
+def test_the_argument_files_read_data_of_their_form(name, encoder, tmp_path):
+    data = (DATA / f"{name.removesuffix('_kaggle')}.csv").read_text()
+    if name == "civil_comments":  # a data set with its splits, as on the Hub
+        for split in ("train", "validation", "test"):
+            (tmp_path / f"{split}.csv").write_text(data)
+        subject = ("--dataset_name", tmp_path)
+    else:
+        if name == "civil_comments_kaggle":
+            data = data.replace("toxicity,", "target,", 1).replace("text,", "comment_text,", 1)
+        (tmp_path / "train.csv").write_text(data)
+        subject = ("--train_file", tmp_path / "train.csv")
+        subject += ("--validation_split_percentage", 10)
+    arguments = ("--teacher_name_or_path", encoder, "--output_dir", tmp_path / "student", *LENGTH)
+    run_here(EXAMPLES / f"{name}.json", *subject, *arguments)
+    labels = read_record(tmp_path / "student")["data"]["labels"]
+    assert ",".join(labels) == results(EXAMPLES, name)["label_column_name"]
+    split, number = ("test", 40) if name == "civil_comments" else ("validation", 4)
+    assert len(predictions(tmp_path / "student", split)) == number
 
 
 def test_shares_of_one_label_train_a_soft_binary_model_whose_loss_recomputes(encoder, tmp_path):
