@@ -25,9 +25,9 @@ $(STUDENT)/distillation.json: | $(VENV)/app
 test: $(VENV)/test quality
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-# What the project assumes of transformers, with the newest release instead of the pinned one, the oldest supported.
+# What the project assumes of transformers and peft, with their newest releases instead of the pinned ones.
 test-newest: $(VENV)/test
-	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(VENV)/newest transformers
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(VENV)/newest transformers peft
 	PYTHONPATH=$(VENV)/newest HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" \
 		tests/test_architectures.py tests/test_layer_mapping.py tests/test_lora.py tests/test_shapes_of_teachers.py \
 		tests/test_layer_losses.py tests/test_distill_trainer.py $(ARGS)
