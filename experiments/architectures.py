@@ -279,11 +279,11 @@ input on, within {TOLERANCE:g} of the largest logit, in memory and after saving 
 48, 31 and 17 tokens. "Any order" is the list N,1,3,2. LoRA shows the share of the numbers in the matrices of the \
 layers that adapters reach by default. Each adapter gets a gradient, and merging changes no logit by more than \
 {EXPORT_TOLERANCE:g}. The experts of a mixture have no adapters, nor have the routers that choose among them. The \
-export is to ONNX in float32, with the same tolerance. "Close" is a first layer of ModernBERT, whose norm is folded \
-into its projections.
+export is of the first exact student, to ONNX in float32, with the same tolerance. "Close" is a first layer of \
+ModernBERT, whose norm is folded into its projections.
 
-Where attention is mostly local, as in ModernBERT or Gemma 3, the published habit is to keep the first layers and one \
-late layer of global attention, such as `--layers 1,2,3,7`. With a small ModernBERT it was [level with \
+Where attention is mostly local, the published habit is to keep the first layers and one late layer of global \
+attention, in ModernBERT for instance `--layers 1,2,3,7`. With a small ModernBERT it was [level with \
 `odd`](RESULTS.md#modernberts-first-layer).
 
 <!-- from architectures -->

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction
 
@@ -92,17 +92,14 @@ class CheckData:
         return self.splits[self.validation_split]
 
     @property
-    def with_longest_text(self) -> Dataset:
-        """The validation examples as a model reads them, and one text of as many tokens as a text may have.
-
-        Some architectures compute long texts in another way, which a graph that was traced with a short one lacks.
-        """
-        examples = with_model_inputs(self.validation)
-        tokens = itertools.cycle(itertools.chain.from_iterable(examples[:SOURCES_OF_LONGEST]["input_ids"]))
+    def longest_text(self) -> Dataset:
+        """One text of as many tokens as a text may have: those of validation examples, one after the other."""
+        examples = with_model_inputs(self.validation.select(range(min(SOURCES_OF_LONGEST, len(self.validation)))))
+        tokens = itertools.cycle(itertools.chain.from_iterable(examples["input_ids"]))
         constants = {"attention_mask": 1, "token_type_ids": 0}
-        longest = {name: [[constants.get(name)] * self.max_length] for name in examples.column_names}
-        longest["input_ids"] = [list(itertools.islice(tokens, self.max_length))]
-        return concatenate_datasets([examples, Dataset.from_dict(longest, features=examples.features)])
+        text = {name: [[constants.get(name)] * self.max_length] for name in examples.column_names}
+        text["input_ids"] = [list(itertools.islice(tokens, self.max_length))]
+        return Dataset.from_dict(text, features=examples.features)
 
     @property
     def metric(self) -> str:

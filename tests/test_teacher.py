@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from distill_trainer import DistillationTrainer
+from experiments.tiny_classifiers import configurations_of, tiny_classifier
 from layer_distillation import pretrained
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
@@ -36,7 +37,7 @@ from layer_distillation.problem_types import REGRESSION, SINGLE_LABEL
 from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from text_data.labels import LabelMap
 from training.arguments import TeacherArguments
-from training.checkpoints import load_classifier, load_tokenizer
+from training.checkpoints import load_classifier, load_tokenizer, longest_text
 from training.teacher import RECIPE_FILE, check_teacher_output_dir, fine_tune, load_teacher
 
 LABELS = LabelMap(SINGLE_LABEL, ("bad", "good"))
@@ -162,6 +163,15 @@ def test_texts_are_no_longer_than_the_model_and_the_tokenizer_allow(save):
     tokenizer.model_max_length = 16
     tokenizer.save_pretrained(path)
     assert load_tokenizer(path).model_max_length == 16
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "openai-gpt", "opt", "biogpt"])
+def test_decoders_with_learned_positions_have_as_many_tokens(model_type):
+    model = tiny_classifier(model_type, next(iter(configurations_of(model_type))))
+    ids = torch.ones(1, longest_text(model), dtype=torch.long)
+    model(input_ids=ids)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.cat([ids, ids[:, :1]], dim=1))
 
 
 def test_a_folder_without_a_tokenizer_is_refused(save):

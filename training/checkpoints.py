@@ -60,8 +60,8 @@ def load_tokenizer(
             f"There is no tokenizer in {name}, or it has no words. Save the teacher's tokenizer beside it with "
             "`tokenizer.save_pretrained`, or name one with --tokenizer_name."
         )
-    vocab_size = config.get_text_config().vocab_size
-    if len(tokenizer) > vocab_size:
+    vocab_size = getattr(config.get_text_config(), "vocab_size", None)  # models that read characters have none
+    if vocab_size is not None and len(tokenizer) > vocab_size:
         raise UserError(
             f"The tokenizer {name} has {len(tokenizer)} tokens but the model {path} has embeddings for "
             f"{vocab_size} only. Give the tokenizer that it was trained with as --tokenizer_name."
@@ -76,11 +76,15 @@ def load_tokenizer(
 
 
 def longest_text(model: PreTrainedModel) -> int | None:
-    """Returns the number of tokens that a model has positions for, `None` where positions are relative."""
+    """Returns the number of tokens that a model has learned positions for, `None` where it has no such table."""
     for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+        if not isinstance(module, nn.Embedding):
+            continue
+        if name.endswith("position_embeddings"):
             # RoBERTa and its kin count from the padding token's id on.
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        if name.endswith(("wpe", "positions_embed", "embed_positions")):  # GPT-2, GPT, OPT and their kin
+            return model.config.max_position_embeddings
     return None
 
 
