@@ -158,7 +158,7 @@ def test_the_argument_files_that_come_with_the_project_are_grids_of_both_tables(
     _, _, _, comparison_args, _ = parse_arguments(types, [str(file)], file).arguments
     groups = {cell.group for cell in plan_cells(comparison_args)}
     assert {("distill", strategy) for strategy in ("top", "bottom", "odd", "even", "random")} <= groups
-    assert {(method, "even") for method in DEFAULT_METHODS} <= groups
+    assert {(method, "odd") for method in DEFAULT_METHODS} <= groups
     assert len(comparison_args.seeds) >= 3
 
 
