@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
         run = Run(training_args, inputs, teacher, record, checkpoint, overwrite=overwrite)
         student, origin = start_student(run, student_args)
         trainer = build_trainer(student, inputs, training_args, teacher, origin.layers)
-        record = train_and_finish(run, trainer, origin)
+        record = train_and_finish(run, trainer, origin, student_args.logit_adjustment)
         if trainer.is_world_process_zero():
             print(results_table(record))
             if repository:

@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
         trainable, total = count_parameters(student)
         logger.info(f"Parameters: {trainable:,} of the student's {total:,} are trained ({trainable / total:.1%})")
         trainer = build_trainer(student, inputs, training_args, teacher, origin.layers)
-        record = train_and_finish(run, trainer, origin)
+        record = train_and_finish(run, trainer, origin, student_args.logit_adjustment)
         if lora_args.merge_adapter:
             save_merged(training_args.output_dir, inputs.tokenizer)
         if trainer.is_world_process_zero():

@@ -14,6 +14,7 @@ search_plan       what a search tries, and what it costs
 neuron_choice     choosing inner neurons by evidence
 layer_similarity  similarity of layers, and how much each layer changes its input
 lora              what a LoRA run does beyond the trainer
+logit_adjustment  more answers for rare classes
 run               building the trainer, training, scoring, finishing
 output_folder     which folders a run may write to, continuing interrupted runs
 evaluation        scores, predictions, latency

@@ -175,6 +175,13 @@ class StudentArguments:
             "Losses on layers need one with the teacher's tokenizer. Unset: the student copies layers of the teacher."
         },
     )
+    logit_adjustment: bool = field(
+        default=False,
+        metadata={
+            "help": "After the training, move the student's logits towards rare classes, as far as gives the highest "
+            "macro-F1 on the validation split. Probabilities change too. Off: the student stays as it was trained."
+        },
+    )
     license: str | None = field(
         default=None,
         metadata={"help": "License of the student for its model card, as the Hub writes it: apache-2.0. Unset: none."},

@@ -42,6 +42,7 @@ from training.evaluation import (
     write_thresholds,
 )
 from training.inputs import Inputs
+from training.logit_adjustment import adjust_logits
 from training.lora import finish_adapter
 from training.model_card import write_model_card
 from training.output_folder import (
@@ -220,17 +221,23 @@ def num_steps(args: DistillationTrainingArguments, num_examples: int) -> int:
 # ---- Finishing ----
 
 
-def train_and_finish(run: Run, trainer: DistillationTrainer, origin: Origin) -> RunRecord:
+def train_and_finish(
+    run: Run, trainer: DistillationTrainer, origin: Origin, adjusts_logits: bool = False
+) -> RunRecord:
     """Trains a student, scores it and completes its folder.
 
     Args:
         origin: where the student's first weights came from, as `start_student` returns it.
+        adjusts_logits: whether the trained student is adjusted for rare classes.
 
     Returns:
         The complete record of the run, on every process.
     """
     record = run.record
-    results = trainer.train(resume_from_checkpoint=run.checkpoint).metrics | training_loss(trainer, run.inputs)
+    results = trainer.train(resume_from_checkpoint=run.checkpoint).metrics
+    if adjusts_logits:
+        results |= adjust_logits(trainer, run.inputs)
+    results |= training_loss(trainer, run.inputs)
     with closing_run_folder(run.args.output_dir, run.args.distributed_state) as folder:
         trainer.save_model(folder)
         if trainer.is_world_process_zero():

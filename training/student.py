@@ -27,6 +27,7 @@ from training.arguments import StudentArguments
 from training.checkpoints import load_classifier, load_for_labels
 from training.inputs import Inputs
 from training.layer_search import choose_layers
+from training.logit_adjustment import check_can_be_adjusted
 from training.neuron_choice import choose_neurons, kept_width
 from training.output_folder import earlier_records
 from training.run import Run, build_trainer, open_run, train_and_finish
@@ -64,7 +65,11 @@ def check_student(
         path = resolve_checkpoint(student_args.student_name_or_path)
         student, _ = load_for_labels(path, inputs.data.labels, training_args.seed)
         check_losses(inputs.read_by(student), start.model, start.args, inputs, training_args)
+        if student_args.logit_adjustment:
+            check_can_be_adjusted(student, inputs, training_args)
         return
+    if student_args.logit_adjustment:
+        check_can_be_adjusted(start.model, inputs, training_args)
     source = inputs.read_by(start.model)
     for stage_args in student_args.per_stage(num_layers(start.model)):
         if stage_args.needs_evidence and stage_args.layer_strategy == "search":
