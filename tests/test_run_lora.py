@@ -30,6 +30,7 @@ from tests.script_runs import (
     tree,
 )
 from training import run as training_run
+from training.lora import save_merged
 from training.output_folder import FolderInUseError, claimed_folder
 
 pytestmark = pytest.mark.usefixtures("script_caches")
@@ -175,11 +176,16 @@ def test_distillation_comes_on_top_where_it_is_given_a_weight(teacher, files, tm
 
     # The finished adapter is merged later, and stays as it is.
     assert not (folder / "merged").exists()
+    (folder / "thresholds.json").write_text("chosen")
     before = tree(folder)
     monkeypatch.delattr("transformers.Trainer.train")
     run_here(*arguments, "--ce_weight", 0.5, "--kl_weight", 0.5, "--merge_adapter")
     assert (folder / "merged" / "model.safetensors").is_file()
     assert {path: content for path, content in tree(folder).items() if "merged" not in path.parts} == before
+    assert (folder / "merged" / "thresholds.json").read_text() == "chosen"
+    (folder / "merged" / "thresholds.json").write_text("changed by hand")
+    save_merged(folder, AutoTokenizer.from_pretrained(folder))
+    assert (folder / "merged" / "thresholds.json").read_text() == "changed by hand"
 
 
 def test_an_interrupted_run_continues_with_the_adapter_of_its_checkpoint(

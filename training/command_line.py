@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 SECRETS = ("hub_token",)
 # Where a run is and continues, not what it makes.
 NOT_RECORDED = (*SECRETS, "output_dir", "resume_from_checkpoint")
+# The source of arguments that are given there.
+ON_COMMAND_LINE = "command line"
 # Arguments that say what a run is about. Without any of them, the default file holds for all that is not given.
 SUBJECT = (
     "task_name",
@@ -99,7 +101,7 @@ def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None,
         sources = dict.fromkeys(values, file.name)
         # As words of a command line, so that both are checked and converted alike; the later word wins.
         words = [f"--{name}={_word(value)}" for name, value in values.items() if value is not None]
-    sources |= dict.fromkeys(_names_in(argv, dataclass_types), "command line")
+    sources |= dict.fromkeys(_names_in(argv, dataclass_types), ON_COMMAND_LINE)
     arguments = HfArgumentParser(dataclass_types).parse_args_into_dataclasses(args=[*words, *argv])
     return Settings(arguments, sources, _command([script, *given], arguments))
 

@@ -79,5 +79,7 @@ def save_merged(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
         if state.is_main_process:
             load_adapter(folder).merge_and_unload().save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)
-            if (Path(folder) / THRESHOLDS_FILE).is_file():
-                shutil.copy(Path(folder) / THRESHOLDS_FILE, unfinished)
+            thresholds = Path(folder) / THRESHOLDS_FILE
+            # Those of an earlier time may have been changed by hand.
+            if thresholds.is_file() and not (Path(folder) / MERGED_FOLDER / THRESHOLDS_FILE).is_file():
+                shutil.copy(thresholds, unfinished)

@@ -23,6 +23,7 @@ from transformers.utils import CONFIG_NAME
 from layer_distillation.atomic_files import HALF_WRITTEN, LOCK_FILE, check_writable, locked, make_readable, replacing
 from layer_distillation.errors import UserError
 from layer_distillation.pretrained import ADAPTER_FILE
+from layer_distillation.processes import on_main_process
 from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE, RunRecord
 from text_data.thresholds import THRESHOLDS_FILE
 
@@ -93,9 +94,12 @@ def claimed(training_args: TrainingArguments) -> Iterator[None]:
     """
     folder = Path(training_args.output_dir)
     with ExitStack() as stack:
-        if training_args.process_index == 0:
+
+        def claim() -> None:
             stack.enter_context(claimed_folder(folder))
             stack.enter_context(_without_bare_record(folder))
+
+        on_main_process(claim)
         yield
 
 
