@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# scikit-learn 1.9.1: the weighted kappa of ratings is too high where a rating does not occur.
+# scikit-learn 1.9.1: the weighted kappa of ratings has another scale where a rating does not occur.
 #
 # Expected: with weights="quadratic" a prediction of 2 stars for 5 counts as 3 stars of difference.
 # Found: the weights come from the positions in the sorted labels that occur. If nobody gave or got 3 or 4 stars, 2 and
-# 5 are neighbours. A test set, a fold or a bootstrap sample that lacks a class has a kappa of another scale. All
+# 5 are neighbors, and kappa is too high. A test set, a fold or a bootstrap sample may lack a rating by chance. All
 # ratings must be named: labels=[1, 2, 3, 4, 5].
 set -euo pipefail
 folder=$(mktemp -d)
