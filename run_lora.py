@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     with claimed(training_args):
         record, checkpoint = begin_run(settings, inputs, training_args, overwrite)
         repository = open_repository(training_args) if push_to_hub else None
-        if record.student is None:
+        if record.student is None:  # otherwise the run is finished
             teacher = prepare_teacher(start, training_args, inputs)
             del start
 

@@ -226,7 +226,7 @@ def _spelled(value: object, data: TextClassificationData, case: Case) -> object:
     if labels.problem_type == SINGLE_LABEL and labels.is_soft:
         return [round(1 - float(value), 5), round(float(value), 5)]
     if labels.problem_type == SINGLE_LABEL and case.kind in (*NAME_LISTS, "list cells"):
-        return value[0]
+        return value[0] if value else "[]"  # a name like another, if all other lists were cut
     if labels.problem_type == SINGLE_LABEL:
         is_decimal = case.kind in ("whole decimals", "shares", "fractions") or not isinstance(value, str | bool | int)
         return str(int(float(value))) if is_decimal else str(value)

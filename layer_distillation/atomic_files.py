@@ -108,6 +108,12 @@ def replacing(folder: str | Path, state: PartialState) -> Iterator[str]:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def remove_half_written(folder: str | Path) -> None:
+    """Removes what a killed process has left of `replacing`, from a folder that no other process writes to."""
+    for half_written in Path(folder).glob(f"{HALF_WRITTEN}*"):
+        shutil.rmtree(half_written)
+
+
 @contextmanager
 def appearing_when_finished(folder: Path) -> Iterator[Path]:
     """Gives a folder to write to, which gets its name when the block ends without an error.

@@ -66,6 +66,7 @@ def refused(load, labels, *parts, **arguments):
         ("rude, threat|insult, rude|insult, threat", (SINGLE_LABEL, MULTI_LABEL)),
         ("rude|fine|rude;threat", (SINGLE_LABEL, MULTI_LABEL)),
         ([[0.2, 0.8], [0.5, 0.5]], (SINGLE_LABEL, MULTI_LABEL)),
+        ([{"a": 0.33, "b": 0.67}, {"a": 1, "b": 0}], (SINGLE_LABEL, MULTI_LABEL)),
         ("2.5|nan|1", ("row 2", "'nan'", SINGLE_LABEL)),
         ("2,5|nan|1,5", ("row 2", "'nan'", SINGLE_LABEL)),
         ("3|1,2|2", ("'1,2'", REGRESSION, MULTI_LABEL)),
@@ -143,6 +144,7 @@ def test_the_problem_type_decides_between_readings(labels, problem_type, names, 
         ("a, b|c", {"problem_type": MULTI_LABEL}, ("'a, b'", '["a, b"]')),
         ([1, 2], {"problem_type": MULTI_LABEL}, ("--problem_type", "1", "--label_column_name")),
         ([[], []], {}, ("lengths [0]",)),
+        ("1,234|2,500|17", {"problem_type": REGRESSION}, ("'1,234'", "thousands")),
         ("a|b", {"problem_type": "classification"}, ("--problem_type", "'classification'", MULTI_LABEL)),
         ("2.5|1", {"label_order": "a,b"}, ("--label_order", REGRESSION)),
     ],
@@ -295,8 +297,9 @@ def test_lists_of_ordered_categories_keep_the_order(load):
 def test_fractions_in_decimals_and_decimal_commas_are_scores(load):
     assert load(pa.array([Decimal("0.25"), Decimal("3")]))[0].problem_type == REGRESSION
     for delimiter in ",;\t":
-        labels, values = load("0,25|-3|1,5", delimiter=delimiter)
-        assert (labels.problem_type, values) == (REGRESSION, [0.25, -3.0, 1.5])
+        for cells, scores in (("0,25|-3|1,5", [0.25, -3.0, 1.5]), ("0,5|1,0|2,2|3", [0.5, 1.0, np.float32(2.2), 3.0])):
+            labels, values = load(cells, delimiter=delimiter)
+            assert (labels.problem_type, values) == (REGRESSION, scores)
         labels, values = load("0,25|1|0,5", delimiter=delimiter, problem_type=SINGLE_LABEL)
         assert labels == LabelMap(SINGLE_LABEL, ("not_label", "label"), is_soft=True)
         assert values == [[0.75, 0.25], [0, 1], [0.5, 0.5]]

@@ -14,7 +14,12 @@ import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    PhobertTokenizer,
+)
 from transformers import pipeline as make_pipeline
 
 import run_distillation
@@ -22,6 +27,9 @@ from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
 from tests.glue_cache import write_glue_cache
 from tests.script_runs import (
+    BAD,
+    GOOD,
+    NOUNS,
     SCRIPT,
     metrics,
     predictions,
@@ -278,6 +286,26 @@ def test_very_long_and_empty_texts_run(teacher, tmp_path):
     run_here(*arguments, "--train_file", path, "--validation_file", path, "--test_file", path)
     assert np.isfinite(list(metrics(tmp_path / "student").values())).all()
     assert len(predictions(tmp_path / "student")) == len(rows)
+
+
+def test_a_tokenizer_without_tokenizer_json_is_used_and_saved_with_the_student(make_teacher, files, tmp_path):
+    encoder = Path(make_teacher(["bad", "good"], encoder_only=True))
+    for file in encoder.glob("token*"):
+        file.unlink()
+    words = [*GOOD, *BAD, *NOUNS, "what", "a", "indeed"]
+    (encoder / "vocab.txt").write_text("".join(f"{word} 1\n" for word in words))
+    pieces = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
+    merges = {f"{''.join(parts[:i])} {parts[i]} 1": None for parts in pieces for i in range(1, len(parts))}
+    (encoder / "bpe.codes").write_text("\n".join(merges))
+    slow = PhobertTokenizer(str(encoder / "vocab.txt"), str(encoder / "bpe.codes"))
+    slow.save_pretrained(encoder)
+    assert not (encoder / "tokenizer.json").exists() and slow.tokenize("lovely song") == ["lovely", "song"]
+    folder = tmp_path / "student"
+    run_here("--teacher_name_or_path", encoder, *files, "--max_steps", 1, "--output_dir", folder)
+    texts = [text for text, _ in sentences(13, 60)]
+    assert AutoTokenizer.from_pretrained(folder)(texts)["input_ids"] == slow(texts)["input_ids"]
+    classify = make_pipeline("text-classification", model=str(folder), device="cpu")
+    assert [answer["label"] for answer in classify(texts)] == [row["prediction"] for row in predictions(folder)]
 
 
 # ---- The teacher's outputs, evaluation alone, a teacher made first ----

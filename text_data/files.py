@@ -159,9 +159,9 @@ def _is_quoted_tsv(content: bytes) -> bool:
     rows = _strict_rows(content, "\t")
     if rows is None:
         return False
-    has_tabs = any("\t" in cell or "\n" in cell for row in rows for cell in row)
-    if has_tabs and len({line.count("\t") for line in lines}) == 1:
-        return False
+    with_breaks = any("\t" in cell or "\n" in cell for row in rows for cell in row)
+    if with_breaks and len({line.count("\t") for line in lines}) == 1:
+        return False  # each line is a row where quotation marks are text
     written = io.StringIO()
     csv.writer(written, delimiter="\t", lineterminator="\r\n" if "\r\n" in text else "\n").writerows(rows)
     return written.getvalue().rstrip() == text.rstrip()

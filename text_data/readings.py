@@ -25,8 +25,12 @@ from text_data.names import join_names
 # Python turns no string of thousands of digits into a number.
 INTEGER = re.compile(r"[+-]?\d{1,300}")
 CODE = re.compile(r"[+-]?0\d+")
-# Numbers of one class or two, which a number with a decimal comma looks like.
-JOINED_CLASSES = re.compile(r"(0|[1-9]\d*)(,(0|[1-9]\d*))?")
+# Numbers of one class or of two different ones, which a number with a decimal comma looks like.
+JOINED_CLASSES = re.compile(r"(0|[1-9]\d*)(,(?!\1$)(0|[1-9]\d*))?")
+# A whole number, perhaps, with a comma after the thousands.
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+# Of shares that were rounded.
+SUM_TOLERANCE = 0.01
 # What joins names in a cell; a mark that names hold themselves the more often, the later it stands here.
 SEPARATORS = ";|,"
 
@@ -162,8 +166,14 @@ def _have_decimal_commas(cells: Collection[str]) -> bool:
 
 
 def _for_decimal_commas(labels: RawLabels, stated: str | None, order: tuple[str, ...], where: str) -> Reading:
+    with_comma = list(filter(DECIMAL_COMMA.fullmatch, labels.values))
+    cell = with_comma[0]
+    if all(map(THOUSANDS.fullmatch, with_comma)):
+        raise UserError(
+            f"The labels of {where} can be read in two ways: the comma in a cell such as {cell!r} may come before "
+            "decimals, or after thousands. Write thousands without a comma, and decimals with a point."
+        )
     if stated is None and all(map(JOINED_CLASSES.fullmatch, labels.values)):
-        cell = next(filter(DECIMAL_COMMA.fullmatch, labels.values))
         raise UserError(
             f"The labels of {where} can be read in two ways: a cell such as {cell!r} may be a number with a decimal "
             f"comma, or the numbers of two classes. Say which: --problem_type {REGRESSION} or --problem_type "
@@ -225,13 +235,14 @@ def _for_shares(labels: RawLabels, stated: str | None, order: tuple[str, ...], w
             "column: --label_column_name."
         )
     is_hard = bool(np.isin(labels.values[~np.isnan(labels.values)], (0, 1)).all())
-    if stated is None and labels.has_positions and not is_hard:
+    are_exclusive = bool((np.abs(labels.values.sum(axis=1) - 1) < SUM_TOLERANCE).all())
+    if stated is None and not is_hard and (labels.has_positions or are_exclusive):
         raise UserError(
-            f"The labels of {where} can be read in two ways: the fractions of a list such as "
+            f"The labels of {where} can be read in two ways: fractions such as "
             f"{labels.values[0].tolist()} may be the shares of labels that exclude each other, or of independent "
             f"labels. Say which: --problem_type {SINGLE_LABEL} or --problem_type {MULTI_LABEL}."
         )
-    if stated is None and is_hard and (labels.values.sum(axis=1) == 1).all():
+    if stated is None and is_hard and are_exclusive:
         raise _one_of_several(f"{labels.values[0].tolist()} of {join_names(labels.declared)}", where)
     return Reading(stated or MULTI_LABEL, is_soft=stated == SINGLE_LABEL and not is_hard)
 
@@ -282,7 +293,7 @@ def _soft_labels(labels: RawLabels, where: str) -> RawLabels:
 def _distributions(labels: RawLabels, where: str) -> RawLabels:
     """Shares of classes, which sum to 1 but for rounding, sum to 1."""
     sums = labels.values.sum(axis=1)
-    wrong = ~(np.abs(sums - 1) < 0.01)
+    wrong = ~(np.abs(sums - 1) < SUM_TOLERANCE)
     if wrong.any():
         row = int(wrong.argmax())
         raise UserError(

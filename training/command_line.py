@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from layer_distillation.errors import UserError
 from text_data.names import join_names
@@ -196,7 +197,19 @@ def _disk_is_full(error: Exception) -> bool:
 
 
 def set_up_logging(training_args: TrainingArguments) -> None:
-    """Information from the main process, errors only from the others; libraries at `--log_level`."""
+    """Information from the main process, errors only from the others; libraries at `--log_level`.
+
+    Raises:
+        UserError: `--report_to` names what is not installed. `Trainer` would say so after the teacher's fine-tuning.
+    """
+    try:
+        for callback in get_reporting_integration_callbacks(training_args.report_to):
+            callback()
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--report_to {' '.join(training_args.report_to)} needs packages that are not installed: {error}. Install "
+            "them, or use --report_to none."
+        ) from error
     level = logging.INFO if training_args.process_index == 0 else logging.ERROR
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, level=level)
     for library in ("transformers", "datasets", "accelerate", "httpx", "DeepSpeed"):

@@ -32,9 +32,9 @@ def push_student(args: TrainingArguments, repository: str, record: RunRecord) ->
     A model card that has been changed by hand is uploaded as it is.
     """
     folder = Path(args.output_dir)
-    card = (folder / CARD_FILE).read_text()
-    if card == model_card(folder, record):
-        card = model_card(folder, replace(record, name=repository))
+    card, file = model_card(folder, replace(record, name=repository)), folder / CARD_FILE
+    if file.is_file() and file.read_text() != model_card(folder, record):
+        card = file.read_text()
     repo = {"repo_id": repository, "token": args.hub_token, "revision": args.hub_revision}
     upload_folder(
         folder_path=folder,

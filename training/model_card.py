@@ -113,7 +113,8 @@ def _labels(folder: Path, results: Mapping[str, float], prefix: str) -> str:
     return f"""
 ## Thresholds
 
-A text has a label if its probability (the sigmoid of its logit) reaches the threshold in `{THRESHOLDS_FILE}`. The
+A text has a label if its probability (the sigmoid of its logit) reaches the threshold in `{THRESHOLDS_FILE}`.
+`classifier(text, top_k=None)` gives all probabilities; without `top_k` it gives the highest one alone. The
 thresholds were chosen by `{report["rule"]}` on the {report["split"]} split, which precision, recall and the share of
 flagged texts come from.
 

@@ -20,7 +20,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
-from layer_distillation.atomic_files import HALF_WRITTEN, LOCK_FILE, check_writable, locked, make_readable, replacing
+from layer_distillation.atomic_files import (
+    LOCK_FILE,
+    check_writable,
+    locked,
+    make_readable,
+    remove_half_written,
+    replacing,
+)
 from layer_distillation.errors import UserError
 from layer_distillation.pretrained import ADAPTER_FILE
 from layer_distillation.processes import on_main_process
@@ -208,8 +215,7 @@ def open_run_folder(output_dir: str | Path, record: RunRecord, keep_checkpoints:
     if not keep_checkpoints:
         for checkpoint in remove_checkpoints(output_dir):
             logger.info(f"{checkpoint} is of an earlier run and removed.")
-    for half_written in Path(output_dir).glob(f"{HALF_WRITTEN}*"):
-        shutil.rmtree(half_written)
+    remove_half_written(output_dir)
     record.write(output_dir, UNFINISHED_RECORD_FILE)
 
 

@@ -21,7 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
-from layer_distillation.atomic_files import replacing
+from layer_distillation.atomic_files import remove_half_written, replacing
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.loss_table import LAYER_LOSSES, PREDICTION_LOSSES, WEIGHTS
 from layer_distillation.pretrained import hub_name, resolve_checkpoint
@@ -288,6 +288,8 @@ def score_again(trainer: DistillationTrainer, inputs: Inputs, settings: Settings
     claimed the folder before it loaded the student, so that no other run replaces it in between.
     """
     args = trainer.args
+    if trainer.is_world_process_zero():
+        remove_half_written(args.output_dir)
     with replacing(args.output_dir, args.distributed_state) as folder:
         earlier = Path(args.output_dir) / ALL_RESULTS_FILE
         if trainer.is_world_process_zero() and earlier.is_file():
