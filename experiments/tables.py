@@ -260,12 +260,17 @@ class Comparison:
         return f"{'Test' if self.prefix == 'predict' else 'Validation'} {METRIC_TITLES[metric]}"
 
     def differences(self, pairs: Sequence[tuple[Group, Group]], metric: str) -> list[tuple[Interval, str]]:
-        """Returns the first minus the second of each pair, and the p-value, corrected for the number of pairs."""
+        """Returns the first minus the second of each pair, and the p-value, corrected for the number of p-values.
+
+        Where nothing is known about other seeds, there is none.
+        """
         scores = scores_of(self.name)[metric]
         seeds = pooled_seed_variance(scores.values())
         intervals = [difference(scores[first], scores[second], seeds) for first, second in pairs]
-        corrected = holm([interval.p_value for interval in intervals])
-        return [(interval, p_value_in_print(p)) for interval, p in zip(intervals, corrected, strict=True)]
+        corrected = iter(holm([interval.p_value for interval in intervals if interval.over_seeds]))
+        return [
+            (interval, p_value_in_print(next(corrected)) if interval.over_seeds else "-") for interval in intervals
+        ]
 
 
 def read_comparison(name: str) -> Comparison:
