@@ -3,6 +3,7 @@
 sweep             layer strategies x recipes x seeds
 better_students   averages, neurons, corrected teachers: what else makes better students
 kept_sentences    a comparison on SST-2, scored on 10,000 sentences more
+rare_classes      answers adjusted for rare classes
 shapes            weights of students made in other ways, for better_students
 other_vocabulary  students with another vocabulary than their teacher
 modernbert_layers students of ModernBERT whose first layer loses its norm
