@@ -3,7 +3,7 @@
     torchrun --nproc_per_node 2 tests/workers/engine_worker.py TEACHERS FOLDER --deepspeed examples/ds_zero3.json
     accelerate launch --config_file examples/fsdp2.yaml tests/workers/engine_worker.py TEACHERS FOLDER
 
-TEACHERS holds the checkpoints `bert`, `distilbert` and `llama`. The global batch is 16 examples, in any split over
+TEACHERS holds the checkpoints `bert` and `llama`. The global batch is 16 examples, in any split over
 processes and accumulation steps. Rank 0 writes `FOLDER/METHOD.json`, and the trainer the weights to `FOLDER/METHOD/`.
 """
 
@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForSequenceClassification
 
 from distill_trainer import DistillationTrainer
-from layer_distillation.engines import gathered, whole_weights
+from layer_distillation.whole_weights import gathered, whole_weights
 from layer_mapping import build_random_student, build_student
 from tests.workers.train_worker import LOSS_WEIGHTS, arguments, bert, pad, random_examples, step_logs
 
@@ -90,7 +90,7 @@ def train(method, teachers, folder, **kwargs):
 def save_students(teachers, folder, **kwargs):
     """Writes the weights of a student of each teacher, as each process has built it, to `STUDENT_RANK.pt`."""
     args = arguments(folder, **kwargs)
-    for name in ("bert", "distilbert"):
+    for name in ("bert", "llama"):
         teacher = AutoModelForSequenceClassification.from_pretrained(teachers / name, dtype="float32")
         torch.save(build_student(teacher, [3, 1]).state_dict(), folder / f"{name}_{args.process_index}.pt")
     torch.manual_seed(0)
