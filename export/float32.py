@@ -128,7 +128,7 @@ def _mechanism(error: Exception) -> str:
     for pattern, meaning in MECHANISMS:
         if found := re.search(pattern, str(error)):
             return found.expand(meaning)
-    return str(error).strip().partition("\n")[0].removesuffix(".") or type(error).__name__
+    return str(error).strip().partition("\n")[0].partition(". ")[0].removesuffix(".") or type(error).__name__
 
 
 def leave_out_unread_tokens(graph: onnx.GraphProto) -> None:
