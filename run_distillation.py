@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
             inputs = load_inputs(training_args.output_dir, teacher_args, data_args, training_args)
             student, _ = load_classifier(training_args.output_dir, inputs.data.labels)
             trainer = build_trainer(student, inputs, training_args.for_labels_alone())
-            score_again(trainer, inputs)
+            score_again(trainer, inputs, settings)
         return None
 
     # Data and teacher. Nothing is written before data, teacher and student are known to fit together.
@@ -111,26 +111,21 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     inputs = read_by_student(inputs, student_args.student_name_or_path, data_args, training_args)
     inputs = with_trimmed_vocabulary(inputs, vocabulary_args, data_args, training_args)
     check_student(start, student_args, training_args, inputs)
-    finished = finished_run(settings, inputs, training_args, overwrite)
-    repository = open_repository(training_args) if push_to_hub else None
-    if finished is not None:
-        print(results_table(finished))
-        if repository:
-            with claimed(training_args):
-                push_student(training_args, repository, finished)
-        return finished
-    check_teacher(start, training_args, inputs.read_by_teacher)
+    if finished_run(settings, inputs, training_args, overwrite) is None:
+        check_teacher(start, training_args, inputs.read_by_teacher)
     with claimed(training_args):
         record, checkpoint = begin_run(settings, inputs, training_args, overwrite)
-        teacher = prepare_teacher(start, training_args, inputs.read_by_teacher)
-        del start
+        repository = open_repository(training_args) if push_to_hub else None
+        if record.student is None:  # otherwise the run is finished
+            teacher = prepare_teacher(start, training_args, inputs.read_by_teacher)
+            del start
 
-        # Student, after the search for its layers or the stages before it if there are any.
-        run = Run(training_args, inputs, teacher, record, checkpoint, overwrite=overwrite)
-        student, origin = start_student(run, student_args)
-        trainer = build_trainer(student, inputs, training_args, teacher, origin.layers)
-        record = train_and_finish(run, trainer, origin)
-        if trainer.is_world_process_zero():
+            # Student, after the search for its layers or the stages before it if there are any.
+            run = Run(training_args, inputs, teacher, record, checkpoint, overwrite=overwrite)
+            student, origin = start_student(run, student_args)
+            trainer = build_trainer(student, inputs, training_args, teacher, origin.layers)
+            record = train_and_finish(run, trainer, origin)
+        if training_args.process_index == 0:
             print(results_table(record))
             if repository:
                 push_student(training_args, repository, record)

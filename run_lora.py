@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
             inputs = load_inputs(training_args.output_dir, teacher_args, data_args, training_args)
             student = load_adapter(training_args.output_dir)
             trainer = build_trainer(student, inputs, training_args.for_labels_alone())
-            score_again(trainer, inputs)
+            score_again(trainer, inputs, settings)
         return None
 
     # Data and teacher. Nothing is written before data, teacher, layers and adapters are known to fit.
@@ -108,38 +108,33 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     check_training_labels(inputs, training_args, start.is_trained)
     check_student(start, student_args, training_args, inputs)
     target_modules(start.model, lora_args.lora_target_modules)
-    finished = finished_run(settings, inputs, training_args, overwrite)
-    repository = open_repository(training_args) if push_to_hub else None
-    if finished is not None:
-        if lora_args.merge_adapter:
-            with claimed(training_args):
-                save_merged(training_args.output_dir, inputs.tokenizer)
-        if repository:
-            with claimed(training_args):
-                push_student(training_args, repository, finished)
-        print(results_table(finished))
-        return finished
-    check_teacher(start, training_args, inputs)
+    if finished_run(settings, inputs, training_args, overwrite) is None:
+        check_teacher(start, training_args, inputs)
     with claimed(training_args):
         record, checkpoint = begin_run(settings, inputs, training_args, overwrite)
-        teacher = prepare_teacher(start, training_args, inputs)
-        del start
+        repository = open_repository(training_args) if push_to_hub else None
+        if record.student is None:  # otherwise the run is finished
+            teacher = prepare_teacher(start, training_args, inputs)
+            del start
 
-        # Student, after the search for its layers if there is one, and its adapters.
-        record = replace(record, teacher_folder=path_from(training_args.output_dir, teacher.path))
-        run = Run(training_args, inputs, teacher, record, checkpoint, lora_args)
-        base, origin = start_student(run, student_args)
-        student = run.prepared(base)
-        trainable, total = count_parameters(student)
-        logger.info(f"Parameters: {trainable:,} of the student's {total:,} are trained ({trainable / total:.1%})")
-        trainer = build_trainer(student, inputs, training_args, teacher, origin.layers)
-        record = train_and_finish(run, trainer, origin)
+            # Student, after the search for its layers if there is one, and its adapters.
+            record = replace(record, teacher_folder=path_from(training_args.output_dir, teacher.path))
+            run = Run(training_args, inputs, teacher, record, checkpoint, lora_args)
+            base, origin = start_student(run, student_args)
+            student = run.prepared(base)
+            trainable, total = count_parameters(student)
+            logger.info(f"Parameters: {trainable:,} of the student's {total:,} are trained ({trainable / total:.1%})")
+            trainer = build_trainer(student, inputs, training_args, teacher, origin.layers)
+            record = train_and_finish(run, trainer, origin)
         if lora_args.merge_adapter:
             save_merged(training_args.output_dir, inputs.tokenizer)
-        if trainer.is_world_process_zero():
+        if training_args.process_index == 0:
             print(results_table(record))
-            megabytes = record.student.adapter["megabytes"]
-            print(f"\nTrained: {trainable:,} of {total:,} parameters; the adapter has {megabytes:.1f} MB.")
+            adapter = record.student.adapter
+            print(
+                f"\nTrained: {adapter['trainable_parameters']:,} of {adapter['total_parameters']:,} parameters; the "
+                f"adapter has {adapter['megabytes']:.1f} MB."
+            )
             if repository:
                 push_student(training_args, repository, record)
     return record

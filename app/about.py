@@ -28,10 +28,11 @@ def describe(model: Model) -> str:
         facts["Size"] = f"{metrics['layers']} layers, {metrics['parameters'] / 1e6:.1f} million parameters"
         facts["Reads"] = f"the first {model.max_length} tokens of a comment"
         scores = metrics["int8" if "int8" in model.backend else "float32"]
+        at = "" if model.thresholds is None else " (each label from 50 % on)"
         for split in ("validation", "test"):
             if split in scores:
                 facts[f"{split.capitalize()} split"] = (
-                    f"accuracy {percent(scores[split]['accuracy'])}, macro-F1 {percent(scores[split]['macro_f1'])}"
+                    f"accuracy {percent(scores[split]['accuracy'])}, macro-F1 {percent(scores[split]['macro_f1'])}{at}"
                 )
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in facts.items()

@@ -169,7 +169,7 @@ def build_router(service: Service) -> tuple[APIRouter, Endpoint]:
         """Statistics for Prometheus."""
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
 
-    others = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+    others = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
 
     @router.api_route("/api/{name:path}", methods=others, include_in_schema=False)
     async def refuse(name: str) -> JSONResponse:

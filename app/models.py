@@ -119,8 +119,7 @@ class Model(ABC):
         self.max_length = metrics.get("max_length") or _max_length(tokenizer_config)
         self.version = metrics.get("version")
         self.languages = tuple(metrics.get("languages", ()))
-        with open(weights, "rb") as file:
-            self.fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
+        self.fingerprint = sha256_of(weights)
         self._pad_token_id = config.get("pad_token_id") or 0
         file = _tokenizer_file(folder)
         try:
@@ -314,6 +313,12 @@ def _tokenizer_file(folder: Path) -> Path:
             'Use the checkpoint with `pipeline("text-classification")`, or train a student of a teacher that has one.'
         )
     return _existing(file)
+
+
+def sha256_of(path: str | Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(file: Path) -> dict:

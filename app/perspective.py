@@ -43,9 +43,13 @@ MAX_COMMENT_BYTES = 20_480
 MAX_SPANS = 64
 PLAIN_TEXT = "PLAIN_TEXT"
 PROBABILITY = "PROBABILITY"
-# A sentence ends with a mark before white space, or with its line. The pattern takes one character after the other and
-# never goes back, because texts may consist of marks alone.
-SENTENCE = re.compile(r"\S[^\r\n]*?(?:(?<=[.!?…])(?=\s)|(?=[\r\n]|\Z))")
+# A sentence ends with a mark before white space, perhaps with a closing mark in between; with a mark of a script that
+# has no spaces; or with its line. The pattern takes one character after the other and never goes back, because texts
+# may consist of marks alone.
+END, CLOSING = "[.!?…؟।。！？]", "[\"'”’»)」』）]"
+SENTENCE = re.compile(
+    rf"\S[^\r\n]*?(?:(?:(?<={END})|(?<={END}{CLOSING}))(?=\s)|(?<=[。！？])(?!{END}|{CLOSING})|(?=[\r\n]|\Z))"
+)
 # Google's names of the statuses that this API answers with.
 STATUS_NAMES = {
     400: "INVALID_ARGUMENT",
@@ -175,7 +179,7 @@ def build_router(service: Service) -> tuple[APIRouter, Endpoint]:
         address = str(request.base_url)
         return JSONResponse(DISCOVERY | {"rootUrl": address, "baseUrl": address})
 
-    @router.api_route(PREFIX + "{name:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
+    @router.api_route(PREFIX + "{name:path}", methods=["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"])
     async def refuse(name: str) -> JSONResponse:
         if name == "comments:suggestscore":
             return error_response(501, "Suggested scores are not read: this server learns nothing from its users.")
@@ -229,8 +233,12 @@ def read_request(body: bytes) -> AnalyzeRequest:
         return AnalyzeRequest.model_validate_json(body)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(map(str, problem["loc"]))[:200]
-        said = f"{where}: {problem['msg']}" if where else problem["msg"]
+        names = [str(name)[:200] for name in problem["loc"]]
+        said = f"{'.'.join(names)}: {problem['msg']}" if names else problem["msg"]
+        if problem["type"] == "extra_forbidden":
+            *parents, unknown = names
+            place = f" at '{'.'.join(parents)}'" if parents else ""
+            said = f'Unknown name "{unknown}"{place}: Cannot find field.'
         raise AnalyzeError(f"Invalid JSON payload received. {said}") from None
 
 

@@ -21,6 +21,8 @@ from app.comments_file import DELIMITERS
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 ROWS_AT_A_TIME = 1_000
+READ_BYTES = 1_000_000
+PARTS_A_ROW_GROUP = 5
 MAX_CELL_CHARACTERS = 2**31 - 1  # the largest that the csv module takes on every system
 
 # Types of pyarrow, or their names, by column; `None` where the rows tell. Only parquet needs them.
@@ -142,7 +144,8 @@ def _parsed(line: str):
 def _open_parquet(path: Path) -> Source:
     import pyarrow.parquet
 
-    file = pyarrow.parquet.ParquetFile(path)
+    # By default the columns of a whole group of rows are read at once, and many files have one group only.
+    file = pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
     rows = (row for batch in file.iter_batches(ROWS_AT_A_TIME) for row in batch.to_pylist())
     return Source(rows, {field.name: field.type for field in file.schema_arrow}, file.metadata.num_rows)
 
@@ -190,7 +193,7 @@ def _write_parquet(file: Path, rows: Sequence[dict], columns: Columns) -> None:
 
 
 def join_files(parts: Iterable[Path], target: Path) -> None:
-    """Writes parts with the same columns as one file, a part in memory at a time.
+    """Writes parts with the same columns as one file, a few parts in memory at a time.
 
     Raises:
         ValueError: a column of parquet has types in different parts that have no common one.
@@ -216,6 +219,9 @@ def _join_parquet(parts: Sequence[Path], target: Path) -> None:
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
         raise ValueError(f"A column must have values of one type for parquet: {error}.") from error
     with pyarrow.parquet.ParquetWriter(target, schema) as writer:
-        for part in parts:
-            with pyarrow.parquet.ParquetFile(part) as content:
-                writer.write_table(content.read().cast(schema))
+        for start in range(0, len(parts), PARTS_A_ROW_GROUP):
+            tables = []
+            for part in parts[start : start + PARTS_A_ROW_GROUP]:
+                with pyarrow.parquet.ParquetFile(part) as content:
+                    tables.append(content.read(use_threads=False).cast(schema))
+            writer.write_table(pyarrow.concat_tables(tables))

@@ -24,12 +24,13 @@ from filelock import FileLock, Timeout
 
 from app.comments_file import find_text_column
 from app.cores import available_cores, share_cores
-from app.models import BACKENDS, Answer, Model, load_model
+from app.models import BACKENDS, Answer, Model, load_model, sha256_of
 from app.rows import FORMATS, ending, join_files, open_source, write_rows
 from app.service import is_blank
 
-BLOCK_ROWS = 10_000
-TEXTS_A_CALL = 64
+# Few, because each row takes some kilobytes of Python objects.
+BLOCK_ROWS = 2_000
+TEXTS_A_CALL = 32
 SETTINGS_FILE = "settings.json"
 
 
@@ -89,7 +90,8 @@ def score_file(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.input} has the column {taken[0]} already, which is to be written. Rename it.")
     settings = {
         "input": args.input,
-        "bytes": Path(args.input).stat().st_size if Path(args.input).is_file() else None,
+        "input_sha256": sha256_of(args.input) if Path(args.input).is_file() else None,
+        "block_rows": BLOCK_ROWS,
         "split": args.split,
         "text_column": text_column,
         "shard": args.shard,

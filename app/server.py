@@ -106,7 +106,9 @@ class Guard:
                 status = message["status"]
                 # Here, because Gradio's queue answers 503 too.
                 retry = [(b"retry-after", b"%d" % RETRY_AFTER_SECONDS)] if status == 503 else []
-                message["headers"] = [*message["headers"], *SECURITY_HEADERS, *retry]
+                # Gradio would let pages of all other servers read the answers.
+                kept = (header for header in message["headers"] if not header[0].startswith(b"access-control-"))
+                message["headers"] = [*kept, *SECURITY_HEADERS, *retry]
             await send(message)
 
         try:

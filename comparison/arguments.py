@@ -8,6 +8,7 @@ from comparison.methods import DEFAULT_METHODS, METHODS
 from layer_distillation.errors import UserError
 from layer_mapping import STRATEGIES, SYNONYMS
 from lora_adapters.arguments import LEARNING_RATE
+from text_data.names import split_words
 from training.arguments import StudentArguments
 
 
@@ -85,7 +86,7 @@ class ComparisonArguments:
         self.strategies = _strategies("strategies", self.strategies)
         self.methods = _one_of("methods", self.methods, METHODS)
         self.method_strategies = _strategies("method_strategies", self.method_strategies or self.strategies)
-        self.seeds = _split(self.seeds)
+        self.seeds = split_words(self.seeds)
         if not self.seeds or not all(seed.isdecimal() for seed in self.seeds):
             raise UserError(f"--seeds must be whole numbers >= 0, found {' '.join(self.seeds)}. An example is 0 1 2.")
         if self.lora_learning_rate <= 0:
@@ -114,13 +115,8 @@ class ComparisonArguments:
         )
 
 
-def _split(words: Sequence[str]) -> list[str]:
-    """Splits at commas, by which argument files join lists; a command line has spaces. Leaves repetitions out."""
-    return list(dict.fromkeys(name for word in words for name in word.split(",") if name))
-
-
 def _one_of(name: str, words: Sequence[str], known: Sequence[str]) -> list[str]:
-    values = _split(words)
+    values = split_words(words)
     if not values or not set(values) <= set(known):
         raise UserError(f"--{name} must be some of {', '.join(known)}, found {' '.join(values) or 'none'}.")
     return values

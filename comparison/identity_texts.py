@@ -23,7 +23,7 @@ from text_data.columns import NUMBER
 from text_data.files import READERS, read_file
 from text_data.label_columns import share_of
 from text_data.labels import LabelMap
-from text_data.names import split_names
+from text_data.names import split_words
 
 # The identities of Perspective's templates.
 IDENTITIES = (
@@ -66,10 +66,7 @@ class IdentityArguments:
     )
 
     def __post_init__(self):
-        # Argument files join lists by commas.
-        self.toxic_labels, self.identities = (
-            [name for word in words for name in split_names(word)] for words in (self.toxic_labels, self.identities)
-        )
+        self.toxic_labels, self.identities = split_words(self.toxic_labels), split_words(self.identities)
 
     def toxic_positions(self, label_names: Sequence[str]) -> list[int]:
         """Returns the positions of the toxic ones among a model's labels.

@@ -30,6 +30,7 @@ from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from text_data.arguments import DataArguments
 from text_data.loading import TextClassificationData, load_data
+from text_data.names import join_names
 
 SECONDS_A_FILE = 20
 GOOD = ("right", "right, by one reader", "refused")
@@ -52,7 +53,7 @@ def read_with_polars(case: Case) -> dict[str, list]:
         rows = document if isinstance(document, list) else document["data"]
         frame = pl.DataFrame(rows, infer_schema_length=None)
     else:
-        options = {"separator": case.delimiter, "quote_char": '"' if suffix == ".csv" else None}
+        options = {"separator": case.delimiter, "quote_char": '"' if case.is_quoted else None}
         frame = pl.read_csv(case.path, infer_schema=False, empty_string_is_null=False, **options)
     return {name: frame[name].to_list() for name in frame.columns}
 
@@ -73,7 +74,7 @@ def read_with_pandas(case: Case) -> dict[str, list]:
         document = [json.loads(line) for line in text.split("\n") if line] if is_lines else json.loads(text)
         rows = document if isinstance(document, list) else document["data"]
         return {name: [row.get(name) for row in rows] for name in dict.fromkeys(k for row in rows for k in row)}
-    quoting = csv.QUOTE_MINIMAL if case.path.suffix == ".csv" else csv.QUOTE_NONE
+    quoting = csv.QUOTE_MINIMAL if case.is_quoted else csv.QUOTE_NONE
     header, *rows = csv.reader(io.StringIO(text, newline=""), delimiter=case.delimiter, quoting=quoting)
     return {name: [row[index] for row in rows] for index, name in enumerate(header)}
 
@@ -117,7 +118,10 @@ def _is_readable(case: Case, values: list) -> bool:
     if case.order and case.arguments.get("problem_type") == MULTI_LABEL:
         return False  # the type says one label a row
     if case.kind == "columns":
-        return all(any(row[name] is not None for row in case.rows) for name in COLUMNS)
+        columns = ([row[name] for row in case.rows] for name in COLUMNS)
+        return all(None not in column or len(set(column) - {None}) > 1 for column in columns)
+    if case.kind == "decimal commas":
+        return any(value in ("0,05", "-3,75") for value in values) or case.arguments.get("problem_type") == REGRESSION
     if case.kind in (*NAME_LISTS, "list cells", "joined names"):
         if case.kind == "list cells" and case.arguments.get("problem_type") == SINGLE_LABEL:
             return all(len(_names_in(value)) == 1 for value in values)
@@ -148,25 +152,47 @@ def _is_open(case: Case) -> bool:
         return False
     if case.kind in ("fractions", "shares"):
         return any(value is not None and value % 1 for value in values)
-    return case.kind not in ("mixed", "nested", "odd names")
+    return case.kind not in ("mixed", "nested", "odd names", "decimal commas")
 
 
-def differences(case: Case, data: TextClassificationData, columns: dict[str, list]) -> str:
-    """Compares texts, label map and labels row by row with the columns of another reader; "right" if all agree."""
-    split, labels = data.splits["train"], data.labels
+def outcome_of_splits(case: Case, other: Case, order: tuple[str, ...], read: Callable[[Case], dict[str, list]]) -> str:
+    """Reads one file for training and another one for validation; returns what `outcome_of` does.
+
+    Args:
+        order: for `--label_order`, empty for none.
+    """
+    arguments = case.arguments | ({"label_order": join_names(order)} if order else {})
+    try:
+        data_args = DataArguments(train_file=str(case.path), validation_file=str(other.path), **arguments)
+        data = load_data(data_args, seed=0)
+    except UserError as error:
+        is_named = any(str(path) in str(error) for path in (case.path, other.path))
+        return "refused" if is_named else f"WRONG: the message names no file: {error}"
+    if order and data.labels.names != order:
+        return f"WRONG: the order {data.labels.names} is {order}"
+    return differences(other, data, read(other), "validation")
+
+
+def differences(case: Case, data: TextClassificationData, columns: dict[str, list], name: str = "train") -> str:
+    """Compares a split row by row with the columns of another reader; "right" if texts and labels agree.
+
+    For the training split the label map must agree too.
+    """
+    split, labels = data.splits[name], data.labels
     (text,) = data.text_columns
     if split[text][:] != columns[text]:
         return f"WRONG: texts {split[text][:]} are {columns[text]}"
-    name = case.arguments.get("label_column_name") or ("label" if "label" in columns else "labels")
-    values = list(zip(*(columns[column] for column in name.split(",")), strict=True))
-    values = values if "," in name else [value for (value,) in values]
-    if case.order and labels.names != case.order:
+    named = case.arguments.get("label_column_name") or ("label" if "label" in columns else "labels")
+    values = list(zip(*(columns[column] for column in named.split(",")), strict=True))
+    values = values if "," in named else [value for (value,) in values]
+    if name == "train" and case.order and labels.names != case.order:
         return f"WRONG: the order {labels.names} is {case.order}"
     expected = [_spelled(value, data, case) for value in values]
     found = [_spelled_by_us(row, data, case) for row in split["label"][:]]
     if expected != found:
         return f"WRONG: labels {found} are {expected}"
-    if labels.problem_type == SINGLE_LABEL and not labels.is_soft and not case.order and case.kind not in ARRAYS:
+    is_sorted = name == "train" and labels.problem_type == SINGLE_LABEL and not case.order
+    if is_sorted and not labels.is_soft and case.kind not in ARRAYS:
         classes = set(expected)
         try:
             ordered = sorted(sorted(classes), key=int)
@@ -195,11 +221,12 @@ def _spelled(value: object, data: TextClassificationData, case: Case) -> object:
         shares = [None if math.isnan(number) or number == -1 else round(number, 5) for number in numbers]
         return shares if labels.problem_type == MULTI_LABEL or labels.is_soft else labels.names[shares.index(1)]
     if labels.problem_type == REGRESSION:
-        return round(float(value[0] if isinstance(value, list) else value), 5)
+        value = value[0] if isinstance(value, list) else value
+        return round(float(value.replace(",", ".") if isinstance(value, str) else value), 5)
     if labels.problem_type == SINGLE_LABEL and labels.is_soft:
         return [round(1 - float(value), 5), round(float(value), 5)]
     if labels.problem_type == SINGLE_LABEL and case.kind in (*NAME_LISTS, "list cells"):
-        return value[0]
+        return value[0] if value else "[]"  # a name like another, if all other lists were cut
     if labels.problem_type == SINGLE_LABEL:
         is_decimal = case.kind in ("whole decimals", "shares", "fractions") or not isinstance(value, str | bool | int)
         return str(int(float(value))) if is_decimal else str(value)

@@ -96,6 +96,7 @@ KINDS = {
         lambda r: ";".join(_subset(r, ("x", "y", "z"))) or ";", None, (MULTI_LABEL, SINGLE_LABEL), CELLS
     ),
     "columns": Kind(lambda r: [r.choice((0, 1, 0.25, None)) for _ in range(3)], MULTI_LABEL, (MULTI_LABEL,)),
+    "decimal commas": Kind(lambda r: r.choice(("0,05", "2,5", "-3,75", "7")), REGRESSION, (REGRESSION,), CELLS),
     "mixed": Kind(lambda r: r.choice((1, "1", [1], {"a": 1}, True, 0.5)), None, (), JSON),
     "nested": Kind(lambda r: r.choice(([["a"]], {"a": {"b": 1}}, [{"a": 1}])), None, (), JSON),
 }
@@ -112,6 +113,7 @@ class Case:
     Attributes:
         fault: what was done to the file, "" for nothing.
         order: the order of the names that the type of the column declares.
+        is_quoted: whether cells of a csv or tsv file that need it are quoted.
     """
 
     path: Path
@@ -120,6 +122,7 @@ class Case:
     fault: str = ""
     delimiter: str = ","
     order: tuple[str, ...] = ()
+    is_quoted: bool = False
     rows: list[dict] = field(default_factory=list)
 
 
@@ -129,16 +132,12 @@ def make_case(number: int, folder: Path, seed: int = 0) -> Case:
     kind = rng.choice(list(KINDS))
     suffix = rng.choice(KINDS[kind].formats)
     case = Case(folder / f"{number}.{suffix}", kind, {})
-    if suffix == "csv":
-        case.delimiter = rng.choice(",,,;\t|")
-    elif suffix == "tsv":
-        case.delimiter = "\t"
     label = rng.choice(("label", "label", "labels", "target"))
     for row in range(rng.choice((1, 2, 3, 8, 30))):
         value = KINDS[kind].make(rng)
         labels = dict(zip(COLUMNS, value, strict=True)) if kind == "columns" else {label: value}
         text = f"{row} {rng.choice(WORDS)}{rng.choice(('', chr(10), ' '))}{rng.choice(WORDS)}"
-        case.rows.append({"id": row, "text": text if suffix != "tsv" else text.replace("\n", " "), **labels})
+        case.rows.append({"id": row, "text": text, **labels})
     if rng.random() < 0.15:  # a value that is missing
         column = rng.choice([name for name in case.rows[0] if name != "id"])
         for row in rng.sample(case.rows, rng.randint(1, len(case.rows))):
@@ -154,6 +153,15 @@ def make_case(number: int, folder: Path, seed: int = 0) -> Case:
     if rng.random() < 0.15:
         _damage(case, rng)
     return case
+
+
+def rows_again(case: Case, number: int, seed: int) -> Case:
+    """Writes some of the rows of a case to another file, perhaps in another format."""
+    rng = random.Random(f"{seed} {number} again")
+    path = case.path.with_name(f"{number}-again.{rng.choice(KINDS[case.kind].formats)}")
+    other = Case(path, case.kind, case.arguments, rows=rng.choices(case.rows, k=rng.choice((1, 3, 8))))
+    _write(other, rng)
+    return other
 
 
 def _write(case: Case, rng: random.Random) -> None:
@@ -178,13 +186,13 @@ def _write(case: Case, rng: random.Random) -> None:
     elif case.path.suffix in (".csv", ".tsv"):
         stream = io.StringIO(newline="")
         ending = rng.choice(("\n", "\r\n"))
-        if case.path.suffix == ".csv":
-            writer = csv.writer(stream, delimiter=case.delimiter, lineterminator=ending)
-            writer.writerow(names)
-            writer.writerows([["" if v is None else v for v in row.values()] for row in case.rows])
+        case.delimiter = rng.choice(",,,;\t|") if case.path.suffix == ".csv" else "\t"
+        case.is_quoted = case.path.suffix == ".csv" or rng.random() < 0.5
+        lines = [names, *([str("" if v is None else v) for v in row.values()] for row in case.rows)]
+        if case.is_quoted:
+            csv.writer(stream, delimiter=case.delimiter, lineterminator=ending).writerows(lines)
         else:
-            lines = [names, *([str("" if v is None else v) for v in row.values()] for row in case.rows)]
-            stream.write("".join("\t".join(line) + ending for line in lines))
+            stream.write("".join("\t".join(line).replace("\n", " ") + ending for line in lines))
         case.path.write_bytes(stream.getvalue().encode(rng.choice(("utf-8", "utf-8-sig"))))
     elif case.path.suffix == ".jsonl":
         is_sparse = rng.random() < 0.3  # a missing value may be a missing key

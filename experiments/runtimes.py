@@ -1,11 +1,13 @@
 """Whether other runtimes read an export as it is, and answer as the app does.
 
     python -m experiments.runtimes --export outputs/toxic_comments-odd/export --screenshot browser.png
+    python -m experiments.runtimes --export outputs/jigsaw-odd/export --name runtimes_several_labels
 
 For each runtime this installs its packages in an environment of its own, which takes some gigabytes for PyTorch. The
 clients are in `experiments/runtime_clients/`; the browser opens the page of `browser/build.sh`. The texts are the
-first 123 of the everyday sentences and the sample data's test split. The figures go to `docs/results/runtimes.csv` and
-`.md`. Node with npm and Chromium must be installed.
+first 123 of the everyday sentences and the sample data's test split. A model with several labels must give each the
+app's probability, and a text the same labels by the thresholds of the export. The figures go to
+`docs/results/NAME.csv` and `.md`. Node with npm and Chromium must be installed.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import expect, sync_playwright
 
-from app.models import load_model
+from app.models import Model, load_model
 from benchmarks.results import ROOT, write_results
 from export.arguments import FLOAT32_FILE
 from training.tables import markdown_table
@@ -38,6 +40,7 @@ PYTHON_RUNTIMES = {
 }
 TRANSFORMERS_JS = "@huggingface/transformers@4.3.2"
 NUM_TEXTS = 123
+TIMEOUT = 300_000  # ms; WebAssembly takes long to load on a busy machine
 KINDS = ("float32", "int8")
 # Labels and probabilities that the page shows.
 SCORE_IN_FLOAT32 = """async ([texts, labels]) => {
@@ -65,10 +68,11 @@ def main():
         python = python_with(args.environments / name, packages)
         found[name] = run_client([python, CLIENTS / client], args.export, texts_file)
     found["transformers.js"] = run_client(["node", node_client(args.environments / "node")], args.export, texts_file)
-    found["browser"] = answers_of_browser(args, texts, list(load_model(args.export).labels))
-    rows = [row for answers in found.values() for row in compare(answers, expected)]
+    model = load_model(args.export)
+    found["browser"] = answers_of_browser(args, texts, list(model.labels))
+    rows = [row for answers in found.values() for row in compare(answers, expected, model)]
     columns = {"runtime": "Runtime", "file": "File", "labels_equal": "Labels as the app's", "difference": "Difference"}
-    write_results("runtimes", rows, markdown_table([{columns[key]: str(row[key]) for key in columns} for row in rows]))
+    write_results(args.name, rows, markdown_table([{columns[key]: str(row[key]) for key in columns} for row in rows]))
 
 
 def read_texts() -> list[str]:
@@ -121,9 +125,10 @@ def answers_of_browser(args: argparse.Namespace, texts: Sequence[str], labels: S
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 800, "height": 600})
+        page.set_default_timeout(TIMEOUT)
         page.on("request", lambda request: request.url.startswith((address, "blob:")) or foreign.append(request.url))
         page.goto(address)
-        expect(page.get_by_role("button")).to_be_enabled(timeout=120_000)
+        expect(page.get_by_role("button")).to_be_enabled(timeout=TIMEOUT)
         for text in texts:
             page.locator("#result").evaluate("element => element.replaceChildren()")
             page.get_by_label("Comment").fill(text)
@@ -143,13 +148,20 @@ def answers_of_browser(args: argparse.Namespace, texts: Sequence[str], labels: S
     return {"version": name, "int8": rows, "float32": float32}
 
 
-def compare(answers: dict, expected: dict[str, np.ndarray]) -> list[dict]:
+def compare(answers: dict, expected: dict[str, np.ndarray], model: Model) -> list[dict]:
     """Returns a row for each kind of file that a runtime has answered with."""
+
+    def labels(probabilities: np.ndarray) -> np.ndarray:
+        """The labels that each text has, `(texts, labels)`, or the class that it has, `(texts, 1)`."""
+        if model.thresholds is None:
+            return probabilities.argmax(axis=1, keepdims=True)
+        return probabilities >= list(model.thresholds.values())
+
     rows = []
     for kind in KINDS:
         if kind in answers:
             found = np.array(answers[kind])
-            equal = int((found.argmax(axis=1) == expected[kind].argmax(axis=1)).sum())
+            equal = int((labels(found) == labels(expected[kind])).all(axis=1).sum())
             rows.append(
                 {
                     "runtime": answers["version"],
@@ -163,7 +175,8 @@ def compare(answers: dict, expected: dict[str, np.ndarray]) -> list[dict]:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--export", type=Path, required=True, help="folder of an export of a model with one label")
+    parser.add_argument("--export", type=Path, required=True, help="folder of an export")
+    parser.add_argument("--name", default="runtimes", help="of the files for the figures (default: %(default)s)")
     parser.add_argument(
         "--environments", type=Path, default=Path("outputs/runtimes"), help="folder for the environments, kept"
     )

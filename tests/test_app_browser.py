@@ -17,6 +17,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
+from app.about import describe
+from app.cards import card
+from app.models import load_model
 from tests.running_app import WATCHED_APP
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -244,14 +247,24 @@ def violations(page):
     return [(found["id"], found["nodes"][0]["html"]) for found in Axe().run(page).response["violations"]]
 
 
-def test_a_phone_shows_everything_without_scrolling_sideways(browser, open_page):
+def test_a_phone_shows_everything_without_scrolling_sideways(browser, open_page, several_labels):
     page = open_page(browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True))
     check(page, "I hate you, you are an absolutelyunbelievablyendlesslyannoyingpersonwithoutanyspaces" + "x" * 100)
     expect(answers(page)).to_have_count(2)
+    several = load_model(several_labels)
+    added = {
+        "A comment": ("#result .cards", card(several, several.classify(["I hate you"])[0], 0.01)),
+        "About": ("#about h2 >> nth=0", describe(several)),
+    }
     for tab in ("A comment", "A file", "About"):
         page.get_by_role("tab", name=tab).click()
+        if tab in added:
+            place, html = added[tab]
+            page.locator(place).evaluate("(element, html) => element.insertAdjacentHTML('afterend', html)", html)
         page.wait_for_timeout(200)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
+    page.get_by_role("tab", name="A comment").click()
+    assert all(bar.bounding_box()["width"] > 40 for bar in page.locator("#result .bar").all())
 
 
 # ---- What the app keeps to itself ----

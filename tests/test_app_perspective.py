@@ -88,6 +88,9 @@ def test_scores_below_the_threshold_are_left_out_each_by_itself(client):
         ("  no mark at the end ", [(2, 20)]),
         ("Version 1.2 is out... really?!", [(0, 21), (22, 30)]),
         ("one\n\ntwo", [(0, 3), (5, 8)]),
+        ('She said "no." I left (at 5.) Then', [(0, 14), (15, 29), (30, 34)]),
+        ("你好。“再见！” 好！！走", [(0, 3), (3, 8), (9, 12), (12, 13)]),
+        ("क्या। हाँ؟ نعم", [(0, 5), (6, 10), (11, 14)]),
         ("one \r\ntwo.\rthree. ", [(0, 3), (6, 10), (11, 17)]),
         (". ... !", [(0, 1), (2, 5), (6, 7)]),
         ("a. " * 100, [*((3 * i, 3 * i + 2) for i in range(MAX_SPANS - 1)), (3 * (MAX_SPANS - 1), 299)]),
@@ -133,7 +136,8 @@ def test_sentences_of_hostile_texts_are_found_in_little_time(text):
             "INVALID_REQUEST",
             "scoreThreshold",
         ),
-        ({"comment": {"text": "a"}, "requestedAttributes": {"TOXICITY": {}}, "top": 1}, "INVALID_REQUEST", "top"),
+        ({"comment": {"text": "a"}, "requestedAttributes": {"TOXICITY": {}}, "top": 1}, "INVALID_REQUEST", '"top"'),
+        ({"comment": {"text": "a", "by": "me"}}, "INVALID_REQUEST", "\"by\" at 'comment'"),
     ],
 )
 def test_what_perspective_refuses_is_refused_in_its_form(client, body, reason, named):
@@ -200,6 +204,7 @@ def test_what_is_no_json_is_refused_in_googles_form(client, content):
     ("method", "path", "status", "name"),
     [
         ("GET", ANALYZE, 404, "NOT_FOUND"),
+        ("OPTIONS", ANALYZE, 404, "NOT_FOUND"),
         ("POST", "/v1alpha1/comments:nothing", 404, "NOT_FOUND"),
         ("POST", "/v1alpha1/comments:suggestscore", 501, "UNIMPLEMENTED"),
     ],

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 
 from app import score
 from app.models import load_model
+from app.rows import open_source
 from tests.small_disks import empty, fill
 
 TEXTS = ["I hate you", "See you\ntomorrow, my friend!", "", "You are an idiot."] * 3 + [None]
@@ -91,6 +93,11 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(served_model,
     with pytest.raises(KeyboardInterrupt):
         run(served_model, source, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
+    content = source.read_bytes()
+    source.write_bytes(content.replace(b"hate", b"love"))
+    with pytest.raises(SystemExit, match="input_sha256"):
+        run(served_model, source, tmp_path / "out.csv")
+    source.write_bytes(content)
     rest = []
     monkeypatch.setattr(score, "classify_all", lambda *args: rest.append(args[2]) or classify_all(*args))
     assert run(served_model, source, tmp_path / "out.csv") == whole
@@ -151,6 +158,15 @@ def test_finished_blocks_of_another_input_are_not_mixed_in(served_model, tmp_pat
     (tmp_path / "out.csv.parts" / "settings.json").write_text('{"input": "other.csv"}')
     with pytest.raises(SystemExit, match=r"out\.csv\.parts .* input"):
         run(served_model, source, tmp_path / "out.csv")
+
+
+def test_of_a_large_group_of_rows_only_a_part_is_in_memory(tmp_path):
+    texts = [os.urandom(250).hex() for _ in range(20_000)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
+    before = pa.total_allocated_bytes()
+    in_memory = [pa.total_allocated_bytes() - before for _ in open_source(str(tmp_path / "in.parquet")).rows]
+    assert len(in_memory) == len(texts)
+    assert max(in_memory) < 500 * len(texts) / 2
 
 
 def test_shards_have_every_block_once(served_model, tmp_path):

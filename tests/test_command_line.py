@@ -13,13 +13,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
 from text_data.arguments import DataArguments
 from training import output_folder
 from training.arguments import StudentArguments
-from training.command_line import keep_freed_memory, parse_arguments, run_script
+from training.command_line import keep_freed_memory, parse_arguments, run_script, set_up_logging
 
 
 @dataclass
@@ -189,6 +190,15 @@ def test_settings_are_explained_with_their_sources(parse):
         ["learning_rate", "0.5", "default.json"],
         ["output_dir", "out", "default"],
     ]
+
+
+def test_a_package_for_logs_that_is_not_installed_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    def not_installed():
+        raise RuntimeError("requires tensorboard")
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", not_installed)
+    with pytest.raises(UserError, match="--report_to tensorboard .*--report_to none"):
+        set_up_logging(TrainingArguments(output_dir=str(tmp_path), report_to=["tensorboard"]))
 
 
 def test_tokens_are_neither_shown_nor_kept(parse):

@@ -56,7 +56,7 @@ def test_a_strategy_is_not_compared_with_itself_under_another_name():
 
 
 def test_lists_may_be_separated_by_commas_as_argument_files_do():
-    assert names(strategies=["odd,even"], methods=["distill"], seeds=["0,1", "1"]) == names(
+    assert names(strategies=["odd,even"], methods=['["distill"]'], seeds=["0,1", "1"]) == names(
         strategies=["odd", "even"], methods=["distill"], seeds=["0", "1"]
     )
 

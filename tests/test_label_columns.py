@@ -66,7 +66,10 @@ def refused(load, labels, *parts, **arguments):
         ("rude, threat|insult, rude|insult, threat", (SINGLE_LABEL, MULTI_LABEL)),
         ("rude|fine|rude;threat", (SINGLE_LABEL, MULTI_LABEL)),
         ([[0.2, 0.8], [0.5, 0.5]], (SINGLE_LABEL, MULTI_LABEL)),
+        ([{"a": 0.33, "b": 0.67}, {"a": 1, "b": 0}], (SINGLE_LABEL, MULTI_LABEL)),
         ("2.5|nan|1", ("row 2", "'nan'", SINGLE_LABEL)),
+        ("2,5|nan|1,5", ("row 2", "'nan'", SINGLE_LABEL)),
+        ("3|1,2|2", ("'1,2'", REGRESSION, MULTI_LABEL)),
         # Exactly one label in every row.
         ([["toxic"], ["fine"]], (SINGLE_LABEL, MULTI_LABEL)),
         ([[10], [9]], (SINGLE_LABEL, MULTI_LABEL)),
@@ -85,6 +88,8 @@ def test_labels_with_two_readings_are_refused_with_both_and_the_option(labels, r
         ("1.0|1|0", SINGLE_LABEL, ("0", "1"), [1, 1, 0]),
         ([10.0, 9.0, 2.0], SINGLE_LABEL, ("2", "9", "10"), [2, 1, 0]),
         ("1.0|1|0", REGRESSION, ("score",), [1.0, 1.0, 0.0]),
+        ("3|1,2|2", REGRESSION, ("score",), [3.0, pytest.approx(1.2), 2.0]),
+        ("3|1,2|2,1|3", MULTI_LABEL, ("1", "2", "3"), [[0, 0, 1], [1, 1, 0], [1, 1, 0], [0, 0, 1]]),
         ([1, 2, 4], REGRESSION, ("score",), [1.0, 2.0, 4.0]),
         # As lists in json: csv cells that spell lists are lists.
         ("['a']|b|['a']", SINGLE_LABEL, ("a", "b"), [0, 1, 0]),
@@ -139,6 +144,7 @@ def test_the_problem_type_decides_between_readings(labels, problem_type, names, 
         ("a, b|c", {"problem_type": MULTI_LABEL}, ("'a, b'", '["a, b"]')),
         ([1, 2], {"problem_type": MULTI_LABEL}, ("--problem_type", "1", "--label_column_name")),
         ([[], []], {}, ("lengths [0]",)),
+        ("1,234|2,500|17", {"problem_type": REGRESSION}, ("'1,234'", "thousands")),
         ("a|b", {"problem_type": "classification"}, ("--problem_type", "'classification'", MULTI_LABEL)),
         ("2.5|1", {"label_order": "a,b"}, ("--label_order", REGRESSION)),
     ],
@@ -290,8 +296,13 @@ def test_lists_of_ordered_categories_keep_the_order(load):
 
 def test_fractions_in_decimals_and_decimal_commas_are_scores(load):
     assert load(pa.array([Decimal("0.25"), Decimal("3")]))[0].problem_type == REGRESSION
-    labels, values = load("0,25|-3|1,5", delimiter=";")
-    assert (labels.problem_type, values) == (REGRESSION, [0.25, -3.0, 1.5])
+    for delimiter in ",;\t":
+        for cells, scores in (("0,25|-3|1,5", [0.25, -3.0, 1.5]), ("0,5|1,0|2,2|3", [0.5, 1.0, np.float32(2.2), 3.0])):
+            labels, values = load(cells, delimiter=delimiter)
+            assert (labels.problem_type, values) == (REGRESSION, scores)
+        labels, values = load("0,25|1|0,5", delimiter=delimiter, problem_type=SINGLE_LABEL)
+        assert labels == LabelMap(SINGLE_LABEL, ("not_label", "label"), is_soft=True)
+        assert values == [[0.75, 0.25], [0, 1], [0.5, 0.5]]
     for delimiter in ";\t":
         assert load("b|a", delimiter=delimiter) == (LabelMap(SINGLE_LABEL, ("a", "b")), [1, 0])
 
@@ -340,9 +351,26 @@ def test_columns_of_labels_from_csv_json_parquet_and_a_data_set_are_shares_with_
 
 
 def test_an_object_a_text_is_a_label_for_each_key(load):
-    labels, shares = load([{"toxic": 1, "threat": 0}, {"toxic": 0.5}])
+    labels, shares = load([{"toxic": 1, "threat": 0}, {"toxic": 0.5}, {"threat": 1}])
     assert labels == LabelMap(MULTI_LABEL, ("toxic", "threat"))
-    np.testing.assert_array_equal(shares, np.float32([[1, 0], [0.5, NAN]]))
+    np.testing.assert_array_equal(shares, np.float32([[1, 0], [0.5, NAN], [NAN, 1]]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "parts"),
+    [
+        ([{"toxic": 1}, {"threat": 1}, {"threat": 0}], ("'toxic'", "1 in 1 of 3", "Write 0")),
+        ([{"toxic": 1, "threat": 1}, {"toxic": 1, "threat": None}, {"toxic": 0}], ("'threat'", "1 in 1 of 3")),
+        ([{"toxic": 1, "threat": None}, {"toxic": 0, "threat": -1}], ("'threat'", "none in 0 of 2")),
+    ],
+)
+def test_a_label_that_is_known_where_texts_have_it_alone_is_refused(labels, parts, load):
+    refused(load, labels, "train.jsonl", *parts)
+
+
+def test_a_label_that_every_text_has_is_read_with_a_warning(load, caplog):
+    assert load([["a", "b"], ["a"]]) == (LabelMap(MULTI_LABEL, ("a", "b")), [[1, 1], [1, 0]])
+    assert [message.count("'a'") for message in caplog.messages] == [1]
 
 
 def test_one_column_of_fractions_is_a_soft_binary_label_where_the_option_says_classification(load):
@@ -368,6 +396,7 @@ def test_shares_that_sum_to_one_are_soft_single_labels_where_the_option_says_so(
     [
         ("text,a,b", "x,1,2", {}, ("row 1", "'b'", "'2'", "--label_column_name")),
         ("text,a,b", "x,1,yes", {}, ("row 1", "'b'", "'yes'")),
+        ("text;a;b", "x;0,5;1,5", {}, ("row 1", "'b'", "'1,5'")),
         ("text,a,b", "x,nan,inf", {}, ("row 1", "'b'", "'inf'")),
         ("text,a,c", "x,1,0", {}, ("'b'", "text, a, c")),
         ("text,c,d", "x,1,0", {}, ("'a' and 'b'", "text, c, d")),

@@ -2,11 +2,14 @@
 
 import json
 import logging
+import multiprocessing
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from accelerate import PartialState
 
 from comparison.arguments import ComparisonArguments
@@ -15,6 +18,7 @@ from layer_distillation.atomic_files import replacing
 from layer_distillation.errors import UserError
 from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE, DataRecord, RunRecord, library_versions
 from lora_adapters.arguments import LoraArguments
+from tests.forked_runs import free_port
 from text_data.arguments import DataArguments
 from training.arguments import OutputArguments, TeacherArguments
 from training.output_folder import (
@@ -82,21 +86,48 @@ def test_a_file_is_refused_as_output_dir(tmp_path):
 
 def test_of_two_runs_in_one_folder_the_second_is_refused_until_the_first_ends(tmp_path):
     folder = tmp_path / "run"
-    args = [SimpleNamespace(output_dir=str(folder), process_index=index) for index in (0, 1)]
-    with claimed(args[0]):
-        with pytest.raises(FolderInUseError, match=f"--output_dir {folder}"), claimed(args[0]):
-            pass
-        with claimed(args[1]):  # another process of the same run
+    args = SimpleNamespace(output_dir=str(folder))
+    with claimed(args):
+        with pytest.raises(FolderInUseError, match=f"--output_dir {folder}"), claimed(args):
             pass
         check_output_dir(folder)
     assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
     check_output_dir(folder)
-    with claimed(args[0]):
+    with claimed(args):
         pass
 
 
+def test_the_main_process_claims_the_folder_for_all_and_its_error_ends_all(tmp_path):
+    forked = multiprocessing.get_context("fork")
+    answers, port = forked.SimpleQueue(), free_port()
+    processes = [forked.Process(target=claim_twice, args=(rank, port, tmp_path, answers)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    first, second = answers.get(), answers.get()
+    assert first == second and f"--output_dir {tmp_path}" in first
+
+
+def claim_twice(rank, port, folder, answers):
+    """One of two processes of a run, in whose folder another run begins."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    PartialState._reset_state()
+    PartialState(cpu=True)
+    args = SimpleNamespace(output_dir=str(folder))
+    with claimed(args):
+        try:
+            with claimed(args):
+                pass
+        except UserError as error:
+            answers.put(str(error))
+    torch.distributed.destroy_process_group()
+
+
 def test_a_run_that_fails_before_it_has_made_anything_leaves_the_folder_as_it_was(tmp_path):
-    args = SimpleNamespace(output_dir=str(tmp_path), process_index=0)
+    args = SimpleNamespace(output_dir=str(tmp_path))
     EARLIER.write(tmp_path)
     with claimed(args):
         pass

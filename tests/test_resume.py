@@ -11,6 +11,8 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import run_comparison
 import run_distillation
@@ -54,7 +56,7 @@ def run_on(num_processes, arguments, folder):
 
 def kill_run_on(num_processes, when, step, arguments, folder):
     batch_size = ["--per_device_train_batch_size", 8 // num_processes]
-    arguments = [when, step, *arguments, *batch_size, "--output_dir", folder]
+    arguments = ["run_distillation", when, step, *arguments, *batch_size, "--output_dir", folder]
     process = run_elsewhere(*arguments, script=KILLED_RUN, num_processes=num_processes)
     assert process.returncode == -signal.SIGKILL, process.stderr[-6000:]
     assert read_record(folder) is None and (folder / UNFINISHED_RECORD_FILE).is_file()
@@ -120,6 +122,29 @@ def test_a_run_continues_from_the_checkpoint_that_is_named(common, uninterrupted
     assert {path.name for path in (tmp_path / "student").glob("checkpoint-*")} == {"checkpoint-20", "checkpoint-24"}
     assert weights(tmp_path / "student") == weights(uninterrupted)
     assert metrics(tmp_path / "student") == metrics(uninterrupted)
+
+
+def test_an_adapter_and_its_merged_weights_end_as_if_their_runs_had_not_been_killed(teacher, files, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    arguments = ["--teacher_name_or_path", teacher, *files, "--per_device_train_batch_size", 8, "--merge_adapter"]
+    arguments += ["--num_train_epochs", 4, "--save_strategy", "epoch", "--init_lora_weights", "pissa"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_main(run_lora, *arguments, "--output_dir", whole)
+    for when, step in (("step", 14), ("merging", 0)):
+        words = ["run_lora", when, step, *arguments, "--output_dir", killed]
+        process = run_elsewhere(*words, script=KILLED_RUN)
+        assert process.returncode == -signal.SIGKILL, process.stderr[-6000:]
+        assert (read_record(killed) is None) == (when == "step")
+        assert not (killed / "merged" / "config.json").exists()
+    assert str(killed / "checkpoint-10") in process.stderr
+    run_main(run_lora, *arguments, "--output_dir", killed)
+    names = {path.relative_to(whole) for path in tree(whole) if "checkpoint" not in str(path)}
+    assert {path.relative_to(killed) for path in tree(killed) if "checkpoint" not in str(path)} == names
+    for name in ("adapter_model.safetensors", "merged/model.safetensors"):
+        expected, found = load_file(whole / name), load_file(killed / name)
+        assert expected.keys() == found.keys()
+        for key, tensor in expected.items():
+            torch.testing.assert_close(found[key], tensor, atol=1e-6, rtol=0)
 
 
 # ---- Full and read-only disks ----

@@ -12,8 +12,14 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    PhobertTokenizer,
+)
 from transformers import pipeline as make_pipeline
 
 import run_distillation
@@ -21,6 +27,9 @@ from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
 from tests.glue_cache import write_glue_cache
 from tests.script_runs import (
+    BAD,
+    GOOD,
+    NOUNS,
     SCRIPT,
     metrics,
     predictions,
@@ -226,6 +235,13 @@ def test_lists_of_labels_are_multi_label(make_teacher, tmp_path):
         assert sum(score[name] >= threshold for score in scores) == 2
     assert "flagged=0.25" in (folder / "README.md").read_text()
 
+    # Thresholds that were changed by hand stay, unless a rule on the command line replaces them.
+    edited = json.dumps(chosen | {"thresholds": {"vulgar": 0.9}})
+    (folder / "thresholds.json").write_text(edited)
+    for rule, expected in ((), json.loads(edited)), (("--threshold_rule", "flagged=0.25"), chosen):
+        run_here(*arguments, "--output_dir", folder, "--do_eval", *rule)
+        assert json.loads((folder / "thresholds.json").read_text()) == expected
+
 
 @pytest.fixture
 def texts_alone(tmp_path):
@@ -270,6 +286,26 @@ def test_very_long_and_empty_texts_run(teacher, tmp_path):
     run_here(*arguments, "--train_file", path, "--validation_file", path, "--test_file", path)
     assert np.isfinite(list(metrics(tmp_path / "student").values())).all()
     assert len(predictions(tmp_path / "student")) == len(rows)
+
+
+def test_a_tokenizer_without_tokenizer_json_is_used_and_saved_with_the_student(make_teacher, files, tmp_path):
+    encoder = Path(make_teacher(["bad", "good"], encoder_only=True))
+    for file in encoder.glob("token*"):
+        file.unlink()
+    words = [*GOOD, *BAD, *NOUNS, "what", "a", "indeed"]
+    (encoder / "vocab.txt").write_text("".join(f"{word} 1\n" for word in words))
+    pieces = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
+    merges = {f"{''.join(parts[:i])} {parts[i]} 1": None for parts in pieces for i in range(1, len(parts))}
+    (encoder / "bpe.codes").write_text("\n".join(merges))
+    slow = PhobertTokenizer(str(encoder / "vocab.txt"), str(encoder / "bpe.codes"))
+    slow.save_pretrained(encoder)
+    assert not (encoder / "tokenizer.json").exists() and slow.tokenize("lovely song") == ["lovely", "song"]
+    folder = tmp_path / "student"
+    run_here("--teacher_name_or_path", encoder, *files, "--max_steps", 1, "--output_dir", folder)
+    texts = [text for text, _ in sentences(13, 60)]
+    assert AutoTokenizer.from_pretrained(folder)(texts)["input_ids"] == slow(texts)["input_ids"]
+    classify = make_pipeline("text-classification", model=str(folder), device="cpu")
+    assert [answer["label"] for answer in classify(texts)] == [row["prediction"] for row in predictions(folder)]
 
 
 # ---- The teacher's outputs, evaluation alone, a teacher made first ----
@@ -391,6 +427,9 @@ def test_a_finished_run_is_kept_unless_it_may_be_overwritten(teacher, files, tmp
         moved = folder.rename(tmp_path / "moved")
         assert run_here(*arguments, "--output_dir", moved) == record
         moved.rename(folder)
+        # Another process finishes the run just before this one begins it.
+        patch.setattr(run_distillation, "check_teacher", lambda *args: shutil.copytree(folder, tmp_path / "late"))
+        assert run_here(*arguments, "--output_dir", tmp_path / "late") == record
     assert tree(folder) == before
     assert_refused(
         [*arguments, "--layer_strategy", "top"], folder, str(folder), "layer_strategy (not given there, top"
@@ -405,26 +444,40 @@ def test_a_finished_run_is_kept_unless_it_may_be_overwritten(teacher, files, tmp
 
 
 def test_pushing_uploads_the_student_alone_and_once(teacher, files, tmp_path, monkeypatch):
-    uploads, repositories = [], []
+    uploads, cards, repositories, folder = [], [], [], tmp_path / "student"
 
     def create_repository(name, **kwargs):
         repositories.append(name)
         return SimpleNamespace(repo_id=f"me/{name}")
 
     monkeypatch.setattr(hub, "upload_folder", lambda **kwargs: uploads.append(kwargs))
+    monkeypatch.setattr(hub, "upload_file", lambda **kwargs: cards.append(kwargs["path_or_fileobj"].decode()))
     monkeypatch.setattr(hub, "create_repo", create_repository)
     arguments = ["--teacher_name_or_path", teacher, "--num_train_epochs", 1, *files, "--save_strategy", "epoch"]
-    record = run_here(*arguments, "--output_dir", tmp_path / "student", "--push_to_hub")
+    arguments += ["--teacher_cache_dir", folder / "outputs [1]", "--output_dir", folder, "--push_to_hub"]
+    record = run_here(*arguments)
     assert repositories == ["student"]
     (upload,) = uploads
     assert upload["repo_id"] == "me/student"
-    assert 'model="me/student"' in (tmp_path / "student" / "README.md").read_text()
-    assert {"checkpoint-*/*", "stages/*", "teacher/*", "training_args.bin", "*.lock"} == set(upload["ignore_patterns"])
+    content = [str(path.relative_to(folder)) for path in tree(folder)] + ["export/config.json"]
+    sent = set(filter_repo_objects(content, ignore_patterns=upload["ignore_patterns"]))
+    assert {"model.safetensors", "config.json", "tokenizer.json", "distillation.json", "export/config.json"} <= sent
+    assert {"export"} == {Path(name).parts[0] for name in sent if "/" in name}
+    assert not sent & {"training_args.bin", "README.md", ".run.lock"}
 
-    again = run_here(*arguments, "--output_dir", tmp_path / "student", "--push_to_hub", "--hub_model_id", "other")
-    assert again == record, "a finished run is uploaded as it is"
-    assert [upload["repo_id"] for upload in uploads] == ["me/student", "me/other"]
-    assert 'model="me/other"' in (tmp_path / "student" / "README.md").read_text()
+    # A finished run is uploaded as it is, with a card that was changed by hand too.
+    (folder / "export").mkdir()
+    before = tree(folder)
+    assert run_here(*arguments, "--hub_model_id", "other") == record
+    assert tree(folder) == before
+    (folder / "README.md").write_text("my own words")
+    run_here(*arguments)
+    assert [upload["repo_id"] for upload in uploads] == ["me/student", "me/other", "me/student"]
+    assert 'model="me/student"' in cards[0] and cards[1:] == [
+        cards[0].replace("me/student", "me/other"),
+        "my own words",
+    ]
+    assert (folder / "README.md").read_text() == "my own words"
 
 
 # ---- Bad input: a case for every step of a run; the others are in the tests of what they use ----

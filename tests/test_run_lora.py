@@ -1,7 +1,6 @@
 """Tests of `run_lora.py` from the command line to the files it leaves, on tiny teachers."""
 
 import json
-import logging
 import multiprocessing
 import shutil
 from functools import partial
@@ -29,7 +28,7 @@ from tests.script_runs import (
     sentences,
     tree,
 )
-from training import run as training_run
+from training.lora import save_merged
 from training.output_folder import FolderInUseError, claimed_folder
 
 pytestmark = pytest.mark.usefixtures("script_caches")
@@ -175,37 +174,16 @@ def test_distillation_comes_on_top_where_it_is_given_a_weight(teacher, files, tm
 
     # The finished adapter is merged later, and stays as it is.
     assert not (folder / "merged").exists()
+    (folder / "thresholds.json").write_text("chosen")
     before = tree(folder)
     monkeypatch.delattr("transformers.Trainer.train")
     run_here(*arguments, "--ce_weight", 0.5, "--kl_weight", 0.5, "--merge_adapter")
     assert (folder / "merged" / "model.safetensors").is_file()
     assert {path: content for path, content in tree(folder).items() if "merged" not in path.parts} == before
-
-
-def test_an_interrupted_run_continues_with_the_adapter_of_its_checkpoint(
-    teacher, files, tmp_path, monkeypatch, caplog
-):
-    caplog.set_level(logging.INFO)
-    arguments = ["--teacher_name_or_path", teacher, *files, "--per_device_train_batch_size", 8]
-    arguments += ["--num_train_epochs", 4, "--save_strategy", "epoch", "--init_lora_weights", "pissa"]
-    run_here(*arguments, "--output_dir", tmp_path / "whole")
-    save_checkpoint = training_run.DistillationTrainer.save_model
-
-    def interrupted(trainer, folder, **kwargs):
-        if folder.endswith("checkpoint-15"):
-            raise KeyboardInterrupt
-        save_checkpoint(trainer, folder, **kwargs)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training_run.DistillationTrainer, "save_model", interrupted)
-        run_here(*arguments, "--output_dir", tmp_path / "resumed")
-    assert read_record(tmp_path / "resumed") is None
-    run_here(*arguments, "--output_dir", tmp_path / "resumed")
-    (continued,) = [message for message in caplog.messages if "continued from" in message]
-    assert str(tmp_path / "resumed" / "checkpoint-10") in continued
-    whole, resumed = (load_peft_weights(tmp_path / name) for name in ("whole", "resumed"))
-    for name, tensor in whole.items():
-        torch.testing.assert_close(resumed[name], tensor, atol=1e-6, rtol=0)
+    assert (folder / "merged" / "thresholds.json").read_text() == "chosen"
+    (folder / "merged" / "thresholds.json").write_text("changed by hand")
+    save_merged(folder, AutoTokenizer.from_pretrained(folder))
+    assert (folder / "merged" / "thresholds.json").read_text() == "changed by hand"
 
 
 @pytest.mark.distributed

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,9 +31,12 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    integrations,
     set_seed,
 )
+from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKENDS, HyperParamSearchBackendBase
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
@@ -352,6 +356,7 @@ class Case:
     subclass: Callable = lambda base: base
     from_model_init: bool = False
     evaluates: bool = True
+    trials: tuple[dict, ...] = ()  # of a search for hyperparameters
 
 
 CASES = {
@@ -371,6 +376,10 @@ CASES = {
     "a number": Case(lambda: bert(1, 1), with_labels(lambda i, y: float(y)), trainer={"compute_metrics": None}),
     "classes that are ignored": Case(data=with_labels(lambda i, y: y if i % 3 else -100)),
     "model_init": Case(from_model_init=True),
+    "hyperparameter_search": Case(
+        from_model_init=True,
+        trials=({"learning_rate": 1e-4}, {"learning_rate": 3e-3, "per_device_train_batch_size": 4}),
+    ),
     "own optimizer and scheduler": Case(optimizers=optimizer_and_scheduler),
     "class of an optimizer": Case(trainer={"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})}),
     "create_optimizer": Case(subclass=creates_its_optimizer),
@@ -492,7 +501,7 @@ def run(case: Case, trainer_class: type, arguments_class: type, folder, **labels
         eval_dataset=(case.eval_data or case.data)(seed=1),
         **({"data_collator": pad, "compute_metrics": accuracy} | given | copy.deepcopy(case.trainer)),
     )
-    metrics, predictions = trainer.train().metrics, ()
+    metrics, predictions = search(trainer, case.trials) if case.trials else trainer.train().metrics, ()
     if case.evaluates:
         metrics |= trainer.evaluate()
         predictions = trainer.predict(case.data(seed=2)).predictions
@@ -505,6 +514,32 @@ def run(case: Case, trainer_class: type, arguments_class: type, folder, **labels
         "global_step": trainer.state.global_step,
         "weights": weights(trainer.model),
     }
+
+
+def search(trainer, trials):
+    best = trainer.hyperparameter_search(
+        hp_space=lambda trial: trial.params,
+        compute_objective=lambda metrics: metrics["eval_loss"],
+        n_trials=len(trials),
+        backend="optuna",
+        trials=trials,
+    )
+    return {"eval_best": best.objective, "eval_trial": best.run_id}
+
+
+class TrialsInOrder(HyperParamSearchBackendBase):
+    """Trains with each of the given settings, as the packages that `Trainer` calls do."""
+
+    name = "optuna"
+    is_available = staticmethod(lambda: True)
+
+    def run(self, trainer, n_trials, direction, trials):
+        objectives = []
+        for number, params in enumerate(trials):
+            trainer.train(trial=SimpleNamespace(number=number, params=params))
+            objectives.append(trainer.compute_objective(trainer.evaluate()))
+        best = int(np.argmin(objectives))
+        return BestRun(best, objectives[best], trials[best])
 
 
 def flat(predictions):
@@ -521,15 +556,17 @@ def losses_and_scores(metrics):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_labels_alone_train_as_with_the_stock_trainer(name, tmp_path):
+def test_labels_alone_train_as_with_the_stock_trainer(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(ALL_HYPERPARAMETER_SEARCH_BACKENDS, HPSearchBackend.OPTUNA, TrialsInOrder)
+    monkeypatch.setattr(integrations, "hp_params", lambda trial: trial.params)
     stock = run(CASES[name], Trainer, TrainingArguments, tmp_path / "stock")
     labels_alone = {"ce_weight": 1.0, "kl_weight": 0.0}
     ours = run(CASES[name], DistillationTrainer, DistillationTrainingArguments, tmp_path / "ours", **labels_alone)
     assert ours["global_step"] == stock["global_step"] == len(stock["steps"]) > 1
-    np.testing.assert_allclose(ours["steps"], stock["steps"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ours["steps"], stock["steps"], rtol=1e-6, atol=1e-6)
     assert len(ours["evaluations"]) == len(stock["evaluations"])
     for log, expected in zip([*ours["evaluations"], ours["metrics"]], [*stock["evaluations"], stock["metrics"]]):
-        assert log == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        assert log == pytest.approx(expected, rel=1e-6, abs=1e-6)
     for array, expected in zip(ours["predictions"], stock["predictions"], strict=True):
         np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-5)
     for key, weight in stock["weights"].items():

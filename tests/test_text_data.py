@@ -1,5 +1,6 @@
 """Tests of reading, labeling, splitting and tokenizing text data."""
 
+import csv
 import gzip
 import importlib.util
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -201,6 +203,25 @@ def test_every_format_gives_the_same_data_and_formats_mix(write, tmp_path):
         assert data.source == f"{tmp_path.name}/{name}"
 
 
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+def test_tsv_files_are_read_as_pandas_has_written_them(quoting, tmp_path):
+    texts = ['say "hi", twice', "a\ttab", "two\nlines", '"', "plain", 'C:\\"x"']
+    frame = pd.DataFrame({"text": texts, "label": ["x", "y"] * 3, "number": range(6)})
+    path = tmp_path / "t.tsv"
+    frame.to_csv(path, sep="\t", index=False, quoting=quoting)
+    data = load_data(DataArguments(train_file=str(path), validation_file=str(path)), seed=0)
+    assert (data.splits["train"]["text"][:], data.labels.names) == (texts, ("x", "y"))
+
+
+@pytest.mark.parametrize(
+    "texts", [['"Hello there."', "plain"], ['"a', 'b"'], ['"so "called""', "b"], ['"both" "', '"" "b'], ['""', '"']]
+)
+def test_quotation_marks_are_text_in_tsv_files_that_do_not_quote(texts, write):
+    path = write("t.tsv", "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in zip(texts, "xy")))
+    data = load_data(DataArguments(train_file=path, validation_file=path), seed=0)
+    assert data.splits["train"]["text"][:] == texts
+
+
 def corrupt_parquet(path):
     pq.write_table(pa.table({"text": ["a"] * 99, "label": ["x"] * 99}), path)
     content = path.read_bytes()
@@ -264,7 +285,6 @@ def test_broken_files_are_refused_with_their_name_and_the_place(name, content, p
         ("id,tweet,user,label", ("1,hello,bob,a", "2,bye,eve,b"), {}, ("tweet",)),
         ("body,label", ("hello,a", "bye,b"), {}, ("body",)),
         ("number,body,label", ("7,hello,a", ",bye,b"), {}, ("body",)),  # numbers with gaps are no texts
-        ("first,second,label", ("hello,you,a", "bye,me,b"), {}, ("first", "second")),
         ("sentence,question,label", ("hello,why,a", "bye,how,b"), {}, ("question", "sentence")),
         ("body,text", ("hello,a", "bye,b"), {"label_column_name": "text"}, ("body",)),
         ("one,two,label", ("hello,why,a", "bye,how,b"), {"text_column_name": "two, one"}, ("two", "one")),
@@ -280,6 +300,8 @@ def test_text_columns_are_those_named_else_inferred(header, rows, arguments, exp
     ("train", "validation", "arguments", "parts"),
     [
         ("x,y,z,label\na,b,c,0\na,b,c,1\n", None, {}, ("--text_column_name", "train.csv has 3", "x, y, z, label")),
+        # A pair, or an author and a text.
+        ("x,y,label\na,b,0\na,b,1\n", None, {}, ("--text_column_name", "train.csv has 2", "x, y, label")),
         (SENTIMENT, None, {"text_column_name": "x"}, ("--text_column_name", "'x'", "text, label")),
         ([{"text": 1, "label": "a"}], None, {}, ("--text_column_name", "'text'", "train.jsonl", "int64")),
         ("label,y\na,b\n", None, {"text_column_name": "label", "label_column_name": "y"}, ("'label'", "train.csv")),

@@ -81,7 +81,7 @@ class DataArguments:
         metadata={
             "help": "Column of the texts, or two columns for pairs, separated by a comma: premise,hypothesis. "
             "Unset: the columns of the GLUE task, else a well-known name (text, sentence, tweet, ...), "
-            "else the only one or two columns of strings."
+            "else the only column of strings."
         },
     )
     label_column_name: str | None = field(

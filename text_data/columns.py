@@ -10,6 +10,12 @@ from layer_distillation.errors import UserError
 
 WELL_KNOWN_LABEL_COLUMNS = ("label", "labels")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
+
+
+def with_decimal_point(cell: str) -> str:
+    """Writes a number that has a decimal comma with a point. Other texts stay as they are."""
+    return cell.replace(",", ".") if DECIMAL_COMMA.fullmatch(cell) else cell
 
 
 def is_string(feature: object) -> bool:

@@ -25,8 +25,6 @@ from text_data.columns import repeated
 
 # Spreadsheets write semicolons where the comma is the decimal point.
 OTHER_DELIMITERS = ";\t|"
-DECIMAL_COMMA = r"^\s*[+-]?\d*,\d+\s*$"
-NUMBER_OR_EMPTY = r"^\s*([+-]?\d*,?\d+)?\s*$"
 # The longest row of a csv file, in bytes.
 BLOCK_SIZE = 2**24
 # In files whose quotes are escaped. Other backslashes are text.
@@ -91,13 +89,14 @@ def _read_csv(path: Path) -> pa.Table:
     content = path.read_bytes()
     if _has_escaped_quotes(content, delimiter):
         content = _with_doubled_quotes(content, delimiter)
-    table = _read_cells(content, pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
-    return _with_decimal_points(table) if delimiter == ";" else table
+    return _read_cells(content, pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
 
 
 def _read_tsv(path: Path) -> pa.Table:
+    content = path.read_bytes()
     # GLUE's tab-separated files do not quote: a single " in a text would swallow the rows up to the next one.
-    return _read_cells(path.read_bytes(), pa.csv.ParseOptions(delimiter="\t", quote_char=False))
+    quotes = {"newlines_in_values": True} if _is_quoted_tsv(content) else {"quote_char": False}
+    return _read_cells(content, pa.csv.ParseOptions(delimiter="\t", **quotes))
 
 
 def _read_cells(content: bytes, parse_options: pa.csv.ParseOptions) -> pa.Table:
@@ -148,26 +147,40 @@ def _with_doubled_quotes(content: bytes, delimiter: str) -> bytes:
     return re.sub(rb"(^|%s)\\N(?=%s|\r?$)" % (around, around), rb"\1", unescaped, flags=re.MULTILINE)
 
 
+def _is_quoted_tsv(content: bytes) -> bool:
+    """Returns whether the cells of a tsv file are quoted as in csv files, as pandas and R do: all names of the header,
+    or the cells that need it and no others."""
+    if b'"' not in content:
+        return False
+    text = content.decode("utf-8-sig", errors="replace")
+    lines = text.splitlines()
+    if all(len(name) > 1 and name[0] == name[-1] == '"' for name in lines[0].split("\t")):
+        return True
+    rows = _strict_rows(content, "\t")
+    if rows is None:
+        return False
+    with_breaks = any("\t" in cell or "\n" in cell for row in rows for cell in row)
+    if with_breaks and len({line.count("\t") for line in lines}) == 1:
+        return False  # each line is a row where quotation marks are text
+    written = io.StringIO()
+    csv.writer(written, delimiter="\t", lineterminator="\r\n" if "\r\n" in text else "\n").writerows(rows)
+    return written.getvalue().rstrip() == text.rstrip()
+
+
 def _is_strict_csv(content: bytes, delimiter: str, **dialect) -> bool:
+    return _strict_rows(content, delimiter, **dialect) is not None
+
+
+def _strict_rows(content: bytes, delimiter: str, **dialect) -> list[list[str]] | None:
+    """The rows of a csv file, `None` if a quoted cell is followed by other characters or has no end."""
     text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", errors="replace", newline="")
     limit = csv.field_size_limit(BLOCK_SIZE)  # of the whole process; 131,072 characters where nobody has set it
     try:
-        return all(True for _ in csv.reader(text, delimiter=delimiter, strict=True, **dialect))
+        return list(csv.reader(text, delimiter=delimiter, strict=True, **dialect))
     except csv.Error:
-        return False
+        return None
     finally:
         csv.field_size_limit(limit)
-
-
-def _with_decimal_points(table: pa.Table) -> pa.Table:
-    """Writes the numbers of columns that hold numbers alone, some with a decimal comma, with a decimal point."""
-    for index, name in enumerate(table.column_names):
-        column = table[name]
-        is_number = compute.match_substring_regex(column, NUMBER_OR_EMPTY)
-        has_comma = compute.match_substring_regex(column, DECIMAL_COMMA)
-        if compute.all(is_number).as_py() and compute.any(has_comma).as_py():
-            table = table.set_column(index, name, compute.replace_substring(column, ",", "."))
-    return table
 
 
 # ---- json and jsonl ----

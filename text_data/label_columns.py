@@ -16,7 +16,7 @@ from datasets import ClassLabel, LargeList, List, Value
 
 from layer_distillation.errors import UserError
 from text_data.arguments import DataArguments
-from text_data.columns import WELL_KNOWN_LABEL_COLUMNS, is_string
+from text_data.columns import WELL_KNOWN_LABEL_COLUMNS, is_string, with_decimal_point
 from text_data.names import join_names
 from text_data.sources import RawSplit
 from text_data.splits import splits_for
@@ -193,7 +193,7 @@ def _arrow_column(split: RawSplit, column: str) -> pa.Array | pa.ChunkedArray:
 def share_of(value: object) -> float | None:
     """The number from 0 to 1 that a value stands for, NaN if the label is unknown, `None` for any other value."""
     if isinstance(value, str):
-        value = {"": math.nan, "true": 1, "false": 0}.get(value.strip().lower(), value)
+        value = {"": math.nan, "true": 1, "false": 0}.get(value.strip().lower(), with_decimal_point(value.strip()))
     try:
         number = math.nan if value is None else float(value)
     except (TypeError, ValueError):

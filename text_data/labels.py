@@ -104,6 +104,8 @@ def read_labels(raw: dict[str, RawSplit], data_args: DataArguments) -> tuple[Lab
     where = raw[first].where
     reading, order = choose_reading(found, data_args, where), data_args.ordered_label_names
     known = reading.of(found[first], where)
+    if reading.problem_type == MULTI_LABEL:
+        _check_both_answers(known, where)
     label_map = build_label_map(known, reading, order, where)
     ids = {}
     for name, labels in found.items():
@@ -162,6 +164,27 @@ def _warn_of_similar(names: tuple[str, ...], where: str) -> None:
             f"The labels {', '.join(map(repr, similar))} of {where} differ only in case, spaces or zeros in front, "
             "and each is a class. If they mean the same, write them alike in the data."
         )
+
+
+def _check_both_answers(labels: RawLabels, where: str) -> None:
+    """Raises a `UserError` or warns if a label has one value in all rows where it is known: it is learned for all."""
+    if labels.kind == SHARES:
+        columns = dict(zip(labels.declared, labels.values.T, strict=True))
+    else:
+        columns = {name: np.array([name in row for row in labels.values]) for name in _names_in(labels.values)}
+    known = {name: column[~np.isnan(column)] for name, column in columns.items()}
+    with_one = [name for name, values in known.items() if len(np.unique(values)) < 2]
+    for name in with_one:
+        if len(known[name]) < len(columns[name]):
+            found = f"{known[name][0]:g}" if len(known[name]) else "none"
+            raise UserError(
+                f"A label that is unknown in some rows (an empty cell or -1) must have two values in the others, but "
+                f"{name!r} of {where} has {found} in {len(known[name])} of {len(columns[name])} rows, and would be "
+                "learned for every text. Write 0 where a text does not have it, or leave the label out."
+            )
+    if with_one:
+        names = ", ".join(map(repr, sorted(with_one)))
+        logger.warning(f"All rows of {where} have one value for the label {names}, which cannot be learned.")
 
 
 def _are_hidden(labels: RawLabels, label_map: LabelMap) -> bool:

@@ -2,6 +2,7 @@
 
 split_names("not_toxic, toxic")                  # ("not_toxic", "toxic")
 split_names('["praise, thanks", "complaint"]')   # ("praise, thanks", "complaint")
+split_words(["praise", "complaint,question"])    # ["praise", "complaint", "question"]
 join_names(("praise, thanks", "complaint"))      # '["praise, thanks", "complaint"]'
 """
 
@@ -20,6 +21,14 @@ def split_names(names: str | None) -> tuple[str, ...]:
         except json.JSONDecodeError:
             pass  # a name may begin with a bracket
     return tuple(name.strip() for name in next(csv.reader([names], skipinitialspace=True)))
+
+
+def split_words(words: Iterable[str]) -> list[str]:
+    """Splits the words of an argument that takes several, each as `split_names` does: argument files join them to one.
+
+    Leaves repetitions out.
+    """
+    return list(dict.fromkeys(name for word in words for name in split_names(word) if name))
 
 
 def join_names(names: Iterable[str], separator: str = ",") -> str:

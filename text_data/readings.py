@@ -17,7 +17,7 @@ import numpy as np
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from text_data.arguments import DataArguments
-from text_data.columns import NUMBER, check_none_missing
+from text_data.columns import DECIMAL_COMMA, NUMBER, check_none_missing, with_decimal_point
 from text_data.label_columns import NAME_LISTS, NAMES, NUMBERS, SHARES, RawLabels
 from text_data.label_lists import has_brackets, no_list, parse_list
 from text_data.names import join_names
@@ -25,6 +25,12 @@ from text_data.names import join_names
 # Python turns no string of thousands of digits into a number.
 INTEGER = re.compile(r"[+-]?\d{1,300}")
 CODE = re.compile(r"[+-]?0\d+")
+# Numbers of one class or of two different ones, which a number with a decimal comma looks like.
+JOINED_CLASSES = re.compile(r"(0|[1-9]\d*)(,(?!\1$)(0|[1-9]\d*))?")
+# A whole number, perhaps, with a comma after the thousands.
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+# Of shares that were rounded.
+SUM_TOLERANCE = 0.01
 # What joins names in a cell; a mark that names hold themselves the more often, the later it stands here.
 SEPARATORS = ";|,"
 
@@ -37,12 +43,14 @@ class Reading:
         problem_type: one of `layer_distillation.problem_types`.
         is_soft: whether single labels are shares of the classes.
         is_number: whether classes are numbers, so that "1.0", "+1" and "1" are one class.
+        has_decimal_comma: whether numbers are written with a decimal comma.
         separator: what joins several names in a cell, `None` for lists.
     """
 
     problem_type: str
     is_soft: bool = False
     is_number: bool = False
+    has_decimal_comma: bool = False
     separator: str | None = None
 
     def of(self, labels: RawLabels, where: str) -> RawLabels:
@@ -54,6 +62,8 @@ class Reading:
             UserError: a label is missing, or cannot be read so.
         """
         _check_complete(labels, where, self.problem_type)
+        if self.has_decimal_comma and labels.kind == NAMES:
+            labels = replace(labels, values=list(map(with_decimal_point, labels.values)))
         if self.problem_type == MULTI_LABEL:
             labels = self._split(labels, where) if labels.kind == NAMES else labels
             if self.is_number and labels.kind == NAME_LISTS:
@@ -118,6 +128,8 @@ def _check_complete(labels: RawLabels, where: str, problem_type: str | None) -> 
 
 def _for_names(labels: RawLabels, stated: str | None, order: tuple[str, ...], where: str) -> Reading:
     cells = set(labels.values)
+    if stated != MULTI_LABEL and not labels.declared and cells != set(order) and _have_decimal_commas(cells):
+        return _for_decimal_commas(labels, stated, order, where)
     are_numbers = all(map(NUMBER.fullmatch, cells))
     are_booleans = {cell.lower() for cell in cells} <= {"true", "false"}
     if stated == MULTI_LABEL and (labels.declared or are_numbers or are_booleans):
@@ -131,18 +143,44 @@ def _for_names(labels: RawLabels, stated: str | None, order: tuple[str, ...], wh
         return Reading(MULTI_LABEL, separator=None if lists else _stated_separator(cells, where))
     if stated is not None or labels.declared or cells == set(order):
         return Reading(stated or SINGLE_LABEL)
-    if decimals := [cell for cell in cells if NUMBER.fullmatch(cell) and not INTEGER.fullmatch(cell)]:
-        row, value = next((row, cell) for row, cell in enumerate(labels.values, 1) if not NUMBER.fullmatch(cell))
-        raise UserError(
-            f"The labels of {where} can be read in two ways: decimal numbers such as {min(decimals)} may be scores, "
-            f"but row {row} has {value!r}. Correct the row, or say that all are names: --problem_type {SINGLE_LABEL}."
-        )
     if several := lists or [cell for mark in SEPARATORS for cell in _joined(cells, mark, by_one_part=True)]:
         raise UserError(
             f"The labels of {where} can be read in two ways: a cell such as {min(several)!r} may be one label, or "
             f"several labels. Say which: --problem_type {SINGLE_LABEL} or --problem_type {MULTI_LABEL}."
         )
+    if decimals := [cell for cell in cells if _is_number(cell) and not INTEGER.fullmatch(cell)]:
+        row, value = next((row, cell) for row, cell in enumerate(labels.values, 1) if not _is_number(cell))
+        raise UserError(
+            f"The labels of {where} can be read in two ways: decimal numbers such as {min(decimals)} may be scores, "
+            f"but row {row} has {value!r}. Correct the row, or say that all are names: --problem_type {SINGLE_LABEL}."
+        )
     return Reading(SINGLE_LABEL)
+
+
+def _is_number(cell: str) -> bool:
+    return NUMBER.fullmatch(with_decimal_point(cell)) is not None
+
+
+def _have_decimal_commas(cells: Collection[str]) -> bool:
+    return all(map(_is_number, cells)) and any(map(DECIMAL_COMMA.fullmatch, cells))
+
+
+def _for_decimal_commas(labels: RawLabels, stated: str | None, order: tuple[str, ...], where: str) -> Reading:
+    with_comma = list(filter(DECIMAL_COMMA.fullmatch, labels.values))
+    cell = with_comma[0]
+    if all(map(THOUSANDS.fullmatch, with_comma)):
+        raise UserError(
+            f"The labels of {where} can be read in two ways: the comma in a cell such as {cell!r} may come before "
+            "decimals, or after thousands. Write thousands without a comma, and decimals with a point."
+        )
+    if stated is None and all(map(JOINED_CLASSES.fullmatch, labels.values)):
+        raise UserError(
+            f"The labels of {where} can be read in two ways: a cell such as {cell!r} may be a number with a decimal "
+            f"comma, or the numbers of two classes. Say which: --problem_type {REGRESSION} or --problem_type "
+            f"{MULTI_LABEL}; shares of one label are --problem_type {SINGLE_LABEL}."
+        )
+    with_points = replace(labels, values=list(map(with_decimal_point, labels.values)))
+    return replace(_for_numbers(with_points, stated, order, where), has_decimal_comma=True)
 
 
 def _one_a_row(labels: RawLabels, where: str) -> UserError:
@@ -197,13 +235,14 @@ def _for_shares(labels: RawLabels, stated: str | None, order: tuple[str, ...], w
             "column: --label_column_name."
         )
     is_hard = bool(np.isin(labels.values[~np.isnan(labels.values)], (0, 1)).all())
-    if stated is None and labels.has_positions and not is_hard:
+    are_exclusive = bool((np.abs(labels.values.sum(axis=1) - 1) < SUM_TOLERANCE).all())
+    if stated is None and not is_hard and (labels.has_positions or are_exclusive):
         raise UserError(
-            f"The labels of {where} can be read in two ways: the fractions of a list such as "
+            f"The labels of {where} can be read in two ways: fractions such as "
             f"{labels.values[0].tolist()} may be the shares of labels that exclude each other, or of independent "
             f"labels. Say which: --problem_type {SINGLE_LABEL} or --problem_type {MULTI_LABEL}."
         )
-    if stated is None and is_hard and (labels.values.sum(axis=1) == 1).all():
+    if stated is None and is_hard and are_exclusive:
         raise _one_of_several(f"{labels.values[0].tolist()} of {join_names(labels.declared)}", where)
     return Reading(stated or MULTI_LABEL, is_soft=stated == SINGLE_LABEL and not is_hard)
 
@@ -254,7 +293,7 @@ def _soft_labels(labels: RawLabels, where: str) -> RawLabels:
 def _distributions(labels: RawLabels, where: str) -> RawLabels:
     """Shares of classes, which sum to 1 but for rounding, sum to 1."""
     sums = labels.values.sum(axis=1)
-    wrong = ~(np.abs(sums - 1) < 0.01)
+    wrong = ~(np.abs(sums - 1) < SUM_TOLERANCE)
     if wrong.any():
         row = int(wrong.argmax())
         raise UserError(

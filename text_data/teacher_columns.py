@@ -12,6 +12,7 @@ from datasets import List
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import REGRESSION, SINGLE_LABEL
 from text_data.arguments import PROBABILITIES, DataArguments
+from text_data.columns import with_decimal_point
 from text_data.labels import LabelMap
 from text_data.names import join_names
 from text_data.sources import RawSplit
@@ -70,9 +71,12 @@ def _classes_and_scores(train: RawSplit, labels: LabelMap, data_args: DataArgume
 
 def _as_numbers(rows: list[list], num_classes: int, train: RawSplit, data_args: DataArguments) -> np.ndarray:
     """Returns the scores as a table; in csv files they are strings."""
+    scores = np.empty((len(rows), num_classes), dtype=np.float32)
     for number, row in enumerate(rows, 1):
         try:
-            if row is not None and len(row) == num_classes and np.isfinite([float(score) for score in row]).all():
+            numbers = [float(with_decimal_point(score) if isinstance(score, str) else score) for score in row]
+            if len(row) == num_classes and np.isfinite(numbers).all():
+                scores[number - 1] = numbers
                 continue
         except (TypeError, ValueError):
             pass
@@ -80,7 +84,7 @@ def _as_numbers(rows: list[list], num_classes: int, train: RawSplit, data_args: 
             f"--teacher_column_name {data_args.teacher_column_name} must hold {num_classes} finite numbers a row, but "
             f"row {number} of {train.where} has {row}. Correct or remove the row."
         )
-    return np.array(rows, dtype=np.float32)
+    return scores
 
 
 def _logits_of(probabilities: np.ndarray, labels: LabelMap, train: RawSplit) -> np.ndarray:

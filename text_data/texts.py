@@ -55,11 +55,11 @@ def _find_text_columns(split: RawSplit, data_args: DataArguments) -> tuple[str, 
     candidates = tuple(
         column for column in found if column not in WELL_KNOWN_LABEL_COLUMNS and _holds_texts(train, column)
     )
-    if len(candidates) not in (1, 2):
+    if len(candidates) != 1:
         raise UserError(
-            "The text must be in a column with a well-known name, or in the only one or two columns of strings; "
+            "The text must be in a column with a well-known name, or in the only column of strings; "
             f"{split.where} has {len(candidates)} columns of strings among {join_names(train.column_names, ', ')}. "
-            "Name the text column: --text_column_name."
+            "Name the text column, or the two columns of pairs: --text_column_name."
         )
     return candidates
 

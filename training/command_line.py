@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from layer_distillation.errors import UserError
 from text_data.names import join_names
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 SECRETS = ("hub_token",)
 # Where a run is and continues, not what it makes.
 NOT_RECORDED = (*SECRETS, "output_dir", "resume_from_checkpoint")
+# The source of arguments that are given there.
+ON_COMMAND_LINE = "command line"
 # Arguments that say what a run is about. Without any of them, the default file holds for all that is not given.
 SUBJECT = (
     "task_name",
@@ -99,7 +102,7 @@ def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None,
         sources = dict.fromkeys(values, file.name)
         # As words of a command line, so that both are checked and converted alike; the later word wins.
         words = [f"--{name}={_word(value)}" for name, value in values.items() if value is not None]
-    sources |= dict.fromkeys(_names_in(argv, dataclass_types), "command line")
+    sources |= dict.fromkeys(_names_in(argv, dataclass_types), ON_COMMAND_LINE)
     arguments = HfArgumentParser(dataclass_types).parse_args_into_dataclasses(args=[*words, *argv])
     return Settings(arguments, sources, _command([script, *given], arguments))
 
@@ -194,7 +197,19 @@ def _disk_is_full(error: Exception) -> bool:
 
 
 def set_up_logging(training_args: TrainingArguments) -> None:
-    """Information from the main process, errors only from the others; libraries at `--log_level`."""
+    """Information from the main process, errors only from the others; libraries at `--log_level`.
+
+    Raises:
+        UserError: `--report_to` names what is not installed. `Trainer` would say so after the teacher's fine-tuning.
+    """
+    try:
+        for callback in get_reporting_integration_callbacks(training_args.report_to):
+            callback()
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--report_to {' '.join(training_args.report_to)} needs packages that are not installed: {error}. Install "
+            "them, or use --report_to none."
+        ) from error
     level = logging.INFO if training_args.process_index == 0 else logging.ERROR
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, level=level)
     for library in ("transformers", "datasets", "accelerate", "httpx", "DeepSpeed"):

@@ -9,7 +9,7 @@ from peft import PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from layer_distillation.atomic_files import replacing
+from layer_distillation.atomic_files import remove_half_written, replacing
 from layer_distillation.errors import UserError
 from lora_adapters.adapters import count_parameters
 from lora_adapters.arguments import LoraArguments
@@ -74,10 +74,14 @@ def save_merged(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
 
     All processes call it, and the main process does the work.
     """
-    state = PartialState()
-    with replacing(Path(folder) / MERGED_FOLDER, state) as unfinished:
+    state, merged = PartialState(), Path(folder) / MERGED_FOLDER
+    if state.is_main_process:
+        remove_half_written(merged)
+    with replacing(merged, state) as unfinished:
         if state.is_main_process:
             load_adapter(folder).merge_and_unload().save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)
-            if (Path(folder) / THRESHOLDS_FILE).is_file():
-                shutil.copy(Path(folder) / THRESHOLDS_FILE, unfinished)
+            thresholds = Path(folder) / THRESHOLDS_FILE
+            # Those of an earlier time may have been changed by hand.
+            if thresholds.is_file() and not (merged / THRESHOLDS_FILE).is_file():
+                shutil.copy(thresholds, unfinished)

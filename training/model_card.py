@@ -11,6 +11,7 @@ from text_data.arguments import GLUE
 from text_data.thresholds import THRESHOLDS_FILE, thresholds_table
 from training.tables import METRIC_TITLES, format_layers, markdown_table, results_table
 
+CARD_FILE = "README.md"
 # How a student was trained, in words and in the Hub's tags, by the `method` of its record.
 METHODS = {
     "distill": ("distilled", ["distillation"]),
@@ -21,7 +22,12 @@ METHODS = {
 
 
 def write_model_card(output_dir: str | Path, record: RunRecord) -> None:
-    """Writes `README.md`: the metadata that the Hub reads, the results, and where the student comes from.
+    """Writes the model card of a finished run to the folder of its student."""
+    (Path(output_dir) / CARD_FILE).write_text(model_card(output_dir, record))
+
+
+def model_card(output_dir: str | Path, record: RunRecord) -> str:
+    """Returns the metadata that the Hub reads, the results, and where the student comes from, as Markdown.
 
     Args:
         output_dir: folder of the student.
@@ -58,7 +64,7 @@ def write_model_card(output_dir: str | Path, record: RunRecord) -> None:
         for setting, value in {"seed": record.seed, **record.training, **record.loss}.items()
     )
     versions = ", ".join(f"{library} {version}" for library, version in record.libraries.items())
-    text = f"""---
+    return f"""---
 {metadata.to_yaml()}
 ---
 
@@ -86,7 +92,6 @@ machine that trained the model.
 
 {versions}
 """
-    (Path(output_dir) / "README.md").write_text(text)
 
 
 def _datasets(settings: Mapping) -> list[str] | None:
@@ -108,7 +113,8 @@ def _labels(folder: Path, results: Mapping[str, float], prefix: str) -> str:
     return f"""
 ## Thresholds
 
-A text has a label if its probability (the sigmoid of its logit) reaches the threshold in `{THRESHOLDS_FILE}`. The
+A text has a label if its probability (the sigmoid of its logit) reaches the threshold in `{THRESHOLDS_FILE}`.
+`classifier(text, top_k=None)` gives all probabilities; without `top_k` it gives the highest one alone. The
 thresholds were chosen by `{report["rule"]}` on the {report["split"]} split, which precision, recall and the share of
 flagged texts come from.
 

@@ -20,9 +20,17 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
-from layer_distillation.atomic_files import HALF_WRITTEN, LOCK_FILE, check_writable, locked, make_readable, replacing
+from layer_distillation.atomic_files import (
+    LOCK_FILE,
+    check_writable,
+    locked,
+    make_readable,
+    remove_half_written,
+    replacing,
+)
 from layer_distillation.errors import UserError
 from layer_distillation.pretrained import ADAPTER_FILE
+from layer_distillation.processes import on_main_process
 from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE, RunRecord
 from text_data.thresholds import THRESHOLDS_FILE
 
@@ -93,9 +101,12 @@ def claimed(training_args: TrainingArguments) -> Iterator[None]:
     """
     folder = Path(training_args.output_dir)
     with ExitStack() as stack:
-        if training_args.process_index == 0:
+
+        def claim() -> None:
             stack.enter_context(claimed_folder(folder))
             stack.enter_context(_without_bare_record(folder))
+
+        on_main_process(claim)
         yield
 
 
@@ -204,8 +215,7 @@ def open_run_folder(output_dir: str | Path, record: RunRecord, keep_checkpoints:
     if not keep_checkpoints:
         for checkpoint in remove_checkpoints(output_dir):
             logger.info(f"{checkpoint} is of an earlier run and removed.")
-    for half_written in Path(output_dir).glob(f"{HALF_WRITTEN}*"):
-        shutil.rmtree(half_written)
+    remove_half_written(output_dir)
     record.write(output_dir, UNFINISHED_RECORD_FILE)
 
 

@@ -15,24 +15,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
-from layer_distillation.atomic_files import replacing
+from layer_distillation.atomic_files import remove_half_written, replacing
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.loss_table import LAYER_LOSSES, PREDICTION_LOSSES, WEIGHTS
 from layer_distillation.pretrained import hub_name, resolve_checkpoint
+from layer_distillation.processes import on_main_process
 from layer_distillation.record import DataRecord, Origin, RunRecord, StudentRecord, TeacherRecord, library_versions
 from layer_distillation.student_config import encoder_config
 from layer_distillation.teacher_outputs import HiddenStatesCollator
 from layer_mapping import build_student
 from lora_adapters.adapters import add_lora
 from lora_adapters.arguments import LoraArguments
+from text_data.thresholds import THRESHOLDS_FILE
 from training.checkpoints import load_classifier, load_for_labels
-from training.command_line import Settings
+from training.command_line import ON_COMMAND_LINE, Settings
 from training.evaluation import (
     describe_model,
     evaluate_splits,
@@ -114,43 +116,47 @@ def finished_run(
         UserError: the folder holds another run.
     """
     record = new_record(settings, inputs, training_args)
-    finished, unfinished = earlier_records(training_args.output_dir, record, overwrite)
-    (kept,) = broadcast_object_list([finished if unfinished is None and not overwrite else None])
-    if kept is not None:
-        logger.info(
-            f"This run is finished, and its results are kept in {training_args.output_dir}. Train it again with "
-            "--overwrite_output_dir."
-        )
-    return kept
+    finished, unfinished = on_main_process(lambda: earlier_records(training_args.output_dir, record, overwrite))
+    return finished if unfinished is None and not overwrite else None
 
 
 def begin_run(
     settings: Settings, inputs: Inputs, training_args: DistillationTrainingArguments, overwrite: bool = False
 ) -> tuple[RunRecord, str | None]:
-    """Opens the output folder.
+    """Opens the output folder, which is claimed, for a run that is not finished.
 
     Args:
         overwrite: whether the run may replace another one in the folder.
 
     Returns:
-        The record of the run so far, and the checkpoint to continue from if an earlier run was interrupted.
+        The record of the run so far, which has a student if the run is finished, and the checkpoint to continue from
+        if an earlier run was interrupted.
 
     Raises:
         UserError: the folder holds another run.
     """
+    finished = finished_run(settings, inputs, training_args, overwrite)
+    if finished is not None:
+        logger.info(
+            f"This run is finished, and its results are kept in {training_args.output_dir}. Train it again with "
+            "--overwrite_output_dir."
+        )
+        return finished, None
     record = new_record(settings, inputs, training_args)
     return record, open_run(record, training_args, overwrite)
 
 
 def open_run(record: RunRecord, training_args: DistillationTrainingArguments, overwrite: bool = False) -> str | None:
     """Opens the output folder for the run of a new record, and returns the checkpoint to continue from."""
-    checkpoint = checkpoint_to_resume(training_args.output_dir, record, overwrite)
-    checkpoint = training_args.resume_from_checkpoint or checkpoint
-    # One answer for all processes, after all have read the folder and before it changes.
-    (checkpoint,) = broadcast_object_list(gather_object([checkpoint])[:1])
-    if training_args.process_index == 0:
-        open_run_folder(training_args.output_dir, record, keep_checkpoints=checkpoint is not None)
-    return checkpoint
+    folder = training_args.output_dir
+
+    def open_folder() -> str | None:
+        checkpoint = checkpoint_to_resume(folder, record, overwrite)
+        checkpoint = training_args.resume_from_checkpoint or checkpoint
+        open_run_folder(folder, record, keep_checkpoints=checkpoint is not None)
+        return checkpoint
+
+    return on_main_process(open_folder)
 
 
 def new_record(settings: Settings, inputs: Inputs, training_args: DistillationTrainingArguments) -> RunRecord:
@@ -237,6 +243,8 @@ def train_and_finish(run: Run, trainer: DistillationTrainer, origin: Origin) -> 
             _write_results(folder, "train", results)
             trainer.state.save_to_json(str(Path(folder) / TRAINER_STATE_NAME))
         results |= score(trainer, run.inputs, folder)
+        if run.args.do_eval:
+            write_thresholds(trainer, run.inputs, folder)
         if trainer.is_world_process_zero():
             record = _finished_record(run, trainer.model, origin, results, folder)
             record.write(folder)
@@ -248,7 +256,7 @@ def train_and_finish(run: Run, trainer: DistillationTrainer, origin: Origin) -> 
 def score(trainer: DistillationTrainer, inputs: Inputs, folder: str) -> dict[str, float]:
     """Returns metrics on the validation splits (`--do_eval`) and on the test splits (`--do_predict`).
 
-    They are written to the folder, with the thresholds of several labels and the predictions for the test splits.
+    They are written to the folder, with the predictions for the test splits.
     """
     args, data, results = trainer.args, inputs.data, {}
     if args.do_eval:
@@ -256,7 +264,6 @@ def score(trainer: DistillationTrainer, inputs: Inputs, folder: str) -> dict[str
         results |= metrics
         if trainer.is_world_process_zero():
             _write_results(folder, "eval", metrics)
-        write_thresholds(trainer, inputs, folder)
     if args.do_predict:
         metrics = predict_splits(trainer, inputs, data.test_splits, folder)
         results |= metrics
@@ -267,17 +274,26 @@ def score(trainer: DistillationTrainer, inputs: Inputs, folder: str) -> dict[str
     return results
 
 
-def score_again(trainer: DistillationTrainer, inputs: Inputs) -> None:
+def score_again(trainer: DistillationTrainer, inputs: Inputs, settings: Settings) -> None:
     """Scores the student of a finished run as `score` does; its files are replaced once all new ones are written.
 
-    The caller has claimed the folder before it loaded the student, so that no other run replaces it in between.
+    Thresholds may have been changed by hand, so they are replaced only for a rule on the command line. The caller has
+    claimed the folder before it loaded the student, so that no other run replaces it in between.
     """
     args = trainer.args
+    if trainer.is_world_process_zero():
+        remove_half_written(args.output_dir)
     with replacing(args.output_dir, args.distributed_state) as folder:
         earlier = Path(args.output_dir) / ALL_RESULTS_FILE
         if trainer.is_world_process_zero() and earlier.is_file():
             shutil.copy(earlier, folder)  # which new results are added to
         score(trainer, inputs, folder)
+        if args.do_eval:
+            kept = Path(args.output_dir) / THRESHOLDS_FILE
+            if kept.is_file() and settings.sources.get("threshold_rule") != ON_COMMAND_LINE:
+                logger.info(f"{kept} is kept as it is. Add --threshold_rule {inputs.threshold_rule} to replace it.")
+            else:
+                write_thresholds(trainer, inputs, folder)
 
 
 def _write_results(folder: str, stage: str, metrics: Mapping[str, float]) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, set_seed
 
 from layer_distillation.arguments import DistillationTrainingArguments
@@ -21,6 +20,7 @@ from layer_distillation.encoder_layers import num_layers
 from layer_distillation.engines import release_engine
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.pretrained import hub_name, resolve_checkpoint
+from layer_distillation.processes import on_main_process
 from layer_distillation.record import Origin, RunRecord, StudentRecord
 from layer_mapping import build_random_student, build_student, describe_mapping, parse_layers, select_layers
 from training.arguments import StudentArguments
@@ -184,14 +184,10 @@ def _finish_stage(source: Source, stage_args: StudentArguments, strategy_name: s
 
 
 def _finished_record(record: RunRecord, args: DistillationTrainingArguments, overwrite: bool) -> RunRecord | None:
-    """Returns the record of the stage if an earlier run has finished it from the same weights.
-
-    The main process decides for all.
-    """
-    finished, unfinished = earlier_records(args.output_dir, record, overwrite)
+    """Returns the record of the stage if an earlier run has finished it from the same weights."""
+    finished, unfinished = on_main_process(lambda: earlier_records(args.output_dir, record, overwrite))
     is_this = finished is not None and unfinished is None and finished.built_from == record.built_from
-    (finished,) = broadcast_object_list([finished if is_this else None])
-    return finished
+    return finished if is_this else None
 
 
 # ---- Pretrained students ----

@@ -1,18 +1,21 @@
-"""Runs `run_distillation.py` until it kills its process, as a machine that goes down would.
+"""Runs a script until it kills its process, as a machine that goes down would.
 
-python tests/workers/killed_run.py step 7 ARGUMENTS        # after optimizer step 7
-python tests/workers/killed_run.py writing 8 ARGUMENTS     # between two files of checkpoint-8
+python tests/workers/killed_run.py run_distillation step 7 ARGUMENTS      # after optimizer step 7
+python tests/workers/killed_run.py run_distillation writing 8 ARGUMENTS   # between two files of checkpoint-8
+python tests/workers/killed_run.py run_lora merging 0 ARGUMENTS           # between two files of the merged model
 """
 
+import importlib
 import os
 import signal
 import sys
+from pathlib import Path
 
 import torch
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-import run_distillation
 from training import run as training_run
+from training.output_folder import MERGED_FOLDER
 
 
 def kill():
@@ -40,10 +43,23 @@ def kill_while_writing(step):
     torch.save = save_or_kill
 
 
+def kill_while_merging():
+    save = PreTrainedTokenizerBase.save_pretrained
+
+    def save_or_kill(tokenizer, folder, *args, **kwargs):
+        if MERGED_FOLDER in Path(folder).parts:  # with the weights by then
+            kill()
+        return save(tokenizer, folder, *args, **kwargs)
+
+    PreTrainedTokenizerBase.save_pretrained = save_or_kill
+
+
 def main():
-    when, step, *arguments = sys.argv[1:]
+    script, when, step, *arguments = sys.argv[1:]
     if when == "writing":
         kill_while_writing(int(step))
+    elif when == "merging":
+        kill_while_merging()
     else:
         marker = training_run.CheckpointMarker
 
@@ -51,7 +67,7 @@ def main():
             pass
 
         training_run.CheckpointMarker = lambda: MarkerThatKills(int(step))
-    run_distillation.main(arguments)
+    importlib.import_module(script).main(arguments)
 
 
 if __name__ == "__main__":
