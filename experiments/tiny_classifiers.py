@@ -233,13 +233,14 @@ def configurations_of(model_type: str) -> tuple[str, ...]:
     return tuple(CONFIGURATIONS.get(model_type, ("",)))
 
 
-def tiny_config(model_type: str, title: str = "", **entries) -> PretrainedConfig:
-    """Returns a configuration with three labels; `entries` are added to those of the table."""
-    base = CONFIGURATIONS.get(model_type, {"": SIZES})[title]
+def tiny_config(model_type: str, title: str | None = None, **entries) -> PretrainedConfig:
+    """Returns a configuration with three labels, by default the first of its type; `entries` are added to it."""
+    configurations = CONFIGURATIONS.get(model_type, {"": SIZES})
+    base = configurations[next(iter(configurations)) if title is None else title]
     return AutoConfig.for_model(model_type, **{**base, "num_labels": 3, **entries})
 
 
-def tiny_classifier(model_type: str, title: str = "", **entries) -> PreTrainedModel:
+def tiny_classifier(model_type: str, title: str | None = None, **entries) -> PreTrainedModel:
     """Builds a classifier in which every parameter is random, in `eval()` mode."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)

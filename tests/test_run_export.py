@@ -296,7 +296,7 @@ def check_data(dataset, compute_metrics, problem_type=SINGLE_LABEL, max_length=8
 
 
 def test_a_model_that_computes_long_texts_in_another_way_is_refused_if_texts_may_be_long(tmp_path):
-    model = tiny_classifier("big_bird", "")
+    model = tiny_classifier("big_bird")
     ids = [[token % model.config.vocab_size for token in row] for row in random_ids(4)["input_ids"]]
     splits = {"validation": Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * 12] * 4})}
     switches_at = (5 + 2 * model.config.num_random_blocks) * model.config.block_size
