@@ -24,7 +24,6 @@ import torch
 from transformers import PreTrainedModel
 
 from layer_distillation.encoder_layers import blueprint, find_layer_list, num_layers
-from layer_distillation.engines import gathered
 from layer_distillation.errors import UserError
 from layer_distillation.first_norm import fold_first_norm, lacks_first_norm
 from layer_distillation.inner_neurons import keep_neurons
@@ -32,6 +31,7 @@ from layer_distillation.layer_structure import ADAPTER_LISTS, Misfit, check_stru
 from layer_distillation.merging import merged
 from layer_distillation.precision import in_float32
 from layer_distillation.student_config import config_of_layers
+from layer_distillation.whole_weights import gathered, whole_weights
 
 logger = logging.getLogger(__name__)
 
@@ -232,10 +232,9 @@ def build_random_student(teacher: PreTrainedModel, num_student_layers: int | Non
     """
     depth = student_depth(num_layers(teacher), num_student_layers)
     config = config_of_layers(teacher.config, range(depth))
-    # Not `_from_config`, which under ZeRO-3 would leave each process a share of every weight.
     config.dtype = torch.float32
     try:
-        with _told_about_ties(teacher, range(depth)):
+        with whole_weights(), _told_about_ties(teacher, range(depth)):
             student = type(teacher)(config)
     except Misfit as misfit:
         raise UserError(f"{misfit}; choose another --num_student_layers.") from None

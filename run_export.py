@@ -20,7 +20,6 @@ if __name__ == "__main__":
 
     share_processor()  # before torch is imported
 
-import copy
 import logging
 import shutil
 import sys
@@ -32,6 +31,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from export.arguments import METRICS_FILE, ExportArguments
 from export.checked_export import export_checked
+from export.float32 import check_size, with_own_modules
 from export.parity import BATCH_SIZE, CheckData, deciding_metric
 from layer_distillation.atomic_files import move_files, write_json
 from layer_distillation.errors import UserError
@@ -100,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         tokenized = tokenize(data, tokenizer, data_args)
         prepare_for_saving(tokenizer, data_args.max_seq_length)
         model = keep_pieces(model, trimmed.kept, tokenized["train"], DataCollatorWithPadding(tokenizer))
+    check_size(model)
     splits = [split for split in (*data.validation_splits, *data.test_splits) if "labels" in tokenized[split].features]
     check_data = CheckData(
         splits={split: tokenized[split] for split in splits},
@@ -111,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     )
     chosen = find_thresholds(path, settings.sources, data.labels.names)
     # A copy, because BigBird turns to another attention for good when it has read short texts.
-    chosen = chosen or measure_thresholds(copy.deepcopy(model), check_data, data_args.threshold_rule)
+    chosen = chosen or measure_thresholds(with_own_modules(model), check_data, data_args.threshold_rule)
     if chosen:
         thresholds = dict.fromkeys(check_data.names, DEFAULT_THRESHOLD) | chosen["thresholds"]
         check_data = replace(check_data, thresholds=thresholds)

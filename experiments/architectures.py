@@ -1,22 +1,22 @@
 """Which students, adapters and exports are right, for every type of sequence classifier that transformers has.
 
-    python -m experiments.architectures               # the types that have not been measured yet, then the page
+    python -m experiments.architectures               # every type
     python -m experiments.architectures gpt2 llama    # these types again
 
 Each type has tiny classifiers in which all parameters are random (`experiments/tiny_classifiers.py`). For each list of
 layers, the student's logits are compared with those of the teacher's own forward without the other layers
-(`experiments/kept_layers.py`), in memory and after `save_pretrained` and `from_pretrained`. Of the first student that
-is exact, the adapters are trained for a step and merged, and it is exported. What is found goes to
-`outputs/architectures/TYPE.json`, all of it to `docs/results/architectures.csv` and `docs/ARCHITECTURES.md`.
+(`experiments/kept_layers.py`), in memory and after `save_pretrained` and `from_pretrained`. If a student is exact,
+adapters on the teacher are trained for a step and merged, and a model with every kind of layer is exported. What is
+found goes to `docs/results/architectures.csv` and `docs/ARCHITECTURES.md`.
 """
 
 import argparse
-import json
+import csv
 import logging
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from benchmarks.results import RESULTS, ROOT, write_results
+from benchmarks.results import RESULTS, write_results
 from experiments.kept_layers import logits_of, logits_of_kept_layers
 from experiments.tiny_classifiers import configurations_of, tiny_classifier
 from export.checked_export import export_checked_float32
@@ -35,22 +35,26 @@ from export.parity import CheckData
 from layer_distillation.encoder_layers import find_layer_list, num_layers
 from layer_distillation.errors import UserError
 from layer_distillation.first_norm import lacks_first_norm
+from layer_distillation.layer_structure import structure_of
 from layer_distillation.problem_types import SINGLE_LABEL
+from layer_distillation.record import library_versions
 from layer_distillation.student_config import encoder_config
 from layer_mapping import build_student, parse_layers, select_layers
-from lora_adapters.adapters import add_lora, coverage, target_modules
+from lora_adapters.adapters import add_lora, coverage, target_modules, within_layer
 from lora_adapters.arguments import LoraArguments
 from training.tables import markdown_table
 
-FOLDER = ROOT / "outputs" / "architectures"
+NAME = "architectures"
 PAGE = RESULTS.parent / "ARCHITECTURES.md"
 STRATEGIES = ("odd", "even", "top", "bottom")
 LISTS = (*STRATEGIES, "any order")
-EXACT, CLOSE, REFUSED, NOT_BUILT, NOT_MEASURED = "exact", "close", "refused", "not built", "not measured"
+COLUMNS = ("type", "configuration", *LISTS, "lora", "adapted", "not adapted", "export", "reason", "versions")
+LIBRARIES = ("torch", "transformers", "peft", "onnxruntime")
+EXACT, CLOSE, REFUSED, NOT_BUILT = "exact", "close", "refused", "not built"
 # Whose adapters cannot be judged by their gradients.
 WITHOUT_LORA = {
-    "lilt": f"{NOT_MEASURED}: no head reads the layout that the last layer computes, so its weights get no gradient",
-    "mra": f"{NOT_MEASURED}: without its CUDA kernel attention is zero (findings/transformers_mra_without_kernel.sh)",
+    "lilt": "not measured: no head reads the layout that the last layer computes, so its weights get no gradient",
+    "mra": "not measured: without its CUDA kernel attention is zero (findings/transformers_mra_without_kernel.sh)",
 }
 TOLERANCE = 1e-6  # of the largest logit
 EXPORT_TOLERANCE = 1e-4
@@ -58,80 +62,58 @@ EXPORT_TOLERANCE = 1e-4
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("types", nargs="*", help="types to measure again; by default all without a result")
-    types = parser.parse_args().types
+    parser.add_argument("types", nargs="*", help="types to measure again; by default all")
+    types = parser.parse_args().types or sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
     logging.disable(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    every_type = sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
-    for model_type in types or [name for name in every_type if not file_of(name).is_file()]:
-        save(model_type, [measure(model_type, title) for title in configurations_of(model_type)])
-    write_page(every_type)
-    for model_type in every_type:  # exports take longest
-        rows = read(model_type)
-        if any(row["export"] == NOT_MEASURED for row in rows):
-            save(model_type, [row | {"export": measured_export(row)} for row in rows])
-    write_page(every_type)
-
-
-def save(model_type: str, rows: list[dict]) -> None:
-    file_of(model_type).write_text(json.dumps(rows, indent=2) + "\n")
-    print(model_type, *({name: row[name] for name in (*LISTS, "lora", "export")} for row in rows), flush=True)
-
-
-def read(model_type: str) -> list[dict]:
-    return json.loads(file_of(model_type).read_text())
-
-
-def file_of(model_type: str) -> Path:
-    return FOLDER / f"{model_type}.json"
-
-
-def write_page(types: list[str]) -> None:
-    rows = [row for model_type in types for row in read(model_type)]
-    write_results("architectures", rows, table(rows))
+    measured = []
+    for model_type in types:
+        for title in configurations_of(model_type):
+            measured.append(measure(model_type, title))
+            print(measured[-1], flush=True)
+    rows = [row for row in read_rows() if row["type"] not in types] + measured
+    rows.sort(key=lambda row: (row["type"], configurations_of(row["type"]).index(row["configuration"])))
+    write_results(NAME, rows, f"{table(rows)}\n\n{measured_with(rows)}")
     PAGE.write_text(page(rows))
+
+
+def read_rows() -> list[dict[str, str]]:
+    with open(RESULTS / f"{NAME}.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 # ---- Measuring ----
 
 
-def batch() -> dict[str, torch.Tensor]:
-    """Returns three texts of 48, 31 and 17 tokens, padded on the right; no window of attention is as long."""
+def batch(padding_side: str = "right") -> dict[str, torch.Tensor]:
+    """Returns three texts of 48, 31 and 17 tokens; no window of attention is as long."""
     attention_mask = (torch.arange(48) < torch.tensor([[48], [31], [17]])).long()
     input_ids = torch.randint(5, 30, (3, 48), generator=torch.Generator().manual_seed(0))
-    return {"input_ids": input_ids * attention_mask, "attention_mask": attention_mask}
+    inputs = {"input_ids": input_ids * attention_mask, "attention_mask": attention_mask}
+    return inputs if padding_side == "right" else {name: tensor.flip(1) for name, tensor in inputs.items()}
 
 
 def measure(model_type: str, title: str) -> dict[str, str]:
     """Returns a row of the results: what happens for every list of layers, with adapters and in the export."""
-    row = {"type": model_type, "configuration": title, **dict.fromkeys((*LISTS, "lora", "export", "reason"), "")}
+    row = dict.fromkeys(COLUMNS, "") | {"type": model_type, "configuration": title}
+    row["versions"] = ", ".join(f"{name} {library_versions()[name]}" for name in LIBRARIES)
     try:
         teacher = tiny_classifier(model_type, title)
         if not teacher.config.is_encoder_decoder:
             logits_of(teacher, batch())
     except Exception as error:
         return row | dict.fromkeys(LISTS, NOT_BUILT) | {"reason": first_line(error)}
-    exact = None
+    exact = []
     for name, layers in lists_of_layers(teacher).items():
-        found, _, reason = attempt(student_outcome, teacher, layers).partition(": ")
-        row[name], row["reason"] = found, row["reason"] or reason
-        if row[name] == EXACT and exact is None:
-            exact = layers
-    if exact is not None:
-        # The whole teacher, in which every kind of layer occurs.
+        row[name], _, reason = attempt(student_outcome, teacher, layers).partition(": ")
+        row["reason"] = row["reason"] or reason
+        if row[name] == EXACT:
+            exact.append(layers)
+    if exact:
         row["lora"] = WITHOUT_LORA.get(model_type) or attempt(lora_outcome, deepcopy(teacher))
-        row["export"] = NOT_MEASURED
+        row |= adapters_by_name(teacher)
+        row["export"] = attempt(export_outcome, with_every_kind_of_layer(teacher, exact))
     return row
-
-
-def measured_export(row: Mapping[str, str]) -> str:
-    """Returns what a row says about the export of its first exact student, after measuring it if need be."""
-    if row["export"] != NOT_MEASURED:
-        return row["export"]
-    teacher = tiny_classifier(row["type"], row["configuration"])
-    layers = next(layers for name, layers in lists_of_layers(teacher).items() if row[name] == EXACT)
-    return attempt(export_outcome, build_student(teacher, layers))
 
 
 def attempt(measurement: Callable[..., str], *arguments) -> str:
@@ -157,15 +139,17 @@ def student_outcome(teacher: PreTrainedModel, layers: tuple[int, ...]) -> str:
         student = build_student(teacher, layers)
     except UserError as error:
         return f"{REFUSED if advice_works(teacher, str(error)) else 'WRONG ADVICE'}: {error}"
-    expected = logits_of_kept_layers(teacher, layers, batch())
     with tempfile.TemporaryDirectory() as folder:
         student.save_pretrained(folder)
         reloaded = type(student).from_pretrained(folder)
-    worst = max(difference(logits_of(model, batch()), expected) for model in (student, reloaded))
-    if worst <= TOLERANCE:
+    differences = []
+    for inputs in (batch("right"), batch("left")):
+        expected = logits_of_kept_layers(teacher, layers, inputs)
+        differences += [difference(logits_of(model, inputs), expected) for model in (student, reloaded)]
+    if all(found <= TOLERANCE for found in differences):  # also false if one is not a number
         return EXACT
     first = teacher.get_submodule(find_layer_list(teacher))[layers[0] - 1]
-    return f"{CLOSE if lacks_first_norm(student, first) else 'WRONG'} by {worst:.1e}"
+    return f"{CLOSE if lacks_first_norm(student, first) else 'WRONG'} by {max(differences):.1e}"
 
 
 def advice_works(teacher: PreTrainedModel, message: str) -> bool:
@@ -203,13 +187,38 @@ def lora_outcome(student: PreTrainedModel) -> str:
     return f"{share:.0%}" if merged <= EXPORT_TOLERANCE else f"WRONG by {merged:.1e} when merged"
 
 
-def export_outcome(student: PreTrainedModel) -> str:
-    """Returns "yes" where run_export.py accepts the ONNX file of the student, otherwise what it says."""
+def adapters_by_name(teacher: PreTrainedModel) -> dict[str, str]:
+    """Returns the names within a layer of the matrices with an adapter, and of those without one, with the reason."""
+    try:
+        targets = target_modules(teacher)
+    except UserError:
+        targets = []
+    names = dict.fromkeys(within_layer(name, find_layer_list(teacher)) for name in targets)
+    _, without = coverage(teacher, targets)
+    reasons = {reason: [name for name in without if without[name] == reason] for reason in without.values()}
+    return {
+        "adapted": ", ".join(names),
+        "not adapted": "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items()),
+    }
+
+
+def with_every_kind_of_layer(teacher: PreTrainedModel, lists: Sequence[tuple[int, ...]]) -> PreTrainedModel:
+    """Returns the first student of these lists of layers that has every kind of layer, or else the teacher."""
+    students = (build_student(teacher, layers) for layers in lists)
+    return next((student for student in students if kinds_of_layers(student) == kinds_of_layers(teacher)), teacher)
+
+
+def kinds_of_layers(model: PreTrainedModel) -> set[frozenset]:
+    return {frozenset(structure_of(layer).items()) for layer in model.get_submodule(find_layer_list(model))}
+
+
+def export_outcome(model: PreTrainedModel) -> str:
+    """Returns "yes" where run_export.py accepts the ONNX file of a model, otherwise what it says."""
     texts = {name: [row[row != 0].tolist() for row in tensor] for name, tensor in batch().items()}
     data = CheckData({"validation": Dataset.from_dict(texts)}, pad, None, SINGLE_LABEL, (), max_length=48)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            export_checked_float32(student, Path(folder) / "model.onnx", data)
+            export_checked_float32(model, Path(folder) / "model.onnx", data)
         except UserError as error:
             return f"{REFUSED}: {str(error).partition(' The graph is left')[0]}"
     return "yes"
@@ -236,7 +245,7 @@ def table(rows: list[dict]) -> str:
     return markdown_table(
         [
             {
-                "Type": row["type"] + (f" ({row['configuration']})" if row["configuration"] else ""),
+                "Type": title_of(row),
                 **{name: row[name] for name in LISTS},
                 "LoRA": row["lora"].split(":")[0],
                 "Export": row["export"].split(":")[0],
@@ -259,7 +268,7 @@ def page(rows: list[dict]) -> str:
     return f"""# Architectures
 
 Every type of sequence classifier in transformers {transformers.__version__}: {sum(kinds.values())} types in \
-{len(rows)} tiny configurations with random weights, in which every kind of layer occurs.
+{len(rows)} tiny configurations with random weights, in which every kind of layer occurs. {measured_with(rows)}
 
 ```bash
 python -m experiments.architectures    # writes this page and docs/results/architectures.csv
@@ -276,11 +285,12 @@ Wrong answers, crashes and pieces of wrong advice, in what was measured: {wrong}
 
 "Exact" means: the student gives the logits of the teacher's own forward pass in which the other layers pass their \
 input on, within {TOLERANCE:g} of the largest logit, in memory and after saving and loading, for a batch of texts of \
-48, 31 and 17 tokens. "Any order" is the list N,1,3,2. LoRA shows the share of the numbers in the matrices of the \
-layers that adapters reach by default. Each adapter gets a gradient, and merging changes no logit by more than \
-{EXPORT_TOLERANCE:g}. The experts of a mixture have no adapters, nor have the routers that choose among them. The \
-export is of the first exact student, to ONNX in float32, with the same tolerance. "Close" is a first layer of \
-ModernBERT, whose norm is folded into its projections.
+48, 31 and 17 tokens, padded on the right and on the left. "Any order" is the list N,1,3,2. "Close" is a first layer \
+of ModernBERT, whose norm is folded into its projections.
+
+LoRA shows the share of the numbers in the matrices of the layers that adapters reach by default. Each adapter gets a \
+gradient, and merging changes no logit by more than {EXPORT_TOLERANCE:g}. The export is of the first exact student \
+that has every kind of layer, or else of the teacher, to ONNX in float32, with the same tolerance.
 
 Where attention is mostly local, the published habit is to keep the first layers and one late layer of global \
 attention, in ModernBERT for instance `--layers 1,2,3,7`. With a small ModernBERT it was [level with \
@@ -289,10 +299,42 @@ attention, in ModernBERT for instance `--layers 1,2,3,7`. With a small ModernBER
 <!-- from architectures -->
 {table(rows)}
 
+## What LoRA leaves out
+
+The columns `adapted` and `not adapted` of docs/results/architectures.csv name the matrices of every type.
+
+<!-- from architectures -->
+{table_without_adapters(rows)}
+
 ## Reasons
 
 {chr(10).join(reasons)}
 """
+
+
+def measured_with(rows: list[dict]) -> str:
+    return f"Measured with {' and '.join(sorted({row['versions'] for row in rows}))}."
+
+
+def table_without_adapters(rows: list[dict]) -> str:
+    """Returns one line for each reason why matrices of a configuration have no adapter."""
+    return markdown_table(
+        [
+            {
+                "Type": title_of(row),
+                "LoRA": row["lora"].split(":")[0],
+                "No adapter": f"`{'`, `'.join(part.partition(': ')[0].split(', '))}`",
+                "Why": part.partition(": ")[2],
+            }
+            for row in rows
+            for part in row["not adapted"].split("; ")
+            if part
+        ]
+    )
+
+
+def title_of(row: Mapping[str, str]) -> str:
+    return row["type"] + (f" ({row['configuration']})" if row["configuration"] else "")
 
 
 def kind_of(rows: list[Mapping[str, str]]) -> str:

@@ -70,7 +70,7 @@ def _own_heads(**entries) -> dict:
 
 CONFIGURATIONS: dict[str, dict[str, dict]] = {
     "albert": {"": _common(embedding_size=16), "a group a layer": _common(embedding_size=16, num_hidden_groups=6)},
-    "axk1": {"": _common(**LATENT_EXPERTS, mlp_layer_types=["dense", "sparse"] * 3)},
+    "axk1": {"experts in every second layer": _common(**LATENT_EXPERTS, mlp_layer_types=["dense", "sparse"] * 3)},
     "axk2": {"": _common(**LATENT_EXPERTS, mlp_layer_types=["dense", "sparse"] * 3)},
     "bart": {"": ENCODER_DECODER},
     "big_bird": {"": _common(block_size=4, num_random_blocks=1)},
@@ -145,7 +145,7 @@ CONFIGURATIONS: dict[str, dict[str, dict]] = {
     "mistral4": {"": _own_heads(**LATENT_EXPERTS, first_k_dense_replace=1)},
     "mixtral": {"": _common(sliding_window=8, num_local_experts=4)},
     "mobilebert": {"feed-forward networks in a layer": _own_heads(embedding_size=16, intra_bottleneck_size=16)},
-    "modernbert": {"": _own_heads(cls_token_id=1, sep_token_id=2, local_attention=8)},
+    "modernbert": {"no norm in the first layer": _own_heads(cls_token_id=1, sep_token_id=2, local_attention=8)},
     "modernbert-decoder": {"": _own_heads(cls_token_id=1, sep_token_id=2, local_attention=8)},
     "modernvbert": {
         "depth in the text config": {"text_config": _own_heads(cls_token_id=1, sep_token_id=2, local_attention=8)}
@@ -187,7 +187,9 @@ CONFIGURATIONS: dict[str, dict[str, dict]] = {
         | {"local_attn_chunk_length": 8, "lsh_attn_chunk_length": 12}
     },
     "roc_bert": {"": _own_heads(pronunciation_vocab_size=9, shape_vocab_size=9)},
-    "smollm3": {"": _common(**SLIDING, use_sliding_window=True, no_rope_layers=[1, 1, 0, 1, 1, 0])},
+    "smollm3": {
+        "layers without positions": _common(**SLIDING, use_sliding_window=True, no_rope_layers=[1, 1, 0, 1, 1, 0])
+    },
     "squeezebert": {"": _own_heads(embedding_size=32)},
     "stablelm": {
         "": _common(),
@@ -231,13 +233,14 @@ def configurations_of(model_type: str) -> tuple[str, ...]:
     return tuple(CONFIGURATIONS.get(model_type, ("",)))
 
 
-def tiny_config(model_type: str, title: str = "", **entries) -> PretrainedConfig:
-    """Returns a configuration with three labels; `entries` are added to those of the table."""
-    base = CONFIGURATIONS.get(model_type, {"": SIZES})[title]
+def tiny_config(model_type: str, title: str | None = None, **entries) -> PretrainedConfig:
+    """Returns a configuration with three labels, by default the first of its type; `entries` are added to it."""
+    configurations = CONFIGURATIONS.get(model_type, {"": SIZES})
+    base = configurations[next(iter(configurations)) if title is None else title]
     return AutoConfig.for_model(model_type, **{**base, "num_labels": 3, **entries})
 
 
-def tiny_classifier(model_type: str, title: str = "", **entries) -> PreTrainedModel:
+def tiny_classifier(model_type: str, title: str | None = None, **entries) -> PreTrainedModel:
     """Builds a classifier in which every parameter is random, in `eval()` mode."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)

@@ -101,9 +101,10 @@ def _onnx_logits(file: Path, examples: Dataset, data: CheckData) -> np.ndarray:
     try:
         return compute_onnx_logits(file, examples, data.collator)
     except (Fail, InvalidGraph, NotImplemented, RuntimeException) as error:  # they have no class in common
-        reason = str(error).partition(" Status Message")[0]
+        # Before it stand numbers and names of the graph, after it advice.
+        reason = str(error).rpartition("Status Message: ")[2].rpartition(" : ")[2].partition(". ")[0]
         raise UserError(
-            f"ONNX Runtime cannot run the graph that PyTorch's exporter has written ({reason}). Use the checkpoint in "
+            f"ONNX Runtime cannot run the graph that PyTorch's exporter has written: {reason}. Use the checkpoint in "
             f"PyTorch. The graph is left in {file}, but {METRICS_FILE} is not written."
         ) from error
 

@@ -9,9 +9,12 @@ output for all other tokens for nothing. The export leaves this computation out.
 
 import copy
 import inspect
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import onnx
@@ -25,8 +28,18 @@ from layer_distillation.model_outputs import MODEL_INPUTS
 
 # The newest version of the file format that ONNX Runtime 1.17 reads. The graphs need nothing newer.
 IR_VERSION = 9
+# An ONNX file of one piece cannot be larger.
+MAX_BYTES = 2**31
 # Operators that compute each token by itself if their other inputs are constants without an axis for tokens.
 TOKENWISE_OPERATORS = ("Add", "Sub", "Mul", "Div", "Erf", "Gelu", "Tanh", "LayerNormalization", "MatMul")
+# What the first cause of an exporter's error says, and what this means.
+MECHANISMS = (
+    (r"op='[\w.]*grouped_mm", "ONNX has no operator that multiplies each token by the matrices of its own experts"),
+    (r"op='([\w.]+)'.*complex-valued", r"ONNX has no \1 of complex numbers"),
+    (r"No ONNX function found for .*op='([\w.]+)'", r"ONNX has no operator like \1"),
+    (r"inferred a static shape", "what it computes is written for texts of one length"),
+    (r"data-dependent", "what it computes next depends on the numbers that it has computed"),
+)
 
 
 class _Logits(nn.Module):
@@ -48,6 +61,22 @@ def model_inputs(model: PreTrainedModel) -> tuple[str, ...]:
     return tuple(names)
 
 
+def check_size(model: PreTrainedModel) -> None:
+    """Raises a `UserError` if the float32 file of a model would be too large for the format."""
+    size = 4 * model.num_parameters()
+    if size >= MAX_BYTES:
+        raise UserError(
+            f"An ONNX file holds less than {MAX_BYTES / 1e9:.2f} GB, but the weights of this {type(model).__name__} "
+            f"take {size / 1e9:.2f} GB in float32. Export a student of fewer layers, leave out pieces of a large "
+            "vocabulary with --trim_vocabulary, or use the checkpoint in PyTorch."
+        )
+
+
+def with_own_modules(model: PreTrainedModel) -> PreTrainedModel:
+    """Returns a copy of a model whose modules can be changed without changing the model; they share the weights."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
 def export_float32(model: PreTrainedModel, file: str | Path) -> None:
     """Writes the model as an ONNX graph with one output, `logits`, for batches of any size and length.
 
@@ -66,11 +95,12 @@ def export_float32(model: PreTrainedModel, file: str | Path) -> None:
     is_text = (torch.arange(9) < 5).long().repeat(2, 1)
     padding = model.config.get_text_config().pad_token_id or 0
     batch = {"input_ids": padding + is_text, "attention_mask": is_text, "token_type_ids": torch.zeros_like(is_text)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its own parts
+    # The exporter warns about its own parts, and prints its unfinished graph if it fails.
+    with warnings.catch_warnings(), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
-                _Logits(copy.deepcopy(model), names).eval(),  # tracing may leave the model changed
+                _Logits(with_own_modules(model), names).eval(),  # tracing may leave modules changed: BigBird's
                 tuple(batch[name] for name in names),
                 input_names=names,
                 output_names=["logits"],
@@ -79,11 +109,9 @@ def export_float32(model: PreTrainedModel, file: str | Path) -> None:
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            # The message goes on with colored advice on how to report errors of PyTorch.
-            reason = str(error).partition(". ")[0]
             raise UserError(
-                f"PyTorch's exporter cannot write a {type(model).__name__} as ONNX ({reason}). Use the checkpoint in "
-                "PyTorch."
+                f"PyTorch's exporter cannot write a {type(model).__name__} as ONNX: {_mechanism(error)}. Use the "
+                "checkpoint in PyTorch."
             ) from error
     # The exporter notes at each operator which line of which file on this machine has made it.
     ClearMetadataAndDocStringPass()(program.model)
@@ -91,6 +119,16 @@ def export_float32(model: PreTrainedModel, file: str | Path) -> None:
     leave_out_unread_tokens(graph.graph)
     graph.ir_version = IR_VERSION
     onnx.save(graph, file)
+
+
+def _mechanism(error: Exception) -> str:
+    """Returns why the exporter cannot write a model. Its own message is advice on how to report errors of PyTorch."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    for pattern, meaning in MECHANISMS:
+        if found := re.search(pattern, str(error)):
+            return found.expand(meaning)
+    return str(error).strip().partition("\n")[0].partition(". ")[0].removesuffix(".") or type(error).__name__
 
 
 def leave_out_unread_tokens(graph: onnx.GraphProto) -> None:

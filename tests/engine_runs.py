@@ -7,8 +7,9 @@ import sys
 import yaml
 from safetensors.torch import load_file
 
+from experiments.tiny_classifiers import tiny_classifier
 from tests.forked_runs import ROOT, environment_of_processes, run_forked
-from tests.tiny_models import TINY_CLASSIFIERS
+from tests.tiny_models import VOCAB_SIZE
 from tests.workers.train_worker import bert
 
 WORKERS = ROOT / "tests" / "workers"
@@ -29,7 +30,7 @@ ENGINES = {
 
 def save_teachers(folder):
     bert(3).save_pretrained(folder / "bert")
-    TINY_CLASSIFIERS["distilbert"](3, 3).save_pretrained(folder / "distilbert")
+    tiny_classifier("llama", num_hidden_layers=3, vocab_size=VOCAB_SIZE).save_pretrained(folder / "llama")
 
 
 def train_under(engine, teachers, folder):

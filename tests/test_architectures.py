@@ -23,10 +23,13 @@ REFUSED = {
     "esmc, outputs divided by the depth": LISTS,
     "funnel, blocks that shorten the text": LISTS,
     "deepseek_v3, dense layers first": ((6, 1, 3, 2),),
+    "modernbert, no norm in the first layer": ((6, 1, 3, 2),),
     "modernvbert, depth in the text config": ((6, 1, 3, 2),),
 }
 # Lists whose first layer has a norm that is folded into its projections.
-CLOSE = {"modernvbert, depth in the text config": ((2, 4, 6), (4, 5, 6), (3,))}
+CLOSE = dict.fromkeys(
+    ("modernbert, no norm in the first layer", "modernvbert, depth in the text config"), ((2, 4, 6), (4, 5, 6), (3,))
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +67,13 @@ def test_student_computes_what_its_teacher_does_without_the_other_layers_also_wh
                 build_student(teacher, advised)
             continue
         student = build_student(teacher, layers)
-        if layers in CLOSE.get(name, ()):
-            continue
+        tolerance = 0.25 if layers in CLOSE.get(name, ()) else 0
         expected = logits_of_kept_layers(teacher, layers, inputs)
         assert not torch.allclose(expected, logits_of(teacher, inputs), atol=1e-2)
         student.save_pretrained(tmp_path)
         for model in (student, type(student).from_pretrained(tmp_path)):
             assert num_layers(model) == len(layers)
-            assert torch.equal(logits_of(model, inputs), expected), layers
+            assert (logits_of(model, inputs) - expected).abs().max() <= tolerance * expected.abs().max(), layers
 
 
 def test_student_of_a_big_bird_that_turned_to_full_attention_has_it_too(tmp_path):

@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification, BatchEncoding
 
 import run_distillation
 import run_lora
-from experiments.tiny_classifiers import configurations_of, tiny_classifier
+from experiments.tiny_classifiers import tiny_classifier
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.errors import UserError
 from layer_distillation.inner_neurons import inner_projections, inner_width, keep_neurons
@@ -72,7 +72,7 @@ def test_layers_and_neurons_are_chosen_together(batch):
 
 @pytest.mark.parametrize("architecture", ["mobilebert", "mixtral", "openai-gpt"])
 def test_feed_forward_parts_of_another_structure_are_refused(architecture):
-    teacher = tiny_classifier(architecture, configurations_of(architecture)[0])
+    teacher = tiny_classifier(architecture)
     with pytest.raises(UserError, match="--layer_strategy narrow"):
         keep_neurons(teacher, [range(8)] * 6)
 

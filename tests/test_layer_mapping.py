@@ -334,8 +334,7 @@ def test_layer_1_of_modernbert_behind_another_is_an_error_that_says_so(make_teac
 @pytest.mark.parametrize("name", ["modernbert", "modernbert-decoder", "modernvbert"])
 def test_the_norm_of_modernberts_first_layer_is_folded_into_its_projections(name, caplog):
     """The folded projections are close to norm and projections; without the norm they are not."""
-    title = "depth in the text config" if name == "modernvbert" else ""
-    teacher = tiny_classifier(name, title)
+    teacher = tiny_classifier(name)
     student = build_student(teacher, (2, 4, 6))
     assert "layer 2" in caplog.text
     layers = find_layer_list(teacher)

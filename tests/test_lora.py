@@ -345,17 +345,38 @@ def test_the_share_of_the_weights_that_adapters_reach_is_logged(caplog):
     adapted = 2 * (32 * 32 + 32 * 16)  # queries and outputs, keys and values of half as many heads
     experts = 4 * (2 * 64 * 32 + 32 * 64)
     expected = adapted / (adapted + experts + 4 * 32)
-    assert coverage(student, targets) == (
-        pytest.approx(expected),
-        ["mlp.gate", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
-    )
+    share, without = coverage(student, targets)
+    assert share == pytest.approx(expected)
+    assert list(without) == ["mlp.gate", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    assert "experts" in without["mlp.gate"] and "MixtralExperts" in without["mlp.experts.down_proj"]
     add_lora(student, ARGUMENTS)
-    assert re.search(f"{expected:.0%}.*mlp.experts.gate_up_proj", caplog.text)
+    assert re.search(f"{expected:.0%}.*mlp.experts.gate_up_proj .*MixtralExperts", caplog.text)
+
+
+def test_a_matrix_that_the_option_leaves_out_is_said_to_be():
+    student = tiny_classifier("gpt2", n_layer=1)
+    assert set(coverage(student, target_modules(student, "c_attn"))[1].values()) == {"not among --lora_target_modules"}
+
+
+def test_the_adapters_of_a_named_conv1d_layer_are_merged_into_its_transposed_weight():
+    student = tiny_classifier("gpt2", n_layer=2)
+    before = [layer.attn.c_attn.weight.clone() for layer in student.transformer.h]
+    model = add_lora(student, LoraArguments(lora_r=2, lora_alpha=6, lora_dropout=0.0, lora_target_modules="c_attn"))
+    adapted = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
+    assert adapted == [f"base_model.model.transformer.h.{index}.attn.c_attn" for index in range(2)]
+    train_a_little(model)
+    expected = logits_of(model)
+    layers = [model.get_submodule(name) for name in adapted]
+    updates = [6 / 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight for layer in layers]
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(logits_of(merged), expected, atol=1e-5, rtol=1e-5)
+    for layer, weight, update in zip(merged.transformer.h, before, updates, strict=True):
+        torch.testing.assert_close(layer.attn.c_attn.weight, weight + update.T)
 
 
 @pytest.mark.parametrize("model_type", ["hunyuan_v1_moe", "jetmoe", "doge"])
 def test_routers_get_no_adapter_even_if_they_are_linear(model_type):
-    student = tiny_classifier(model_type, "experts" if model_type == "doge" else "", num_hidden_layers=1)
+    student = tiny_classifier(model_type, "experts" if model_type == "doge" else None, num_hidden_layers=1)
     names = [name for name, _ in student.named_modules() if name.endswith(("gate.wg", "router.layer", "router_gate"))]
     assert names
     assert not set(names) & set(target_modules(student))

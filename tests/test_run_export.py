@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,16 +22,20 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from accelerate import init_empty_weights
 from datasets import Dataset
 from onnx import TensorProto, helper
 from peft import LoraConfig, get_peft_model
+from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
+    BertPreTrainedModel,
     default_data_collator,
 )
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 import run_export
 from app.models import load_model
@@ -39,7 +43,7 @@ from experiments.tiny_classifiers import tiny_classifier
 from export import checked_export
 from export.arguments import ExportArguments
 from export.checked_export import export_checked_float32, quantize_checked
-from export.float32 import export_float32
+from export.float32 import check_size, export_float32, with_own_modules
 from export.gate import Gate
 from export.int8 import processor_name, quantize, quantize_accurately, this_processor
 from export.parity import INT8_BATCH_SIZE, CheckData, compute_onnx_logits
@@ -292,13 +296,45 @@ def check_data(dataset, compute_metrics, problem_type=SINGLE_LABEL, max_length=8
 
 
 def test_a_model_that_computes_long_texts_in_another_way_is_refused_if_texts_may_be_long(tmp_path):
-    model = tiny_classifier("big_bird", "")
+    model = tiny_classifier("big_bird")
     ids = [[token % model.config.vocab_size for token in row] for row in random_ids(4)["input_ids"]]
     splits = {"validation": Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * 12] * 4})}
     switches_at = (5 + 2 * model.config.num_random_blocks) * model.config.block_size
     data = CheckData(splits, pad, None, SINGLE_LABEL, ("a", "b"), max_length=switches_at + 8)
     with pytest.raises(UserError, match=f"text of {data.max_length} tokens.*--max_seq_length"):
         export_checked_float32(model, tmp_path / "model.onnx", data)
+
+
+class ComplexClassifier(BertPreTrainedModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, 4)
+
+    def forward(self, input_ids):
+        numbers = torch.view_as_complex(self.embedding(input_ids).unflatten(-1, (2, 2)))
+        return SequenceClassifierOutput(logits=numbers.unsqueeze(1).abs().flatten(1).sum(dim=1, keepdim=True))
+
+
+def test_a_model_that_onnx_cannot_hold_is_refused_with_the_reason(tmp_path):
+    with pytest.raises(UserError, match="ComplexClassifier.*complex numbers"):
+        export_float32(ComplexClassifier(BertConfig()), tmp_path / "model.onnx")
+
+
+def test_a_model_too_large_for_a_file_is_refused_with_its_size():
+    for vocab_size, is_refused in ((2**20, True), (2**20 - 2**11, False)):
+        config = BertConfig(vocab_size=vocab_size, hidden_size=512, num_hidden_layers=0, num_attention_heads=8)
+        with init_empty_weights():
+            model = BertForSequenceClassification(config)
+        with pytest.raises(UserError, match="2.15 GB") if is_refused else nullcontext():
+            check_size(model)
+
+
+def test_a_copy_with_modules_of_its_own_shares_the_weights():
+    model = TINY_CLASSIFIERS["bert"](1, 2)
+    copied = with_own_modules(model)
+    assert not set(copied.modules()) & set(model.modules())
+    for name, parameter in copied.named_parameters():
+        assert parameter is model.get_parameter(name)
 
 
 def test_int8_that_costs_too_much_is_an_error_with_the_numbers(tmp_path):

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from distill_trainer import DistillationTrainer
-from experiments.tiny_classifiers import configurations_of, tiny_classifier
+from experiments.tiny_classifiers import tiny_classifier
 from layer_distillation import pretrained
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
@@ -167,7 +167,7 @@ def test_texts_are_no_longer_than_the_model_and_the_tokenizer_allow(save):
 
 @pytest.mark.parametrize("model_type", ["gpt2", "openai-gpt", "opt", "biogpt"])
 def test_decoders_with_learned_positions_have_as_many_tokens(model_type):
-    model = tiny_classifier(model_type, next(iter(configurations_of(model_type))))
+    model = tiny_classifier(model_type)
     ids = torch.ones(1, longest_text(model), dtype=torch.long)
     model(input_ids=ids)
     with pytest.raises((IndexError, RuntimeError)):

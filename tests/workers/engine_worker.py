@@ -3,8 +3,8 @@
     torchrun --nproc_per_node 2 tests/workers/engine_worker.py TEACHERS FOLDER --deepspeed examples/ds_zero3.json
     accelerate launch --config_file examples/fsdp2.yaml tests/workers/engine_worker.py TEACHERS FOLDER
 
-TEACHERS holds the checkpoints `bert` and `distilbert`. The global batch is 16 examples, in any split over processes
-and accumulation steps. Rank 0 writes `FOLDER/METHOD.json`, and the trainer the weights to `FOLDER/METHOD/`.
+TEACHERS holds the checkpoints `bert` and `llama`. The global batch is 16 examples, in any split over
+processes and accumulation steps. Rank 0 writes `FOLDER/METHOD.json`, and the trainer the weights to `FOLDER/METHOD/`.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForSequenceClassification
 
 from distill_trainer import DistillationTrainer
-from layer_distillation.engines import gathered, whole_weights
+from layer_distillation.whole_weights import gathered, whole_weights
 from layer_mapping import build_random_student, build_student
 from tests.workers.train_worker import LOSS_WEIGHTS, arguments, bert, pad, random_examples, step_logs
 
 GLOBAL_BATCH = 16
-METHODS = ("distillation", "layers", "lora", "fine-tuning")
+METHODS = ("distillation", "layers", "lora", "fine-tuned decoder")
 # Of a student that is narrower than its teacher.
 LAYER_WEIGHTS = {
     **{"ce_weight": 0.5, "kl_weight": 0.3, "hidden_weight": 0.4, "attention_weight": 0.5, "relation_weight": 0.3},
@@ -36,13 +36,16 @@ LAYER_WEIGHTS = {
 
 def train(method, teachers, folder, **kwargs):
     """Ten optimizer steps over 17 examples: every second step has a single one."""
-    loss_weights = {"fine-tuning": {"ce_weight": 1, "kl_weight": 0}, "layers": LAYER_WEIGHTS}.get(method, LOSS_WEIGHTS)
+    loss_weights = {"fine-tuned decoder": {"ce_weight": 1, "kl_weight": 0}, "layers": LAYER_WEIGHTS}.get(
+        method, LOSS_WEIGHTS
+    )
     args = arguments(folder / method, **loss_weights, num_train_epochs=5, max_grad_norm=0.5, **kwargs)
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         # Accelerate knows FSDP on accelerators only, and would quietly train with DDP on processors.
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     # After the arguments, as in any script: under ZeRO-3 each process gets its share of the weights.
-    teacher = AutoModelForSequenceClassification.from_pretrained(teachers / "bert", dtype="float32")
+    folder_of_teacher = teachers / ("llama" if method == "fine-tuned decoder" else "bert")
+    teacher = AutoModelForSequenceClassification.from_pretrained(folder_of_teacher, dtype="float32")
     if method == "layers":
         with whole_weights():
             student = bert(2, hidden_size=16)
@@ -52,7 +55,7 @@ def train(method, teachers, folder, **kwargs):
         student = get_peft_model(student, LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"]))
     trainer = DistillationTrainer(
         model=student,
-        teacher_model=None if method == "fine-tuning" else teacher,
+        teacher_model=None if method == "fine-tuned decoder" else teacher,
         teacher_layers=[1, 3],
         args=args,
         train_dataset=random_examples(17),
@@ -63,7 +66,7 @@ def train(method, teachers, folder, **kwargs):
     forwards = []
     teacher.register_forward_hook(lambda *_: forwards.append(1))
     predictions = trainer.predict(trainer.eval_dataset)
-    teacher_weights, expected = whole_weights_of(teacher), load_file(teachers / "bert" / "model.safetensors")
+    teacher_weights, expected = whole_weights_of(teacher), load_file(folder_of_teacher / "model.safetensors")
     trainer.save_model()
     results = {
         "engine": trainer.accelerator.distributed_type,
@@ -87,7 +90,7 @@ def train(method, teachers, folder, **kwargs):
 def save_students(teachers, folder, **kwargs):
     """Writes the weights of a student of each teacher, as each process has built it, to `STUDENT_RANK.pt`."""
     args = arguments(folder, **kwargs)
-    for name in ("bert", "distilbert"):
+    for name in ("bert", "llama"):
         teacher = AutoModelForSequenceClassification.from_pretrained(teachers / name, dtype="float32")
         torch.save(build_student(teacher, [3, 1]).state_dict(), folder / f"{name}_{args.process_index}.pt")
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from transformers import BertConfig, BertForSequenceClassification
 
 from distill_trainer import DistillationTrainer
-from layer_distillation.engines import whole_weights
+from layer_distillation.whole_weights import whole_weights
 from layer_mapping import build_student, select_layers
 from tests.workers.train_worker import arguments, pad, random_examples
 
