@@ -81,14 +81,18 @@ def test_the_saved_student_gives_the_logits_of_the_plain_one_less_its_share_of_t
 
 
 @pytest.mark.parametrize(
-    ("model_type", "problem_type", "arguments", "expected"),
+    ("model_type", "problem_type", "arguments", "environment", "expected"),
     [
-        ("bert", MULTI_LABEL, {}, "--threshold_rule"),
-        ("qwen2", SINGLE_LABEL, {}, "Qwen2ForSequenceClassification"),
-        ("bert", SINGLE_LABEL, {"deepspeed": True}, "DeepSpeed"),
+        ("bert", MULTI_LABEL, {}, {}, "--threshold_rule"),
+        ("qwen2", SINGLE_LABEL, {}, {}, "Qwen2ForSequenceClassification"),
+        ("bert", SINGLE_LABEL, {"deepspeed_plugin": object()}, {}, "DeepSpeed"),
+        ("bert", SINGLE_LABEL, {"fsdp": ["full_shard"]}, {}, "FSDP"),
+        ("bert", SINGLE_LABEL, {}, {"ACCELERATE_USE_FSDP": "true"}, "FSDP"),
     ],
 )
-def test_what_cannot_be_adjusted_is_refused(model_type, problem_type, arguments, expected):
+def test_what_cannot_be_adjusted_is_refused(model_type, problem_type, arguments, environment, expected, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     config = AutoConfig.for_model(model_type, hidden_size=8, num_attention_heads=2, num_hidden_layers=1, num_labels=3)
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
@@ -96,6 +100,6 @@ def test_what_cannot_be_adjusted_is_refused(model_type, problem_type, arguments,
     inputs = SimpleNamespace(
         data=SimpleNamespace(labels=labels), validation=SimpleNamespace(column_names=["input_ids", "labels"])
     )
-    args = SimpleNamespace(**{"deepspeed": None, "fsdp": []} | arguments)
+    args = SimpleNamespace(**{"deepspeed_plugin": None, "fsdp": []} | arguments)
     with pytest.raises(UserError, match=expected):
         check_can_be_adjusted(model, inputs, args)

@@ -13,6 +13,7 @@ import logging
 
 import numpy as np
 import torch
+from accelerate.utils import parse_flag_from_env
 from sklearn.metrics import f1_score
 from torch import nn
 from transformers import PreTrainedModel
@@ -38,7 +39,8 @@ def check_can_be_adjusted(model: PreTrainedModel, inputs: Inputs, args: Distilla
         )
     if "labels" not in inputs.validation.column_names:
         raise UserError("--logit_adjustment needs a validation split with labels. Leave it out, or add such a split.")
-    if args.deepspeed or args.fsdp:
+    # `accelerate launch` asks for FSDP in the environment.
+    if args.deepspeed_plugin is not None or args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
         raise UserError(
             "--logit_adjustment changes the head after the training, which DeepSpeed and FSDP hold in parts. Train "
             "with DDP or one process, or leave it out."
