@@ -264,7 +264,7 @@ def parquet_with_other_bytes(path):
         ("open.csv", f'text,label\n"open {"x" * 2**25},a\nx,a\n', "quotation mark"),
         ("same.jsonl", '{"text": "a", "label": "x", "label": "y"}\n', "'label'"),
         ("columns.json", '{"text": {"0": "a", "1": "b"}, "label": {"0": "x", "1": "y"}}', "records"),
-        ("zipped.csv", gzip.compress(b"text,label\na,x\n"), "gzip"),
+        ("zipped.csv", gzip.compress(b"text,label\na,x\n", mtime=0), "gzip"),
         ("sheet.csv", b"PK\x03\x04\x14\x00", ".xlsx"),
         ("wide.csv", "text,label\na,x\n".encode("utf-16"), "UTF-16"),
         ("table.jsonl", b"PAR1\x15\x04", "parquet"),
