@@ -46,6 +46,13 @@ def test_every_form_of_the_column_says_which_class_a_score_belongs_to(load):
     assert np.allclose(load(as_text), SCORES)
 
 
+def test_numbers_have_a_decimal_comma_or_point_and_spaces_around_them(load):
+    for mark in (".", ","):
+        cells = [[f" {score:.3f} ".replace(".", mark) for score in row] for row in SCORES]
+        logits = load({"scores": [{"bad": bad, "good": good} for bad, good in cells]})
+        np.testing.assert_allclose(logits, SCORES, atol=6e-4)
+
+
 def test_probabilities_become_logits_with_these_probabilities(load):
     probabilities = softmax(SCORES, axis=1)
     logits = load({"scores": probabilities.tolist()}, teacher_label_order="bad,good", teacher_scores="probabilities")

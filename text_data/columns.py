@@ -14,8 +14,8 @@ DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 
 
 def with_decimal_point(cell: str) -> str:
-    """Writes a number that has a decimal comma with a point. Other texts stay as they are."""
-    return cell.replace(",", ".") if DECIMAL_COMMA.fullmatch(cell) else cell
+    """Writes a number that has a decimal comma, perhaps between spaces, with a point. Other texts stay as they are."""
+    return cell.replace(",", ".") if DECIMAL_COMMA.fullmatch(cell.strip()) else cell
 
 
 def is_string(feature: object) -> bool:

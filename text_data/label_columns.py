@@ -193,7 +193,7 @@ def _arrow_column(split: RawSplit, column: str) -> pa.Array | pa.ChunkedArray:
 def share_of(value: object) -> float | None:
     """The number from 0 to 1 that a value stands for, NaN if the label is unknown, `None` for any other value."""
     if isinstance(value, str):
-        value = {"": math.nan, "true": 1, "false": 0}.get(value.strip().lower(), with_decimal_point(value.strip()))
+        value = {"": math.nan, "true": 1, "false": 0}.get(value.strip().lower(), with_decimal_point(value))
     try:
         number = math.nan if value is None else float(value)
     except (TypeError, ValueError):
