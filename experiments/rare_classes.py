@@ -62,7 +62,7 @@ def table(
     }
     trained = {group: test[group] for group in validation}
     moved = {
-        group: list(map(with_adjusted_answers, runs, validation[group], powers[group]))
+        group: [with_adjusted_answers(*run) for run in zip(runs, validation[group], powers[group], strict=True)]
         for group, runs in trained.items()
     }
     before, after = (score_groups(runs, with_calibration=False)[macro_f1.name] for runs in (trained, moved))

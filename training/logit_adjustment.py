@@ -58,10 +58,10 @@ def adjust_logits(trainer: DistillationTrainer, inputs: Inputs) -> dict[str, flo
     """
     labels = inputs.data.labels
     output = trainer.predict(inputs.validation)
-    power, shares = best_power(output.predictions, output.label_ids), class_shares(output.label_ids, labels.num_labels)
-    head = _head_of(trainer.model, labels.num_labels)
+    power = best_power(output.predictions, output.label_ids)
+    bias = _head_of(trainer.model, labels.num_labels).bias
     with torch.no_grad():
-        head.bias -= torch.tensor(power * np.log(shares)).to(head.bias)
+        bias.copy_(torch.from_numpy(adjusted(bias.float().cpu().numpy(), output.label_ids, power)))
     logger.info(f"Logits adjusted for rare classes: t = {power:.2f}, chosen on {inputs.data.validation_splits[0]}.")
     return {"logit_adjustment": power}
 
@@ -78,8 +78,8 @@ def best_power(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def adjusted(logits: np.ndarray, labels: np.ndarray, power: float) -> np.ndarray:
-    """Returns logits `(examples, classes)` adjusted to the shares of the classes among some labels."""
-    return logits - power * np.log(class_shares(labels, logits.shape[1]))
+    """Returns logits `(..., classes)` adjusted to the shares of the classes among some labels."""
+    return logits - power * np.log(class_shares(labels, logits.shape[-1]))
 
 
 def class_shares(labels: np.ndarray, num_classes: int) -> np.ndarray:
