@@ -170,18 +170,19 @@ def _check_both_answers(labels: RawLabels, where: str) -> None:
     """Raises a `UserError` or warns if a label has one value in all rows where it is known: it is learned for all."""
     if labels.kind == SHARES:
         columns = dict(zip(labels.declared, labels.values.T, strict=True))
-    else:
-        columns = {name: np.array([name in row for row in labels.values]) for name in _names_in(labels.values)}
-    known = {name: column[~np.isnan(column)] for name, column in columns.items()}
-    with_one = [name for name, values in known.items() if len(np.unique(values)) < 2]
-    for name in with_one:
-        if len(known[name]) < len(columns[name]):
-            found = f"{known[name][0]:g}" if len(known[name]) else "none"
-            raise UserError(
-                f"A label that is unknown in some rows (an empty cell or -1) must have two values in the others, but "
-                f"{name!r} of {where} has {found} in {len(known[name])} of {len(columns[name])} rows, and would be "
-                "learned for every text. Write 0 where a text does not have it, or leave the label out."
-            )
+        known = {name: column[~np.isnan(column)] for name, column in columns.items()}
+        with_one = [name for name, values in known.items() if len(np.unique(values)) < 2]
+        for name in with_one:
+            if len(known[name]) < len(columns[name]):
+                found = f"{known[name][0]:g}" if len(known[name]) else "none"
+                raise UserError(
+                    f"A label that is unknown in some rows (an empty cell or -1) must have two values in the others, "
+                    f"but {name!r} of {where} has {found} in {len(known[name])} of {len(columns[name])} rows, and "
+                    "would be learned for every text. Write 0 where a text does not have it, or leave the label out."
+                )
+    else:  # names in lists, which are known in every row, and each occurs in one
+        counts = Counter(name for row in labels.values for name in set(row))
+        with_one = [name for name, count in counts.items() if count == len(labels.values)]
     if with_one:
         names = ", ".join(map(repr, sorted(with_one)))
         logger.warning(f"All rows of {where} have one value for the label {names}, which cannot be learned.")
