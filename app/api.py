@@ -32,6 +32,7 @@ from app.service import MAX_CHARACTERS, MAX_TEXTS, Service, is_blank
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 CLASSIFY_PATH = "/api/classify"
+EVERY_METHOD = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 NOT_ANNOUNCED = "body: not announced as JSON. Send the header `Content-Type: application/json`"
 JSON_TYPE = re.compile(r"\s*application/(.+\+)?json\s*(;|$)", re.IGNORECASE)
 # A character that is neither white space, nor a control, nor one of the usual invisible ones.
@@ -169,9 +170,7 @@ def build_router(service: Service) -> tuple[APIRouter, Endpoint]:
         """Statistics for Prometheus."""
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
 
-    others = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
-
-    @router.api_route("/api/{name:path}", methods=others, include_in_schema=False)
+    @router.api_route("/api/{name:path}", methods=EVERY_METHOD, include_in_schema=False)
     async def refuse(name: str) -> JSONResponse:
         if name == "classify":
             return error_response(405, "Send the texts with POST.", {"Allow": "POST"})

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from app.api import Endpoint
+from app.api import EVERY_METHOD, Endpoint
 from app.batching import BusyError
 from app.models import Answer, Model, read_json
 from app.service import Service, is_blank
@@ -179,7 +179,7 @@ def build_router(service: Service) -> tuple[APIRouter, Endpoint]:
         address = str(request.base_url)
         return JSONResponse(DISCOVERY | {"rootUrl": address, "baseUrl": address})
 
-    @router.api_route(PREFIX + "{name:path}", methods=["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"])
+    @router.api_route(PREFIX + "{name:path}", methods=EVERY_METHOD)
     async def refuse(name: str) -> JSONResponse:
         if name == "comments:suggestscore":
             return error_response(501, "Suggested scores are not read: this server learns nothing from its users.")
