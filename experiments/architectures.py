@@ -66,15 +66,14 @@ def main():
     types = parser.parse_args().types or sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
     logging.disable(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
-    measured = []
     for model_type in types:
-        for title in configurations_of(model_type):
-            measured.append(measure(model_type, title))
-            print(measured[-1], flush=True)
-    rows = [row for row in read_rows() if row["type"] not in types] + measured
-    rows.sort(key=lambda row: (row["type"], configurations_of(row["type"]).index(row["configuration"])))
-    write_results(NAME, rows, f"{table(rows)}\n\n{measured_with(rows)}")
-    PAGE.write_text(page(rows))
+        measured = [measure(model_type, title) for title in configurations_of(model_type)]
+        print(*measured, sep="\n", flush=True)
+        # After each type, so that what is broken off can go on with the other types.
+        rows = [row for row in read_rows() if row["type"] != model_type] + measured
+        rows.sort(key=lambda row: (row["type"], configurations_of(row["type"]).index(row["configuration"])))
+        write_results(NAME, rows, f"{table(rows)}\n\n{measured_with(rows)}")
+        PAGE.write_text(page(rows))
 
 
 def read_rows() -> list[dict[str, str]]:
