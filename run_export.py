@@ -11,8 +11,8 @@ model, which the run's record names. For a model without a record, name the data
     python run_export.py --model_name_or_path my-finetuned-bert --train_file train.csv --validation_file dev.csv
 
 `--output_dir` (by default the folder `export` in the model's folder) then holds `onnx/model.onnx`,
-`onnx/model_quantized.onnx`, the tokenizer, the config, `thresholds.json` and, only if both files passed the check,
-`metrics.json`. `python -m app --model_dir` serves it.
+`onnx/model_quantized.onnx`, the tokenizer, the config, `thresholds.json` and `metrics.json`, which
+`python -m app --model_dir` serves. What has failed the check is left in its folder `unfinished_export`.
 """
 
 if __name__ == "__main__":
@@ -29,7 +29,7 @@ from pathlib import Path
 
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from export.arguments import METRICS_FILE, ExportArguments
+from export.arguments import METRICS_FILE, UNFINISHED_FOLDER, ExportArguments
 from export.checked_export import export_checked
 from export.float32 import check_size, with_own_modules
 from export.parity import BATCH_SIZE, CheckData, deciding_metric
@@ -63,8 +63,6 @@ DEFAULT_SPLIT_SEED = 42  # the default of --seed
 FILES_FOR_THE_APP = ("attributes.json", "identity_bias.json")
 # What an export says about its model; the metrics vouch for its files.
 SAID_OF_A_MODEL = (METRICS_FILE, THRESHOLDS_FILE, *FILES_FOR_THE_APP)
-# Where an export is made that is to replace another one.
-UNFINISHED_FOLDER = "unfinished"
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -121,8 +119,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     output_dir = Path(export_args.output_dir)
     with claimed_folder(output_dir):
         export_args.check_output_dir()  # another export may have ended in it since
-        folder = working_folder(output_dir)
-        open_folder(folder, model, tokenizer)
+        folder = open_folder(output_dir, model, tokenizer)
         if chosen:
             write_json(folder / THRESHOLDS_FILE, chosen)
         for name in FILES_FOR_THE_APP:
@@ -229,36 +226,26 @@ def measure_thresholds(model: PreTrainedModel, data: CheckData, rule: str) -> di
     return {"split": data.validation_split, **chosen}
 
 
-def working_folder(output_dir: Path) -> Path:
-    """Returns the folder to export to: that of the option or, where it holds a finished export, a new folder in it.
+def open_folder(output_dir: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Makes a folder in the output folder for a new export, with config and tokenizer, and returns it.
 
-    The finished export stays as it is until the new one is finished too.
+    An earlier export stays as it is until the new one is finished.
     """
-    if not (output_dir / METRICS_FILE).is_file():
-        return output_dir
     folder = output_dir / UNFINISHED_FOLDER
     if folder.exists():  # of an export that was interrupted or has failed
         shutil.rmtree(folder)
+    folder.mkdir()
+    tokenizer.save_pretrained(folder)
+    model.config.save_pretrained(folder)
     return folder
 
 
 def move_export(folder: Path, output_dir: Path) -> None:
-    """Moves a finished export from its working folder to the place of an earlier one, if the two folders differ."""
-    if folder == output_dir:
-        return
+    """Moves a finished export from its working folder to its place. What an earlier one says about its model goes."""
     for name in SAID_OF_A_MODEL:
         (output_dir / name).unlink(missing_ok=True)
     move_files(folder, output_dir, last=METRICS_FILE)
     shutil.rmtree(folder)
-
-
-def open_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes the folder, and writes config and tokenizer. What a failed export has said about its model goes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in SAID_OF_A_MODEL:
-        (folder / name).unlink(missing_ok=True)
-    tokenizer.save_pretrained(folder)
-    model.config.save_pretrained(folder)
 
 
 def summary(report: dict) -> str:

@@ -6,6 +6,8 @@ scaling         cost by the number of examples
 profile_step    where the time of a training step goes
 attention       the attention implementations, by precision, dropout and length
 busy_machine    what other work on the processor costs, against an earlier build
+grid            a grid of runs side by side, against an earlier build's
+earlier_build   an earlier build beside this one, for busy_machine and grid
 inference       PyTorch, ONNX and int8
 score_file      scoring a file with the app, its rate and memory
 load_app        the app under load

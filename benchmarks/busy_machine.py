@@ -3,14 +3,13 @@
     git worktree add ../earlier 4566f60
     python -m benchmarks.busy_machine --earlier ../earlier --teacher_name_or_path TEACHER
 
-Both builds run with this Python, on the earlier build's sample data, with a teacher that is fine-tuned already (a
-folder). Each decides about its threads by itself. Their trainings go on in turns of a few steps, alone and beside four
-processes that compute without a break; the training that is not measured is stopped. A turn leaves out its first step.
-The order of the turns is reversed in every round. Writes `docs/results/busy_machine.csv` and `busy_machine.md`.
+The teacher is fine-tuned already (a folder). Each build decides about its threads by itself. Their trainings go on in
+turns of a few steps, alone and beside four processes that compute without a break; the training that is not measured
+is stopped. A turn leaves out its first step. The order of the turns is reversed in every round. Writes
+`docs/results/busy_machine.csv` and `busy_machine.md`.
 """
 
 import argparse
-import os
 import signal
 import subprocess
 import sys
@@ -20,15 +19,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.earlier_build import EARLIER, add_arguments, start
 from benchmarks.measuring import median_and_range
 from benchmarks.results import ROOT, write_results
 from training.tables import markdown_table
 
-EARLIER = "4566f60"
 BUSY_PROCESSES = 4
-# Of the earlier build, whose sample data and default recipe have changed since.
-DATA = "data/toxic_comments"
-OPTIONS = ("--layer_strategy", "even", "--eval_strategy", "no", "--save_strategy", "no", "--report_to", "none")
+OPTIONS = ("--layer_strategy", "even", "--eval_strategy", "no", "--save_strategy", "no")
 A_LINE_A_STEP = ("--max_steps", "100000", "--logging_steps", "1", "--disable_tqdm", "true")
 
 
@@ -65,19 +62,9 @@ class Training:
     """A training that runs only while it is measured. It writes a line a step."""
 
     def __init__(self, build: Path, args: argparse.Namespace, folder: Path):
-        files = [f"--{split}_file={args.earlier / DATA / split}.csv" for split in ("train", "validation", "test")]
-        models = [f"--teacher_name_or_path={args.teacher_name_or_path}", f"--output_dir={folder}"]
-        # What would decide about the threads of PyTorch in place of the build.
-        decided = ("OMP_", "GOMP_", "MKL_")
-        variables = {name: value for name, value in os.environ.items() if not name.startswith(decided)}
-        self.process = subprocess.Popen(
-            [sys.executable, str(build / "run_distillation.py"), *files, *models, *OPTIONS, *A_LINE_A_STEP],
-            cwd=build,
-            env=variables | {"PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        options = (f"--output_dir={folder}", *OPTIONS, *A_LINE_A_STEP)
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        self.process = start(build, "run_distillation.py", args, *options, **streams)
         self.wait_for_step()
         self.process.send_signal(signal.SIGSTOP)
 
@@ -131,13 +118,9 @@ def table(rows: Sequence[dict]) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--earlier", type=Path, required=True, help="folder with the earlier build")
-    parser.add_argument("--teacher_name_or_path", type=Path, required=True, help="teacher for the sample data")
-    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    add_arguments(parser)
     parser.add_argument("--steps", type=int, default=7, help="of a turn (default: %(default)s)")
-    args = parser.parse_args()
-    args.earlier, args.teacher_name_or_path = args.earlier.resolve(), args.teacher_name_or_path.resolve()
-    return args
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

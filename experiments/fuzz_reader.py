@@ -221,10 +221,9 @@ def _spelled(value: object, data: TextClassificationData, case: Case) -> object:
         shares = [None if math.isnan(number) or number == -1 else round(number, 5) for number in numbers]
         return shares if labels.problem_type == MULTI_LABEL or labels.is_soft else labels.names[shares.index(1)]
     if labels.problem_type == REGRESSION:
-        value = value[0] if isinstance(value, list) else value
-        return round(float(value.replace(",", ".") if isinstance(value, str) else value), 5)
+        return round(_number(value[0] if isinstance(value, list) else value), 5)
     if labels.problem_type == SINGLE_LABEL and labels.is_soft:
-        return [round(1 - float(value), 5), round(float(value), 5)]
+        return [round(1 - _number(value), 5), round(_number(value), 5)]
     if labels.problem_type == SINGLE_LABEL and case.kind in (*NAME_LISTS, "list cells"):
         return value[0] if value else "[]"  # a name like another, if all other lists were cut
     if labels.problem_type == SINGLE_LABEL:
@@ -235,12 +234,17 @@ def _spelled(value: object, data: TextClassificationData, case: Case) -> object:
     return sorted(set(value))
 
 
+def _number(value: str | float) -> float:
+    return float(value.replace(",", ".") if isinstance(value, str) else value)
+
+
 def _names_in(cell: str) -> list[str]:
     """The names in a cell that spells a list; a damaged one is a name."""
     try:
-        return json.loads(cell.replace("'", '"'))
+        names = json.loads(cell.replace("'", '"'))
     except ValueError:
         return [cell]
+    return names if isinstance(names, list) else [cell]
 
 
 def _spelled_by_us(row: object, data: TextClassificationData, case: Case) -> object:

@@ -3,10 +3,10 @@
     python -m experiments.rare_classes full_depth_tweets outputs/full-depth-tweets outputs/tweets
 
 The arguments are the name of a comparison in `docs/results`, which has its predictions for the test split, its output
-folder, and the folder with validation.csv. `training/logit_adjustment.py` says how answers are adjusted; every run has
-a t of its own. The predictions for the validation split go to `docs/results/NAME_validation`, and the table to
-`docs/results/NAME_adjusted.md`. Predictions that are there are not computed again. Methods that keep no checkpoint of
-a whole model are left out.
+folder, and the folder with train.csv and validation.csv. `training/logit_adjustment.py` says how answers are adjusted;
+every run has a t of its own. The predictions for the validation split go to `docs/results/NAME_validation`, and the
+table to `docs/results/NAME_adjusted.md`. Predictions that are there are not computed again. Methods that keep no
+checkpoint of a whole model are left out.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from comparison.results import Group, read_predictions, score_groups
 from comparison.styles import capitalized, group_title
 from experiments.kept_sentences import predict
 from experiments.runs import scaled_spread
-from training.logit_adjustment import adjusted, best_power
+from training.logit_adjustment import adjusted, best_power, class_shares
 from training.tables import markdown_table
 
 RARE = "hate_speech"
@@ -38,31 +38,41 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="of the comparison in docs/results")
     parser.add_argument("comparison", type=Path, help="output folder of run_comparison.py")
-    parser.add_argument("data", type=Path, help="folder with validation.csv")
+    parser.add_argument("data", type=Path, help="folder with train.csv and validation.csv")
     args = parser.parse_args()
     runs = sorted(file.parent for file in args.comparison.glob("runs/*/model.safetensors"))
     folders = [args.comparison / "teacher", *runs]
     labels = AutoConfig.from_pretrained(folders[0]).label2id
-    tweets = pd.read_csv(args.data / "validation.csv", keep_default_na=False)
+    train, tweets = (pd.read_csv(args.data / f"{name}.csv", keep_default_na=False) for name in ("train", "validation"))
     sentences = Dataset.from_dict({"sentence": tweets["text"], "label": tweets["label"].map(labels)})
+    shares = class_shares(train["label"].map(labels), len(labels))
     for folder in folders:
         file = RESULTS / f"{args.name}_validation" / f"{folder.name}.npz"
         if not file.is_file():
             predict(folder, sentences).write(file)
     validation, test = (read_predictions(RESULTS / f"{args.name}{end}") for end in ("_validation", ""))
-    (RESULTS / f"{args.name}_adjusted.md").write_text(table(validation, test, labels[RARE]) + "\n")
+    (RESULTS / f"{args.name}_adjusted.md").write_text(table(validation, test, shares, labels[RARE]) + "\n")
 
 
 def table(
-    validation: Mapping[Group, Sequence[Predictions]], test: Mapping[Group, Sequence[Predictions]], rare: int
+    validation: Mapping[Group, Sequence[Predictions]],
+    test: Mapping[Group, Sequence[Predictions]],
+    shares: np.ndarray,
+    rare: int,
 ) -> str:
-    """Returns a row for each group of runs: scores on the test split as trained and adjusted, and the gain."""
+    """Returns a row for each group of runs: scores on the test split as trained and adjusted, and the gain.
+
+    Args:
+        shares: of the classes in the training split.
+        rare: the class whose F1 is shown.
+    """
     powers = {
-        group: [best_power(log_probabilities(run), run.labels) for run in runs] for group, runs in validation.items()
+        group: [best_power(log_probabilities(run), run.labels, shares) for run in runs]
+        for group, runs in validation.items()
     }
     trained = {group: test[group] for group in validation}
     moved = {
-        group: [with_adjusted_answers(*run) for run in zip(runs, validation[group], powers[group], strict=True)]
+        group: [with_adjusted_answers(run, shares, power) for run, power in zip(runs, powers[group], strict=True)]
         for group, runs in trained.items()
     }
     before, after = (score_groups(runs, with_calibration=False)[macro_f1.name] for runs in (trained, moved))
@@ -91,9 +101,9 @@ def log_probabilities(predictions: Predictions) -> np.ndarray:
     return np.log(np.maximum(predictions.probabilities, 0.5 / STEPS))
 
 
-def with_adjusted_answers(test: Predictions, validation: Predictions, power: float) -> Predictions:
-    logits = adjusted(log_probabilities(test), validation.labels, power)
-    return replace(test, answers=logits.argmax(axis=1))
+def with_adjusted_answers(predictions: Predictions, shares: np.ndarray, power: float) -> Predictions:
+    logits = adjusted(log_probabilities(predictions), shares, power)
+    return replace(predictions, answers=logits.argmax(axis=1))
 
 
 def f1(predictions: Predictions, label: int) -> float:

@@ -14,6 +14,8 @@ from layer_distillation.pretrained import ADAPTER_FILE
 FLOAT32_FILE = "onnx/model.onnx"
 INT8_FILE = "onnx/model_quantized.onnx"
 METRICS_FILE = "metrics.json"
+# Where an export is made until it is finished.
+UNFINISHED_FOLDER = "unfinished_export"
 
 
 @dataclass
@@ -87,8 +89,8 @@ class ExportArguments:
                 f"--output_dir {folder} holds a finished export. Choose another folder, or replace it with "
                 "--overwrite_output_dir."
             )
-        others = [path for path in folder.iterdir() if path.name != LOCK_FILE] if folder.is_dir() else []
-        if others and not (folder / FLOAT32_FILE).is_file():
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if names - {LOCK_FILE, UNFINISHED_FOLDER} and not (folder / FLOAT32_FILE).is_file():
             raise UserError(
                 f"--output_dir must be new, empty or an earlier export, but {folder} holds other files and no "
                 f"{FLOAT32_FILE}. Nothing in it was changed. Choose another folder, or empty this one."

@@ -34,8 +34,11 @@ def write_json(file: Path, content: dict) -> None:
     """Replaces an older file in one step, so that a crash leaves either the old or the new."""
     file.parent.mkdir(parents=True, exist_ok=True)
     half_written = file.with_name(f".{file.name}.{uuid.uuid4().hex}")  # two runs may write the same teacher's
-    half_written.write_text(to_json(content) + "\n")
-    half_written.replace(file)
+    try:
+        half_written.write_text(to_json(content) + "\n")
+        half_written.replace(file)
+    finally:
+        half_written.unlink(missing_ok=True)
 
 
 def to_json(record: dict) -> str:

@@ -54,3 +54,9 @@ RECORD = RunRecord(
         },
     ),
 )
+
+
+def parse_table(table):
+    """Rows of a Markdown table as dictionaries."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]

@@ -20,7 +20,7 @@ from layer_distillation.errors import UserError
 from text_data.arguments import DataArguments
 from training import output_folder
 from training.arguments import StudentArguments
-from training.command_line import keep_freed_memory, parse_arguments, run_script, set_up_logging
+from training.command_line import check_reporting, keep_freed_memory, parse_arguments, run_script
 
 
 @dataclass
@@ -192,13 +192,15 @@ def test_settings_are_explained_with_their_sources(parse):
     ]
 
 
-def test_a_package_for_logs_that_is_not_installed_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+def test_logs_that_cannot_be_written_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
     def not_installed():
         raise RuntimeError("requires tensorboard")
 
     monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", not_installed)
     with pytest.raises(UserError, match="--report_to tensorboard .*--report_to none"):
-        set_up_logging(TrainingArguments(output_dir=str(tmp_path), report_to=["tensorboard"]))
+        check_reporting(TrainingArguments(output_dir=str(tmp_path), report_to=["tensorboard"]))
+    with pytest.raises(UserError, match="--report_to tensorbord.* not supported.*tensorboard"):
+        check_reporting(TrainingArguments(output_dir=str(tmp_path), report_to=["tensorbord"]))
 
 
 def test_tokens_are_neither_shown_nor_kept(parse):

@@ -20,6 +20,12 @@ def test_made_up_files_are_read_as_pandas_reads_them_or_refused_with_their_name(
     assert {case.kind for case, _ in outcomes.values()} == set(KINDS)
 
 
+def test_kinds_of_files_that_are_rarely_made_are_read_as_pandas_reads_them(tmp_path):
+    # Soft labels with decimal commas, and a cell of lists that is a number.
+    files = ((503, 968), (512, 16), (517, 492))
+    assert [run_case(number, tmp_path, read_with_pandas, seed)[1] for seed, number in files] == ["right"] * 3
+
+
 def test_splits_that_differ_are_read_alike_and_the_label_order_counts(tmp_path):
     outcomes, with_order = {}, Counter()
     for number in range(80):

@@ -242,6 +242,13 @@ def test_lists_of_labels_are_multi_label(make_teacher, tmp_path):
         run_here(*arguments, "--output_dir", folder, "--do_eval", *rule)
         assert json.loads((folder / "thresholds.json").read_text()) == expected
 
+    # The model card shows those of a new rule, unless it was changed by hand.
+    run_here(*arguments, "--output_dir", folder, "--do_eval", "--threshold_rule", "flagged=0.5")
+    assert "flagged=0.5" in (folder / "README.md").read_text()
+    (folder / "README.md").write_text("my own words")
+    run_here(*arguments, "--output_dir", folder, "--do_eval", "--threshold_rule", "flagged=0.25")
+    assert (folder / "README.md").read_text() == "my own words"
+
 
 @pytest.fixture
 def texts_alone(tmp_path):

@@ -13,7 +13,6 @@ from collections import defaultdict
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -41,7 +40,7 @@ import run_export
 from app.models import load_model
 from experiments.tiny_classifiers import tiny_classifier
 from export import checked_export
-from export.arguments import ExportArguments
+from export.arguments import UNFINISHED_FOLDER, ExportArguments
 from export.checked_export import export_checked_float32, quantize_checked
 from export.float32 import check_size, export_float32, with_own_modules
 from export.gate import Gate
@@ -508,14 +507,6 @@ def test_the_export_of_merged_lora_weights_answers_as_the_adapted_model(report, 
     np.testing.assert_allclose(answers(folder / "onnx" / "model.onnx", batch), expected, atol=1e-4)
 
 
-def test_nothing_that_an_earlier_export_says_of_its_model_stays(tmp_path):
-    for name in ("metrics.json", "thresholds.json", "attributes.json", "identity_bias.json"):
-        (tmp_path / name).write_text("{}")
-    saved = SimpleNamespace(save_pretrained=lambda folder: None)
-    run_export.open_folder(tmp_path, SimpleNamespace(config=saved), saved)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_model_with_several_labels_is_served_with_the_thresholds_of_its_export(checkpoint, tmp_path):
     several = tmp_path / "several"
     trained = AutoModelForSequenceClassification.from_pretrained(checkpoint, problem_type=MULTI_LABEL).eval()
@@ -556,15 +547,17 @@ def test_a_graph_that_answers_otherwise_is_an_error_with_the_numbers_and_has_no_
     monkeypatch.setattr(checked_export, "compute_logits", lambda *args: compute_logits(*args) + 0.01)
     with pytest.raises(UserError, match=r"0\.000\d+, .* 0\.010"):
         main(arguments(checkpoint, f"--output_dir={tmp_path}"))
-    assert (tmp_path / "onnx" / "model.onnx").read_bytes() == exported
-    assert not (tmp_path / "metrics.json").exists()
+    assert (tmp_path / UNFINISHED_FOLDER / "onnx" / "model.onnx").read_bytes() == exported
+    assert not (tmp_path / "onnx").exists()
 
 
-def test_an_export_is_replaced_only_by_a_finished_one(report, checkpoint, tmp_path, monkeypatch):
+def test_an_export_is_replaced_only_by_a_finished_one_and_a_failed_one_is_made_again(
+    report, checkpoint, tmp_path, monkeypatch
+):
     old = ("onnx/model.onnx", "onnx/model_quantized.onnx", "metrics.json", "thresholds.json", "attributes.json")
-    (tmp_path / "onnx").mkdir()
+    (tmp_path / "earlier" / "onnx").mkdir(parents=True)
     for name in old:
-        (tmp_path / name).write_text("old")
+        (tmp_path / "earlier" / name).write_text("old")
     before = tree(tmp_path)
     measured = {name: report[name] for name in ("float32", "int8")}
 
@@ -578,16 +571,22 @@ def test_an_export_is_replaced_only_by_a_finished_one(report, checkpoint, tmp_pa
         (folder / "onnx" / "model.onnx").write_text("new")
         return measured
 
+    commands = {
+        folder: arguments(checkpoint, f"--output_dir={folder}", *further)
+        for folder, further in ((tmp_path / "earlier", ["--overwrite_output_dir"]), (tmp_path / "new", []))
+    }
     monkeypatch.setattr(run_export, "export_checked", disk_is_full)
-    with pytest.raises(OSError, match="No space"):
-        main(arguments(checkpoint, f"--output_dir={tmp_path}", "--overwrite_output_dir"))
+    for words in commands.values():
+        with pytest.raises(OSError, match="No space"):
+            main(words)
     assert before.items() <= tree(tmp_path).items()
     monkeypatch.setattr(run_export, "export_checked", export)
-    main(arguments(checkpoint, f"--output_dir={tmp_path}", "--overwrite_output_dir"))
-    assert (tmp_path / "onnx" / "model.onnx").read_text() == "new"
-    assert measured.items() <= json.loads((tmp_path / "metrics.json").read_text()).items()
-    assert json.loads((tmp_path / "thresholds.json").read_text())["split"] == "validation"
-    assert not (tmp_path / "attributes.json").exists() and not (tmp_path / "unfinished").exists()
+    for folder, words in commands.items():
+        main(words)
+        assert (folder / "onnx" / "model.onnx").read_text() == "new"
+        assert measured.items() <= json.loads((folder / "metrics.json").read_text()).items()
+        assert json.loads((folder / "thresholds.json").read_text())["split"] == "validation"
+        assert not (folder / "attributes.json").exists() and not (folder / UNFINISHED_FOLDER).exists()
 
 
 def export_and_be_killed(words, name):
@@ -608,7 +607,7 @@ def test_a_killed_export_and_a_full_disk_leave_the_one_before_and_a_second_one_i
     run = multiprocessing.get_context("fork").Process(target=export_and_be_killed, args=(words, "onnx/model.onnx"))
     run.start()
     run.join(60)
-    assert run.exitcode == -signal.SIGKILL and (target / "unfinished" / "onnx" / "model.onnx").is_file()
+    assert run.exitcode == -signal.SIGKILL and (target / UNFINISHED_FOLDER / "onnx" / "model.onnx").is_file()
     assert before.items() <= tree(target).items()
     fill(small_disk, megabytes_left=1)
     with pytest.raises(OSError, match="No space"):

@@ -164,7 +164,7 @@ def work_in(folder, holds, ends):
         ends.wait(60)
 
 
-def test_distillation_comes_on_top_where_it_is_given_a_weight(teacher, files, tmp_path, monkeypatch):
+def test_distillation_comes_on_top_where_it_is_given_a_weight(teacher, files, tmp_path, monkeypatch, caplog):
     folder = tmp_path / "adapter"
     arguments = ["--teacher_name_or_path", teacher, *files, "--num_train_epochs", 1, "--output_dir", folder]
     run_here(*arguments, "--ce_weight", 0.5, "--kl_weight", 0.5)
@@ -182,8 +182,10 @@ def test_distillation_comes_on_top_where_it_is_given_a_weight(teacher, files, tm
     assert {path: content for path, content in tree(folder).items() if "merged" not in path.parts} == before
     assert (folder / "merged" / "thresholds.json").read_text() == "chosen"
     (folder / "merged" / "thresholds.json").write_text("changed by hand")
-    save_merged(folder, AutoTokenizer.from_pretrained(folder))
+    with caplog.at_level("INFO"):
+        save_merged(folder, AutoTokenizer.from_pretrained(folder))
     assert (folder / "merged" / "thresholds.json").read_text() == "changed by hand"
+    assert str(folder / "merged" / "thresholds.json") in caplog.text
 
 
 @pytest.mark.distributed

@@ -10,7 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 from huggingface_hub import ModelCard
 
-from tests.records import RECORD
+from tests.records import RECORD, parse_table
 from training.model_card import write_model_card
 from training.tables import format_layers, markdown_table, results_table, spread
 
@@ -23,17 +23,11 @@ def with_results(teacher, student):
     )
 
 
-def parse(table):
-    """Rows of a Markdown table as dictionaries."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
-
-
 # ---- Table ----
 
 
 def test_the_table_puts_teacher_and_student_side_by_side():
-    teacher, student = parse(results_table(RECORD))
+    teacher, student = parse_table(results_table(RECORD))
     assert list(teacher) == [
         "Model",
         "Layers",
@@ -82,7 +76,7 @@ def test_without_a_labelled_test_split_the_columns_say_validation():
     )
     record = with_results(teacher, student)
     assert record.evaluated_on == ("eval", "Validation")
-    assert parse(results_table(record))[1]["Validation accuracy"] == "0.8550"
+    assert parse_table(results_table(record))[1]["Validation accuracy"] == "0.8550"
 
 
 @pytest.mark.parametrize(
@@ -98,13 +92,13 @@ def test_without_a_labelled_test_split_the_columns_say_validation():
 def test_the_metrics_are_those_of_the_task(metrics, titles):
     results = {"predict_loss": 0.1, **metrics}
     record = with_results(results, results)
-    assert [column for column in parse(results_table(record))[0] if column.startswith("Test")] == titles
+    assert [column for column in parse_table(results_table(record))[0] if column.startswith("Test")] == titles
 
 
 def test_what_was_not_measured_is_a_dash():
     # The teacher came fine-tuned, and the student was neither evaluated nor tested.
     record = with_results({"eval_loss": 0.5, "eval_accuracy": 0.875}, {"train_eval_loss": 0.31})
-    teacher, student = parse(results_table(record))
+    teacher, student = parse_table(results_table(record))
     assert teacher["Training loss"] == "-"
     assert (student["Validation loss"], student["Validation accuracy"], student["Training loss"]) == (
         "-",
@@ -114,7 +108,10 @@ def test_what_was_not_measured_is_a_dash():
 
 
 def test_a_metric_that_is_undefined_for_one_model_is_a_dash_for_it():
-    assert parse(markdown_table([{"a": "1"}, {"a": "2", "b": "3"}])) == [{"a": "1", "b": "-"}, {"a": "2", "b": "3"}]
+    assert parse_table(markdown_table([{"a": "1"}, {"a": "2", "b": "3"}])) == [
+        {"a": "1", "b": "-"},
+        {"a": "2", "b": "3"},
+    ]
 
 
 def test_layers_are_written_as_given_and_none_as_random():
@@ -157,7 +154,7 @@ def test_the_model_card_of_several_labels_has_their_thresholds(tmp_path):
     report = {"rule": "f1", "split": "validation", "thresholds": {"rude": 0.31, "loud": 0.5}, "measured": measured}
     (tmp_path / "thresholds.json").write_text(json.dumps(report))
     write_model_card(tmp_path, with_results({"predict_loss": 1.0}, {"predict_loss": 0.9, "predict_f1_rude": 0.6}))
-    rows = parse(re.search(r"(\| Label .*?)\n\n", (tmp_path / "README.md").read_text(), re.DOTALL)[1])
+    rows = parse_table(re.search(r"(\| Label .*?)\n\n", (tmp_path / "README.md").read_text(), re.DOTALL)[1])
     assert [list(row.values()) for row in rows] == [
         ["rude", "0.310", "75.0%", "50.0%", "12.5%", "0.6000"],
         ["loud", "0.500", "-", "-", "-", "-"],
@@ -178,6 +175,12 @@ def test_the_text_of_the_model_card_says_how_the_student_was_made(tmp_path):
         "torch 2.13.0",
     ):
         assert part in text
+
+
+def test_the_model_card_of_a_student_with_adjusted_logits_says_so(tmp_path):
+    for results, is_adjusted in ({"eval_loss": 0.9, "logit_adjustment": 0.4}, True), ({"eval_loss": 0.9}, False):
+        write_model_card(tmp_path, with_results({"eval_loss": 1.0}, results))
+        assert ("`--logit_adjustment`, t = 0.40" in (tmp_path / "README.md").read_text()) == is_adjusted
 
 
 def test_the_model_card_of_an_adapter_says_how_it_is_loaded(tmp_path):

@@ -178,8 +178,8 @@ class StudentArguments:
     logit_adjustment: bool = field(
         default=False,
         metadata={
-            "help": "After the training, move the student's logits towards rare classes, as far as gives the highest "
-            "macro-F1 on the validation split, whose shares of the classes count. Probabilities change too. "
+            "help": "After the training, move the student's logits towards the classes that are rare in the training "
+            "split, as far as gives the highest macro-F1 on the validation split. Probabilities change too. "
             "Off: the student stays as it was trained."
         },
     )

@@ -196,20 +196,27 @@ def _disk_is_full(error: Exception) -> bool:
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(sign in str(error) for sign in signs)
 
 
-def set_up_logging(training_args: TrainingArguments) -> None:
-    """Information from the main process, errors only from the others; libraries at `--log_level`.
+def check_reporting(training_args: TrainingArguments) -> None:
+    """Raises a `UserError` if `--report_to` names what is unknown or not installed.
 
-    Raises:
-        UserError: `--report_to` names what is not installed. `Trainer` would say so after the teacher's fine-tuning.
+    `Trainer` would say so after the teacher's fine-tuning.
     """
+    given = f"--report_to {' '.join(training_args.report_to)}"
     try:
-        for callback in get_reporting_integration_callbacks(training_args.report_to):
+        callbacks = get_reporting_integration_callbacks(training_args.report_to)
+    except ValueError as error:
+        raise UserError(f"{given}: {error} Name one of these, or use --report_to none.") from error
+    try:
+        for callback in callbacks:
             callback()
-    except (ImportError, RuntimeError, ValueError) as error:
+    except (ImportError, RuntimeError) as error:
         raise UserError(
-            f"--report_to {' '.join(training_args.report_to)} needs packages that are not installed: {error}. Install "
-            "them, or use --report_to none."
+            f"{given} needs packages that are not installed: {error}. Install them, or use --report_to none."
         ) from error
+
+
+def set_up_logging(training_args: TrainingArguments) -> None:
+    """Information from the main process, errors only from the others; libraries at `--log_level`."""
     level = logging.INFO if training_args.process_index == 0 else logging.ERROR
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, level=level)
     for library in ("transformers", "datasets", "accelerate", "httpx", "DeepSpeed"):

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from layer_distillation.processes import on_main_process
 from layer_distillation.record import RunRecord
-from training.model_card import CARD_FILE, model_card
+from training.model_card import CARD_FILE, card_was_changed, model_card
 from training.output_folder import EXPORT_FOLDER, MERGED_FOLDER
 
 # What is made of a student, and the logs of its training for TensorBoard, which `Trainer` uploads too.
@@ -32,9 +32,10 @@ def push_student(args: TrainingArguments, repository: str, record: RunRecord) ->
     A model card that has been changed by hand is uploaded as it is.
     """
     folder = Path(args.output_dir)
-    card, file = model_card(folder, replace(record, name=repository)), folder / CARD_FILE
-    if file.is_file() and file.read_text() != model_card(folder, record):
-        card = file.read_text()
+    if card_was_changed(folder, record):
+        card = (folder / CARD_FILE).read_text()
+    else:
+        card = model_card(folder, replace(record, name=repository))
     repo = {"repo_id": repository, "token": args.hub_token, "revision": args.hub_revision}
     upload_folder(
         folder_path=folder,

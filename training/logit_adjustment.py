@@ -1,12 +1,12 @@
-"""Logit adjustment: a trained student answers rare classes more often, as often as the validation split says.
+"""Logit adjustment: moves the answers of a trained student towards the classes that are rare in its training split.
 
     check_can_be_adjusted(student, inputs, training_args)      # before the training
     adjust_logits(trainer, inputs)                             # {"logit_adjustment": 0.4}
 
-From the logit of each class, t * log(share of the class) is subtracted, with the t whose answers have the highest
-macro-F1 on the validation split: Menon et al. 2021, "Long-tail learning via logit adjustment", section 4.1. The head's
-bias takes the difference, so that the saved student, its export and its app answer alike. The probabilities are no
-longer calibrated: they give rare classes more than their share.
+From the logit of each class, t * log(share of the class in the training split) is subtracted, with the t whose answers
+have the highest macro-F1 on the validation split: Menon et al. 2021, "Long-tail learning via logit adjustment",
+section 4.1. The head's bias takes the difference, so that the saved student, its export and its app answer alike. The
+probabilities are no longer calibrated: they give rare classes more than their share.
 """
 
 import logging
@@ -37,8 +37,9 @@ def check_can_be_adjusted(model: PreTrainedModel, inputs: Inputs, args: Distilla
             "--logit_adjustment chooses between classes of which each text has one, and these labels are not such "
             "classes. Leave it out; several labels get thresholds of their own (--threshold_rule)."
         )
-    if "labels" not in inputs.validation.column_names:
-        raise UserError("--logit_adjustment needs a validation split with labels. Leave it out, or add such a split.")
+    for use, split in (("training", inputs.tokenized["train"]), ("validation", inputs.validation)):
+        if "labels" not in split.column_names:
+            raise UserError(f"--logit_adjustment needs the labels of the {use} examples. Leave it out, or add labels.")
     # `accelerate launch` asks for FSDP in the environment.
     if args.deepspeed_plugin is not None or args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
         raise UserError(
@@ -57,33 +58,35 @@ def adjust_logits(trainer: DistillationTrainer, inputs: Inputs) -> dict[str, flo
         UserError: the head has no bias.
     """
     labels = inputs.data.labels
+    shares = class_shares(np.array(inputs.tokenized["train"]["labels"]), labels.num_labels)
     output = trainer.predict(inputs.validation)
-    power = best_power(output.predictions, output.label_ids)
+    power = best_power(output.predictions, output.label_ids, shares)
     bias = _head_of(trainer.model, labels.num_labels).bias
     with torch.no_grad():
-        bias.copy_(torch.from_numpy(adjusted(bias.float().cpu().numpy(), output.label_ids, power)))
+        bias.copy_(torch.from_numpy(adjusted(bias.float().cpu().numpy(), shares, power)))
     logger.info(f"Logits adjusted for rare classes: t = {power:.2f}, chosen on {inputs.data.validation_splits[0]}.")
     return {"logit_adjustment": power}
 
 
-def best_power(logits: np.ndarray, labels: np.ndarray) -> float:
+def best_power(logits: np.ndarray, labels: np.ndarray, shares: np.ndarray) -> float:
     """Returns the t of `POWERS` with the highest macro-F1, the smallest if several have it.
 
     Args:
         logits: `(examples, classes)`.
         labels: class ids, `(examples,)`.
+        shares: of the classes in the training split, `(classes,)`.
     """
-    scores = [f1_score(labels, adjusted(logits, labels, power).argmax(axis=1), average="macro") for power in POWERS]
+    scores = [f1_score(labels, adjusted(logits, shares, power).argmax(axis=1), average="macro") for power in POWERS]
     return float(POWERS[np.argmax(scores)])
 
 
-def adjusted(logits: np.ndarray, labels: np.ndarray, power: float) -> np.ndarray:
-    """Returns logits `(..., classes)` adjusted to the shares of the classes among some labels."""
-    return logits - power * np.log(class_shares(labels, logits.shape[-1]))
+def adjusted(logits: np.ndarray, shares: np.ndarray, power: float) -> np.ndarray:
+    """Returns logits `(..., classes)` less t times the logarithm of the shares of the classes, `(classes,)`."""
+    return logits - power * np.log(shares)
 
 
 def class_shares(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns the share of each class; each counts one example more, so that no share is 0."""
+    """Returns the share of each class, `(classes,)`; each counts one example more, so that no share is 0."""
     counts = 1 + np.bincount(labels, minlength=num_classes)
     return counts / counts.sum()
 

@@ -1,5 +1,6 @@
 """What `run_lora.py` does beyond the trainer: which students can have adapters, and completing the folder of one."""
 
+import logging
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,8 @@ from lora_adapters.loading import attach_adapter, load_adapter, mark_adapter
 from text_data.thresholds import THRESHOLDS_FILE
 from training.arguments import StudentArguments, VocabularyArguments
 from training.output_folder import MERGED_FOLDER
+
+logger = logging.getLogger(__name__)
 
 
 def check_layers_are_copied(student_args: StudentArguments) -> None:
@@ -81,7 +84,14 @@ def save_merged(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
         if state.is_main_process:
             load_adapter(folder).merge_and_unload().save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)
-            thresholds = Path(folder) / THRESHOLDS_FILE
-            # Those of an earlier time may have been changed by hand.
-            if thresholds.is_file() and not (merged / THRESHOLDS_FILE).is_file():
-                shutil.copy(thresholds, unfinished)
+            _copy_thresholds(Path(folder) / THRESHOLDS_FILE, merged / THRESHOLDS_FILE, unfinished)
+
+
+def _copy_thresholds(chosen: Path, earlier: Path, unfinished: str) -> None:
+    """Copies the thresholds of an adapter. Those of an earlier merge stay, as they may have been changed by hand."""
+    if not chosen.is_file():
+        return
+    if not earlier.is_file():
+        shutil.copy(chosen, unfinished)
+    elif earlier.read_bytes() != chosen.read_bytes():
+        logger.info(f"{earlier} is kept as it is and differs from {chosen}. Remove it to have that one copied.")

@@ -26,6 +26,12 @@ def write_model_card(output_dir: str | Path, record: RunRecord) -> None:
     (Path(output_dir) / CARD_FILE).write_text(model_card(output_dir, record))
 
 
+def card_was_changed(output_dir: str | Path, record: RunRecord) -> bool:
+    """Whether the folder of a student has a model card that is not the one of its record, but changed by hand."""
+    file = Path(output_dir) / CARD_FILE
+    return file.is_file() and file.read_text() != model_card(output_dir, record)
+
+
 def model_card(output_dir: str | Path, record: RunRecord) -> str:
     """Returns the metadata that the Hub reads, the results, and where the student comes from, as Markdown.
 
@@ -81,7 +87,7 @@ def model_card(output_dir: str | Path, record: RunRecord) -> str:
 
 Losses are those of the labels alone, without the distillation terms. The time is the median of single examples on the
 machine that trained the model.
-{_labels(Path(output_dir), results, prefix)}
+{_adjustment(results)}{_labels(Path(output_dir), results, prefix)}
 ## Training
 
 {training}
@@ -98,6 +104,17 @@ def _datasets(settings: Mapping) -> list[str] | None:
     """The names of the data on the Hub, `None` for files and for local folders."""
     name = GLUE if settings.get("task_name") else settings.get("dataset_name")
     return [name] if name and not Path(name).exists() else None
+
+
+def _adjustment(results: Mapping[str, float]) -> str:
+    """What adjusted logits mean for a reader of the results, as Markdown; nothing where they are as trained."""
+    power = results.get("logit_adjustment")
+    if power is None:
+        return ""
+    return f"""
+After the training, its logits were adjusted for rare classes: `--logit_adjustment`, t = {power:.2f}. So probabilities
+are not calibrated, and scores on the validation split, which t was chosen on, are slightly too high.
+"""
 
 
 def _labels(folder: Path, results: Mapping[str, float], prefix: str) -> str:

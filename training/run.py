@@ -46,7 +46,7 @@ from training.evaluation import (
 from training.inputs import Inputs
 from training.logit_adjustment import adjust_logits
 from training.lora import finish_adapter
-from training.model_card import write_model_card
+from training.model_card import card_was_changed, write_model_card
 from training.output_folder import (
     CheckpointMarker,
     checkpoint_to_resume,
@@ -130,8 +130,8 @@ def begin_run(
         overwrite: whether the run may replace another one in the folder.
 
     Returns:
-        The record of the run so far, which has a student if the run is finished, and the checkpoint to continue from
-        if an earlier run was interrupted.
+        The record of the run, and the checkpoint to continue from if an earlier run was interrupted. The record has a
+        student only if the run is finished.
 
     Raises:
         UserError: the folder holds another run.
@@ -284,8 +284,9 @@ def score(trainer: DistillationTrainer, inputs: Inputs, folder: str) -> dict[str
 def score_again(trainer: DistillationTrainer, inputs: Inputs, settings: Settings) -> None:
     """Scores the student of a finished run as `score` does; its files are replaced once all new ones are written.
 
-    Thresholds may have been changed by hand, so they are replaced only for a rule on the command line. The caller has
-    claimed the folder before it loaded the student, so that no other run replaces it in between.
+    Thresholds may have been changed by hand, so they are replaced only for a rule on the command line. A model card
+    that was not changed gets the new ones. The caller has claimed the folder before it loaded the student, so that no
+    other run replaces it in between.
     """
     args = trainer.args
     if trainer.is_world_process_zero():
@@ -301,6 +302,10 @@ def score_again(trainer: DistillationTrainer, inputs: Inputs, settings: Settings
                 logger.info(f"{kept} is kept as it is. Add --threshold_rule {inputs.threshold_rule} to replace it.")
             else:
                 write_thresholds(trainer, inputs, folder)
+                if trainer.is_world_process_zero():
+                    record = RunRecord.read(args.output_dir)
+                    if not card_was_changed(args.output_dir, record):
+                        write_model_card(folder, record)
 
 
 def _write_results(folder: str, stage: str, metrics: Mapping[str, float]) -> None:
