@@ -9,6 +9,7 @@ blocks are kept beside the output until it is complete, so that the same command
 """
 
 import argparse
+import errno
 import json
 import shutil
 import sys
@@ -66,7 +67,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         package = error.name.partition(".")[0]
         sys.exit(f"error: the package {package} is not installed. Run `pip install {package}`.")
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = f". Free some space for --output {args.output}: the same command continues from its finished blocks."
+        sys.exit(f"error: {error}{advice if is_full else ''}")
+    except ValueError as error:
         sys.exit(f"error: {error}")
 
 
