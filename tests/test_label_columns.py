@@ -153,6 +153,15 @@ def test_labels_that_are_not_what_the_problem_type_says_are_refused_with_the_row
     refused(load, labels, *parts, **arguments)
 
 
+@pytest.mark.parametrize(("label", "names"), [("ab", ("a", "b")), ([None, None], ("x", "y"))])
+def test_labels_are_in_the_column_labels_only_if_the_column_label_is_empty(label, names, tmp_path):
+    file = tmp_path / "train.jsonl"
+    rows = [{"text": f"text {i}", "label": label[i], "labels": "xy"[i]} for i in range(2)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = load_data(DataArguments(train_file=str(file), validation_file=str(file)), seed=0)
+    assert (data.labels.names, data.splits["train"]["label"][:]) == (names, [0, 1])
+
+
 def test_the_label_order_may_settle_what_the_labels_mean(load):
     assert load("1.0|1|0", label_order="1,0") == (LabelMap(SINGLE_LABEL, ("1", "0")), [0, 0, 1])
     assert load("a;b|a|b", label_order="b,a,a;b") == (LabelMap(SINGLE_LABEL, ("b", "a", "a;b")), [2, 1, 0])
