@@ -5,6 +5,7 @@ better_students   averages, neurons, corrected teachers: what else makes better 
 kept_sentences    a comparison on SST-2, scored on 10,000 sentences more
 rare_classes      answers adjusted for rare classes
 shapes            weights of students made in other ways, for better_students
+vocabulary        what a smaller vocabulary saves and what it changes
 other_vocabulary  students with another vocabulary than their teacher
 modernbert_layers students of ModernBERT whose first layer loses its norm
 layer_sets        every set of layers, each trained in full

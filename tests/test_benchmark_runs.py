@@ -3,8 +3,10 @@
 import json
 import sys
 
+import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from sklearn.metrics import f1_score
 
 from benchmarks import busy_machine
 from comparison.metrics import accuracy
@@ -12,6 +14,7 @@ from experiments import small_validation, trial_length
 from experiments.more_pairs import more_pairs
 from experiments.runs import bootstrap_runs, finished_record
 from experiments.sweep import RECIPES, differences, settings_of, summary
+from experiments.vocabulary import Vocabulary, changes
 from layer_distillation.errors import UserError
 
 RIGHT = ["yes", "no"] * 50
@@ -160,3 +163,17 @@ def test_a_busy_machine_is_compared_with_the_same_build_alone_and_builds_with_ea
     *_, this, earlier = busy_machine.table([{"round": 1, **times}]).splitlines()
     assert cells_of(this)[-2:] == ["3.00 [3.00 - 3.00]", "0.50 [0.50 - 0.50]"]
     assert cells_of(earlier)[-2:] == ["10.00 [10.00 - 10.00]", "1.00 [1.00 - 1.00]"]
+
+
+def test_a_smaller_vocabulary_is_judged_by_the_texts_whose_pieces_it_keeps():
+    labels = [0, 1, 0, 1]
+    texts = DatasetDict(test=Dataset.from_dict({"input_ids": [[1, 2], [1, 3], [2, 2], [3, 1]], "labels": labels}))
+    whole = Vocabulary("whole", texts, collator=None)
+    smaller = Vocabulary("2 pieces", texts, None, np.array([1, 2]), {"tokens": 0.25, "texts": 0.5})
+    before, after = np.array([[0, 1, 0, 1], [0, 1, 1, 1]]), np.array([[0, 0, 0, 1], [0, 1, 0, 0]])
+    row = changes(smaller, whole, before, after)
+    assert (row["kept_texts"], row["kept_texts_answered_alike"], row["answers_changed"]) == (4, 3, 0.375)
+    scores = [
+        np.mean([f1_score(labels, answers, average="macro") for answers in of_all]) for of_all in (before, after)
+    ]
+    assert row["macro_f1_change"] == pytest.approx(100 * (scores[1] - scores[0]), abs=1e-3)
