@@ -233,7 +233,7 @@ def test_finished_runs_are_kept_and_new_seeds_added(copied, arguments, cells_run
     predicted = {file.stem for file in (copied / "predictions").iterdir()}
     assert predicted == {"teacher", "distill-odd-1", "distill-odd-2"}
     assert [row["seed"] for row in json.loads((copied / "results.json").read_text())[1:]] == [1, 2]
-    assert read_record(copied)["settings"]["seeds"] == [1, 2]
+    assert read_record(copied)["settings"]["seeds"] == ["1", "2"]
 
 
 def test_a_full_disk_leaves_the_finished_runs_and_the_report(finished, arguments, small_disk, capsys, caplog):
