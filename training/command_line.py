@@ -159,20 +159,24 @@ def run_script(main: Callable[[], object]) -> None:
     try:
         main()
     except Exception as error:
-        if _disk_is_full(error):
-            message = (
-                f"the disk is full ({error}). Free some space, or choose an --output_dir on another disk. Results of "
-                "earlier runs are as they were, and the same command continues from the last complete checkpoint."
-            )
-        elif isinstance(error, UserError):
-            message = str(error)
-        else:
+        message = message_for_user(error)
+        if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(1)
     # A thread of a process group that is still running at exit now and then ends the process with an error.
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def message_for_user(error: Exception) -> str | None:
+    """Returns what a user reads of an error that a user can cause, or of a full disk; `None` for other errors."""
+    if _disk_is_full(error):
+        return (
+            f"the disk is full ({error}). Free some space, or choose an --output_dir on another disk. Results of "
+            "earlier runs are as they were, and the same command continues from the last complete checkpoint."
+        )
+    return str(error) if isinstance(error, UserError) else None
 
 
 def keep_freed_memory() -> None:
