@@ -3,7 +3,7 @@
 #
 # Expected: "all-linear" gives all linear maps of the layers an adapter, in models with experts too, as in transformers
 # 4, where the experts of Mixtral and Qwen2-MoE were modules of torch.nn.Linear; or a warning names what is left out.
-# Found: transformers 5 keeps all experts of a layer in two parameters. PEFT adapts them in Mixtral, OLMoE and Qwen3-MoE.
+# Found: transformers 5 keeps the experts of a layer in 2 parameters. PEFT adapts them in Mixtral, OLMoE and Qwen3-MoE.
 # In Qwen2-MoE, Granite-MoE and GPT-OSS the experts, most of the weights, stay frozen without a word, so that two models
 # with the same LoraConfig are trained in different parts. target_parameters takes their names.
 set -euo pipefail
