@@ -65,7 +65,7 @@ from layer_distillation.record import RunRecord
 from lora_adapters.arguments import LoraArguments
 from text_data.arguments import DataArguments
 from training.arguments import TeacherArguments, resolve_defaults
-from training.command_line import check_reporting, parse_arguments, run_script, set_up_logging
+from training.command_line import check_trainer_arguments, parse_arguments, run_script, set_up_logging
 from training.inputs import load_inputs
 from training.output_folder import check_output_dir
 from training.run import ALWAYS_SHOWN, new_record
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
     teacher_args, data_args, lora_args, comparison_args, identity_args, training_args = settings.arguments
     resolve_defaults(teacher_args, data_args, training_args, settings.sources, "comparison")
     allow_remote_code(teacher_args.trust_remote_code)
-    check_reporting(training_args)
+    check_trainer_arguments(training_args)
     set_up_logging(training_args)
     logger.info(settings.explanation((*ALWAYS_SHOWN, "strategies", "methods", "seeds")))
     check_output_dir(training_args.output_dir)

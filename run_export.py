@@ -12,7 +12,7 @@ model, which the run's record names. For a model without a record, name the data
 
 `--output_dir` (by default the folder `export` in the model's folder) then holds `onnx/model.onnx`,
 `onnx/model_quantized.onnx`, the tokenizer, the config, `thresholds.json` and `metrics.json`, which
-`python -m app --model_dir` serves. What has failed the check is left in its folder `unfinished_export`.
+`python -m app --model_dir` serves. A file that fails its check is left in `unfinished_export` there.
 """
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from training.arguments import (
     VocabularyArguments,
     resolve_defaults,
 )
-from training.command_line import check_reporting, parse_arguments, run_script, set_up_logging
+from training.command_line import check_trainer_arguments, parse_arguments, run_script, set_up_logging
 from training.hub import open_repository, push_student
 from training.inputs import check_training_labels, load_inputs
 from training.lora import check_layers_are_copied, check_vocabulary_is_whole, save_merged
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     overwrite = output_args.overwrite_output_dir
     resolve_defaults(teacher_args, data_args, training_args, settings.sources, f"{student_args.short_name}-lora")
     allow_remote_code(teacher_args.trust_remote_code)
-    check_reporting(training_args)
+    check_trainer_arguments(training_args)
     set_up_logging(training_args)
     logger.info(settings.explanation((*ALWAYS_SHOWN, "lora_r", "lora_alpha", "lora_target_modules")))
     check_output_dir(training_args.output_dir, must_hold_run=not training_args.do_train)

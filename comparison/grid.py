@@ -339,8 +339,8 @@ def _settle(plan: CellPlan, grid: Grid, share: Share, teacher: Teacher, bar: tqd
     except Exception as error:  # whatever it is, the other cells do not depend on it
         message = message_for_user(error)
         logger.error(f"{plan.cell.name} failed.", exc_info=message is None)
-        first_line = next(iter(str(error).splitlines()), "")
-        share.note_failure(plan.cell, message or f"{type(error).__name__}: {first_line}")
+        reason = message or f"{type(error).__name__}: {error}"
+        share.note_failure(plan.cell, reason.splitlines()[0])
     return True
 
 

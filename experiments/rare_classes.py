@@ -1,12 +1,12 @@
 """Adjusts the answers of finished students for rare classes, and scores them on the test split.
 
-    python -m experiments.rare_classes full_depth_tweets outputs/full-depth-tweets outputs/tweets
+    python -m experiments.rare_classes all_tweets outputs/all-tweets outputs/tweets
 
 The arguments are the name of a comparison in `docs/results`, which has its predictions for the test split, its output
-folder, and the folder with train.csv and validation.csv. `training/logit_adjustment.py` says how answers are adjusted;
-every run has a t of its own. The predictions for the validation split go to `docs/results/NAME_validation`, and the
-table to `docs/results/NAME_adjusted.md`. Predictions that are there are not computed again. Methods that keep no
-checkpoint of a whole model are left out.
+folder, and the folder with the training file and validation.csv. `training/logit_adjustment.py` says how answers are
+adjusted; every run has a t of its own. The predictions for the validation split go to `docs/results/NAME_validation`,
+and the table to `docs/results/NAME_adjusted.md`. Predictions that are there are not computed again. Methods that keep
+no checkpoint of a whole model are left out.
 """
 
 import argparse
@@ -38,12 +38,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="of the comparison in docs/results")
     parser.add_argument("comparison", type=Path, help="output folder of run_comparison.py")
-    parser.add_argument("data", type=Path, help="folder with train.csv and validation.csv")
+    parser.add_argument("data", type=Path, help="folder with the training file and validation.csv")
+    parser.add_argument("--train_file", default="train.csv", help="default: %(default)s")
     args = parser.parse_args()
     runs = sorted(file.parent for file in args.comparison.glob("runs/*/model.safetensors"))
     folders = [args.comparison / "teacher", *runs]
     labels = AutoConfig.from_pretrained(folders[0]).label2id
-    train, tweets = (pd.read_csv(args.data / f"{name}.csv", keep_default_na=False) for name in ("train", "validation"))
+    train, tweets = (
+        pd.read_csv(args.data / name, keep_default_na=False) for name in (args.train_file, "validation.csv")
+    )
     sentences = Dataset.from_dict({"sentence": tweets["text"], "label": tweets["label"].map(labels)})
     shares = class_shares(train["label"].map(labels), len(labels))
     for folder in folders:

@@ -27,7 +27,7 @@ from layer_mapping import build_student, parse_layers
 from run_distillation import DEFAULT_ARGUMENTS
 from text_data.arguments import DataArguments
 from training.arguments import StudentArguments, TeacherArguments, resolve_defaults
-from training.command_line import parse_arguments, set_up_logging
+from training.command_line import check_trainer_arguments, parse_arguments, set_up_logging
 from training.inputs import load_inputs
 from training.layer_search import run_trial, split_held_out, trial_arguments
 from training.run import num_steps
@@ -48,6 +48,7 @@ def main():
     )
     teacher_args, _, data_args, training_args = settings.arguments
     resolve_defaults(teacher_args, data_args, training_args, settings.sources, "trials")
+    check_trainer_arguments(training_args)
     set_up_logging(training_args)
 
     # The data that a search trains and scores on.

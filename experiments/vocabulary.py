@@ -1,21 +1,18 @@
-"""What a smaller vocabulary saves and what it changes: files, answers to texts, and training steps.
+"""What a smaller vocabulary saves and what it changes: sizes of files, and answers to texts.
 
-    python -m experiments.vocabulary answers DIR STUDENT_0 STUDENT_1 STUDENT_2
-    python -m experiments.vocabulary steps DIR STUDENT_0
+    python -m experiments.vocabulary DIR STUDENT_0 STUDENT_1 STUDENT_2
 
 DIR holds train.csv, validation.csv and test.csv. The students, of several seeds, were trained with the whole
 vocabulary. Each is trimmed to the pieces of train.csv, and to the most frequent of them, as `run_export.py
 --trim_vocabulary` and `--vocabulary_size` do; a student that is trained with all pieces of its texts has the same
 weights (`tests/test_trimming.py`).
 
-The first command writes the sizes of the first student's ONNX files, and how the answers change: a test text whose
-pieces are all kept has to be answered as before. The second one times plain fine-tuning, in turns of a few steps.
-They write `docs/results/vocabulary_answers.csv` and `.md`, or `vocabulary_steps.csv` and `.md`.
+A test text whose pieces are all kept has to be answered as before. Sizes are those of the first student's ONNX files.
+Writes `docs/results/vocabulary.csv` and `.md`.
 """
 
 import argparse
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +20,12 @@ from statistics import mean
 
 import numpy as np
 from datasets import DatasetDict
-from transformers import AutoConfig, DataCollatorWithPadding, PreTrainedModel, TrainerCallback
+from transformers import AutoConfig, DataCollatorWithPadding, PreTrainedModel
 
-from benchmarks.measuring import describe_machine, median_and_range
 from benchmarks.results import write_results
-from benchmarks.training_setup import PLAIN_FINE_TUNING, PRECISIONS, Setup, our_trainer
 from comparison.metrics import macro_f1
 from export.float32 import export_float32
 from export.int8 import quantize
-from layer_distillation.arguments import bf16_in_hardware
 from layer_distillation.model_outputs import compute_logits
 from layer_distillation.word_embeddings import keep_pieces
 from text_data.arguments import DataArguments
@@ -43,7 +37,6 @@ from training.checkpoints import load_classifier, load_tokenizer
 from training.tables import markdown_table
 
 SPLITS = ("train", "validation", "test")
-ROUNDS, STEPS = 5, 6  # turns that count, and the steps of a turn
 
 
 @dataclass(frozen=True)
@@ -72,8 +65,8 @@ class Vocabulary:
 def main():
     args = parse_arguments()
     vocabularies, students = read(args.data, args.students, args.sizes)
-    rows, table = {"answers": rows_of_answers, "steps": rows_of_steps}[args.what](vocabularies, students)
-    write_results(f"vocabulary_{args.what}", rows, f"{describe_machine()}\n\n{markdown_table(table)}")
+    rows, table = changes_by_vocabulary(vocabularies, students)
+    write_results("vocabulary", rows, markdown_table(table))
 
 
 def read(
@@ -100,10 +93,7 @@ def read(
     return vocabularies, [load_classifier(student, data.labels)[0] for student in students]
 
 
-# ---- Files and answers ----
-
-
-def rows_of_answers(
+def changes_by_vocabulary(
     vocabularies: Sequence[Vocabulary], students: Sequence[PreTrainedModel]
 ) -> tuple[list[dict], list[dict]]:
     """Returns files and answers of each vocabulary: the rows of the csv file and those of the table."""
@@ -114,6 +104,7 @@ def rows_of_answers(
     for vocabulary in vocabularies[1:]:
         found = [answers(vocabulary, student) for student in students]
         row = changes(vocabulary, whole, np.array(expected), np.array(found))
+        alike = f"{row['kept_texts_answered_alike']:,} of {row['kept_texts']:,}"
         sizes = file_sizes(vocabulary.read_by(students[0]))
         rows.append({"variant": vocabulary.name, **sizes, **row})
         table.append(
@@ -122,7 +113,7 @@ def rows_of_answers(
                 **in_megabytes(sizes, before),
                 "Test texts with other pieces (%)": f"{100 * row['other_texts']:.1f}",
                 "Other pieces (% of tokens)": f"{100 * row['other_tokens']:.2f}",
-                "Other texts answered as before": f"{row['kept_texts_answered_alike']:,} of {row['kept_texts']:,}",
+                "Texts without other pieces answered as before": alike,
                 "All answers changed (%)": f"{100 * row['answers_changed']:.2f}",
                 "Macro-F1 (points)": f"{row['macro_f1_change']:+.2f}",
             }
@@ -173,58 +164,8 @@ def in_megabytes(sizes: Mapping[str, float], before: Mapping[str, float] | None 
     return {f"{name} file (MB)": f"{size:.1f}{shares[name]}" for name, size in sizes.items()}
 
 
-# ---- Steps ----
-
-
-class StepClock(TrainerCallback):
-    """Takes the seconds from the first step to the end of the last."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.started = time.perf_counter()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.seconds = time.perf_counter() - self.started
-
-
-def rows_of_steps(
-    vocabularies: Sequence[Vocabulary], students: Sequence[PreTrainedModel]
-) -> tuple[list[dict], list[dict]]:
-    """Returns the milliseconds a step of each turn, and a table of the ratios within a round."""
-    models = {vocabulary.name: vocabulary.read_by(students[0]) for vocabulary in vocabularies}
-    rows, table = [], [{"Vocabulary": name} for name in models]
-    for bf16 in (False, True)[: 1 + bf16_in_hardware()]:
-        turns = {name: [] for name in models}
-        for index in range(1 + ROUNDS):
-            for vocabulary in vocabularies if index % 2 else reversed(vocabularies):
-                seconds = turn(vocabulary, models[vocabulary.name], bf16, seed=index)
-                turns[vocabulary.name].append(1000 * seconds / STEPS)
-        precision, (whole, *_) = PRECISIONS[bf16], turns.values()
-        for line, (name, milliseconds) in zip(table, turns.items(), strict=True):
-            rows += [{"variant": name, "precision": precision, "step_ms": round(ms, 2)} for ms in milliseconds[1:]]
-            ratios = [a / b for a, b in zip(whole[1:], milliseconds[1:], strict=True)]
-            line[f"Step in {precision}, ms"] = median_and_range(milliseconds[1:], 0)
-            line[f"Times as fast, {precision}"] = median_and_range(ratios)
-    return rows, table
-
-
-def turn(vocabulary: Vocabulary, model: PreTrainedModel, bf16: bool, seed: int) -> float:
-    """Trains a model for a few steps and returns the seconds. The same seed chooses the same texts."""
-    clock = StepClock()
-    with tempfile.TemporaryDirectory() as folder:
-        our_trainer(
-            Setup(Path(folder)),
-            model,
-            vocabulary.tokenized["train"],
-            {**PLAIN_FINE_TUNING, "bf16": bf16, "max_steps": STEPS, "seed": seed},
-            data_collator=vocabulary.collator,
-            callbacks=[clock],
-        ).train()
-    return clock.seconds
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("answers", "steps"))
     parser.add_argument("data", type=Path, help="folder with train.csv, validation.csv and test.csv")
     parser.add_argument("students", nargs="+", help="folders of students with the whole vocabulary, one a seed")
     parser.add_argument("--sizes", nargs="*", type=int, default=[8000, 4000], help="default: 8000 4000")

@@ -90,7 +90,8 @@ class ExportArguments:
                 "--overwrite_output_dir."
             )
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if names - {LOCK_FILE, UNFINISHED_FOLDER} and not (folder / FLOAT32_FILE).is_file():
+        is_ours = UNFINISHED_FOLDER in names or (folder / FLOAT32_FILE).is_file()
+        if names - {LOCK_FILE} and not is_ours:
             raise UserError(
                 f"--output_dir must be new, empty or an earlier export, but {folder} holds other files and no "
                 f"{FLOAT32_FILE}. Nothing in it was changed. Choose another folder, or empty this one."

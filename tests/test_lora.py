@@ -287,6 +287,8 @@ def test_the_path_to_a_teacher_is_right_from_a_folder_behind_a_symbolic_link(tmp
     (tmp_path / "project" / "outputs").symlink_to(run.parent)
     for folder in (run, tmp_path / "project" / "outputs" / "run"):
         assert (folder / path_from(folder, str(teacher))).samefile(teacher)
+    (run / "teacher").symlink_to(teacher)
+    assert path_from(run, str(run / "teacher")) == "teacher"
     assert path_from(run, "an/encoder-of-the-hub") is None
 
 

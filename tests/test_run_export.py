@@ -580,6 +580,7 @@ def test_an_export_is_replaced_only_by_a_finished_one_and_a_failed_one_is_made_a
         with pytest.raises(OSError, match="No space"):
             main(words)
     assert before.items() <= tree(tmp_path).items()
+    (tmp_path / "new" / "config.json").write_text("in its place when the process was killed")
     monkeypatch.setattr(run_export, "export_checked", export)
     for folder, words in commands.items():
         main(words)

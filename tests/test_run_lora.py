@@ -181,11 +181,14 @@ def test_distillation_comes_on_top_where_it_is_given_a_weight(teacher, files, tm
     assert (folder / "merged" / "model.safetensors").is_file()
     assert {path: content for path, content in tree(folder).items() if "merged" not in path.parts} == before
     assert (folder / "merged" / "thresholds.json").read_text() == "chosen"
-    (folder / "merged" / "thresholds.json").write_text("changed by hand")
+    kept = folder / "merged" / "thresholds.json"
     with caplog.at_level("INFO"):
-        save_merged(folder, AutoTokenizer.from_pretrained(folder))
-    assert (folder / "merged" / "thresholds.json").read_text() == "changed by hand"
-    assert str(folder / "merged" / "thresholds.json") in caplog.text
+        for thresholds in "chosen", "changed by hand":
+            assert str(kept) not in caplog.text
+            kept.write_text(thresholds)
+            save_merged(folder, AutoTokenizer.from_pretrained(folder))
+            assert kept.read_text() == thresholds
+    assert str(kept) in caplog.text
 
 
 @pytest.mark.distributed

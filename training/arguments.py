@@ -179,7 +179,7 @@ class StudentArguments:
         default=False,
         metadata={
             "help": "After the training, move the student's logits towards the classes that are rare in the training "
-            "split, as far as gives the highest macro-F1 on the validation split. Probabilities change too. "
+            "split, by the amount that gives the highest macro-F1 on the validation split. Probabilities change too. "
             "Off: the student stays as it was trained."
         },
     )
@@ -337,16 +337,7 @@ def resolve_defaults(
     Args:
         given: names of the arguments that were given.
         run_name: the end of the output folder's name.
-
-    Raises:
-        UserError: an argument of `Trainer` does not go with the steps of a run.
     """
-    for name in ("bf16_full_eval", "fp16_full_eval"):
-        if getattr(training_args, name):
-            raise UserError(
-                f"--{name} rounds the weights of the model for good when it is evaluated, and students and teachers "
-                "are evaluated before they are saved. Leave it out; --bf16 evaluates in bfloat16 too."
-            )
     if teacher_args.teacher_name_or_path is None:
         teacher_args.teacher_name_or_path = HUB_TEACHER if data_args.is_given else PACKAGED_TEACHER
     if "output_dir" not in given:

@@ -200,11 +200,17 @@ def _disk_is_full(error: Exception) -> bool:
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(sign in str(error) for sign in signs)
 
 
-def check_reporting(training_args: TrainingArguments) -> None:
-    """Raises a `UserError` if `--report_to` names what is unknown or not installed.
+def check_trainer_arguments(training_args: TrainingArguments) -> None:
+    """Raises a `UserError` for arguments that `Trainer` would refuse after hours, or that would damage what is saved.
 
-    `Trainer` would say so after the teacher's fine-tuning.
+    `--report_to` must name what is known and installed. `Trainer` says so after the teacher's fine-tuning.
     """
+    for name in ("bf16_full_eval", "fp16_full_eval"):
+        if getattr(training_args, name):
+            raise UserError(
+                f"--{name} rounds the weights of a model for good when it is evaluated after its training, and the "
+                f"commands save it afterwards. Leave it out: --{name[:4]} evaluates in this precision too."
+            )
     given = f"--report_to {' '.join(training_args.report_to)}"
     try:
         callbacks = get_reporting_integration_callbacks(training_args.report_to)
@@ -213,7 +219,7 @@ def check_reporting(training_args: TrainingArguments) -> None:
     try:
         for callback in callbacks:
             callback()
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, RuntimeError, ValueError) as error:
         raise UserError(
             f"{given} needs packages that are not installed: {error}. Install them, or use --report_to none."
         ) from error

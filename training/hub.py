@@ -47,7 +47,12 @@ def push_student(args: TrainingArguments, repository: str, record: RunRecord) ->
 
 
 def not_uploaded(folder: Path) -> list[str]:
-    """Returns patterns for what the folder of a run holds beside its student: whatever is in other folders, locks, and
-    `training_args.bin`, which would hold the token."""
+    """Returns patterns for what the folder of a run holds beside its student: whatever is in other folders, an export
+    that has not passed its checks, locks, and `training_args.bin`, which would hold the token."""
     others = [path.name for path in folder.iterdir() if path.is_dir() and path.name not in UPLOADED_FOLDERS]
-    return [*(f"{glob.escape(name)}/*" for name in sorted(others)), "training_args.bin", "*.lock"]
+    return [
+        *(f"{glob.escape(name)}/*" for name in sorted(others)),
+        f"{EXPORT_FOLDER}/unfinished_*",
+        "training_args.bin",
+        "*.lock",
+    ]

@@ -94,4 +94,7 @@ def _copy_thresholds(chosen: Path, earlier: Path, unfinished: str) -> None:
     if not earlier.is_file():
         shutil.copy(chosen, unfinished)
     elif earlier.read_bytes() != chosen.read_bytes():
-        logger.info(f"{earlier} is kept as it is and differs from {chosen}. Remove it to have that one copied.")
+        logger.info(
+            f"{earlier} is kept, although {chosen} has other thresholds. To have these copied, remove {earlier} and "
+            "repeat the command with --merge_adapter."
+        )

@@ -1,6 +1,7 @@
 """The model card of a run."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,9 +28,17 @@ def write_model_card(output_dir: str | Path, record: RunRecord) -> None:
 
 
 def card_was_changed(output_dir: str | Path, record: RunRecord) -> bool:
-    """Whether the folder of a student has a model card that is not the one of its record, but changed by hand."""
+    """Whether the folder of a student has a model card that is not the one of its record, but changed by hand.
+
+    Thresholds do not count: they may have been changed without the card.
+    """
     file = Path(output_dir) / CARD_FILE
-    return file.is_file() and file.read_text() != model_card(output_dir, record)
+    expected = _without_thresholds(model_card(output_dir, record))
+    return file.is_file() and _without_thresholds(file.read_text()) != expected
+
+
+def _without_thresholds(card: str) -> str:
+    return re.sub(r"\n## Thresholds\n.*?(?=\n## Training\n)", "", card, flags=re.DOTALL)
 
 
 def model_card(output_dir: str | Path, record: RunRecord) -> str:

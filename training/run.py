@@ -46,7 +46,7 @@ from training.evaluation import (
 from training.inputs import Inputs
 from training.logit_adjustment import adjust_logits
 from training.lora import finish_adapter
-from training.model_card import card_was_changed, write_model_card
+from training.model_card import CARD_FILE, card_was_changed, write_model_card
 from training.output_folder import (
     CheckpointMarker,
     checkpoint_to_resume,
@@ -302,9 +302,11 @@ def score_again(trainer: DistillationTrainer, inputs: Inputs, settings: Settings
                 logger.info(f"{kept} is kept as it is. Add --threshold_rule {inputs.threshold_rule} to replace it.")
             else:
                 write_thresholds(trainer, inputs, folder)
-                if trainer.is_world_process_zero():
+                if trainer.is_world_process_zero() and (Path(folder) / THRESHOLDS_FILE).is_file():
                     record = RunRecord.read(args.output_dir)
-                    if not card_was_changed(args.output_dir, record):
+                    if card_was_changed(args.output_dir, record):
+                        logger.info(f"{CARD_FILE} was changed by hand and is kept, with the earlier thresholds.")
+                    else:
                         write_model_card(folder, record)
 
 
