@@ -206,7 +206,7 @@ def test_logs_that_cannot_be_written_are_refused_before_anything_is_trained(tmp_
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_evaluation_that_rounds_the_weights_is_refused(tmp_path, precision):
-    args = TrainingArguments(output_dir=str(tmp_path), report_to=[], **{f"{precision}_full_eval": True})
+    args = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True, **{f"{precision}_full_eval": True})
     with pytest.raises(UserError, match=f"--{precision}_full_eval .*--{precision} "):
         check_trainer_arguments(args)
 
