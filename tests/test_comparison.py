@@ -18,8 +18,9 @@ from training.command_line import Settings, parse_arguments
 from training.run import num_steps
 
 ROOT = Path(__file__).resolve().parent.parent
-# The two of full depth have one table each.
-EXAMPLES = [file for file in sorted((ROOT / "examples").glob("compare_*.json")) if "full_depth" not in file.name]
+# Those at full depth and of all tweets serve one study each.
+STUDIES = ("compare_full_depth_mnli", "compare_full_depth_sst2", "compare_full_depth_tweets", "compare_tweets")
+EXAMPLES = [file for file in sorted((ROOT / "examples").glob("compare_*.json")) if file.stem not in STUDIES]
 GRIDS = [*EXAMPLES, ROOT / "defaults" / "run_comparison.json"]
 
 
