@@ -100,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
             student = load_adapter(training_args.output_dir)
             trainer = build_trainer(student, inputs, training_args.for_labels_alone())
             score_again(trainer, inputs, settings)
+            if lora_args.merge_adapter:
+                save_merged(training_args.output_dir, inputs.tokenizer)
         return None
 
     # Data and teacher. Nothing is written before data, teacher, layers and adapters are known to fit.

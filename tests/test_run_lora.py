@@ -127,12 +127,13 @@ def test_training_goes_by_the_labels_alone_and_no_teacher_outputs_are_stored(fin
     assert not list(folder.rglob("*.arrow"))
 
 
-def test_an_existing_adapter_is_evaluated_and_left_alone(finished, files, tmp_path):
+def test_an_existing_adapter_is_evaluated_and_merged_and_left_alone(finished, files, tmp_path):
     folder = tmp_path / "adapter"
-    shutil.copytree(finished[0], folder)
+    shutil.copytree(finished[0], folder, ignore=shutil.ignore_patterns("merged"))
     before, expected = tree(folder), metrics(folder)
     (folder / "predictions_test.csv").unlink()
-    run_here("--output_dir", folder, "--do_eval", "--do_predict", *files)
+    run_here("--output_dir", folder, "--do_eval", "--do_predict", "--merge_adapter", *files)
+    assert (folder / "merged" / "model.safetensors").is_file()
     assert metrics(folder) == pytest.approx(expected, abs=1e-4)
     after = tree(folder)
     changed = {path.name for path in before if after[path] != before[path]}
