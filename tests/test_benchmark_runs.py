@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from sklearn.metrics import f1_score
 
-from benchmarks import busy_machine
+from benchmarks import busy_machine, grid
 from comparison.metrics import accuracy
 from experiments import small_validation, trial_length
 from experiments.more_pairs import more_pairs
@@ -156,6 +156,13 @@ def test_predictions_of_other_examples_or_without_labels_are_refused(tmp_path, c
         assert reason in capsys.readouterr().err
     with pytest.raises(UserError, match=str(tmp_path)):
         bootstrap_runs(accuracy, [tmp_path])
+
+
+def test_a_grid_is_compared_with_the_earlier_build_round_by_round():
+    rows = [{"round": 1, "this build": 10.0, "4566f60": 20.0}, {"round": 2, "this build": 20.0, "4566f60": 30.0}]
+    *_, this, earlier = grid.table(rows).splitlines()
+    assert cells_of(this) == ["this build", "15.00 [10.00 - 20.00]", "1.75 [1.50 - 2.00]"]
+    assert cells_of(earlier) == ["4566f60", "25.00 [20.00 - 30.00]", "1.00 [1.00 - 1.00]"]
 
 
 def test_a_busy_machine_is_compared_with_the_same_build_alone_and_builds_with_each_other():
