@@ -58,7 +58,7 @@ from comparison.results import (
 from comparison.sharing import share_grid, workers
 from comparison.time_estimate import describe_plan, estimate_seconds
 from layer_distillation.arguments import DistillationTrainingArguments
-from layer_distillation.atomic_files import replacing
+from layer_distillation.atomic_files import remove_half_written, replacing
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
 from layer_distillation.record import RunRecord
@@ -176,6 +176,7 @@ def report(
     if finished:
         results = read_results(finished, grid, teacher)
         scores = score_groups(results.predictions)
+        remove_half_written(grid.folder)
         with replacing(grid.folder, grid.training_args.distributed_state) as folder:
             write_results(folder, results)
             figures = draw_figures(f"{folder}/figures", results, scores, compare_layers(finished, grid, teacher))

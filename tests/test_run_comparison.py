@@ -25,6 +25,7 @@ import run_lora
 from comparison import grid as comparison_grid
 from comparison.sharing import share_grid
 from layer_distillation import teacher_outputs
+from layer_distillation.atomic_files import HALF_WRITTEN
 from layer_distillation.errors import UserError
 from layer_distillation.record import UNFINISHED_RECORD_FILE
 from lora_adapters.loading import load_adapter
@@ -228,8 +229,10 @@ def test_finished_runs_are_kept_and_new_seeds_added(copied, arguments, cells_run
         run_here(*arguments, *GRID, "--output_dir", copied)
     assert cells_run == []
     assert before.items() <= tree(copied).items()
+    half_written = copied / f"{HALF_WRITTEN}by-a-process-that-was-killed"
+    half_written.mkdir()
     run_here(*arguments, "--strategies", "odd", "--methods", "distill", "--seeds", 1, 2, "--output_dir", copied)
-    assert cells_run == ["distill-odd-2"]
+    assert cells_run == ["distill-odd-2"] and not half_written.exists()
     predicted = {file.stem for file in (copied / "predictions").iterdir()}
     assert predicted == {"teacher", "distill-odd-1", "distill-odd-2"}
     assert [row["seed"] for row in json.loads((copied / "results.json").read_text())[1:]] == [1, 2]
