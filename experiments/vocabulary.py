@@ -34,6 +34,7 @@ from text_data.names import join_names
 from text_data.tokenizing import tokenize
 from text_data.trimming import trim_vocabulary
 from training.checkpoints import load_classifier, load_tokenizer
+from training.evaluation import label_array
 from training.tables import markdown_table
 
 SPLITS = ("train", "validation", "test")
@@ -134,7 +135,7 @@ def changes(vocabulary: Vocabulary, whole: Vocabulary, before: np.ndarray, after
     Args:
         before, after: answers of all students, `(students, texts)`.
     """
-    labels, kept = np.array(whole.tokenized["test"]["labels"]), set(vocabulary.kept.tolist())
+    labels, kept = label_array(whole.tokenized["test"]), set(vocabulary.kept.tolist())
     is_kept = np.array([kept.issuperset(ids) for ids in whole.tokenized["test"]["input_ids"]])
     scores = [[100 * macro_f1(labels, of_student) for of_student in of_all] for of_all in (before, after)]
     return {

@@ -22,6 +22,7 @@ from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import SINGLE_LABEL
+from training.evaluation import label_array
 from training.inputs import Inputs
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def adjust_logits(trainer: DistillationTrainer, inputs: Inputs) -> dict[str, flo
         UserError: the head has no bias.
     """
     labels = inputs.data.labels
-    shares = class_shares(np.array(inputs.tokenized["train"]["labels"]), labels.num_labels)
+    shares = class_shares(label_array(inputs.tokenized["train"]), labels.num_labels)
     output = trainer.predict(inputs.validation)
     power = best_power(output.predictions, output.label_ids, shares)
     bias = _head_of(trainer.model, labels.num_labels).bias
