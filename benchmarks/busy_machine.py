@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.earlier_build import EARLIER, add_arguments, start
-from benchmarks.measuring import median_and_range
+from benchmarks.measuring import median_and_range, ratios_within_rounds
 from benchmarks.results import ROOT, write_results
 from training.tables import markdown_table
 
@@ -107,10 +107,8 @@ def table(rows: Sequence[dict]) -> str:
                 "Build": name,
                 "Alone (s a step)": median_and_range(alone),
                 "Beside four busy processes (s a step)": median_and_range(busy),
-                "Busy / alone": median_and_range([a / b for a, b in zip(busy, alone, strict=True)]),
-                f"Alone, times as fast as {EARLIER}": median_and_range(
-                    [a / b for a, b in zip(earlier, alone, strict=True)]
-                ),
+                "Busy / alone": ratios_within_rounds(busy, alone),
+                f"Alone, times as fast as {EARLIER}": ratios_within_rounds(earlier, alone),
             }
         )
     return f"Medians of {len(rows)} rounds [smallest - largest].\n\n{markdown_table(lines)}"

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from subprocess import DEVNULL
 
 from benchmarks.earlier_build import EARLIER, add_arguments, start
-from benchmarks.measuring import median_and_range
+from benchmarks.measuring import median_and_range, ratios_within_rounds
 from benchmarks.results import ROOT, write_results
 from training.tables import markdown_table
 
@@ -54,9 +54,7 @@ def table(rows: Sequence[dict]) -> str:
         {
             "Build": name,
             "Seconds": median_and_range(of_build),
-            f"Times as fast as {EARLIER}": median_and_range(
-                [earlier / own for earlier, own in zip(seconds[EARLIER], of_build, strict=True)]
-            ),
+            f"Times as fast as {EARLIER}": ratios_within_rounds(seconds[EARLIER], of_build),
         }
         for name, of_build in seconds.items()
     ]

@@ -51,3 +51,8 @@ def describe_machine() -> str:
 def median_and_range(values: list[float], digits: int = 2) -> str:
     """Returns `median [smallest - largest]`."""
     return f"{median(values):.{digits}f} [{min(values):.{digits}f} - {max(values):.{digits}f}]"
+
+
+def ratios_within_rounds(dividends: list[float], divisors: list[float], digits: int = 2) -> str:
+    """Returns `median [smallest - largest]` of the ratios within each round, which a slow round does not change."""
+    return median_and_range([a / b for a, b in zip(dividends, divisors, strict=True)], digits)

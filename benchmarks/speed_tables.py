@@ -6,7 +6,7 @@ from statistics import median
 import matplotlib
 from matplotlib.figure import Figure
 
-from benchmarks.measuring import median_and_range
+from benchmarks.measuring import median_and_range, ratios_within_rounds
 from training.tables import grouped, markdown_table
 
 TITLES = {
@@ -86,7 +86,7 @@ def cache_table(rows: list[dict]) -> str:
                 "Precision": row["precision"],
                 "Teacher's bare forward pass (s)": median_and_range(row["bare"]),
                 "Building the cache (s)": median_and_range(row["built"]),
-                "Ratio": median_and_range([a / b for a, b in zip(row["built"], row["bare"], strict=True)], 3),
+                "Ratio": ratios_within_rounds(row["built"], row["bare"], 3),
                 "Bytes on disk": f"{row['bytes']:,}",
                 "Bytes an example": f"{row['bytes'] / row['num_examples']:.1f}",
             }

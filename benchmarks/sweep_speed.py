@@ -20,7 +20,7 @@ from statistics import mean, stdev
 
 from transformers import set_seed
 
-from benchmarks.measuring import describe_machine, in_own_process, median_and_range, synchronize
+from benchmarks.measuring import describe_machine, in_own_process, median_and_range, ratios_within_rounds, synchronize
 from benchmarks.results import write_results
 from benchmarks.training_setup import (
     PRECISIONS,
@@ -94,22 +94,21 @@ def sweep(method: str, bf16: bool, seed: int, setup: Setup) -> dict:
 def summary(rows: list[dict]) -> str:
     """Returns the table: speed relative to the notebook's loop with the same seed, and mean quality."""
     sweeps = grouped(rows, key=itemgetter("method", "precision"))
-    notebook = sweeps["notebook", "float32"]
+    seconds = {key: [row["seconds"] for row in group] for key, group in sweeps.items()}
     macro_f1 = {
         key: [mean(row[f"macro_f1_{strategy}"] for strategy in STRATEGIES) for row in group]
         for key, group in sweeps.items()
     }
     lines = []
-    for (method, precision), group in sweeps.items():
-        ratios = [a["seconds"] / b["seconds"] for a, b in zip(notebook, group, strict=True)]
+    for method, precision in sweeps:
         values = macro_f1[method, precision]
         difference = mean(values) - mean(macro_f1["notebook", "float32"])
         lines.append(
             {
                 "Sweep": {"notebook": "The notebook's loop", "ours": "Ours"}[method],
                 "Precision": precision,
-                "Seconds": median_and_range([row["seconds"] for row in group], 1),
-                "Times as fast": median_and_range(ratios),
+                "Seconds": median_and_range(seconds[method, precision], 1),
+                "Times as fast": ratios_within_rounds(seconds["notebook", "float32"], seconds[method, precision]),
                 "Macro-F1 (%)": f"{100 * mean(values):.1f}" + (f" ± {100 * stdev(values):.1f}" if values[1:] else ""),
                 "Difference (points)": f"{100 * difference:+.2f}",
             }
