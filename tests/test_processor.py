@@ -9,7 +9,7 @@ from pathlib import Path
 import joblib
 import pytest
 
-from training.processor import describe_threads, share_processor
+from training.processor import SPINS, VARIABLES, describe_threads, share_processor
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("run_distillation", "run_lora", "run_comparison", "run_export")
@@ -20,7 +20,7 @@ import json, os, runpy, sys
 class Torch:
     def find_spec(name, path=None, target=None):
         if name == "torch":
-            seen.append({name: os.environ[name] for name in given})
+            seen.append({name: os.environ.get(name) for name in given})
             sys.exit()
 
 given, seen = json.loads(sys.argv[1]), []
@@ -44,11 +44,14 @@ print(json.dumps(seen))
     ("given", "seen"),
     [
         # Of all processors, the process may use one.
-        ({"OMP_WAIT_POLICY": None, "OMP_NUM_THREADS": None}, {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}),
-        ({"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "7"}, {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "7"}),
+        ((None, None, None), ("1", "PASSIVE", str(SPINS))),
+        (("7", None, "20"), ("7", "PASSIVE", "20")),
+        (("7", "ACTIVE", None), ("7", "ACTIVE", None)),
+        (("7", "PASSIVE", None), ("7", "PASSIVE", None)),
     ],
 )
 def test_every_command_has_decided_on_its_threads_when_torch_is_imported(given, seen):
+    given, seen = (dict(zip(VARIABLES, values, strict=True)) for values in (given, seen))
     scripts = [str(ROOT / f"{command}.py") for command in COMMANDS]
     run = subprocess.run(
         [sys.executable, "-c", UNTIL_TORCH, json.dumps(given), *scripts],
