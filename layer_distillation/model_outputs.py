@@ -24,6 +24,11 @@ from transformers.trainer_utils import unwrap_peft_model
 
 # What a model reads of an example. Labels and lengths do not change its outputs.
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# What models return beside predictions; those with an encoder and a decoder return the second one in any case.
+INNER_OUTPUTS = (
+    *("hidden_states", "encoder_last_hidden_state", "encoder_hidden_states", "decoder_hidden_states"),
+    *("attentions", "encoder_attentions", "decoder_attentions", "cross_attentions"),
+)
 
 
 def with_model_inputs(tokenized: Dataset) -> Dataset:
@@ -130,6 +135,13 @@ def config_of(model: nn.Module) -> PretrainedConfig | None:
     """Returns the config of a model; a module that is no `PreTrainedModel` need not have one."""
     config = getattr(plain_model(model), "config", None)
     return config if isinstance(config, PretrainedConfig) else None
+
+
+def no_predictions(model: nn.Module) -> list[str]:
+    """Returns the names of the outputs of a model that are no predictions, such as hidden states and caches."""
+    config = config_of(model)
+    of_model = [] if config is None else getattr(config, "keys_to_ignore_at_inference", ["past_key_values"])
+    return [*of_model, *INNER_OUTPUTS]
 
 
 def logits_of(outputs: Any) -> torch.Tensor | None:
