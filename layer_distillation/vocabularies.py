@@ -1,6 +1,7 @@
 """Whether two models read the same words in the same `input_ids`.
 
 check_vocabulary(teacher, student, tokenizer)    # raises if not
+has_words(tokenizer)                             # False for one that is made of nothing
 """
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -49,5 +50,9 @@ def _tokenizer_beside(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
         tokenizer = AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True, trust_remote_code=False)
     except Exception:  # `tokenizers` raises plain exceptions for damaged files
         return None
-    # Without files, transformers makes a tokenizer that knows no words.
-    return None if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens) else tokenizer
+    return tokenizer if has_words(tokenizer) else None
+
+
+def has_words(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Returns whether a tokenizer knows words. Without files, transformers makes one that knows none."""
+    return not set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens)

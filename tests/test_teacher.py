@@ -174,12 +174,13 @@ def test_decoders_with_learned_positions_have_as_many_tokens(model_type):
         model(input_ids=torch.cat([ids, ids[:, :1]], dim=1))
 
 
-def test_a_folder_without_a_tokenizer_is_refused(save):
-    path = save()
+def test_a_folder_without_a_tokenizer_is_refused_unless_one_is_named(save):
+    path, named = save(), save("named")
     for file in Path(path).glob("tokenizer*"):
         file.unlink()
     with pytest.raises(UserError, match=f"{path}.*--tokenizer_name"):
         load_tokenizer(path)
+    assert load_tokenizer(path, named).get_vocab() == make_tokenizer().get_vocab()
 
 
 # ---- Classifier ----

@@ -17,6 +17,7 @@ from layer_distillation.errors import UserError
 from layer_distillation.stored_columns import TEACHER_LOGITS
 from text_data.arguments import MULTIPROCESSING_MIN_ROWS, DataArguments
 from text_data.caches import writable_cache
+from text_data.columns import check_none_missing
 from text_data.loading import TextClassificationData
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def tokenize(
         and teacher_logits (if known).
 
     Raises:
-        UserError: `max_seq_length` leaves no room for text.
+        UserError: `max_seq_length` leaves no room for text, or a text has no tokens.
     """
     text_columns = data.text_columns
     max_length = min(data_args.max_seq_length, tokenizer.model_max_length)
@@ -76,6 +77,8 @@ def tokenize(
             load_from_cache_file=not data_args.overwrite_cache,
             desc=f"Tokenizing {name}",
         )
+        if num_special_tokens == 0:  # models cannot read nothing
+            check_none_missing("text", [ids or None for ids in tokenized[name]["input_ids"]], f"split {name!r}")
     return tokenized
 
 

@@ -22,6 +22,7 @@ from transformers import (
 
 from layer_distillation.errors import UserError
 from layer_distillation.pretrained import from_pretrained
+from layer_distillation.vocabularies import has_words
 from text_data.labels import LabelMap
 from text_data.names import join_names
 
@@ -46,16 +47,13 @@ def load_tokenizer(
     name = tokenizer_name or path
     tokenizer = from_pretrained(AutoTokenizer, name, None if tokenizer_name else revision)
     config = from_pretrained(AutoConfig, path, revision)
-    if tokenizer_name:
-        own = from_pretrained(AutoTokenizer, path, revision)
-        if own.get_vocab() != tokenizer.get_vocab():
-            raise UserError(
-                f"The vocabulary of --tokenizer_name {name} ({len(tokenizer)} tokens) is not that of the teacher "
-                f"{path} ({len(own)} tokens): the teacher would read other words than the text has. Leave "
-                "--tokenizer_name out."
-            )
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        # What `transformers` makes of a checkpoint without tokenizer files: every word would be unknown.
+    own = _own_tokenizer(path, revision) if tokenizer_name else None
+    if own is not None and own.get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"The vocabulary of --tokenizer_name {name} ({len(tokenizer)} tokens) is not that of the teacher {path} "
+            f"({len(own)} tokens): the teacher would read other words than the text has. Leave --tokenizer_name out."
+        )
+    if not has_words(tokenizer):
         raise UserError(
             f"There is no tokenizer in {name}, or it has no words. Save the teacher's tokenizer beside it with "
             "`tokenizer.save_pretrained`, or name one with --tokenizer_name."
@@ -73,6 +71,15 @@ def load_tokenizer(
         if limit is not None:  # a tokenizer that was saved without a limit has a huge one
             tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     return _with_padding_token(tokenizer, name)
+
+
+def _own_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase | None:
+    """Returns the tokenizer of a checkpoint, `None` if it has none that can be read."""
+    try:
+        tokenizer = from_pretrained(AutoTokenizer, path, revision)
+    except UserError:
+        return None
+    return tokenizer if has_words(tokenizer) else None
 
 
 def longest_text(model: PreTrainedModel) -> int | None:
@@ -154,7 +161,9 @@ def load_for_labels(
         setattr(config, name, value)
     config.problem_type = labels.problem_type
     if config.get_text_config().pad_token_id is None:  # decoders
-        set_padding(config, load_tokenizer(path, revision=revision))
+        own = _own_tokenizer(path, revision)
+        if own is not None:
+            set_padding(config, _with_padding_token(own, path))
     model, loading_info = from_pretrained(
         AutoModelForSequenceClassification,
         path,
