@@ -475,15 +475,17 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path, values, message):
         ({"num_labels": 4}, "teacher .* 4 labels .* student 3"),
         ({"id2label": {0: "b", 1: "a", 2: "c"}}, "teacher's labels are .*'b'"),
         ({"vocab_size": VOCAB_SIZE + 1}, "129 .* 128"),
+        ({"problem_type": MULTI_LABEL}, f"{MULTI_LABEL}.* {SINGLE_LABEL}"),
     ],
-    ids=["number of labels", "names of labels", "vocabulary"],
+    ids=["number of labels", "names of labels", "vocabulary", "problem type"],
 )
 def test_teacher_that_does_not_match_the_student_is_refused(build_trainer, change, message):
-    teacher = bert(3)
+    student, teacher = bert(1), bert(3)
+    student.config.problem_type = SINGLE_LABEL
     for name, value in change.items():
         setattr(teacher.config, name, value)
     with pytest.raises(UserError, match=message):
-        build_trainer(teacher=teacher)
+        build_trainer(student, teacher=teacher)
 
 
 def test_arguments_of_the_stock_trainer_are_refused(tmp_path):

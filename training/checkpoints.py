@@ -1,7 +1,7 @@
 """Loads classifiers and tokenizers, and checks that they fit the data.
 
-A head is trained for the data if its label names and their order are those of the data: see `load_classifier`. A
-tokenizer fits a model if it has the model's vocabulary: see `load_tokenizer`.
+A head is trained for the data if its problem type, its label names and their order are those of the data: see
+`load_classifier`. A tokenizer fits a model if it has the model's vocabulary: see `load_tokenizer`.
 """
 
 import logging
@@ -130,29 +130,31 @@ def load_classifier(
 
     Raises:
         UserError: the checkpoint cannot be read, lacks weights of the encoder, or its head is trained for other
-            labels or another order of them.
+            labels, another order of them or another problem type.
     """
-    model, names = load_for_labels(path, labels, seed, revision)
-    if names is None:
+    model, trained_for = load_for_labels(path, labels, seed, revision)
+    if trained_for is None:
         return model, False
-    return model, _is_trained_for(labels, names, path, ignore_mismatch)
+    return model, _is_trained_for(labels, trained_for, path, ignore_mismatch)
 
 
 def load_for_labels(
     path: str, labels: LabelMap, seed: int, revision: str | None = None
-) -> tuple[PreTrainedModel, list[str] | None]:
+) -> tuple[PreTrainedModel, LabelMap | None]:
     """Loads a checkpoint with an output for each label, whatever labels it was trained for.
 
     Returns:
-        The model in float32, and the names of the labels that its head was trained for, `None` if its head is new.
-        What is new is drawn with the seed, also a head of another size.
+        The model in float32, and the labels that its head was trained for, `None` if its head is new. A problem type
+        that the checkpoint does not state is taken to be that of `labels`. What is new is drawn with the seed, also a
+        head of another size.
 
     Raises:
         UserError: the checkpoint cannot be read or lacks weights of the encoder.
     """
     set_seed(seed)
     config = from_pretrained(AutoConfig, path, revision)
-    names = [config.id2label[i] for i in sorted(config.id2label)]
+    names = tuple(config.id2label[i] for i in sorted(config.id2label))
+    trained_for = LabelMap(config.problem_type or labels.problem_type, names)
     for name, value in (
         ("num_labels", labels.num_labels),
         ("id2label", labels.id2label),
@@ -183,19 +185,29 @@ def load_for_labels(
             f"The checkpoint {path} lacks {len(encoder_weights)} weights of the encoder, for example "
             f"{encoder_weights[0]}. It is incomplete or of another architecture: fetch it again, or name another."
         )
-    return model, None if loading_info["missing_keys"] else names
+    return model, None if loading_info["missing_keys"] else trained_for
 
 
-def _is_trained_for(labels: LabelMap, names: list[str], path: str, ignore_mismatch: bool) -> bool:
-    """Whether a head with these label names is trained for the labels; raises if not, unless that may be ignored."""
-    if names == list(labels.names):
+def _is_trained_for(labels: LabelMap, trained_for: LabelMap, path: str, ignore_mismatch: bool) -> bool:
+    """Whether a head is trained for the labels; raises if not, unless that may be ignored."""
+    names = trained_for.names
+    if trained_for.problem_type != labels.problem_type:
+        if ignore_mismatch:
+            return False
+        raise UserError(
+            f"The head of the teacher {path} is trained for {trained_for.problem_type}, but the data are "
+            f"{labels.problem_type}: its outputs would be taken for other probabilities than it was trained to give. "
+            "Name another teacher, or fine-tune this one with --ignore_mismatched_sizes. If the labels can be read in "
+            "both ways, --problem_type says in which."
+        )
+    if names == labels.names:
         return True
     # Checkpoints on the Hub often differ from the data in case alone: NEGATIVE, negative.
     spelling = {name.casefold(): name for name in labels.names}
     folded = [name.casefold() for name in names]
     if folded == list(spelling):
         return True
-    if names == [f"LABEL_{i}" for i in range(labels.num_labels)]:
+    if names == tuple(f"LABEL_{i}" for i in range(labels.num_labels)):
         logger.warning(
             f"The teacher {path} does not name its labels. They are taken to be {', '.join(labels.names)}, in this "
             "order; its accuracy below shows whether that is so."
