@@ -5,6 +5,7 @@ sweep_speed     a sweep over four strategies, end to end
 scaling         cost by the number of examples
 profile_step    where the time of a training step goes
 attention       the attention implementations, by precision, dropout and length
+vocabulary_step what a smaller vocabulary saves of a training step
 busy_machine    what other work on the processor costs, against an earlier build
 grid            a grid of runs side by side, against an earlier build's
 earlier_build   an earlier build beside this one, for busy_machine and grid

@@ -54,10 +54,11 @@ def main():
     write_results("attention", rows, f"{describe_machine()}\n\n{markdown_table(table)}")
 
 
-def model_of(implementation: str, dropout: float) -> BertForSequenceClassification:
-    """Returns a classifier to train, the same for every implementation."""
+def model_of(implementation: str, dropout: float, pieces: int = 30522) -> BertForSequenceClassification:
+    """Returns a classifier to train, the same for every implementation, with so many pieces in its vocabulary."""
     torch.manual_seed(0)
     config = BertConfig(
+        vocab_size=pieces,
         hidden_size=384,
         num_hidden_layers=3,
         num_attention_heads=12,

@@ -1,7 +1,9 @@
 """The studies behind docs/ANALYSIS.md; run each as `python -m experiments.NAME`.
 
 sweep             layer strategies x recipes x seeds
-better_students   averages, neurons, corrected teachers: what else makes better students
+better_students   averages, neurons, other teachers, more text: what else makes better students
+student_recipes   the recipes of better_students, and its sentences
+other_training    ways of training that the trainer does not have, for student_recipes
 kept_sentences    a comparison on SST-2, scored on 10,000 sentences more
 rare_classes      answers adjusted for rare classes
 shapes            weights of students made in other ways, for better_students

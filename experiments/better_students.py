@@ -17,154 +17,43 @@ thread, and writes `docs/results/better_students_cost.md`.
 import argparse
 import base64
 import json
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Sequence
 from operator import itemgetter
 from statistics import median
 
 import numpy as np
 import torch
-from datasets import Dataset, load_dataset
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from torch import nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-    set_seed,
-)
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 
-from benchmarks.results import RESULTS, ROOT
+from benchmarks.results import RESULTS
 from comparison.bootstrap import Interval, Scores, bootstrap, difference, holm, p_value_in_print, pooled_seed_variance
 from comparison.metrics import accuracy
-from distill_trainer import DistillationTrainer, DistillationTrainingArguments
+from distill_trainer import DistillationTrainingArguments
 from experiments.runs import scaled_spread
-from experiments.shapes import averaged, importance_to_loss
-from layer_distillation.encoder_layers import num_layers
-from layer_distillation.inner_neurons import inner_width, keep_neurons
+from experiments.shapes import averaged
+from experiments.student_recipes import (
+    RECIPES,
+    STRATEGIES,
+    STUDENTS,
+    Recipe,
+    Task,
+    copied,
+    load_task,
+    narrow,
+    title_of,
+)
 from layer_distillation.model_outputs import MODEL_INPUTS, compute_logits, longest_first
-from layer_distillation.stored_columns import TEACHER_LOGITS
-from layer_mapping import build_random_student, build_student, select_layers
-from training.neuron_choice import most_important, neuron_importance
 from training.tables import grouped, markdown_table
 
-OUTPUTS = ROOT / "outputs" / "better_students"
-ROWS = RESULTS / "sst2_choosing_rows.json"
 RUNS = RESULTS / "better_students.jsonl"
 TABLE = RESULTS / "better_students.md"
 COST = RESULTS / "better_students_cost.md"
 SPLITS = {"choosing": "Accuracy, choosing (%)", "validation": "Accuracy, validation (%)"}
-
-
-@dataclass(frozen=True)
-class Task:
-    """The data of one number of training sentences, with what its teacher says.
-
-    Attributes:
-        train: tokenized, with the teacher's logits in `teacher_logits`.
-        splits: tokenized, by the names in `SPLITS`.
-    """
-
-    train: Dataset
-    splits: dict[str, Dataset]
-    teacher: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-
-    @property
-    def collator(self) -> DataCollatorWithPadding:
-        return DataCollatorWithPadding(self.tokenizer)
-
-    def first(self, number: int) -> Dataset:
-        return self.train.select(range(min(number, len(self.train))))
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A way to make and train a student.
-
-    Attributes:
-        title: what the table calls it.
-        build: makes the student of a task.
-        logits: makes the logits that the student learns from; `None` for the teacher's.
-        student_dropout: as the argument of this name.
-        labels_alone: whether the student learns from the labels alone.
-        head_first: whether the head is fitted to the features of the untrained student.
-        epochs: number of training epochs.
-        averages: names of running averages of the weights that are scored too, and their kind (see `Averages`).
-    """
-
-    title: str
-    build: Callable[[Task], PreTrainedModel] = field(default=lambda task: copied(task, "odd"))
-    logits: Callable[[Task], np.ndarray] | None = None
-    student_dropout: float | None = None
-    labels_alone: bool = False
-    head_first: bool = False
-    epochs: int = 2
-    averages: dict[str, float | str] = field(default_factory=dict)
-
-
-def copied(task: Task, strategy: str) -> PreTrainedModel:
-    if strategy == "random":
-        return build_random_student(task.teacher)
-    return build_student(task.teacher, select_layers(strategy, num_layers(task.teacher)))
-
-
-def merged(task: Task) -> PreTrainedModel:
-    """Returns a student whose layer k is the mean of the teacher's layers 2k - 1 and 2k."""
-    return averaged([copied(task, "odd"), copied(task, "even")])
-
-
-def narrowed(task: Task, importance: np.ndarray) -> PreTrainedModel:
-    """Returns a student with all layers and a quarter of their inner neurons: half of the teacher's operations."""
-    return keep_neurons(task.teacher, most_important(importance, importance.shape[1] // 4))
-
-
-def narrow(task: Task) -> PreTrainedModel:
-    """Returns the student of `--layer_strategy narrow`."""
-    return narrowed(task, neuron_importance(task.teacher, task.first(2000), task.collator, 32))
-
-
-def narrow_by_loss(task: Task) -> PreTrainedModel:
-    return narrowed(task, importance_to_loss(task.teacher, task.first(2000), task.collator))
-
-
-def narrow_at_random(task: Task) -> PreTrainedModel:
-    """Returns the control, with inner neurons drawn at random."""
-    shape = (num_layers(task.teacher), inner_width(task.teacher))
-    return narrowed(task, np.random.default_rng(torch.initial_seed()).random(shape))
-
-
-def corrected(task: Task) -> np.ndarray:
-    """Returns the teacher's logits; where the teacher is wrong, the highest and that of the label are exchanged."""
-    logits, labels = np.array(task.train[TEACHER_LOGITS]), np.array(task.train["labels"])
-    rows, guesses = np.arange(len(labels)), logits.argmax(axis=1)
-    logits[rows, guesses], logits[rows, labels] = logits[rows, labels], logits[rows, guesses].copy()
-    return logits
-
-
-STRATEGIES = ("top", "bottom", "even", "random")
-RECIPES = {
-    "default": Recipe("default", averages={"ema_99": 0.99, "ema_998": 0.998, "last_epoch": "last epoch"}),
-    "no_dropout": Recipe("no dropout", student_dropout=0.0),
-    "corrected": Recipe("the teacher's mistakes corrected", logits=corrected),
-    "merged": Recipe("means of two neighboring layers", merged),
-    "head_first": Recipe("the head is fitted first", head_first=True),
-    "labels_alone": Recipe("the labels alone", labels_alone=True),
-    **{strategy: Recipe(f"`{strategy}`", partial(copied, strategy=strategy)) for strategy in STRATEGIES},
-    "top_head_first": Recipe("`top`, the head is fitted first", lambda task: copied(task, "top"), head_first=True),
-    "narrow": Recipe("`narrow`, neurons by the loss", narrow_by_loss),
-    "narrow_no_dropout": Recipe("`narrow`, neurons by the loss, no dropout", narrow_by_loss, student_dropout=0.0),
-    "narrow_by_logits_no_dropout": Recipe("`narrow`, no dropout", narrow, student_dropout=0.0),
-    "narrow_at_random": Recipe("`narrow`, neurons at random", narrow_at_random),
-    "no_dropout_longer": Recipe("no dropout, 4 epochs", student_dropout=0.0, epochs=4),
-    "narrow_longer": Recipe("`narrow`, no dropout, 4 epochs", narrow, student_dropout=0.0, epochs=4),
-}
 
 
 def main():
@@ -177,6 +66,8 @@ def main():
         return
     done = {(run["sentences"], run["recipe"], run["seed"]) for run in read_runs()}
     task = load_task(args.sentences)
+    if (args.sentences, "teacher", 0) not in done:
+        add_run(task, "teacher", 0, task.teacher)
     for seed in args.seeds:
         for name in args.recipes:
             if (args.sentences, name, seed) not in done:
@@ -193,63 +84,43 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_task(sentences: int) -> Task:
-    folder = OUTPUTS / "teachers" / str(sentences)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    teacher = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    data = load_dataset("nyu-mll/glue", "sst2")
-    train = data["train"].select(range(sentences))
-    splits = {"train": train, "choosing": kept_sentences(), "validation": data["validation"]}
-    tokenized = {
-        name: split.map(lambda rows: tokenizer(rows["sentence"], truncation=True, max_length=128), batched=True)
-        .rename_column("label", "labels")
-        .remove_columns(["sentence", "idx"])
-        for name, split in splits.items()
-    }
-    train = tokenized.pop("train")
-    logits = compute_logits(teacher, train, DataCollatorWithPadding(tokenizer))
-    task = Task(train.add_column(TEACHER_LOGITS, list(logits)), tokenized, teacher, tokenizer)
-    if not any(run["recipe"] == "teacher" and run["sentences"] == sentences for run in read_runs()):
-        add_run(task, "teacher", 0, teacher)
-    return task
-
-
-def kept_sentences() -> Dataset:
-    """Returns the sentences of SST-2's training split that no model is trained on."""
-    return load_dataset("nyu-mll/glue", "sst2", split="train").select(json.loads(ROWS.read_text()))
-
-
 def train_and_score(task: Task, name: str, seed: int) -> None:
-    recipe, sentences = RECIPES[name], len(task.train)
-    folder = OUTPUTS / "students" / f"{sentences}-{name}-{seed}"
-    set_seed(seed)
-    student, train = recipe.build(task), task.train
-    if recipe.logits is not None:
-        train = train.remove_columns(TEACHER_LOGITS).add_column(TEACHER_LOGITS, list(recipe.logits(task)))
-    if recipe.head_first:
-        fit_head(student, task)
-    args = DistillationTrainingArguments(
-        output_dir=str(folder),
-        seed=seed,
-        student_dropout=recipe.student_dropout,
-        num_train_epochs=recipe.epochs,
-        save_strategy="no",
-        logging_steps=100,
-        report_to="none",
-        disable_tqdm=True,
-    )
-    if recipe.labels_alone:
-        args = args.for_labels_alone()
+    """Trains a student, writes its weights to a folder, and adds a line for it and for each average of its weights."""
+    recipe, folder = RECIPES[name], STUDENTS / f"{task.sentences}-{name}-{seed}"
     averages = Averages(recipe.averages)
-    trainer = DistillationTrainer(
-        model=student, args=args, train_dataset=train, processing_class=task.tokenizer, callbacks=[averages]
-    )
-    trainer.train()
+    seeds = range(recipe.soup_of * seed, recipe.soup_of * (seed + 1))
+    student = averaged([train(task, recipe, seed, averages) for seed in seeds])
     student.save_pretrained(folder)
     add_run(task, name, seed, student)
     for average, weights in averages.means.items():
         student.load_state_dict(weights)
         add_run(task, f"{name}+{average}", seed, student)
+
+
+def train(task: Task, recipe: Recipe, seed: int, averages: "Averages") -> PreTrainedModel:
+    """Returns a student that is trained."""
+    set_seed(seed)
+    student, data = recipe.build(task), recipe.data(task)
+    if recipe.head_first:
+        fit_head(student, task)
+    with tempfile.TemporaryDirectory() as folder:
+        args = DistillationTrainingArguments(
+            output_dir=folder,
+            seed=seed,
+            student_dropout=recipe.student_dropout,
+            ce_weight=recipe.ce_weight,
+            kl_weight=1 - recipe.ce_weight,
+            num_train_epochs=recipe.epochs,
+            save_strategy="no",
+            logging_steps=100,
+            report_to="none",
+            disable_tqdm=True,
+        )
+        trainer = recipe.trainer(
+            model=student, args=args, train_dataset=data, processing_class=task.tokenizer, callbacks=[averages]
+        )
+        trainer.train()
+    return student
 
 
 class Averages(TrainerCallback):
@@ -297,7 +168,7 @@ def inputs_of(model: PreTrainedModel, module: nn.Module, task: Task) -> np.ndarr
     hook = module.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].float().numpy()))
     compute_logits(model.eval(), task.train, task.collator)
     hook.remove()
-    features = np.empty((len(task.train), rows[0].shape[1]), dtype=np.float32)
+    features = np.empty((task.sentences, rows[0].shape[1]), dtype=np.float32)
     features[longest_first(task.train)] = np.concatenate(rows)
     return features
 
@@ -307,7 +178,7 @@ def inputs_of(model: PreTrainedModel, module: nn.Module, task: Task) -> np.ndarr
 
 def add_run(task: Task, recipe: str, seed: int, model: PreTrainedModel) -> None:
     """Scores a model on all splits and adds a line to the file of runs."""
-    run = {"sentences": len(task.train), "recipe": recipe, "seed": seed}
+    run = {"sentences": task.sentences, "recipe": recipe, "seed": seed}
     for name, split in task.splits.items():
         logits = compute_logits(model.eval(), split, task.collator)
         probabilities, labels = softmax(logits, axis=1), np.array(split["labels"])
@@ -334,7 +205,7 @@ def scores_of(runs: Sequence[dict], split: str) -> Scores:
 
 
 def table(runs: Sequence[dict]) -> str:
-    """Returns the table of all recipes: means over seeds, and leads over the default with their 95% intervals.
+    """Returns the table of all recipes: means over seeds, and leads over another recipe with their 95% intervals.
 
     The p-values are of the lead on the kept sentences, corrected by Holm for all recipes, or all strategies, with as
     many sentences.
@@ -342,7 +213,7 @@ def table(runs: Sequence[dict]) -> str:
     rows = []
     for sentences, of_sentences in grouped(runs, key=itemgetter("sentences")).items():
         groups = grouped(of_sentences, key=itemgetter("recipe"))
-        leads = {split: leads_over_default(groups, split) for split in SPLITS}
+        leads = {split: leads_in(groups, split) for split in SPLITS}
         compared = list(leads["choosing"])
         p_values = {}
         for family in grouped(compared, key=lambda name: name in STRATEGIES).values():
@@ -350,6 +221,7 @@ def table(runs: Sequence[dict]) -> str:
             p_values.update(zip(family, of_family, strict=True))
         for recipe, members in groups.items():
             row = {"Sentences": f"{sentences:,}", "Recipe": title_of(recipe), "Seeds": str(len(members))}
+            row["Against"] = title_of(against(recipe)) if recipe in compared else ""
             for split, title in SPLITS.items():
                 row[title] = scaled_spread([run[f"{split}_accuracy"] for run in members], 100)
                 row[f"Lead, {split} (points)"] = str(leads[split].get(recipe, ""))
@@ -358,15 +230,24 @@ def table(runs: Sequence[dict]) -> str:
     return markdown_table(rows)
 
 
-def leads_over_default(groups: dict[str, list[dict]], split: str) -> dict[str, Interval]:
-    """Returns the leads of all recipes with enough seeds, by recipe."""
+def leads_in(groups: dict[str, list[dict]], split: str) -> dict[str, Interval]:
+    """Returns the lead of each recipe with enough seeds over the one that it is compared with."""
     # Two seeds say too little about how far seeds differ.
-    compared = [name for name, members in groups.items() if len(members) > 2 and name != "default"]
-    if not compared:
+    scores = {name: scores_of(members, split) for name, members in groups.items() if len(members) > 2}
+    if not scores:
         return {}
-    scores = {name: scores_of(groups[name], split) for name in ("default", *compared)}
     seeds = pooled_seed_variance(scores.values())
-    return {name: difference(scores[name], scores["default"], seeds) for name in compared}
+    return {
+        name: difference(scores[name], scores[against(name)], seeds)
+        for name in scores
+        if name != "default" and against(name) in scores
+    }
+
+
+def against(recipe: str) -> str:
+    """Returns the recipe that a recipe, or an average of its weights, is compared with."""
+    name, _, average = recipe.partition("+")
+    return name if average else RECIPES[name].against
 
 
 def cost_table(task: Task, rounds: int = 15) -> str:
@@ -398,17 +279,6 @@ def cost_table(task: Task, rounds: int = 15) -> str:
             for name, model in models.items()
         ]
     )
-
-
-def title_of(recipe: str) -> str:
-    name, _, average = recipe.partition("+")
-    titles = {
-        "ema_99": "moving average 0.99",
-        "ema_998": "moving average 0.998",
-        "last_epoch": "mean of the last epoch",
-    }
-    title = RECIPES[name].title if name in RECIPES else name
-    return f"{title}, {titles[average]}" if average else title
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from scipy.stats import studentized_range
 from benchmarks.results import RESULTS, ROOT
 from comparison.bootstrap import difference, pooled_seed_variance
 from comparison.styles import STRATEGY_STYLES
-from experiments.better_students import STRATEGIES, leads_over_default, read_runs
+from experiments.better_students import leads_in, read_runs
 from experiments.known_figures import read_rows, scores_of
+from experiments.student_recipes import STRATEGIES
 from training.tables import grouped
 
 matplotlib.use("agg")
@@ -92,7 +93,7 @@ def draw_depth() -> Figure:
     """Returns the leads of strategies over `odd` on the kept sentences, for teachers of 6 and of 12 layers."""
     shown = [strategy for strategy in STRATEGIES if strategy != "random"]  # which is far to the left
     runs = [run for run in read_runs() if run["sentences"] == 5000]
-    of_six = leads_over_default(grouped(runs, key=itemgetter("recipe")), "choosing")
+    of_six = leads_in(grouped(runs, key=itemgetter("recipe")), "choosing")
     scores = scores_of("full_depth_sst2_kept")["accuracy"]
     seeds, odd = pooled_seed_variance(scores.values()), scores["distill", "odd"]
     of_twelve = {strategy: difference(scores["distill", strategy], odd, seeds) for strategy in shown}

@@ -18,7 +18,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
 from comparison.predictions import Predictions
-from experiments.better_students import kept_sentences
+from experiments.student_recipes import kept_sentences
 from layer_distillation.arguments import bf16_in_hardware
 from layer_distillation.model_outputs import compute_logits
 from layer_distillation.problem_types import SINGLE_LABEL

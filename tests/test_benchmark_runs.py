@@ -2,13 +2,14 @@
 
 import json
 import sys
+from statistics import median
 
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 from sklearn.metrics import f1_score
 
-from benchmarks import busy_machine, grid
+from benchmarks import busy_machine, grid, vocabulary_step
 from comparison.metrics import accuracy
 from experiments import small_validation, trial_length
 from experiments.more_pairs import more_pairs
@@ -170,6 +171,22 @@ def test_a_busy_machine_is_compared_with_the_same_build_alone_and_builds_with_ea
     *_, this, earlier = busy_machine.table([{"round": 1, **times}]).splitlines()
     assert cells_of(this)[-2:] == ["3.00 [3.00 - 3.00]", "0.50 [0.50 - 0.50]"]
     assert cells_of(earlier)[-2:] == ["10.00 [10.00 - 10.00]", "1.00 [1.00 - 1.00]"]
+
+
+def test_the_steps_of_vocabularies_are_compared_round_by_round(monkeypatch):
+    monkeypatch.setattr(vocabulary_step, "SIZES", (64, 32))
+    monkeypatch.setattr(sys, "argv", ["vocabulary_step", "--rounds", "3", "--steps", "1", "--length", "4"])
+    written = {}
+    monkeypatch.setattr(
+        vocabulary_step, "write_results", lambda name, rows, page: written.update(rows=rows, page=page)
+    )
+    vocabulary_step.main()
+    ratios = {}
+    for row in written["rows"]:
+        ratios.setdefault((row["precision"], row["round"]), []).append(row["ms"])
+    in_float32 = [full / small for (precision, _), (full, small) in ratios.items() if precision == "float32"]
+    (line,) = [line for line in written["page"].splitlines() if line.startswith("| float32") and "| 32 " in line]
+    assert cells_of(line)[-1].split()[0] == f"{median(in_float32):.2f}" and len(in_float32) == 3
 
 
 def test_a_smaller_vocabulary_is_judged_by_the_texts_whose_pieces_it_keeps():
