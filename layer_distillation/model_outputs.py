@@ -34,7 +34,7 @@ INNER_OUTPUTS = (
 
 
 def with_model_inputs(tokenized: Dataset, columns: Sequence[str] = MODEL_INPUTS) -> Dataset:
-    """Returns a tokenized data set with no other columns than those that a model reads."""
+    """Returns a tokenized data set with these columns alone, as far as it has them."""
     return tokenized.select_columns([name for name in columns if name in tokenized.column_names])
 
 

@@ -19,6 +19,7 @@ from text_data.arguments import MULTIPROCESSING_MIN_ROWS, DataArguments
 from text_data.caches import writable_cache
 from text_data.columns import check_none_missing
 from text_data.loading import TextClassificationData
+from text_data.trimming import token_ids
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,8 @@ def tokenize(
             desc=f"Tokenizing {name}",
         )
         if num_special_tokens == 0:  # models cannot read nothing
-            check_none_missing("text", [ids or None for ids in tokenized[name]["input_ids"]], f"split {name!r}")
+            _, lengths = token_ids(tokenized[name])
+            check_none_missing("text", [length or None for length in lengths.tolist()], f"split {name!r}")
     return tokenized
 
 
