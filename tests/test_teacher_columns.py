@@ -53,6 +53,14 @@ def test_numbers_have_a_decimal_comma_or_point_and_spaces_around_them(load):
         np.testing.assert_allclose(logits, SCORES, atol=6e-4)
 
 
+def test_a_regression_has_one_number_a_text(load):
+    numbers, targets = SCORES[:, :1], [0.5, 1.25, 2.5, 3.75, 4.0, 5.0]
+    for scores in (numbers.ravel().tolist(), list(map(str, numbers.ravel().tolist()))):
+        assert np.allclose(load({"scores": scores}, targets), numbers)
+    with pytest.raises(UserError, match="row 6"):
+        load({"scores": [1.0] * 5 + [None]}, targets)
+
+
 def test_probabilities_become_logits_with_these_probabilities(load):
     probabilities = softmax(SCORES, axis=1)
     logits = load({"scores": probabilities.tolist()}, teacher_label_order="bad,good", teacher_scores="probabilities")

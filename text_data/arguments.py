@@ -115,7 +115,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Training column with scores of another teacher, used in place of the teacher's: objects {label: "
-            "score}, lists (see --teacher_label_order), or columns NAME_LABEL, one for each label. Unset: none."
+            "score}, lists (see --teacher_label_order), columns NAME_LABEL, or numbers for regression. Unset: none."
         },
     )
     teacher_scores: str = field(

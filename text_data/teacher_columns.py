@@ -3,11 +3,11 @@
     logits = read_teacher_logits(raw["train"], labels, data_args)    # float32, (rows, labels)
 
 A column says which class each score belongs to: by the keys of {"good": 1.2, "bad": -0.3}, by its name, as in
-`logit_good`, or by --teacher_label_order for lists of numbers.
+`logit_good`, or by --teacher_label_order for lists of numbers. For regression it may hold plain numbers.
 """
 
 import numpy as np
-from datasets import List
+from datasets import List, Value
 
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import REGRESSION, SINGLE_LABEL
@@ -56,6 +56,8 @@ def _classes_and_scores(train: RawSplit, labels: LabelMap, data_args: DataArgume
     feature = data.features[name]
     if isinstance(feature, dict):
         return list(feature), [[row[label] for label in feature] for row in data[name]]
+    if labels.problem_type == REGRESSION and isinstance(feature, Value):
+        return list(labels.names), [[score] for score in data[name]]
     if not isinstance(feature, List):
         raise UserError(
             f"--teacher_column_name {name} must hold a score for each label, as a list or as {{label: score}}, but "
