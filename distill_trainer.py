@@ -37,7 +37,7 @@ from layer_distillation.layer_outputs import LayerOutputs
 from layer_distillation.loss_log import TOTAL, LossLog
 from layer_distillation.losses import cosine_loss, kl_divergence_loss
 from layer_distillation.matching import check_logits, check_match
-from layer_distillation.model_outputs import config_of, plain_model, with_loss
+from layer_distillation.model_outputs import config_of, no_predictions, plain_model, with_loss
 from layer_distillation.precision import in_float32
 from layer_distillation.teacher_outputs import check_finite, stored_width
 
@@ -302,10 +302,7 @@ class DistillationTrainer(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Predicts as `Trainer` does; no teacher runs in evaluation."""
         if ignore_keys is None:
-            # Trainer would gather hidden states and attentions as predictions.
-            config = config_of(self.model)
-            of_model = [] if config is None else getattr(config, "keys_to_ignore_at_inference", ["past_key_values"])
-            ignore_keys = [*of_model, "hidden_states", "attentions"]
+            ignore_keys = no_predictions(self.model)  # Trainer would gather hidden states and attentions too
         if any(inputs.get(name) is None for name in self.label_names):
             # Trainer calls the model itself. With labels it calls `compute_loss`, which may read other columns.
             inputs = self._columns.of_student(inputs)

@@ -259,7 +259,7 @@ def _check_encoder(grid: Grid, start: TeacherStart, methods: Sequence[str]) -> N
     if trained_for is not None:
         raise UserError(
             f"--encoder_name_or_path must be a pretrained encoder, but {name} has a head that is trained for "
-            f"{', '.join(trained_for)}. Name the checkpoint that the teacher was fine-tuned from."
+            f"{', '.join(trained_for.names)}. Name the checkpoint that the teacher was fine-tuned from."
         )
     if load_tokenizer(grid.encoder_path).get_vocab() != grid.inputs.tokenizer.get_vocab():
         raise UserError(

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import unwrap_peft_model
 
-from layer_distillation.model_outputs import MODEL_INPUTS
+from layer_distillation.model_outputs import MODEL_INPUTS, columns_read_by
 
 # Config entries that say where a model comes from, and do not change what it computes.
 INCIDENTAL_CONFIG_ENTRIES = ("_name_or_path", "transformers_version", "architectures")
@@ -45,7 +45,7 @@ def fingerprint_dataset(dataset: Dataset, columns: tuple[str, ...] = MODEL_INPUT
     for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size=1000):
         for name in columns:
             values = table[name].combine_chunks()
-            if isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+            while isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
                 digest.update(pa.compute.list_value_length(values).to_numpy(zero_copy_only=False))
                 values = values.flatten()
             digest.update(f"{name} {values.type}\n".encode())
@@ -60,7 +60,7 @@ def fingerprint_outputs(dataset: Dataset, teacher: PreTrainedModel, bf16: bool) 
     parts = (
         fingerprint_model(teacher),
         json.dumps(config, sort_keys=True, default=str),
-        fingerprint_dataset(dataset),
+        fingerprint_dataset(dataset, columns_read_by(teacher)),
         "bf16" if bf16 else "float32",
         *_adapter_settings(teacher),
     )

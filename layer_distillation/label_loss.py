@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from layer_distillation.errors import UserError
 from layer_distillation.losses import task_loss
 from layer_distillation.model_outputs import config_of, logits_of, loss_of, plain_model
-from layer_distillation.problem_types import MULTI_LABEL, SINGLE_LABEL, infer_problem_type
+from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL, infer_problem_type
 
 IGNORED_LABEL = -100
 # The classifiers of `transformers` whose loss `task_loss` computes, by the names that `transformers` gives the losses.
@@ -55,12 +55,15 @@ class LabelLoss:
     def labels_of(self, batch: Mapping[str, Any]) -> Any:
         """Returns the labels of a batch, of any kind that the model reads; `None` if it has none.
 
-        Those of a model that predicts the next token are moved to the positions of their predictions.
+        Those of a model that predicts the next token are moved to the positions of their predictions. Whole numbers
+        that are no classes become floating-point numbers, or each of them would be counted as a class.
         """
         labels = batch.get(self._name)
-        if self._predicts_next_token and isinstance(labels, torch.Tensor):
+        if not isinstance(labels, torch.Tensor):
+            return labels
+        if self._predicts_next_token:
             return nn.functional.pad(labels, (0, 1), value=IGNORED_LABEL)[..., 1:]
-        return labels
+        return labels.float() if self._stated_problem_type in (MULTI_LABEL, REGRESSION) else labels
 
     def num_items(self, batch: Mapping[str, Any], num_real: int) -> torch.Tensor:
         """Returns the number of labels that count among the first `num_real` examples (see `num_counted`)."""
@@ -129,9 +132,8 @@ class LabelLoss:
         Raises:
             UserError: float labels may be class probabilities or several labels, and only the model knows which.
         """
-        config = self._teacher_config if self._config is None else self._config
-        if config is not None and config.problem_type is not None:
-            return config.problem_type
+        if self._stated_problem_type is not None:
+            return self._stated_problem_type
         labels = labels if isinstance(labels, torch.Tensor) else None
         inferred = infer_problem_type(logits_of(outputs).shape[-1], labels)
         if inferred == MULTI_LABEL and loss_of(outputs) is not None:
@@ -144,6 +146,12 @@ class LabelLoss:
             # Kept, as the heads of `transformers` keep it, so that a pipeline will know it too.
             self._config.problem_type = inferred
         return inferred
+
+    @property
+    def _stated_problem_type(self) -> str | None:
+        """The problem type of the student's config, or of the teacher's; `None` if it has to be inferred."""
+        config = self._teacher_config if self._config is None else self._config
+        return None if config is None else config.problem_type
 
     def _is_computed_here(self, batch: Mapping[str, Any]) -> bool:
         """Returns whether the loss is computed from the logits, whatever the model returns as its loss."""

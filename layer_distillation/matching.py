@@ -14,7 +14,7 @@ from layer_distillation.vocabularies import check_vocabulary
 
 
 def check_match(student: nn.Module, teacher: nn.Module, tokenizer: PreTrainedTokenizerBase | object | None) -> None:
-    """Checks that both models have the same labels and read the same vocabulary.
+    """Checks that both models have the same labels and problem type, and read the same vocabulary.
 
     Nothing is known of a module that is no `PreTrainedModel`: a config that it holds may be that of a part.
 
@@ -22,7 +22,7 @@ def check_match(student: nn.Module, teacher: nn.Module, tokenizer: PreTrainedTok
         tokenizer: of the student, as for `check_vocabulary`.
 
     Raises:
-        UserError: the labels, their order or the vocabularies differ.
+        UserError: the labels, their order, the problem types or the vocabularies differ.
     """
     student, teacher = plain_model(student), plain_model(teacher)
     if not (isinstance(student, PreTrainedModel) and isinstance(teacher, PreTrainedModel)):
@@ -36,6 +36,12 @@ def check_match(student: nn.Module, teacher: nn.Module, tokenizer: PreTrainedTok
         raise UserError(
             f"The teacher's labels are {teacher.config.id2label} and the student's {student.config.id2label}. "
             "Logits are compared by position: give both the same names in the same order."
+        )
+    types = teacher.config.problem_type, student.config.problem_type
+    if None not in types and types[0] != types[1]:
+        raise UserError(
+            f"The teacher is trained for {types[0]}, but the student's `problem_type` is {types[1]}: the teacher's "
+            "logits would be taken for other probabilities. Give both models the type of the teacher's training."
         )
     check_vocabulary(teacher, student, tokenizer)
 

@@ -22,13 +22,20 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 from transformers.trainer_utils import unwrap_peft_model
 
-# What a model reads of an example. Labels and lengths do not change its outputs.
+from layer_distillation.errors import UserError
+
+# What a tokenizer writes for a model. Labels and lengths do not change its outputs.
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# What models return beside predictions; those with an encoder and a decoder return the second one in any case.
+INNER_OUTPUTS = (
+    *("hidden_states", "encoder_last_hidden_state", "encoder_hidden_states", "decoder_hidden_states"),
+    *("attentions", "encoder_attentions", "decoder_attentions", "cross_attentions"),
+)
 
 
-def with_model_inputs(tokenized: Dataset) -> Dataset:
-    """Returns a tokenized data set with no other columns than those that a model reads."""
-    return tokenized.select_columns([name for name in MODEL_INPUTS if name in tokenized.column_names])
+def with_model_inputs(tokenized: Dataset, columns: Sequence[str] = MODEL_INPUTS) -> Dataset:
+    """Returns a tokenized data set with these columns alone, as far as it has them."""
+    return tokenized.select_columns([name for name in columns if name in tokenized.column_names])
 
 
 def outputs_of_batches(
@@ -45,8 +52,7 @@ def outputs_of_batches(
 
     Args:
         model: in `eval()` mode.
-        dataset: with `input_ids` and, where the model reads them, `attention_mask` and `token_type_ids`. The model
-            gets no other column.
+        dataset: with `input_ids` and what else the model reads (see `columns_read_by`). It gets no other column.
         order: 0-based positions of the examples in the data set, in the order in which the model reads them.
         collator: pads a list of examples into a batch of tensors, for example `DataCollatorWithPadding(tokenizer)`.
         batch_size: examples in a forward pass.
@@ -56,7 +62,7 @@ def outputs_of_batches(
     Yields:
         For each batch: the positions of its examples, its tensors on the model's device, and the model's outputs.
     """
-    inputs = with_model_inputs(dataset)
+    inputs = with_model_inputs(dataset, columns_read_by(model))
     device = next(model.parameters()).device
     flags = {"output_hidden_states": True, "return_dict": True} if output_hidden_states else {}
     for start in range(0, len(order), batch_size):
@@ -80,6 +86,9 @@ def compute_logits(
 
     Returns:
         float32 `(len(dataset), num_labels)` in the order of the data set, on every process.
+
+    Raises:
+        UserError: the model does not give a row of logits for each text, as a classifier of tokens.
     """
     state = PartialState()
     # Texts of similar length go together. The longest come first, so that running out of memory shows at once.
@@ -87,13 +96,24 @@ def compute_logits(
     batches = outputs_of_batches(model, dataset, order, collator, batch_size, bf16=bf16)
     num_batches = -(-len(order) // batch_size)
     own_rows = [
-        logits_of(outputs).float().cpu().numpy()
+        _logits_of_texts(outputs).float().cpu().numpy()
         for _, _, outputs in tqdm(batches, "Logits", num_batches, disable=not state.is_main_process)
     ]
     parts = gather_object([(order, np.concatenate(own_rows))] if own_rows else [])
     logits = np.empty((len(dataset), parts[0][1].shape[1]), dtype=np.float32)
     for indices, rows in parts:
         logits[indices] = rows
+    return logits
+
+
+def _logits_of_texts(outputs: Any) -> torch.Tensor:
+    logits = logits_of(outputs)
+    if logits is None or logits.dim() != 2:
+        found = "none" if logits is None else f"the shape {tuple(logits.shape)}"
+        raise UserError(
+            f"A classifier of texts gives logits `(batch, num_labels)`, found {found}. The logits of tokens are not "
+            "stored: pass their teacher as `teacher_model`, which then runs in every step."
+        )
     return logits
 
 
@@ -113,6 +133,11 @@ def forward_columns(model: nn.Module) -> set[str]:
     return forward_names(model) - {"labels"}
 
 
+def columns_read_by(model: nn.Module) -> tuple[str, ...]:
+    """Returns the columns of a data set that a model may read: `MODEL_INPUTS`, and what its `forward` names."""
+    return (*MODEL_INPUTS, *sorted(forward_columns(model).difference(MODEL_INPUTS)))
+
+
 def takes_every_column(model: nn.Module) -> bool:
     """Returns whether `model.forward` takes inputs that it does not name, as `**kwargs`."""
     parameters = inspect.signature(plain_model(model).forward).parameters.values()
@@ -130,6 +155,13 @@ def config_of(model: nn.Module) -> PretrainedConfig | None:
     """Returns the config of a model; a module that is no `PreTrainedModel` need not have one."""
     config = getattr(plain_model(model), "config", None)
     return config if isinstance(config, PretrainedConfig) else None
+
+
+def no_predictions(model: nn.Module) -> list[str]:
+    """Returns the names of the outputs of a model that are no predictions, such as hidden states and caches."""
+    config = config_of(model)
+    of_model = [] if config is None else getattr(config, "keys_to_ignore_at_inference", ["past_key_values"])
+    return [*of_model, *INNER_OUTPUTS]
 
 
 def logits_of(outputs: Any) -> torch.Tensor | None:

@@ -1,6 +1,7 @@
 """Whether two models read the same words in the same `input_ids`.
 
 check_vocabulary(teacher, student, tokenizer)    # raises if not
+has_words(tokenizer)                             # False for one that is made of nothing
 """
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -14,8 +15,8 @@ def check_vocabulary(
 ) -> None:
     """Compares the tokens of the tokenizer that makes the `input_ids` with those that the teacher was trained with.
 
-    Embeddings may have more rows than there are tokens, so rows are compared only where a tokenizer is missing: the
-    teacher's is looked for beside its checkpoint.
+    The teacher's tokenizer is looked for beside its checkpoint. Embeddings may have more rows than there are tokens,
+    so rows are compared only where this tokenizer is missing, or where tokens were added after the loading.
 
     Args:
         tokenizer: of the student; only the embeddings are compared for anything but a tokenizer.
@@ -24,14 +25,16 @@ def check_vocabulary(
         UserError: teacher and student read other words in the same `input_ids`.
     """
     of_teacher = _tokenizer_beside(teacher) if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+    # Models that read characters have no such entry.
+    sizes = [encoder_config(model.config).to_dict().get("vocab_size") for model in (teacher, student)]
     if of_teacher is None:
-        # Models that read characters have no such entry.
-        sizes = [encoder_config(model.config).to_dict().get("vocab_size") for model in (teacher, student)]
         if sizes[0] == sizes[1]:
             return
         found = f"the teacher has embeddings for {sizes[0]} tokens and the student for {sizes[1]}"
     else:
-        if of_teacher.get_vocab() == tokenizer.get_vocab():
+        before, now = of_teacher.get_vocab(), tokenizer.get_vocab()
+        were_added = before.items() < now.items() and sizes == [len(now)] * 2
+        if before == now or were_added:
             return
         found = f"the teacher's tokenizer has {len(of_teacher)} tokens, and the student's {len(tokenizer)} others"
     raise UserError(
@@ -49,5 +52,9 @@ def _tokenizer_beside(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
         tokenizer = AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True, trust_remote_code=False)
     except Exception:  # `tokenizers` raises plain exceptions for damaged files
         return None
-    # Without files, transformers makes a tokenizer that knows no words.
-    return None if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens) else tokenizer
+    return tokenizer if has_words(tokenizer) else None
+
+
+def has_words(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Returns whether a tokenizer knows words. Without files, transformers makes one that knows none."""
+    return not set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from distill_trainer import DistillationTrainer
+from experiments.tiny_classifiers import tiny_classifier
 from layer_distillation.arguments import ONLY_TRAIN, DistillationTrainingArguments, bf16_in_hardware
 from layer_distillation.batches import EpochShuffleSampler
 from layer_distillation.errors import UserError
@@ -262,6 +263,18 @@ def test_predictions_and_metrics_see_the_logits_in_the_order_of_the_data(build_t
     assert unlabelled.label_ids is None and "test_loss" not in unlabelled.metrics
 
 
+def test_predictions_of_a_model_with_encoder_and_decoder_are_its_logits_alone(build_trainer):
+    student = tiny_classifier("bart").eval()
+    examples = Dataset.from_dict(
+        {"input_ids": [[5, 6, 2], [7, 8, 2]], "attention_mask": [[1] * 3] * 2, "labels": [0, 1]}
+    )
+    with torch.no_grad():
+        expected = student(torch.tensor(examples["input_ids"])).logits.numpy()
+    trainer = build_trainer(student, **CE_ONLY)
+    for split in (examples, examples.remove_columns("labels")):
+        assert trainer.predict(split).predictions == pytest.approx(expected, abs=1e-5)
+
+
 # ---- the teacher ----
 
 
@@ -462,15 +475,17 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path, values, message):
         ({"num_labels": 4}, "teacher .* 4 labels .* student 3"),
         ({"id2label": {0: "b", 1: "a", 2: "c"}}, "teacher's labels are .*'b'"),
         ({"vocab_size": VOCAB_SIZE + 1}, "129 .* 128"),
+        ({"problem_type": MULTI_LABEL}, f"{MULTI_LABEL}.* {SINGLE_LABEL}"),
     ],
-    ids=["number of labels", "names of labels", "vocabulary"],
+    ids=["number of labels", "names of labels", "vocabulary", "problem type"],
 )
 def test_teacher_that_does_not_match_the_student_is_refused(build_trainer, change, message):
-    teacher = bert(3)
+    student, teacher = bert(1), bert(3)
+    student.config.problem_type = SINGLE_LABEL
     for name, value in change.items():
         setattr(teacher.config, name, value)
     with pytest.raises(UserError, match=message):
-        build_trainer(teacher=teacher)
+        build_trainer(student, teacher=teacher)
 
 
 def test_arguments_of_the_stock_trainer_are_refused(tmp_path):
@@ -578,6 +593,29 @@ def test_problem_type_of_the_config_wins_over_the_inferred_one(build_trainer):
     assert trainer.evaluate(examples)["eval_loss"] == pytest.approx(expected, rel=1e-5)
     trainer.train()
     assert step_logs(trainer)[0]["loss_ce"] == pytest.approx(expected, rel=1e-5)
+
+
+def pad_inputs_alone(rows):
+    """`pad` takes lists of whole numbers for labels of tokens."""
+    inputs = pad([{name: row[name] for name in row if name != "labels"} for row in rows])
+    return inputs | {"labels": torch.tensor([row["labels"] for row in rows])}
+
+
+@pytest.mark.parametrize("problem_type", [MULTI_LABEL, REGRESSION])
+def test_labels_that_are_whole_numbers_count_as_the_same_decimals(build_trainer, problem_type):
+    targets = torch.randint(0, 2, (8, NUM_LABELS), generator=torch.Generator().manual_seed(0))
+    examples, student = with_labels(random_examples(8), targets.tolist()), bert(1)
+    student.config.problem_type = problem_type
+    logits = logits_one_by_one(bert(1), examples)
+    loss = {
+        MULTI_LABEL: torch.nn.functional.binary_cross_entropy_with_logits,
+        REGRESSION: torch.nn.functional.mse_loss,
+    }[problem_type]
+    expected = loss(logits, targets.float()).item()
+    trainer = build_trainer(student, train=examples, max_steps=1, per_device_train_batch_size=8, **CE_ONLY)
+    trainer.data_collator = pad_inputs_alone
+    assert trainer.evaluate(examples)["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    assert first_step(trainer)["loss_ce"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_unlabelled_distillation_from_a_multi_label_teacher_compares_its_labels_one_by_one(build_trainer):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import PartialState
+from transformers import TrainerControl, TrainerState
 
 from comparison.arguments import ComparisonArguments
 from layer_distillation.arguments import DistillationTrainingArguments
@@ -25,6 +26,7 @@ from training.output_folder import (
     COMPLETE_MARK,
     LOCK_FILE,
     WITHOUT_EFFECT,
+    CheckpointMarker,
     FolderInUseError,
     check_output_dir,
     checkpoint_to_resume,
@@ -236,6 +238,15 @@ def test_settings_without_effect_are_arguments():
 
 
 # ---- Resuming ----
+
+
+@pytest.mark.parametrize("save_only_model", [False, True])
+def test_a_run_continues_from_no_checkpoint_without_an_optimizer(tmp_path, save_only_model):
+    RECORD.write(tmp_path, UNFINISHED_RECORD_FILE)
+    checkpoint = add_checkpoint(tmp_path, 8, complete=False)
+    args = DistillationTrainingArguments(output_dir=str(tmp_path), save_only_model=save_only_model, use_cpu=True)
+    CheckpointMarker().on_save(args, TrainerState(global_step=8), TrainerControl())
+    assert checkpoint_to_resume(tmp_path, RECORD) == (None if save_only_model else checkpoint)
 
 
 def test_an_interrupted_run_resumes_from_its_newest_checkpoint_by_number(tmp_path):

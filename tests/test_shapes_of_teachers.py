@@ -171,7 +171,9 @@ def test_a_teacher_whose_answers_depend_on_the_padding_is_refused(make_encoder):
         assert tokenizer.pad_token == tokenizer.eos_token
         assert model.config.pad_token_id == tokenizer.pad_token_id
         model.config.pad_token_id = pad_token_id or model.config.pad_token_id
-        check_padding(model, SimpleNamespace(tokenizer=tokenizer, tokenized={"train": Dataset.from_list([text])}))
+        longest = {name: (values * 64)[: tokenizer.model_max_length] for name, values in text.items()}
+        texts = Dataset.from_list([longest, text])
+        check_padding(model, SimpleNamespace(tokenizer=tokenizer, tokenized={"train": texts}))
 
     check("gpt2")
     check("llama", "left")
@@ -190,6 +192,10 @@ def test_a_tokenizer_named_apart_says_what_padding_is(make_encoder, tmp_path):
     for named, pad_token_id in ((None, 2), (str(tmp_path), 0)):
         start = load_teacher(str(encoder), TeacherArguments(tokenizer_name=named), labels)
         assert start.model.config.pad_token_id == pad_token_id
+    for file in encoder.glob("tokenizer*"):
+        file.unlink()
+    start = load_teacher(str(encoder), TeacherArguments(tokenizer_name=str(tmp_path)), labels)
+    assert start.model.config.pad_token_id == 0
 
 
 def test_a_tokenizer_without_a_token_for_padding_or_for_the_end_is_refused(make_encoder):

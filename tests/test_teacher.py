@@ -33,7 +33,7 @@ from layer_distillation.pretrained import (
     hub_name,
     resolve_checkpoint,
 )
-from layer_distillation.problem_types import REGRESSION, SINGLE_LABEL
+from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from text_data.labels import LabelMap
 from training.arguments import TeacherArguments
@@ -174,12 +174,13 @@ def test_decoders_with_learned_positions_have_as_many_tokens(model_type):
         model(input_ids=torch.cat([ids, ids[:, :1]], dim=1))
 
 
-def test_a_folder_without_a_tokenizer_is_refused(save):
-    path = save()
+def test_a_folder_without_a_tokenizer_is_refused_unless_one_is_named(save):
+    path, named = save(), save("named")
     for file in Path(path).glob("tokenizer*"):
         file.unlink()
     with pytest.raises(UserError, match=f"{path}.*--tokenizer_name"):
         load_tokenizer(path)
+    assert load_tokenizer(path, named).get_vocab() == make_tokenizer().get_vocab()
 
 
 # ---- Classifier ----
@@ -258,6 +259,16 @@ def test_other_labels_are_refused_unless_the_head_is_to_be_replaced(save, names)
     saved = saved_tensors(path)
     kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("classifier.")}
     assert all(torch.equal(tensor, saved[name]) for name, tensor in kept.items())
+
+
+def test_a_head_for_another_problem_type_is_refused_unless_it_is_to_be_replaced(save):
+    path = save()
+    file = Path(path) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"problem_type": MULTI_LABEL}))
+    with pytest.raises(UserError, match=f"{path}.*{MULTI_LABEL}.*{SINGLE_LABEL}.*--ignore_mismatched_sizes"):
+        load_classifier(path, LABELS)
+    model, head_is_trained = load_classifier(path, LABELS, ignore_mismatch=True)
+    assert (head_is_trained, model.config.problem_type) == (False, SINGLE_LABEL)
 
 
 def test_a_half_precision_checkpoint_is_loaded_in_float32(save):

@@ -23,7 +23,7 @@ from layer_distillation.teacher_outputs import (
     add_teacher_hidden_states,
     add_teacher_logits,
 )
-from tests.workers.train_worker import bert, pad, random_examples
+from tests.workers.train_worker import bert, pad, random_examples, token_classifier, token_examples
 
 NUM_EXAMPLES = 23
 # A fresh process would take longer to import the libraries than all of these tests take.
@@ -190,7 +190,28 @@ def test_labels_other_columns_and_the_storage_of_the_data_do_not_matter(cache_di
     assert not calls
 
 
+def test_a_teacher_reads_the_further_columns_that_it_names(cache_dir):
+    ids = [[5, 6, 7], [8, 9, 10]]
+    for positions in ([[0, 1, 2]] * 2, [[7, 3, 5], [0, 9, 1]]):
+        examples = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * 3] * 2, "position_ids": positions})
+        stored = cached(add_teacher_logits(examples, bert(2), cache_dir, pad))
+        with torch.no_grad():
+            expected = bert(2)(input_ids=torch.tensor(ids), position_ids=torch.tensor(positions)).logits.numpy()
+        assert stored == pytest.approx(expected, abs=1e-5)
+    assert len(finished(cache_dir)) == 2
+
+
+def test_a_teacher_of_tokens_is_refused_with_what_to_do(cache_dir):
+    with pytest.raises(UserError, match="`teacher_model`"):
+        add_teacher_logits(token_examples(5), token_classifier(1), cache_dir, pad)
+    assert not finished(cache_dir)
+
+
 def test_fingerprint_of_a_data_set_with_examples_of_fixed_length_is_that_of_its_values():
+    # In lists of lists, such as boxes of tokens, both borders count.
+    boxes = [Dataset.from_dict({"bbox": rows}) for rows in ([[[1], [2, 3]]], [[[1, 2], [3]]], [[[1], [2]], [[3]]])]
+    assert len({fingerprint_dataset(dataset, ("bbox",)) for dataset in boxes}) == 3
+
     def fingerprint(last):
         features = Features({"input_ids": List(Value("int64"), length=2)})
         return fingerprint_dataset(Dataset.from_dict({"input_ids": [[1, 2], [3, last]]}, features=features))

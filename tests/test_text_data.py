@@ -1,5 +1,6 @@
 """Tests of reading, labeling, splitting and tokenizing text data."""
 
+import copy
 import csv
 import gzip
 import importlib.util
@@ -18,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, DataCollatorWithPadding, HfArgumentParser
 
 from layer_distillation.errors import UserError
@@ -508,6 +510,14 @@ def test_tokenize_gives_model_inputs_and_labels_up_to_the_limits(load, tokenizer
     train = tokenize(data, tokenizer, DataArguments())["train"]
     assert [len(ids) for ids in train["input_ids"]] == [3, 5, 2, 5]
     assert "--max_seq_length is 128" in caplog.text
+
+
+def test_a_text_without_a_token_is_refused_with_its_row(load, tokenizer):
+    without_special_tokens = copy.deepcopy(tokenizer)
+    without_special_tokens.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B")
+    rows = [{"text": text, "label": label} for text, label in (("good", "a"), ("", "b"), (" ", "a"))]
+    with refused("split 'train'", "2 of 3 rows", "row 2, 3"):
+        tokenize(load(rows), without_special_tokens, DataArguments())
 
 
 def test_pairs_are_tokenized_as_pairs(cache, tokenizer):

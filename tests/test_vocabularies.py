@@ -44,6 +44,15 @@ def test_other_words_in_as_many_rows_are_refused(make_model):
         check_vocabulary(teacher, make_model(4), make_tokenizer("b", "a"))
 
 
+def test_tokens_may_be_added_to_both_models_after_they_were_loaded(make_model):
+    teacher, tokenizer = make_model(4, make_tokenizer("a", "b")), make_tokenizer("a", "b", "c")
+    teacher.resize_token_embeddings(5)
+    check_vocabulary(teacher, make_model(5), tokenizer)
+    for student, read in ((make_model(6), tokenizer), (make_model(5), make_tokenizer("b", "a", "c"))):
+        with pytest.raises(UserError, match="`input_ids`"):
+            check_vocabulary(teacher, student, read)
+
+
 @pytest.mark.parametrize("tokenizer", [None, make_tokenizer("a", "b")])
 def test_without_the_teachers_tokenizer_the_rows_are_compared(make_model, tokenizer):
     check_vocabulary(make_model(4), make_model(4), tokenizer)

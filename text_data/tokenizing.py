@@ -17,7 +17,9 @@ from layer_distillation.errors import UserError
 from layer_distillation.stored_columns import TEACHER_LOGITS
 from text_data.arguments import MULTIPROCESSING_MIN_ROWS, DataArguments
 from text_data.caches import writable_cache
+from text_data.columns import check_none_missing
 from text_data.loading import TextClassificationData
+from text_data.trimming import token_ids
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ def tokenize(
         and teacher_logits (if known).
 
     Raises:
-        UserError: `max_seq_length` leaves no room for text.
+        UserError: `max_seq_length` leaves no room for text, or a text has no tokens.
     """
     text_columns = data.text_columns
     max_length = min(data_args.max_seq_length, tokenizer.model_max_length)
@@ -76,6 +78,9 @@ def tokenize(
             load_from_cache_file=not data_args.overwrite_cache,
             desc=f"Tokenizing {name}",
         )
+        if num_special_tokens == 0:  # models cannot read nothing
+            _, lengths = token_ids(tokenized[name])
+            check_none_missing("text", [length or None for length in lengths.tolist()], f"split {name!r}")
     return tokenized
 
 

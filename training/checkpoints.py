@@ -1,7 +1,7 @@
 """Loads classifiers and tokenizers, and checks that they fit the data.
 
-A head is trained for the data if its label names and their order are those of the data: see `load_classifier`. A
-tokenizer fits a model if it has the model's vocabulary: see `load_tokenizer`.
+A head is trained for the data if its problem type, its label names and their order are those of the data: see
+`load_classifier`. A tokenizer fits a model if it has the model's vocabulary: see `load_tokenizer`.
 """
 
 import logging
@@ -22,6 +22,7 @@ from transformers import (
 
 from layer_distillation.errors import UserError
 from layer_distillation.pretrained import from_pretrained
+from layer_distillation.vocabularies import has_words
 from text_data.labels import LabelMap
 from text_data.names import join_names
 
@@ -46,16 +47,13 @@ def load_tokenizer(
     name = tokenizer_name or path
     tokenizer = from_pretrained(AutoTokenizer, name, None if tokenizer_name else revision)
     config = from_pretrained(AutoConfig, path, revision)
-    if tokenizer_name:
-        own = from_pretrained(AutoTokenizer, path, revision)
-        if own.get_vocab() != tokenizer.get_vocab():
-            raise UserError(
-                f"The vocabulary of --tokenizer_name {name} ({len(tokenizer)} tokens) is not that of the teacher "
-                f"{path} ({len(own)} tokens): the teacher would read other words than the text has. Leave "
-                "--tokenizer_name out."
-            )
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        # What `transformers` makes of a checkpoint without tokenizer files: every word would be unknown.
+    own = _own_tokenizer(path, revision) if tokenizer_name else None
+    if own is not None and own.get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"The vocabulary of --tokenizer_name {name} ({len(tokenizer)} tokens) is not that of the teacher {path} "
+            f"({len(own)} tokens): the teacher would read other words than the text has. Leave --tokenizer_name out."
+        )
+    if not has_words(tokenizer):
         raise UserError(
             f"There is no tokenizer in {name}, or it has no words. Save the teacher's tokenizer beside it with "
             "`tokenizer.save_pretrained`, or name one with --tokenizer_name."
@@ -73,6 +71,15 @@ def load_tokenizer(
         if limit is not None:  # a tokenizer that was saved without a limit has a huge one
             tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     return _with_padding_token(tokenizer, name)
+
+
+def _own_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase | None:
+    """Returns the tokenizer of a checkpoint, `None` if it has none that can be read."""
+    try:
+        tokenizer = from_pretrained(AutoTokenizer, path, revision)
+    except UserError:
+        return None
+    return tokenizer if has_words(tokenizer) else None
 
 
 def longest_text(model: PreTrainedModel) -> int | None:
@@ -123,29 +130,31 @@ def load_classifier(
 
     Raises:
         UserError: the checkpoint cannot be read, lacks weights of the encoder, or its head is trained for other
-            labels or another order of them.
+            labels, another order of them or another problem type.
     """
-    model, names = load_for_labels(path, labels, seed, revision)
-    if names is None:
+    model, trained_for = load_for_labels(path, labels, seed, revision)
+    if trained_for is None:
         return model, False
-    return model, _is_trained_for(labels, names, path, ignore_mismatch)
+    return model, _is_trained_for(labels, trained_for, path, ignore_mismatch)
 
 
 def load_for_labels(
     path: str, labels: LabelMap, seed: int, revision: str | None = None
-) -> tuple[PreTrainedModel, list[str] | None]:
+) -> tuple[PreTrainedModel, LabelMap | None]:
     """Loads a checkpoint with an output for each label, whatever labels it was trained for.
 
     Returns:
-        The model in float32, and the names of the labels that its head was trained for, `None` if its head is new.
-        What is new is drawn with the seed, also a head of another size.
+        The model in float32, and the labels that its head was trained for, `None` if its head is new. A problem type
+        that the checkpoint does not state is taken to be that of `labels`. What is new is drawn with the seed, also a
+        head of another size.
 
     Raises:
         UserError: the checkpoint cannot be read or lacks weights of the encoder.
     """
     set_seed(seed)
     config = from_pretrained(AutoConfig, path, revision)
-    names = [config.id2label[i] for i in sorted(config.id2label)]
+    names = tuple(config.id2label[i] for i in sorted(config.id2label))
+    trained_for = LabelMap(config.problem_type or labels.problem_type, names)
     for name, value in (
         ("num_labels", labels.num_labels),
         ("id2label", labels.id2label),
@@ -154,7 +163,9 @@ def load_for_labels(
         setattr(config, name, value)
     config.problem_type = labels.problem_type
     if config.get_text_config().pad_token_id is None:  # decoders
-        set_padding(config, load_tokenizer(path, revision=revision))
+        own = _own_tokenizer(path, revision)
+        if own is not None:
+            set_padding(config, _with_padding_token(own, path))
     model, loading_info = from_pretrained(
         AutoModelForSequenceClassification,
         path,
@@ -174,19 +185,29 @@ def load_for_labels(
             f"The checkpoint {path} lacks {len(encoder_weights)} weights of the encoder, for example "
             f"{encoder_weights[0]}. It is incomplete or of another architecture: fetch it again, or name another."
         )
-    return model, None if loading_info["missing_keys"] else names
+    return model, None if loading_info["missing_keys"] else trained_for
 
 
-def _is_trained_for(labels: LabelMap, names: list[str], path: str, ignore_mismatch: bool) -> bool:
-    """Whether a head with these label names is trained for the labels; raises if not, unless that may be ignored."""
-    if names == list(labels.names):
+def _is_trained_for(labels: LabelMap, trained_for: LabelMap, path: str, ignore_mismatch: bool) -> bool:
+    """Whether a head is trained for the labels; raises if not, unless that may be ignored."""
+    names = trained_for.names
+    if trained_for.problem_type != labels.problem_type:
+        if ignore_mismatch:
+            return False
+        raise UserError(
+            f"The head of the teacher {path} is trained for {trained_for.problem_type}, but the data are "
+            f"{labels.problem_type}: its outputs would be taken for other probabilities than it was trained to give. "
+            "Name another teacher, or fine-tune this one with --ignore_mismatched_sizes. If the labels can be read in "
+            "both ways, --problem_type says in which."
+        )
+    if names == labels.names:
         return True
     # Checkpoints on the Hub often differ from the data in case alone: NEGATIVE, negative.
     spelling = {name.casefold(): name for name in labels.names}
     folded = [name.casefold() for name in names]
     if folded == list(spelling):
         return True
-    if names == [f"LABEL_{i}" for i in range(labels.num_labels)]:
+    if names == tuple(f"LABEL_{i}" for i in range(labels.num_labels)):
         logger.warning(
             f"The teacher {path} does not name its labels. They are taken to be {', '.join(labels.names)}, in this "
             "order; its accuracy below shows whether that is so."

@@ -186,8 +186,8 @@ def earlier_records(
 
 
 def checkpoint_to_resume(output_dir: str | Path, record: RunRecord, overwrite: bool = False) -> str | None:
-    """Returns the newest complete checkpoint of an interrupted run with the same settings and data, `None` if there
-    is none. A checkpoint without the mark of `CheckpointMarker` is half-written and is skipped."""
+    """Returns the newest checkpoint that an interrupted run with the same settings and data can continue from, `None`
+    if there is none. A checkpoint without the mark of `CheckpointMarker` is skipped."""
     _, unfinished = earlier_records(output_dir, record, overwrite)
     if unfinished is None:
         return None
@@ -195,19 +195,23 @@ def checkpoint_to_resume(output_dir: str | Path, record: RunRecord, overwrite: b
         if (checkpoint / COMPLETE_MARK).is_file():
             logger.info(f"An interrupted run is continued from {checkpoint}.")
             return str(checkpoint)
-        logger.warning(f"{checkpoint} is half-written and is skipped.")
+        logger.warning(f"{checkpoint} is skipped: it is half-written, or --save_only_model left the optimizer out.")
     return None
 
 
 class CheckpointMarker(TrainerCallback):
-    """Marks a checkpoint as complete once every process has written its part of it."""
+    """Marks a checkpoint as complete once every process has written its part of it.
+
+    With `save_only_model` no checkpoint is: from weights alone, the learning rate would start again.
+    """
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         args.distributed_state.wait_for_everyone()
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
             make_readable(checkpoint)
-            (checkpoint / COMPLETE_MARK).touch()
+            if not args.save_only_model:
+                (checkpoint / COMPLETE_MARK).touch()
 
 
 def open_run_folder(output_dir: str | Path, record: RunRecord, keep_checkpoints: bool) -> None:

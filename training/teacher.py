@@ -27,7 +27,7 @@ from layer_distillation.atomic_files import check_writable, replacing, write_jso
 from layer_distillation.engines import release_engine
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_dataset, fingerprint_model
-from layer_distillation.model_outputs import MODEL_INPUTS, with_model_inputs
+from layer_distillation.model_outputs import MODEL_INPUTS, longest_first, with_model_inputs
 from layer_distillation.pretrained import from_pretrained
 from text_data.labels import LabelMap
 from training.arguments import TeacherArguments
@@ -194,11 +194,11 @@ def check_padding(teacher: PreTrainedModel, inputs: Inputs) -> None:
     It does if the head of a decoder takes padding for the end of the text, or if padding on the left moves the
     positions, as in GPT-2. Nothing is run where texts are padded on the right with what the config calls padding.
     """
-    tokenizer = inputs.tokenizer
+    tokenizer, texts = inputs.tokenizer, with_model_inputs(inputs.tokenized["train"])
     expected = teacher.config.get_text_config().pad_token_id
     if tokenizer.pad_token_id == expected and tokenizer.padding_side == "right":
         return
-    text = with_model_inputs(inputs.tokenized["train"])[0]
+    text = texts[int(longest_first(texts)[-1])]  # the shortest, beside which there are positions for padding
     length = len(text["input_ids"])
     alone, padded = (
         tokenizer.pad([text], padding="max_length", max_length=length + extra, return_tensors="pt").to(teacher.device)
