@@ -5,6 +5,7 @@
 # Found: "better" is measured against best * (1 - 0.0001), or 1 + 0.0001 for mode="max", which for a negative best lies
 # on the wrong side: the same value again, and even a slightly worse one, counts as a new best. With a loss of cosine
 # similarity, a log likelihood or a negative log loss the rate is never reduced. threshold_mode="abs" mends it.
+# (pytorch/pytorch#47513)
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
