@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import has_length
@@ -66,9 +66,9 @@ class DistillationTrainer(Trainer):
       loss of models whose `forward` takes `**kwargs` by the accumulation steps, and gives each micro-batch of other
       models the same weight, whatever it holds.
     - The losses of classifiers are computed in float32, also from outputs in half precision.
-    - Evaluation is without label smoothing, in the order of the data, and hidden states and attentions that a model
-      returns are no predictions. Examples all of whose labels are unknown (NaN), and batches without a label that
-      counts, are left out of the mean loss.
+    - Evaluation is without label smoothing, of all examples in their order, and hidden states and attentions that a
+      model returns are no predictions. Examples all of whose labels are unknown (NaN), and batches without a label
+      that counts, are left out of the mean loss.
     - Weights that are trained are float32. A student in half precision is cast: most of its updates would be lost.
     - By default, texts of similar length share a batch, where lengths are known. The order of `"random"` is Trainer's.
 
@@ -301,8 +301,7 @@ class DistillationTrainer(Trainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Predicts as `Trainer` does; no teacher runs in evaluation."""
-        if ignore_keys is None:
-            ignore_keys = no_predictions(self.model)  # Trainer would gather hidden states and attentions too
+        ignore_keys = no_predictions(self.model) if ignore_keys is None else ignore_keys  # of inner layers
         if any(inputs.get(name) is None for name in self.label_names):
             # Trainer calls the model itself. With labels it calls `compute_loss`, which may read other columns.
             inputs = self._columns.of_student(inputs)
@@ -389,10 +388,11 @@ class DistillationTrainer(Trainer):
         repeated examples come last in the order of the processes. Counted twice, they would shift loss and gradient.
         """
         state = self.accelerator.gradient_state
-        if self.args.world_size == 1 or self.args.dataloader_drop_last or not state.end_of_dataloader:
+        if self.args.world_size == 1 or not state.end_of_dataloader:
             return 0
-        dataset = state.active_dataloader.dataset
-        return -len(dataset) % (batch_size * self.args.world_size) if has_length(dataset) else 0
+        loader = state.active_dataloader
+        is_filled_up = has_length(loader.dataset) and not loader.batch_sampler.drop_last
+        return -len(loader.dataset) % (batch_size * self.args.world_size) if is_filled_up else 0
 
     def _num_real_examples(self, batch_size: int) -> int:
         """Returns how many examples at the start of this process's batch are not repeated ones."""
@@ -418,7 +418,10 @@ class DistillationTrainer(Trainer):
         strategy = self.args.train_sampling_strategy
         if strategy not in ("random", "group_by_length") or dataset is None or not has_length(dataset):
             return super()._get_train_sampler(train_dataset)
-        lengths = lengths_of(dataset, self._columns_with_lengths) if strategy == "group_by_length" else None
+        lengths = None
+        if strategy == "group_by_length":
+            names = ["input_ids"] if self.processing_class is None else self.processing_class.model_input_names
+            lengths = lengths_of(dataset, (self.args.length_column_name, names[0]))
         return EpochShuffleSampler(
             num_examples=len(dataset),
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
@@ -428,20 +431,20 @@ class DistillationTrainer(Trainer):
             batch_size=self.args.examples_a_step,
         )
 
-    @property
-    def _columns_with_lengths(self) -> tuple[str, str]:
-        names = ["input_ids"] if self.processing_class is None else self.processing_class.model_input_names
-        return self.args.length_column_name, names[0]
-
     def _get_eval_sampler(self, eval_dataset) -> Sampler | None:
         # `Trainer` would group evaluation examples by length too, and `predict` would return them in that order.
-        if eval_dataset is None or not has_length(eval_dataset):
-            return None
-        return SequentialSampler(eval_dataset)
+        return SequentialSampler(eval_dataset) if has_length(eval_dataset) else None
+
+    def _get_dataloader(self, *args, is_training=False, **kwargs) -> DataLoader:
+        # With `dataloader_drop_last`, `Trainer` would leave examples out of evaluation and predictions too.
+        drops_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drops_last and is_training
+        dataloader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        self.args.dataloader_drop_last = drops_last
+        return dataloader
 
     def _set_signature_columns_if_needed(self) -> None:
         # Trainer keeps only the student's columns: the teacher's inputs and its stored outputs would be dropped.
         super()._set_signature_columns_if_needed()
-        stored = self._layers.stored_columns
-        columns = (*self._signature_columns, *self._columns.of_teacher_by_name, *stored)
+        columns = (*self._signature_columns, *self._columns.of_teacher_by_name, *self._layers.stored_columns)
         self._signature_columns = list(dict.fromkeys(columns))
