@@ -5,7 +5,8 @@
 
 A figure is a number with a decimal point, a mean with its deviation, or an estimate with its interval. It is known if
 the files give it to as many digits as the page prints: a csv file the means and deviations over its seeds, also in per
-cent; predictions every score and difference with its interval; the other files what stands in them.
+cent; predictions every score and difference with its interval, and the corrected p-values of every two strategies of a
+method; the other files what stands in them.
 """
 
 import csv
@@ -19,7 +20,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from benchmarks.results import RESULTS
-from comparison.bootstrap import Scores, difference, pooled_seed_variance, score
+from comparison.bootstrap import Scores, difference, holm, pooled_seed_variance, score
 from comparison.results import Group, read_predictions, score_groups
 from layer_distillation.errors import UserError
 from training.tables import grouped
@@ -176,3 +177,9 @@ def _of_predictions(folder: Path) -> Iterator[Figure]:
         intervals += [difference(first, second, seeds) for first, second in itertools.combinations(scores.values(), 2)]
         for interval in intervals:
             yield interval.points if interval.over_seeds else interval.points[:1]
+        # Those of the tables that compare every two strategies of a method.
+        for of_method in grouped(scores, key=lambda group: group[0]).values():
+            leads = [
+                difference(scores[one], scores[other], seeds) for one, other in itertools.combinations(of_method, 2)
+            ]
+            yield from ((p_value,) for p_value in holm([lead.p_value for lead in leads if lead.over_seeds]))
