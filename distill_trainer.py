@@ -301,7 +301,7 @@ class DistillationTrainer(Trainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Predicts as `Trainer` does; no teacher runs in evaluation."""
-        ignore_keys = no_predictions(self.model) if ignore_keys is None else ignore_keys  # of inner layers
+        ignore_keys = no_predictions(self.model) if ignore_keys is None else ignore_keys  # no inner states
         if any(inputs.get(name) is None for name in self.label_names):
             # Trainer calls the model itself. With labels it calls `compute_loss`, which may read other columns.
             inputs = self._columns.of_student(inputs)

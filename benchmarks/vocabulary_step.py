@@ -65,8 +65,11 @@ class Student:
         self.bf16 = bf16
         self.model: BertForSequenceClassification = model_of("eager" if bf16 else "sdpa", dropout=0.1, pieces=size)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)
+        mask = torch.ones(BATCH_SIZE, length, dtype=torch.long)
+        mask[::4, length // 2 :] = 0  # a quarter of the texts have half the length
         self.batch = {
             "input_ids": torch.randint(size, (BATCH_SIZE, length)),
+            "attention_mask": mask,
             "labels": torch.zeros(BATCH_SIZE, dtype=torch.long),
         }
 

@@ -231,12 +231,16 @@ def table(runs: Sequence[dict]) -> str:
 
 
 def leads_in(groups: dict[str, list[dict]], split: str) -> dict[str, Interval]:
-    """Returns the lead of each recipe with enough seeds over the one that it is compared with."""
+    """Returns the lead of each recipe with enough seeds over the one that it is compared with.
+
+    An average of weights is compared with its own run as if their seeds differed, so its interval is too wide.
+    """
     # Two seeds say too little about how far seeds differ.
     scores = {name: scores_of(members, split) for name, members in groups.items() if len(members) > 2}
     if not scores:
         return {}
-    seeds = pooled_seed_variance(scores.values())
+    single_trainings = [name for name in scores if "+" not in name and RECIPES[name].soup_of == 1]
+    seeds = pooled_seed_variance(scores[name] for name in single_trainings)
     return {
         name: difference(scores[name], scores[against(name)], seeds)
         for name in scores

@@ -62,7 +62,7 @@ class Known:
     figures: Mapping[int, Sequence[Figure]]
 
     def has(self, text: str) -> bool:
-        """Returns whether the files give a figure as it is printed; the sign of a difference does not count."""
+        """Returns whether the files give a figure as it is printed; the sign of a single number does not count."""
         numbers = numbers_in(text)
         digits = [len(number.partition("e")[0].partition(".")[2]) for number in numbers]
         printed = [float(number.replace(",", "")) for number in numbers]
@@ -70,7 +70,7 @@ class Known:
         return any(
             all(abs(factor * a - b) <= margin for a, b, margin in zip(candidate, printed, margins, strict=True))
             for known in self.figures.get(len(printed), ())
-            for candidate in (known, _reversed(known))
+            for candidate in ((known, (-known[0],)) if len(known) == 1 else (known,))
             for factor in (1, 100)
         )
 
@@ -78,12 +78,6 @@ class Known:
 def _half_a_step(number: str, places: int) -> float:
     exponent = int(number.partition("e")[2] or 0)
     return 0.5000001 * 10.0 ** (exponent - places)
-
-
-def _reversed(figure: Figure) -> Figure:
-    """Returns a difference the other way round."""
-    first, *more = (-number for number in figure)
-    return (first, *reversed(more)) if len(figure) != 2 else (first, figure[1])
 
 
 def numbers_in(figure: str) -> list[str]:
@@ -174,7 +168,7 @@ def _of_predictions(folder: Path) -> Iterator[Figure]:
     for scores in scores_of(folder.name).values():
         seeds = pooled_seed_variance(scores.values())
         intervals = [score(of_group, seeds) for of_group in scores.values()]
-        intervals += [difference(first, second, seeds) for first, second in itertools.combinations(scores.values(), 2)]
+        intervals += [difference(first, second, seeds) for first, second in itertools.permutations(scores.values(), 2)]
         for interval in intervals:
             yield interval.points if interval.over_seeds else interval.points[:1]
         # Those of the tables that compare every two strategies of a method.

@@ -40,8 +40,8 @@ class Replacement:
 class RDropTrainer(DistillationTrainer):
     """Two passes of each batch, with other dropout, whose answers shall agree.
 
-    Liang et al. 2021, "R-Drop" (https://arxiv.org/abs/2106.14448), with a weight of 1. For one process without
-    gradient accumulation.
+    Liang et al. 2021, "R-Drop" (https://arxiv.org/abs/2106.14448), with alpha = 2. For one process without gradient
+    accumulation.
     """
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -1,7 +1,7 @@
 """The ways to make and train students that `better_students.py` compares, and the sentences of SST-2 that it uses.
 
 task = load_task(5000)
-student = RECIPES["narrow"].build(task)
+student = RECIPES["narrow_no_dropout"].build(task)
 """
 
 import copy
@@ -13,7 +13,6 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets, load_dataset
-from scipy.special import softmax
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -36,7 +35,6 @@ from training.neuron_choice import most_important, neuron_importance
 OUTPUTS = ROOT / "outputs" / "better_students"
 TEACHERS, STUDENTS = OUTPUTS / "teachers", OUTPUTS / "students"
 ROWS = RESULTS / "sst2_choosing_rows.json"
-ALL_TEXT = 57349  # sentences of the training split without the kept ones
 BATCH_SIZE = 32  # as `DistillationTrainingArguments` has it
 
 
@@ -191,36 +189,6 @@ def all_text(task: Task) -> Dataset:
     return concatenate_datasets([task.train, task.more_text])
 
 
-def random_fifth(task: Task) -> Dataset:
-    """Returns the sentences and a fifth of the other ones, drawn at random."""
-    return and_a_fifth(task, np.random.default_rng(torch.initial_seed()).random(len(task.more_text)))
-
-
-def chosen_fifth(task: Task) -> Dataset:
-    """Returns the sentences and a fifth of the other ones: those of which the teacher is surer than a student.
-
-    The student is that of the recipe `teacher_alone` with seed 0.
-    """
-    student = AutoModelForSequenceClassification.from_pretrained(STUDENTS / f"{task.sentences}-teacher_alone-0").eval()
-    teacher_says = softmax(np.array(task.more_text[TEACHER_LOGITS]), axis=1)
-    student_says = softmax(compute_logits(student, task.more_text, task.collator), axis=1)
-    rows, answers = np.arange(len(teacher_says)), teacher_says.argmax(axis=1)
-    return and_a_fifth(task, teacher_says[rows, answers] - student_says[rows, answers])
-
-
-def and_a_fifth(task: Task, scores: np.ndarray) -> Dataset:
-    """Returns the task's sentences and the fifth of the other ones with the highest scores."""
-    return concatenate_datasets([task.train, task.more_text.select(np.sort(np.argsort(-scores)[: len(scores) // 5]))])
-
-
-def text_of_another_task(task: Task) -> Dataset:
-    """Returns the sentences and as many hypotheses of MNLI as are a fifth of the other sentences."""
-    hypotheses = load_dataset("nyu-mll/glue", "mnli", split="train").rename_column("hypothesis", "sentence")
-    number = (ALL_TEXT - task.sentences) // 5
-    texts = hypotheses.select(range(number)).remove_columns("label").add_column("label", [-100] * number)
-    return concatenate_datasets([task.train, task.scored(texts).cast(task.train.features)])
-
-
 # ---- recipes ----
 
 
@@ -255,7 +223,7 @@ class Recipe:
     against: str = "default"
 
 
-# Without labels, so that recipes with more text differ from these in one thing.
+# Without labels, so that recipes with more text differ from those that they are compared with in one thing.
 teacher_alone = partial(Recipe, ce_weight=0)
 STRATEGIES = ("top", "bottom", "even", "random")
 RECIPES = {
@@ -273,25 +241,23 @@ RECIPES = {
     "head_first": Recipe("the head is fitted first", head_first=True),
     "labels_alone": Recipe("the labels alone", ce_weight=1),
     **{strategy: Recipe(f"`{strategy}`", partial(copied, strategy=strategy)) for strategy in STRATEGIES},
-    "top_head_first": Recipe("`top`, the head is fitted first", partial(copied, strategy="top"), head_first=True),
-    "narrow": Recipe("`narrow`, neurons by the loss", narrow_by_loss),
-    "narrow_no_dropout": Recipe("`narrow`, neurons by the loss, no dropout", narrow_by_loss, student_dropout=0.0),
-    "narrow_by_logits_no_dropout": Recipe("`narrow`, no dropout", narrow, student_dropout=0.0),
+    "top_head_first": Recipe(
+        "`top`, the head is fitted first", partial(copied, strategy="top"), head_first=True, against="top"
+    ),
+    "narrow_by_loss": Recipe("`narrow`, neurons by the loss", narrow_by_loss),
+    "narrow_by_loss_no_dropout": Recipe(
+        "`narrow`, neurons by the loss, no dropout", narrow_by_loss, student_dropout=0.0
+    ),
+    "narrow_no_dropout": Recipe("`narrow`, no dropout", narrow, student_dropout=0.0),
     "narrow_at_random": Recipe("`narrow`, neurons at random", narrow_at_random),
     "no_dropout_longer": Recipe("no dropout, 4 epochs", student_dropout=0.0, epochs=4),
     "narrow_longer": Recipe("`narrow`, no dropout, 4 epochs", narrow, student_dropout=0.0, epochs=4),
     "teacher_alone": teacher_alone("the teacher alone"),
-    "as_many_steps": teacher_alone("the teacher alone, 5.7 epochs", epochs=2 * ALL_TEXT / 20000),
+    # With 20,000 sentences as many steps as two epochs of all text.
+    "as_many_steps": teacher_alone("the teacher alone, 5.7 epochs", epochs=2 * 57349 / 20000, against="teacher_alone"),
     "more_text": teacher_alone("the teacher alone, all text", data=all_text, against="as_many_steps"),
     "narrow_more_text": teacher_alone(
         "`narrow`, no dropout, the teacher alone, all text", narrow, all_text, student_dropout=0.0, against="more_text"
-    ),
-    "random_fifth": teacher_alone(
-        "the teacher alone, a random fifth more", data=random_fifth, against="teacher_alone"
-    ),
-    "chosen_fifth": teacher_alone("the teacher alone, a chosen fifth more", data=chosen_fifth, against="random_fifth"),
-    "other_text": teacher_alone(
-        "the teacher alone, as much of MNLI", data=text_of_another_task, against="random_fifth"
     ),
 }
 

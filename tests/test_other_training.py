@@ -1,11 +1,17 @@
-"""Tests of `experiments.other_training`: ways of training that the trainer does not have."""
+"""Tests of `experiments.other_training`, and of what `student_recipes` and `better_students` make of data and runs."""
 
+import base64
+
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 
+from comparison.bootstrap import difference, pooled_seed_variance
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
+from experiments.better_students import leads_in, scores_of
 from experiments.other_training import RDropTrainer, Replacement
+from experiments.student_recipes import Task, corrected
 from layer_mapping import build_student
 from tests.tiny_models import TINY_CLASSIFIERS
 
@@ -61,3 +67,30 @@ def test_r_drop_adds_how_far_two_passes_differ(dropout, tmp_path):
     loss = r_drop.compute_loss(model, inputs)
     torch.testing.assert_close(loss, (sum(losses) + divergence) / 2)
     assert (divergence > 1e-6) == (dropout > 0)
+
+
+def test_where_the_teacher_is_wrong_its_highest_logit_goes_to_the_label():
+    train = Dataset.from_dict({"labels": [0, 1, 2], "teacher_logits": [[3.0, 1.0, 2.0]] * 3})
+    task = Task(train, splits={}, teacher=None, tokenizer=None)
+    assert corrected(task)["teacher_logits"][:] == [[3.0, 1.0, 2.0], [1.0, 3.0, 2.0], [2.0, 1.0, 3.0]]
+
+
+def test_a_recipe_is_compared_with_its_control_and_the_default_with_nothing():
+    def runs(recipe, shares):
+        marks = [np.arange(10000) < 10000 * share for share in shares]
+        rights = [base64.b64encode(np.packbits(mark)).decode() for mark in marks]
+        return [{"recipe": recipe, "seed": seed, "choosing_right": right} for seed, right in enumerate(rights)]
+
+    groups = {
+        "default": runs("default", (0.90, 0.91, 0.92)),
+        "as_many_steps": runs("as_many_steps", (0.93, 0.94, 0.95)),
+        "more_text": runs("more_text", (0.92, 0.93, 0.94)),
+        "soup": runs("soup", (0.5, 0.7, 0.9)),
+        "merged": runs("merged", (0.5,)),
+    }
+    leads = leads_in(groups, "choosing")
+    assert leads.keys() == {"more_text", "soup"}, "one run says nothing, and as_many_steps lacks its control"
+    scores = {name: scores_of(members, "choosing") for name, members in groups.items()}
+    # A mean of several students varies less than the others: it tells nothing about how far their seeds differ.
+    seeds = pooled_seed_variance(scores[name] for name in ("default", "as_many_steps", "more_text"))
+    assert leads["more_text"].points == difference(scores["more_text"], scores["as_many_steps"], seeds).points

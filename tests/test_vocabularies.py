@@ -46,8 +46,11 @@ def test_other_words_in_as_many_rows_are_refused(make_model):
 
 def test_tokens_may_be_added_to_both_models_after_they_were_loaded(make_model):
     teacher, tokenizer = make_model(4, make_tokenizer("a", "b")), make_tokenizer("a", "b", "c")
+    padded_to_8 = make_model(4, make_tokenizer("a", "b"))
+    padded_to_8.resize_token_embeddings(5, pad_to_multiple_of=8)
     teacher.resize_token_embeddings(5)
     check_vocabulary(teacher, make_model(5), tokenizer)
+    check_vocabulary(padded_to_8, make_model(8), tokenizer)
     for student, read in ((make_model(6), tokenizer), (make_model(5), make_tokenizer("b", "a", "c"))):
         with pytest.raises(UserError, match="`input_ids`"):
             check_vocabulary(teacher, student, read)

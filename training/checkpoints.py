@@ -74,10 +74,11 @@ def load_tokenizer(
 
 
 def _own_tokenizer(path: str, revision: str | None) -> PreTrainedTokenizerBase | None:
-    """Returns the tokenizer of a checkpoint, `None` if it has none that can be read."""
+    """Returns the tokenizer of a checkpoint, `None` if it has none that can be read, which the log says."""
     try:
         tokenizer = from_pretrained(AutoTokenizer, path, revision)
-    except UserError:
+    except UserError as error:
+        logger.warning(f"Nothing is compared with the tokenizer of {path}: {error}")
         return None
     return tokenizer if has_words(tokenizer) else None
 

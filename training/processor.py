@@ -11,7 +11,7 @@ import joblib
 
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 # Turns of the busy loop in which a thread of GNU's OpenMP waits before it sleeps. Its default is 300,000, or none if
-# the policy is passive. Measured in docs/PERFORMANCE.md.
+# the policy is passive. Measured in docs/LOG.md.
 SPINS = 2000
 
 
