@@ -381,26 +381,26 @@ class DistillationTrainer(Trainer):
 
     # ---- batches ----
 
-    def _num_repeated_examples(self, batch_size: int) -> int:
+    def _num_repeated_examples(self, batch_size: int, is_training: bool) -> int:
         """Returns how many examples in the current batches of all processes only fill up the last batch.
 
         Accelerate repeats examples from the start of the data set until every process has a full last batch. The
         repeated examples come last in the order of the processes. Counted twice, they would shift loss and gradient.
         """
-        state = self.accelerator.gradient_state
-        if self.args.world_size == 1 or not state.end_of_dataloader:
+        state, drops_last = self.accelerator.gradient_state, is_training and self.args.dataloader_drop_last
+        if self.args.world_size == 1 or drops_last or not state.end_of_dataloader:
             return 0
-        loader = state.active_dataloader
-        is_filled_up = has_length(loader.dataset) and not loader.batch_sampler.drop_last
-        return -len(loader.dataset) % (batch_size * self.args.world_size) if is_filled_up else 0
+        dataset = state.active_dataloader.dataset
+        return -len(dataset) % (batch_size * self.args.world_size) if has_length(dataset) else 0
 
     def _num_real_examples(self, batch_size: int) -> int:
         """Returns how many examples at the start of this process's batch are not repeated ones."""
         # All batches of an optimizer step are fetched before the first is used. Only the last one is filled up.
-        return self._num_real_in_last(batch_size) if self.accelerator.gradient_state.sync_gradients else batch_size
+        is_last = self.accelerator.gradient_state.sync_gradients
+        return self._num_real_in_last(batch_size, self.model.training) if is_last else batch_size
 
-    def _num_real_in_last(self, batch_size: int) -> int:
-        num_real = batch_size * self.args.world_size - self._num_repeated_examples(batch_size)
+    def _num_real_in_last(self, batch_size: int, is_training: bool) -> int:
+        num_real = batch_size * self.args.world_size - self._num_repeated_examples(batch_size, is_training)
         return min(max(num_real - batch_size * self.args.process_index, 0), batch_size)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
@@ -408,8 +408,8 @@ class DistillationTrainer(Trainer):
         if not batch_samples:
             return None
         sizes = [find_batch_size(batch) for batch in batch_samples]
-        self._num_examples_in_step = sum(sizes) * self.args.world_size - self._num_repeated_examples(sizes[-1])
-        num_real = [*sizes[:-1], self._num_real_in_last(sizes[-1])]
+        self._num_examples_in_step = sum(sizes) * self.args.world_size - self._num_repeated_examples(sizes[-1], True)
+        num_real = [*sizes[:-1], self._num_real_in_last(sizes[-1], True)]
         number = sum(map(self._label_loss.num_items, batch_samples, num_real)).to(device)
         return self.accelerator.reduce(number, "sum").clamp_min(1)  # a step without labels has the loss 0
 
