@@ -70,16 +70,21 @@ def model_of(implementation: str, dropout: float, pieces: int = 30522) -> BertFo
     return BertForSequenceClassification(config).train()
 
 
-def milliseconds_a_step(model: BertForSequenceClassification, length: int, bf16: bool, steps: int) -> float:
-    """Returns the time of a forward and a backward pass; a quarter of the texts have half the length."""
+def batch_for(model: BertForSequenceClassification, length: int) -> dict[str, torch.Tensor]:
+    """Returns random texts for a model; a quarter of them have half the length."""
     ids = torch.randint(model.config.vocab_size, (BATCH_SIZE, length))
     mask = torch.ones_like(ids)
     mask[::4, length // 2 :] = 0
-    labels = torch.zeros(BATCH_SIZE, dtype=torch.long)
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.zeros(BATCH_SIZE, dtype=torch.long)}
+
+
+def milliseconds_a_step(model: BertForSequenceClassification, length: int, bf16: bool, steps: int) -> float:
+    """Returns the time of a forward and a backward pass."""
+    batch = batch_for(model, length)
     started = time.perf_counter()
     for _ in range(steps):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+            loss = model(**batch).loss
         loss.backward()
         model.zero_grad()
     return 1000 * (time.perf_counter() - started) / steps

@@ -16,7 +16,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from transformers import BertForSequenceClassification
 
-from benchmarks.attention import BATCH_SIZE, model_of
+from benchmarks.attention import batch_for, model_of
 from benchmarks.measuring import describe_machine, median_and_range, ratios_within_rounds
 from benchmarks.results import write_results
 from layer_distillation.arguments import bf16_in_hardware
@@ -65,13 +65,7 @@ class Student:
         self.bf16 = bf16
         self.model: BertForSequenceClassification = model_of("eager" if bf16 else "sdpa", dropout=0.1, pieces=size)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)
-        mask = torch.ones(BATCH_SIZE, length, dtype=torch.long)
-        mask[::4, length // 2 :] = 0  # a quarter of the texts have half the length
-        self.batch = {
-            "input_ids": torch.randint(size, (BATCH_SIZE, length)),
-            "attention_mask": mask,
-            "labels": torch.zeros(BATCH_SIZE, dtype=torch.long),
-        }
+        self.batch = batch_for(self.model, length)
 
     def milliseconds_a_step(self, steps: int) -> float:
         started = time.perf_counter()

@@ -67,14 +67,11 @@ class Task:
     def more_text(self) -> Dataset:
         """All sentences of the training split that are neither kept nor the teacher's, as `train`."""
         rest = sentences_for_training()
-        return self.scored(rest.select(range(self.sentences, len(rest))))
+        others = tokenized(rest.select(range(self.sentences, len(rest))), self.tokenizer)
+        return with_logits(others, self.teacher, self.collator)
 
     def first(self, number: int) -> Dataset:
         return self.train.select(range(min(number, self.sentences)))
-
-    def scored(self, texts: Dataset) -> Dataset:
-        """Returns sentences tokenized, with the teacher's logits."""
-        return with_logits(tokenized(texts, self.tokenizer), self.teacher, self.collator)
 
 
 def load_task(sentences: int) -> Task:
@@ -211,7 +208,7 @@ class Recipe:
     """
 
     title: str
-    build: Callable[[Task], PreTrainedModel] = field(default=partial(copied, strategy="odd"))
+    build: Callable[[Task], PreTrainedModel] = partial(copied, strategy="odd")
     data: Callable[[Task], Dataset] = own_text
     trainer: type[DistillationTrainer] = DistillationTrainer
     student_dropout: float | None = None
@@ -223,7 +220,7 @@ class Recipe:
     against: str = "default"
 
 
-# Without labels, so that recipes with more text differ from those that they are compared with in one thing.
+# Without labels: `more_text` differs from `as_many_steps` in the text alone, and that from this one in the steps.
 teacher_alone = partial(Recipe, ce_weight=0)
 STRATEGIES = ("top", "bottom", "even", "random")
 RECIPES = {
