@@ -8,7 +8,6 @@ A cell is an ordinary run: its folder OUTPUT_DIR/runs/METHOD-STRATEGY-SEED has a
 and an interrupted one continues from its last checkpoint. Other processes may run cells of the same grid.
 """
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -296,7 +295,7 @@ def run_grid(
     """Runs the cells that no other process has run; a cell that fails does not stop the others.
 
     Args:
-        helpers: processes that this one has started. While they work, it runs no cell itself.
+        helpers: processes that this one has started.
 
     Returns:
         The cells that failed, in any process, with the reason. `None` if another process waits for the last cells.
@@ -307,11 +306,11 @@ def run_grid(
     waiting = list(plans)
     with logging_redirect_tqdm(), tqdm(total=steps * len(plans), unit="step", desc="Runs") as bar:
         while waiting:
-            helped = helpers.are_working()
-            settled = _is_settled if helped else functools.partial(_settle, teacher=teacher, bar=bar)
-            waiting = [plan for plan in waiting if not settled(plan, grid, share)]
-            bar.update((len(plans) - len(waiting)) * steps - bar.n)
-            waits_for_others = share.waits_for_the_end() or helped
+            for plan in tuple(waiting):
+                if _settle(plan, grid, share, teacher, bar):
+                    waiting.remove(plan)
+                    bar.update((len(plans) - len(waiting)) * steps - bar.n)
+            waits_for_others = helpers.are_working() or share.waits_for_the_end()
             if waiting and not waits_for_others:
                 return None
             time.sleep(POLL_SECONDS if waiting else 0)

@@ -9,6 +9,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -198,11 +199,12 @@ def compare_layers(plans: Sequence[CellPlan], grid: Grid, teacher: Teacher) -> d
     if not plans:
         return {}
     of_first_method = [plan for plan in plans if plan.cell.method == plans[0].cell.method]
-    inputs = grid.inputs
+    inputs, args = grid.inputs, grid.training_args
     examples = inputs.validation
     examples = examples.select(range(min(NUM_SIMILARITY_EXAMPLES, len(examples))), keep_in_memory=True)
-    teacher_model = teacher.load(grid.training_args.device)
-    teacher_features = layer_features(teacher_model, examples, inputs.collator)
+    features = partial(layer_features, dataset=examples, collator=inputs.collator, bf16=args.bf16)
+    teacher_model = teacher.load(args.device)
+    teacher_features = features(teacher_model)
     matrices = {}
     for strategy, (first, *_) in grouped(of_first_method, key=lambda plan: plan.cell.strategy).items():
         students = {
@@ -210,8 +212,7 @@ def compare_layers(plans: Sequence[CellPlan], grid: Grid, teacher: Teacher) -> d
             "after training": load_student(first, grid).to(teacher_model.device),
         }
         matrices[strategy] = {
-            moment: cka_matrix(teacher_features, layer_features(student, examples, inputs.collator))
-            for moment, student in students.items()
+            moment: cka_matrix(teacher_features, features(student)) for moment, student in students.items()
         }
     return matrices
 

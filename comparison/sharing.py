@@ -3,7 +3,7 @@
     with share_grid(OUTPUT_DIR) as share:
         with share.one_at_a_time("prepares the teacher"):
             ...                                # the first process makes it, the others find it
-        with workers(2, words, OUTPUT_DIR):    # two more processes of the same command
+        with workers(2, script, words, OUTPUT_DIR):    # this process and another one of the same command
             ...
 
 The processes may start at any time and on any machine that sees the folder. A cell is claimed by the lock of its own
@@ -61,7 +61,7 @@ class Share:
     def waits_for_the_end(self) -> bool:
         """Returns whether this is the process that waits for the last cell and writes the report.
 
-        It is the first that asks, until it ends.
+        It is the one that was started first; after its end, it is the first that asks.
         """
         if not self._waits:
             with suppress(Timeout):
@@ -98,7 +98,9 @@ def share_grid(folder: Path) -> Iterator[Share]:
     """Gives this process's view of the grid in a folder, which is created if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        yield Share(folder, stack)
+        share = Share(folder, stack)
+        share.waits_for_the_end()  # asked now, because its own cells may keep a process from asking for hours
+        yield share
 
 
 # ---- Workers ----
@@ -146,34 +148,47 @@ def _how(returncode: int) -> str:
 
 @contextmanager
 def workers(number: int, script: str | Path, words: Sequence[str], folder: Path) -> Iterator[Workers]:
-    """Starts processes of the same command, which share the processors or the GPUs, and waits for them at the end.
+    """Starts further processes of the same command, which share the processors or the GPUs with this one.
 
-    Each writes to a file `worker-1.log` of its own in the folder. An error in the block ends them.
+    Each writes to a file of its own in the folder, from `worker-2.log` on. In the block, this process uses its share
+    of the threads. The end of the block waits for the processes; an error in it ends them.
 
     Args:
-        number: of processes; below 2, none is started.
+        number: of processes, with this one; below 2, none is started.
         script: path of the command.
         words: of its command line.
     """
-    started = Workers()
+    started, threads = Workers(), torch.get_num_threads()
     try:
-        for index in range(number if number > 1 else 0):
+        for index in range(1, number):
             command = [sys.executable, str(script), *words, "--num_workers", "1"]
             environment = os.environ | worker_environment(index, number)
             started.start(command, environment, folder / f"worker-{index + 1}.log")
+        torch.set_num_threads(share_of_threads(number))
         yield started
         started.wait()
     except BaseException:
         started.terminate()
         raise
+    finally:
+        torch.set_num_threads(threads)
 
 
 def worker_environment(index: int, number: int) -> dict[str, str]:
-    """Returns the variables by which a worker gets its share: some threads, and a GPU of its own if there is one."""
-    threads = max(1, torch.get_num_threads() // number)
-    environment = {"OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}
+    """Returns the variables by which a worker gets its share: some threads, and a GPU of its own if there is one.
+
+    Args:
+        index: of the worker; 0 is the process that starts the others, which uses the first GPU.
+        number: of workers.
+    """
+    environment = {"OMP_NUM_THREADS": str(share_of_threads(number)), "TQDM_DISABLE": "1"}
     if torch.cuda.is_available():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
         devices = visible.split(",")
         environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
     return environment
+
+
+def share_of_threads(number: int) -> int:
+    """Returns how many threads each of some workers gets."""
+    return max(1, torch.get_num_threads() // max(1, number))

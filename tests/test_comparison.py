@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from comparison.arguments import Cell, ComparisonArguments, plan_cells
 from comparison.grid import DECIDED_BY_GRID, Grid, plan_cell, use_one_device
@@ -209,19 +210,42 @@ def test_workers_finish_what_they_do_and_a_killed_one_is_told(tmp_path, caplog):
         "time.sleep(0.3)\n"
         "(folder / 'done').touch()\n"
     )
-    with workers(2, script, [str(tmp_path)], tmp_path) as helpers:
+    with workers(3, script, [str(tmp_path)], tmp_path) as helpers:
         assert helpers.are_working()
+    assert sorted(file.name for file in tmp_path.glob("*.log")) == ["worker-2.log", "worker-3.log"]
     assert (tmp_path / "done").exists() and not helpers.are_working()
     (message,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert "SIGKILL" in message and "worker-" in message
 
 
 def test_an_error_ends_the_workers(tmp_path, caplog):
-    script = tmp_path / "script.py"
+    script, threads = tmp_path / "script.py", torch.get_num_threads()
     script.write_text("import time; time.sleep(99)")
     with pytest.raises(KeyboardInterrupt), workers(2, script, [], tmp_path) as helpers:
         raise KeyboardInterrupt
     assert not helpers.are_working() and "ended" not in caplog.text
+    assert torch.get_num_threads() == threads
+
+
+def test_the_process_that_starts_workers_keeps_its_share_of_the_threads(tmp_path):
+    script, before = tmp_path / "script.py", torch.get_num_threads()
+    script.write_text("")
+    torch.set_num_threads(4)
+    try:
+        with workers(2, script, [], tmp_path):
+            assert torch.get_num_threads() == 2
+        with workers(1, script, [], tmp_path):
+            assert torch.get_num_threads() == 4
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_process_that_was_started_first_writes_the_report(tmp_path):
+    with share_grid(tmp_path) as first, share_grid(tmp_path) as second:
+        assert [second.waits_for_the_end(), first.waits_for_the_end()] == [False, True]
+    with share_grid(tmp_path) as third:
+        assert third.waits_for_the_end()
 
 
 def test_the_file_of_a_lock_stays_or_two_could_hold_it(tmp_path):

@@ -447,13 +447,13 @@ def test_the_report_is_left_to_the_process_that_waits_for_the_last_cell(copied, 
 
 
 @pytest.mark.slow
-def test_workers_run_the_cells_and_the_command_reports(finished, arguments, tmp_path):
+def test_workers_share_the_cells_and_the_command_reports(finished, arguments, tmp_path):
     folder = tmp_path / "grid"
     run = run_process(run_comparison.__file__, *arguments, *GRID, "--output_dir", folder, "--num_workers", 2)
     assert run.returncode == 0, run.stderr
-    logs = [(folder / f"worker-{number}.log").read_text() for number in (1, 2)]
-    assert sum(log.count("Parameters: teacher") for log in logs) == len(CELLS)
-    assert "Parameters: teacher" not in run.stderr and run.stdout.count("# Comparison on ") == 1
+    cells = [log.count("Parameters: teacher") for log in (run.stderr, (folder / "worker-2.log").read_text())]
+    assert sum(cells) == len(CELLS) and cells[0] > 0
+    assert run.stdout.count("# Comparison on ") == 1
     assert weights(folder / "runs" / CELLS[0]) == weights(finished / "runs" / CELLS[0])
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import PredictionOutput
 
 from layer_distillation.atomic_files import write_json
 from layer_distillation.label_loss import num_counted
@@ -67,8 +68,20 @@ def training_loss(trainer: Trainer, inputs: Inputs) -> dict[str, float]:
     tokenized = inputs.tokenized["train"]
     if "labels" not in tokenized.column_names:
         return {}
-    by_length = tokenized.select(longest_first(tokenized), keep_in_memory=True)  # for little padding
-    return {TRAINING_LOSS: trainer.predict(by_length, metric_key_prefix="train_eval").metrics[TRAINING_LOSS]}
+    return {TRAINING_LOSS: _predict(trainer, tokenized, "train_eval").metrics[TRAINING_LOSS]}
+
+
+def _predict(trainer: Trainer, tokenized: Dataset, prefix: str) -> PredictionOutput:
+    """Returns what `trainer.predict` does, in the order of the data set; the model reads it as `by_length` has it."""
+    output = trainer.predict(by_length(tokenized), metric_key_prefix=prefix)
+    back = np.argsort(longest_first(tokenized))
+    label_ids = None if output.label_ids is None else output.label_ids[back]
+    return PredictionOutput(np.asarray(output.predictions)[back], label_ids, output.metrics)
+
+
+def by_length(tokenized: Dataset) -> Dataset:
+    """Returns the examples in the order of `longest_first`: texts of similar length need little padding."""
+    return tokenized.select(longest_first(tokenized), keep_in_memory=True)
 
 
 def label_array(tokenized: Dataset) -> np.ndarray:
@@ -91,7 +104,7 @@ def evaluate_splits(trainer: Trainer, inputs: Inputs, splits: Sequence[str], pre
     metrics = {}
     for split, suffix in _suffixes(splits).items():
         if "labels" in inputs.tokenized[split].column_names:
-            scores = trainer.evaluate(inputs.tokenized[split], metric_key_prefix=prefix)
+            scores = trainer.evaluate(by_length(inputs.tokenized[split]), metric_key_prefix=prefix)
             metrics.update({f"{name}{suffix}": value for name, value in scores.items()})
     return metrics
 
@@ -111,10 +124,10 @@ def predict_splits(trainer: Trainer, inputs: Inputs, splits: Sequence[str], fold
     """
     metrics = {}
     for split, suffix in _suffixes(splits).items():
-        output = trainer.predict(inputs.tokenized[split], metric_key_prefix="predict")
+        output = _predict(trainer, inputs.tokenized[split], "predict")
         if trainer.is_world_process_zero():
             file = Path(folder) / f"predictions_{split}.csv"
-            write_predictions(file, np.asarray(output.predictions), output.label_ids, inputs.data.labels)
+            write_predictions(file, output.predictions, output.label_ids, inputs.data.labels)
         if output.label_ids is not None:
             metrics.update({f"{name}{suffix}": value for name, value in output.metrics.items()})
     return metrics
@@ -125,10 +138,9 @@ def write_thresholds(trainer: Trainer, inputs: Inputs, folder: str | Path) -> No
     labels, split = inputs.data.labels, inputs.data.validation_splits[0]
     if labels.problem_type != MULTI_LABEL:
         return
-    output = trainer.predict(inputs.tokenized[split])
+    logits, label_ids, _ = _predict(trainer, inputs.tokenized[split], "thresholds")
     if trainer.is_world_process_zero():
-        logits = np.asarray(output.predictions)
-        report = choose_thresholds(logits, output.label_ids, labels.names, labels.problem_type, inputs.threshold_rule)
+        report = choose_thresholds(logits, label_ids, labels.names, labels.problem_type, inputs.threshold_rule)
         write_json(Path(folder) / THRESHOLDS_FILE, {"split": split, **report})
 
 

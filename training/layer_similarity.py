@@ -12,11 +12,13 @@ from datasets import Dataset
 from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedModel
 
-from layer_distillation.model_outputs import outputs_of_batches
+from layer_distillation.model_outputs import longest_first, outputs_of_batches
 
 
 @torch.inference_mode()
-def layer_features(model: PreTrainedModel, dataset: Dataset, collator: Callable, batch_size: int = 64) -> np.ndarray:
+def layer_features(
+    model: PreTrainedModel, dataset: Dataset, collator: Callable, batch_size: int = 64, bf16: bool = False
+) -> np.ndarray:
     """Returns the mean over the tokens of each layer's output: float32 `(layers, examples, hidden)`, layer 1 first.
 
     Args:
@@ -24,12 +26,14 @@ def layer_features(model: PreTrainedModel, dataset: Dataset, collator: Callable,
         dataset: tokenized examples.
         collator: pads a list of examples into a batch of tensors, with an `attention_mask`.
         batch_size: examples in a forward pass.
+        bf16: whether the forward pass is autocast to bfloat16.
     """
-    batches = outputs_of_batches(model, dataset, range(len(dataset)), collator, batch_size, output_hidden_states=True)
+    order = longest_first(dataset)  # for little padding
+    batches = outputs_of_batches(model, dataset, order, collator, batch_size, bf16=bf16, output_hidden_states=True)
     features = [
         _token_means(torch.stack(outputs.hidden_states), batch["attention_mask"])[1:] for _, batch, outputs in batches
     ]
-    return torch.cat(features, dim=1).float().cpu().numpy()
+    return torch.cat(features, dim=1)[:, np.argsort(order)].float().cpu().numpy()
 
 
 @torch.inference_mode()

@@ -36,6 +36,7 @@ from text_data.thresholds import THRESHOLDS_FILE
 from training.checkpoints import load_classifier, load_for_labels
 from training.command_line import ON_COMMAND_LINE, Settings
 from training.evaluation import (
+    by_length,
     describe_model,
     evaluate_splits,
     measure_latency,
@@ -206,7 +207,7 @@ def build_trainer(
         teacher_layers=signal.teacher_layers,
         args=training_args,
         train_dataset=signal.train_dataset,
-        eval_dataset=inputs.validation,
+        eval_dataset=by_length(inputs.validation),
         data_collator=HiddenStatesCollator(inputs.collator) if training_args.needs_hidden_states else inputs.collator,
         processing_class=inputs.tokenizer,
         compute_metrics=inputs.compute_metrics,
