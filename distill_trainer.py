@@ -25,7 +25,7 @@ from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import has_length
 
 from layer_distillation.arguments import DistillationTrainingArguments
-from layer_distillation.attention import quickest_attention
+from layer_distillation.attention import quickest_on_processor
 from layer_distillation.batches import EpochShuffleSampler, lengths_of
 from layer_distillation.columns import Columns
 from layer_distillation.dropout import set_dropout
@@ -165,8 +165,7 @@ class DistillationTrainer(Trainer):
         # DDP, each process would silently train its own student.
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
-        is_bf16_on_processor = self.args.device.type == "cpu" and self.accelerator.mixed_precision == "bf16"
-        with quickest_attention(self.model, applies=is_bf16_on_processor):
+        with quickest_on_processor(self.model, self.args.device, self.accelerator.mixed_precision):
             if self._layers.projection is None:
                 return super()._inner_training_loop(*args, **kwargs)
             # Within the student, the optimizer and the engines find the projection. Only training needs it.

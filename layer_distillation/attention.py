@@ -1,24 +1,41 @@
-"""The attention implementation that trains fastest where PyTorch's own is slow.
+"""The implementations of attention and dropout that train fastest on a processor.
 
-    with quickest_attention(student, applies=True):
-        trainer.train()
+    with quickest_on_processor(student, device, mixed_precision="bf16"):
+        ...    # training steps
 
-In bfloat16 on a processor, PyTorch's scaled dot product attention has a fused kernel with a slow backward pass. With
-dropout it takes its operations one by one, in float32. The "eager" attention of transformers is faster without
-dropout, and as fast with it (docs/PERFORMANCE.md).
+PyTorch's scaled dot product attention has a fused kernel with a slow backward pass in bfloat16. With dropout it takes
+its operations one by one, in float32, and draws the dropout by itself. The "eager" attention of transformers is faster
+in both cases (docs/PERFORMANCE.md). In float32 without dropout the fused kernel is faster, and stays.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from layer_distillation.dropout import dropout_drawn_quickly, has_dropout
 from layer_distillation.model_outputs import config_of, plain_model
 
 # Measured up to 128 tokens. Eager attention takes memory with the square of the length, so that models for long texts
 # keep their own: RoBERTa has 514 positions.
 MOST_POSITIONS = 514
+
+
+@contextmanager
+def quickest_on_processor(model: nn.Module, device: torch.device, mixed_precision: str) -> Iterator[None]:
+    """Trains a model as is quickest on a processor, and restores everything at the end.
+
+    Args:
+        device: that of the training; on others than a processor, nothing changes.
+        mixed_precision: as `Accelerator.mixed_precision`, "no" for float32.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    with quickest_attention(model, applies=mixed_precision == "bf16" or has_dropout(model)), dropout_drawn_quickly():
+        yield
 
 
 @contextmanager
@@ -29,7 +46,7 @@ def quickest_attention(model: nn.Module, applies: bool) -> Iterator[None]:
     texts of more than 514 tokens.
 
     Args:
-        applies: whether the training is in bfloat16 on a processor.
+        applies: whether eager attention is the faster one.
     """
     config = config_of(model)
     if not (applies and config is not None and config._attn_implementation == "sdpa" and _is_for_short_texts(config)):
