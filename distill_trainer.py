@@ -438,9 +438,10 @@ class DistillationTrainer(Trainer):
         # With `dataloader_drop_last`, `Trainer` would leave examples out of evaluation and predictions too.
         drops_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drops_last and is_training
-        dataloader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
-        self.args.dataloader_drop_last = drops_last
-        return dataloader
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drops_last
 
     def _set_signature_columns_if_needed(self) -> None:
         # Trainer keeps only the student's columns: the teacher's inputs and its stored outputs would be dropped.

@@ -4,11 +4,12 @@ training_speed  an epoch of distillation against other ways of training
 sweep_speed     a sweep over four strategies, end to end
 scaling         cost by the number of examples
 profile_step    where the time of a training step goes
-attention       the attention implementations, by precision, dropout and length
+step_speed      a training step, against an earlier build's
+attention       attention and dropout, by precision, rate and length
 vocabulary_step what a smaller vocabulary saves of a training step
 busy_machine    what other work on the processor costs, against an earlier build
 grid            a grid of runs side by side, against an earlier build's
-earlier_build   an earlier build beside this one, for busy_machine and grid
+earlier_build   an earlier build beside this one, for busy_machine, grid and step_speed
 inference       PyTorch, ONNX and int8
 score_file      scoring a file with the app, its rate and memory
 load_app        the app under load

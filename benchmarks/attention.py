@@ -1,15 +1,17 @@
-"""Which attention implementation trains fastest on a processor, by precision, dropout and length.
+"""Which attention and which dropout train fastest on a processor, by precision, dropout rate and length.
 
     python -m benchmarks.attention
 
 Forward and backward pass of a BERT classifier with 3 layers of MiniLM's size and random weights, in batches of 32. The
-implementations take turns of a few steps. `layer_distillation/attention.py` chooses by these figures. Writes
+variants take turns of a few steps: both attention implementations with PyTorch's dropout, and the eager one with that
+of `layer_distillation/dropout.py`. `layer_distillation/attention.py` chooses by these figures. Writes
 `docs/results/attention.csv` and `attention.md`.
 """
 
 import argparse
 import itertools
 import time
+from contextlib import nullcontext
 
 import torch
 from transformers import BertConfig, BertForSequenceClassification
@@ -17,10 +19,11 @@ from transformers import BertConfig, BertForSequenceClassification
 from benchmarks.measuring import describe_machine, median_and_range, ratios_within_rounds
 from benchmarks.results import write_results
 from layer_distillation.arguments import bf16_in_hardware
+from layer_distillation.dropout import dropout_drawn_quickly
 from training.command_line import keep_freed_memory
 from training.tables import markdown_table
 
-IMPLEMENTATIONS = ("sdpa", "eager")
+VARIANTS = ("sdpa", "eager", "eager, quick dropout")
 BATCH_SIZE = 32
 
 
@@ -30,26 +33,23 @@ def main():
     rows, table = [], []
     settings = itertools.product((False, True)[: 1 + bf16_in_hardware()], (0.1, 0.0), args.lengths)
     for bf16, dropout, length in settings:
-        models = {name: model_of(name, dropout) for name in IMPLEMENTATIONS}
+        models = {name: model_of(name.partition(",")[0], dropout) for name in VARIANTS}
         turns = {name: [] for name in models}
         for index in range(1 + args.rounds):
             for name in models if index % 2 else reversed(models):
-                turns[name].append(milliseconds_a_step(models[name], length, bf16, args.steps))
-        sdpa, eager = ([round(ms, 1) for ms in counted] for _, *counted in turns.values())
+                with dropout_drawn_quickly() if "quick" in name else nullcontext():
+                    turns[name].append(milliseconds_a_step(models[name], length, bf16, args.steps))
+        counted = {name: [round(ms, 1) for ms in of_variant[1:]] for name, of_variant in turns.items()}
         row = {"precision": "bfloat16" if bf16 else "float32", "dropout": dropout, "length": length}
         rows += [
-            row | {"round": i + 1, "sdpa_ms": a, "eager_ms": b}
-            for i, (a, b) in enumerate(zip(sdpa, eager, strict=True))
+            row | {"round": index + 1} | {f"{name} (ms)": of_variant[index] for name, of_variant in counted.items()}
+            for index in range(args.rounds)
         ]
+        titles = {"precision": "Precision", "dropout": "Dropout", "length": "Tokens of a text"}
         table.append(
-            {
-                "Precision": row["precision"],
-                "Dropout": f"{dropout:.1f}",
-                "Tokens of a text": str(length),
-                "sdpa (ms)": median_and_range(sdpa, 0),
-                "eager (ms)": median_and_range(eager, 0),
-                "eager, times as fast": ratios_within_rounds(sdpa, eager),
-            }
+            {titles[name]: str(value) for name, value in row.items()}
+            | {f"{name} (ms)": median_and_range(of_variant, 0) for name, of_variant in counted.items()}
+            | {"Times as fast as sdpa": ratios_within_rounds(counted["sdpa"], counted["eager, quick dropout"])}
         )
     write_results("attention", rows, f"{describe_machine()}\n\n{markdown_table(table)}")
 

@@ -59,10 +59,16 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict]:
 
 
 class Training:
-    """A training that runs only while it is measured. It writes a line a step."""
+    """A training that runs only while it is measured. It writes a line a step.
 
-    def __init__(self, build: Path, args: argparse.Namespace, folder: Path):
-        options = (f"--output_dir={folder}", *OPTIONS, *A_LINE_A_STEP)
+    Args:
+        build, args: as for `start`.
+        folder: of its output.
+        more_options: words of the command line.
+    """
+
+    def __init__(self, build: Path, args: argparse.Namespace, folder: Path, *more_options: str):
+        options = (f"--output_dir={folder}", *OPTIONS, *A_LINE_A_STEP, *more_options)
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         self.process = start(build, "run_distillation.py", args, *options, **streams)
         self.wait_for_step()

@@ -39,6 +39,7 @@ from benchmarks.training_setup import (
 )
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import bf16_in_hardware
+from training.command_line import keep_freed_memory
 from training.tables import markdown_table
 
 PARTS = ("data", "forward and loss", "backward", "gradient clipping", "AdamW", "rest")
@@ -49,6 +50,7 @@ TITLES = {"finetune": "Plain fine-tuning", "cached": "Stored outputs", "no_dropo
 
 def main():
     args = parse_arguments()
+    keep_freed_memory()
     precisions = [bf16 for bf16 in PRECISIONS if bf16_in_hardware() or not bf16]
     variants = [(method, bf16) for bf16 in precisions for method in METHODS]
     with tempfile.TemporaryDirectory() as folder:

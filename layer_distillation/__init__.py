@@ -22,7 +22,7 @@ precision        the precision of weights that are trained
 fingerprints     hashes of weights, data and stored teacher outputs
 stored_columns   the names of columns that hold outputs of a teacher
 teacher_outputs  stored teacher logits and hidden states
-dropout          setting every dropout rate of a model
+dropout          dropout rates, and dropout that is drawn quickly on a processor
 attention        the attention implementation that trains fastest
 batches          the order of the examples
 engines          DeepSpeed ZeRO-3 and FSDP
