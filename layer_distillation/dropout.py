@@ -61,9 +61,9 @@ def dropout_drawn_quickly() -> Iterator[None]:
 def quick_dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
     """Returns what `torch.nn.functional.dropout` does, with random numbers that are drawn four at a time.
 
-    PyTorch draws them one by one on a processor, on one thread, which takes up to a third of a training step in
-    bfloat16 (docs/PERFORMANCE.md). Here as there, every value is zero with a probability of `p`, independently of the
-    others, and the rest is scaled so that the mean stays; `p` is rounded to a multiple of 1 / 65536. The random
+    On the processors measured, PyTorch draws them one by one on one thread, which takes up to a third of a training
+    step in bfloat16 (docs/PERFORMANCE.md). Here as there, every value is zero with a probability of `p`, independently
+    of the others, and the rest is scaled so that the mean stays; `p` is rounded to a multiple of 1 / 65536. The random
     numbers come from PyTorch's default generator. Where nothing is drawn on a processor, it is PyTorch's function.
     """
     num_dropped = round(p * RATES)
