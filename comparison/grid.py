@@ -304,6 +304,8 @@ def run_grid(
     datasets.disable_progress_bars()  # the grid has one bar
     disable_progress_bar()
     waiting = list(plans)
+    if helpers.are_working():
+        share.waits_for_the_end()  # before any of them asks: the process that was typed reports
     with logging_redirect_tqdm(), tqdm(total=steps * len(plans), unit="step", desc="Runs") as bar:
         while waiting:
             for plan in tuple(waiting):

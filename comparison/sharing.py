@@ -61,7 +61,7 @@ class Share:
     def waits_for_the_end(self) -> bool:
         """Returns whether this is the process that waits for the last cell and writes the report.
 
-        It is the one that was started first; after its end, it is the first that asks.
+        It is the first that asks, until it ends.
         """
         if not self._waits:
             with suppress(Timeout):
@@ -98,9 +98,7 @@ def share_grid(folder: Path) -> Iterator[Share]:
     """Gives this process's view of the grid in a folder, which is created if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        share = Share(folder, stack)
-        share.waits_for_the_end()  # asked now, because its own cells may keep a process from asking for hours
-        yield share
+        yield Share(folder, stack)
 
 
 # ---- Workers ----

@@ -3,9 +3,9 @@
     with quickest_on_processor(student, device, mixed_precision="bf16"):
         ...    # training steps
 
-PyTorch's scaled dot product attention has a fused kernel with a slow backward pass in bfloat16. With dropout it takes
+In bfloat16 PyTorch's scaled dot product attention has a fused kernel with a slow backward pass. With dropout it takes
 its operations one by one, in float32, and draws the dropout by itself. The "eager" attention of transformers is faster
-in both cases (docs/PERFORMANCE.md). In float32 without dropout the fused kernel is faster, and stays.
+in both cases (docs/PERFORMANCE.md).
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from layer_distillation.dropout import dropout_drawn_quickly, has_dropout
+from layer_distillation.dropout import dropout_drawn_quickly
 from layer_distillation.model_outputs import config_of, plain_model
 
 # Measured up to 128 tokens. Eager attention takes memory with the square of the length, so that models for long texts
@@ -34,7 +34,7 @@ def quickest_on_processor(model: nn.Module, device: torch.device, mixed_precisio
     if device.type != "cpu":
         yield
         return
-    with quickest_attention(model, applies=mixed_precision == "bf16" or has_dropout(model)), dropout_drawn_quickly():
+    with quickest_attention(model, applies=mixed_precision == "bf16"), dropout_drawn_quickly():
         yield
 
 
@@ -46,7 +46,7 @@ def quickest_attention(model: nn.Module, applies: bool) -> Iterator[None]:
     texts of more than 514 tokens.
 
     Args:
-        applies: whether eager attention is the faster one.
+        applies: whether the training is in bfloat16 on a processor.
     """
     config = config_of(model)
     if not (applies and config is not None and config._attn_implementation == "sdpa" and _is_for_short_texts(config)):

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional
 
 _dropout = functional.dropout
-# Rates are multiples of 1 / RATES.
-RATES = 2**16
+# Of so many random integers of 16 bits, a rate is the share that drops a value.
+INTEGERS = 2**16
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:
@@ -27,30 +27,19 @@ def set_dropout(model: nn.Module, rate: float) -> None:
     Args:
         rate: share of the values that training sets to zero, in [0, 1).
     """
-    for module, name in _rates(model):
-        setattr(module, name, rate)
-
-
-def has_dropout(model: nn.Module) -> bool:
-    """Returns whether any dropout rate of a model that `set_dropout` sets is above 0."""
-    return any(getattr(module, name) > 0 for module, name in _rates(model))
-
-
-def _rates(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """The modules that hold a rate, and the names of their attributes."""
     for path, module in model.named_modules():
         if "lora_dropout" in path:
             continue
         if isinstance(module, nn.Dropout):
-            yield module, "p"
-        yield from (
-            (module, name) for name, value in vars(module).items() if "dropout" in name and type(value) is float
-        )
+            module.p = rate
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, rate)
 
 
 @contextmanager
 def dropout_drawn_quickly() -> Iterator[None]:
-    """Has `torch.nn.functional.dropout`, which all models call, draw its random numbers as `quick_dropout`."""
+    """Has `torch.nn.functional.dropout`, which modules and "eager" attention call, be `quick_dropout`."""
     before, functional.dropout = functional.dropout, quick_dropout
     try:
         yield
@@ -61,17 +50,19 @@ def dropout_drawn_quickly() -> Iterator[None]:
 def quick_dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
     """Returns what `torch.nn.functional.dropout` does, with random numbers that are drawn four at a time.
 
-    On the processors measured, PyTorch draws them one by one on one thread, which takes up to a third of a training
-    step in bfloat16 (docs/PERFORMANCE.md). Here as there, every value is zero with a probability of `p`, independently
-    of the others, and the rest is scaled so that the mean stays; `p` is rounded to a multiple of 1 / 65536. The random
-    numbers come from PyTorch's default generator. Where nothing is drawn on a processor, it is PyTorch's function.
+    On the processors measured, PyTorch draws them one by one on one thread, which takes a quarter of the forward and
+    backward pass of a student in bfloat16 (docs/PERFORMANCE.md). Here as there, every value is zero with a probability
+    of `p`, independently of the others, and the rest is scaled so that the mean stays; `p` is rounded to a multiple of
+    1 / 65536. The random numbers come from PyTorch's default generator. On other devices, in place, and within
+    `torch.compile`, it is PyTorch's function.
     """
-    num_dropped = round(p * RATES)
-    is_drawn = training and 0 < num_dropped < RATES
+    num_dropped = round(p * INTEGERS)
+    is_drawn = training and 0 < num_dropped < INTEGERS
     if not is_drawn or inplace or input.device.type != "cpu" or torch.compiler.is_compiling():
         return _dropout(input, p, training, inplace)
-    # Four integers of 16 bits, from -RATES / 2 on, in each of 64 bits.
+    # Four integers of 16 bits, from -INTEGERS / 2 on, in each of 64 bits. Bounded to two values that become 0 and 1:
+    # turning the result of a comparison into numbers takes longer.
     draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    first_kept = num_dropped - RATES // 2
+    first_kept = num_dropped - INTEGERS // 2
     is_kept = draws[: input.numel()].clamp_(first_kept - 1, first_kept).sub_(first_kept - 1)
-    return input * is_kept.view(input.shape).to(input.dtype).mul_(RATES / (RATES - num_dropped))
+    return input * is_kept.view(input.shape).to(input.dtype).mul_(INTEGERS / (INTEGERS - num_dropped))

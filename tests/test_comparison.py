@@ -241,13 +241,6 @@ def test_the_process_that_starts_workers_keeps_its_share_of_the_threads(tmp_path
         torch.set_num_threads(before)
 
 
-def test_the_process_that_was_started_first_writes_the_report(tmp_path):
-    with share_grid(tmp_path) as first, share_grid(tmp_path) as second:
-        assert [second.waits_for_the_end(), first.waits_for_the_end()] == [False, True]
-    with share_grid(tmp_path) as third:
-        assert third.waits_for_the_end()
-
-
 def test_the_file_of_a_lock_stays_or_two_could_hold_it(tmp_path):
     file = tmp_path / ".lock"
     with locked(file):

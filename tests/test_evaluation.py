@@ -18,7 +18,14 @@ from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LAB
 from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from text_data.labels import LabelMap
 from text_data.metrics import build_compute_metrics
-from training.evaluation import describe_model, evaluate_splits, measure_latency, predict_splits, score_logits
+from training.evaluation import (
+    describe_model,
+    evaluate_splits,
+    measure_latency,
+    predict_splits,
+    score_logits,
+    training_loss,
+)
 
 SINGLE = LabelMap(SINGLE_LABEL, ("bad", "good", "so, so"))
 MULTI = LabelMap(MULTI_LABEL, ("angry", "sad", "vulgar"))
@@ -117,6 +124,13 @@ def test_labelled_splits_are_evaluated_and_all_but_the_first_get_a_suffix(make_t
     assert all(name.startswith(("eval_", "epoch")) for name in metrics)
     assert {"eval_loss", "eval_loss_mm", "eval_macro_f1", "eval_macro_f1_mm"} <= metrics.keys()
     assert evaluate_splits(trainer, data, ("unlabelled",), "predict") == {}
+
+
+def test_the_training_loss_is_that_of_all_examples_and_needs_no_predictions(make_trainer):
+    trainer, tokenized = make_trainer(SINGLE), split(np.arange(9) % 3)
+    expected = trainer.evaluate(tokenized)["eval_loss"]
+    for trainer.args.prediction_loss_only in (False, True):
+        assert training_loss(trainer, inputs(SINGLE, train=tokenized)) == {"train_eval_loss": pytest.approx(expected)}
 
 
 # ---- Predictions ----

@@ -56,6 +56,14 @@ def test_features_are_the_mean_hidden_states_of_the_real_tokens_whatever_the_pad
         np.testing.assert_allclose(features[:, index], expected, atol=2e-4)
 
 
+def test_features_in_bfloat16_are_those_in_float32_but_for_the_rounding():
+    model = TINY_CLASSIFIERS["bert"](4, 2)
+    dataset = Dataset.from_list(ROWS)
+    rounded, expected = (layer_features(model, dataset, collate, bf16=bf16) for bf16 in (True, False))
+    assert rounded.dtype == np.float32 and not np.array_equal(rounded, expected)
+    np.testing.assert_allclose(rounded, expected, atol=0.05)
+
+
 def test_a_student_is_alike_its_teacher_layer_by_layer_as_long_as_its_layers_follow_each_other():
     teacher = TINY_CLASSIFIERS["bert"](4, 2)
     dataset = Dataset.from_list(ROWS)

@@ -68,13 +68,16 @@ def training_loss(trainer: Trainer, inputs: Inputs) -> dict[str, float]:
     tokenized = inputs.tokenized["train"]
     if "labels" not in tokenized.column_names:
         return {}
-    return {TRAINING_LOSS: _predict(trainer, tokenized, "train_eval").metrics[TRAINING_LOSS]}
+    return {
+        TRAINING_LOSS: trainer.predict(by_length(tokenized), metric_key_prefix="train_eval").metrics[TRAINING_LOSS]
+    }
 
 
 def _predict(trainer: Trainer, tokenized: Dataset, prefix: str) -> PredictionOutput:
     """Returns what `trainer.predict` does, in the order of the data set; the model reads it as `by_length` has it."""
-    output = trainer.predict(by_length(tokenized), metric_key_prefix=prefix)
-    back = np.argsort(longest_first(tokenized))
+    order = longest_first(tokenized)
+    output = trainer.predict(tokenized.select(order, keep_in_memory=True), metric_key_prefix=prefix)
+    back = np.argsort(order)
     label_ids = None if output.label_ids is None else output.label_ids[back]
     return PredictionOutput(np.asarray(output.predictions)[back], label_ids, output.metrics)
 
