@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.earlier_build import EARLIER, add_arguments, start
@@ -40,10 +40,9 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict]:
     """Returns the seconds a step of each build in each round, alone and beside busy processes."""
     builds = {"this build": ROOT, EARLIER: args.earlier}
     turns = [(name, is_busy) for is_busy in (False, True) for name in builds]
-    rows, trainings = [], {}
-    try:
-        for name, build in builds.items():
-            trainings[name] = Training(build, args, folder / name)
+    rows = []
+    with ExitStack() as stack:
+        trainings = {name: stack.enter_context(training(build, args, folder / name)) for name, build in builds.items()}
         for index in range(args.rounds):
             row = {}
             for name, is_busy in turns if index % 2 else reversed(turns):
@@ -51,26 +50,18 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict]:
                     row[f"{name}, {'busy' if is_busy else 'alone'}"] = trainings[name].seconds_a_step(args.steps)
             rows.append({"round": index + 1} | {key: round(row[key], 4) for key in sorted(row)})
             print(rows[-1], flush=True)
-    finally:
-        for training in trainings.values():
-            training.process.kill()
-            training.process.wait()
     return rows
 
 
 class Training:
-    """A training that runs only while it is measured. It writes a line a step.
+    """A training that runs only while it is measured.
 
     Args:
-        build, args: as for `start`.
-        folder: of its output.
-        more_options: words of the command line.
+        process: that writes a line a step.
     """
 
-    def __init__(self, build: Path, args: argparse.Namespace, folder: Path, *more_options: str):
-        options = (f"--output_dir={folder}", *OPTIONS, *A_LINE_A_STEP, *more_options)
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        self.process = start(build, "run_distillation.py", args, *options, **streams)
+    def __init__(self, process: subprocess.Popen):
+        self.process = process
         self.wait_for_step()
         self.process.send_signal(signal.SIGSTOP)
 
@@ -89,6 +80,25 @@ class Training:
             ended = self.wait_for_step()
         self.process.send_signal(signal.SIGSTOP)
         return (ended - started) / steps
+
+
+@contextmanager
+def training(build: Path, args: argparse.Namespace, folder: Path, *more_options: str) -> Iterator[Training]:
+    """Starts a training of a build, and ends it.
+
+    Args:
+        build, args: as for `start`.
+        folder: of its output.
+        more_options: words of the command line.
+    """
+    options = (f"--output_dir={folder}", *OPTIONS, *A_LINE_A_STEP, *more_options)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    process = start(build, "run_distillation.py", args, *options, **streams)
+    try:
+        yield Training(process)
+    finally:
+        process.kill()
+        process.wait()
 
 
 @contextmanager

@@ -11,9 +11,10 @@ in every round. Writes `docs/results/step_speed.csv` and `step_speed.md`.
 import argparse
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.busy_machine import Training
+from benchmarks.busy_machine import training
 from benchmarks.earlier_build import EARLIER, add_arguments
 from benchmarks.measuring import describe_machine, median_and_range, ratios_within_rounds
 from benchmarks.results import ROOT, write_results
@@ -37,20 +38,17 @@ def main():
 def measure(args: argparse.Namespace, folder: Path) -> list[dict]:
     """Returns the milliseconds a step of each precision and build, by round."""
     builds, rows, trainings = {THIS: ROOT, EARLIER: args.earlier}, [], {}
-    try:
+    with ExitStack() as stack:
         for precision in list(PRECISIONS)[: 1 + bf16_in_hardware()]:
             for name, build in builds.items():
                 variant, options = (precision, name), ("--bf16", PRECISIONS[precision])
-                trainings[variant] = Training(build, args, folder / f"{precision}-{name}", *options)
+                started = training(build, args, folder / f"{precision}-{name}", *options)
+                trainings[variant] = stack.enter_context(started)
         for index in range(args.rounds):
             for variant in trainings if index % 2 else reversed(trainings):
                 milliseconds = round(1000 * trainings[variant].seconds_a_step(args.steps), 1)
                 rows.append({"round": index + 1, "precision": variant[0], "build": variant[1], "ms": milliseconds})
                 print(rows[-1], flush=True)
-    finally:
-        for training in trainings.values():
-            training.process.kill()
-            training.process.wait()
     return rows
 
 
