@@ -81,6 +81,7 @@ class Model(ABC):
 
     Attributes:
         runs_together: whether the model runs several texts as one batch.
+        pads_left: whether the shorter texts of a batch are padded before their tokens, not after them.
         name: the name of its folder.
         folder: the folder with its config.
         labels: label names in the order of the model's outputs.
@@ -95,6 +96,7 @@ class Model(ABC):
     """
 
     runs_together = True
+    pads_left = False
     identity_bias: Mapping = {}
 
     def __init__(self, name: str, folder: Path, weights: Path, metrics: dict):
@@ -195,8 +197,10 @@ class Model(ABC):
             "token_type_ids": np.zeros(shape, dtype=np.int64),
         }
         for row, encoding in enumerate(encodings):
-            inputs["input_ids"][row, : len(encoding)] = encoding.ids
-            inputs["attention_mask"][row, : len(encoding)] = 1
+            start = shape[1] - len(encoding) if self.pads_left else 0
+            tokens = slice(start, start + len(encoding))
+            inputs["input_ids"][row, tokens] = encoding.ids
+            inputs["attention_mask"][row, tokens] = 1
         return inputs
 
 
@@ -238,13 +242,15 @@ class TorchModel(Model):
         super().__init__(name, folder, _existing(folder / "model.safetensors"), metrics)
         # Imported here, because the app runs ONNX models without these two packages.
         import torch
-        from transformers import AutoModelForSequenceClassification
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         torch.set_num_threads(1)
         self._torch = torch
         self._model = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype="float32", use_safetensors=True, trust_remote_code=False, local_files_only=True
         ).eval()
+        # XLNet reads its answer from the last token. The side is the default of a tokenizer's class, in no file.
+        self.pads_left = AutoTokenizer.from_pretrained(folder, local_files_only=True).padding_side == "left"
         has_types = getattr(self._model.config, "type_vocab_size", 0) > 1
         self._inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])]
 

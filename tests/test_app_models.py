@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import XLNetConfig, XLNetForSequenceClassification, XLNetTokenizer
 
 from app.explain import MAX_WORDS, explain
 from app.models import BACKENDS, Answer, load_model
@@ -50,6 +51,28 @@ def test_an_answer_does_not_depend_on_the_texts_beside_it(served_model, backend)
     alone = [model.classify([text])[0] for text in TEXTS]
     for one, other in zip(scores(model.classify(TEXTS)), scores(alone), strict=True):
         assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_texts_are_padded_on_the_side_that_the_tokenizer_pads(tmp_path):
+    special = ["<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>"]
+    words = {f"▁{word}" for text in TEXTS for word in text.split()}
+    tokenizer = XLNetTokenizer(vocab=[(piece, -1.0) for piece in [*special, "▁", *sorted(words)]])
+    torch.manual_seed(0)
+    config = XLNetConfig(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        n_layer=2,
+        n_head=2,
+        d_inner=64,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.2,
+    )
+    tokenizer.save_pretrained(tmp_path)
+    XLNetForSequenceClassification(config).save_pretrained(tmp_path)
+    model = load_model(tmp_path, "pytorch")
+    alone = torch.tensor([scores(model.classify([text]))[0] for text in TEXTS])
+    torch.testing.assert_close(torch.tensor(scores(model.classify(TEXTS))), alone)
+    assert (alone[0] - alone[1]).abs().max() > 0.01
 
 
 def test_text_beyond_the_models_length_is_left_out_and_said_to_be(served_model):
