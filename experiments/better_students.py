@@ -39,12 +39,12 @@ from experiments.shapes import averaged
 from experiments.student_recipes import (
     RECIPES,
     STRATEGIES,
-    STUDENTS,
     Recipe,
     Task,
     copied,
     load_task,
     narrow,
+    student_folder,
     title_of,
 )
 from layer_distillation.model_outputs import MODEL_INPUTS, compute_logits, longest_first
@@ -86,7 +86,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def train_and_score(task: Task, name: str, seed: int) -> None:
     """Trains a student, writes its weights to a folder, and adds a line for it and for each average of its weights."""
-    recipe, folder = RECIPES[name], STUDENTS / f"{task.sentences}-{name}-{seed}"
+    recipe, folder = RECIPES[name], student_folder(task.sentences, name, seed)
     averages = Averages(recipe.averages)
     seeds = range(recipe.soup_of * seed, recipe.soup_of * (seed + 1))
     student = averaged([train(task, recipe, seed, averages) for seed in seeds])
@@ -101,6 +101,7 @@ def train(task: Task, recipe: Recipe, seed: int, averages: "Averages") -> PreTra
     """Returns a student that is trained."""
     set_seed(seed)
     student, data = recipe.build(task), recipe.data(task)
+    epochs = recipe.epochs if recipe.as_long_as is None else recipe.epochs * len(recipe.as_long_as(task)) / len(data)
     if recipe.head_first:
         fit_head(student, task)
     with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +111,7 @@ def train(task: Task, recipe: Recipe, seed: int, averages: "Averages") -> PreTra
             student_dropout=recipe.student_dropout,
             ce_weight=recipe.ce_weight,
             kl_weight=1 - recipe.ce_weight,
-            num_train_epochs=recipe.epochs,
+            num_train_epochs=epochs,
             save_strategy="no",
             logging_steps=100,
             report_to="none",

@@ -6,9 +6,10 @@ student = RECIPES["narrow_no_dropout"].build(task)
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -86,6 +87,11 @@ def load_task(sentences: int) -> Task:
         teacher=teacher,
         tokenizer=tokenizer,
     )
+
+
+def student_folder(sentences: int, recipe: str, seed: int) -> Path:
+    """Returns where the weights of a trained student are."""
+    return STUDENTS / f"{sentences}-{recipe}-{seed}"
 
 
 def kept_sentences() -> Dataset:
@@ -186,6 +192,49 @@ def all_text(task: Task) -> Dataset:
     return concatenate_datasets([task.train, task.more_text])
 
 
+def with_random_fifth(task: Task) -> Dataset:
+    """Returns the sentences and a fifth of the other ones, drawn at random."""
+    order = np.random.default_rng(torch.initial_seed()).permutation(len(task.more_text))
+    return with_texts(task, task.more_text, order)
+
+
+def with_chosen_fifth(task: Task) -> Dataset:
+    """Returns the sentences and a fifth of the other ones, which teacher and student choose.
+
+    Of the half that the teacher is surest of, they are those that the student of `teacher_alone` is least sure of.
+    """
+    folder = student_folder(task.sentences, "teacher_alone", torch.initial_seed())
+    student = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    sure_teacher = margins(np.array(task.more_text[TEACHER_LOGITS]))
+    sure_student = margins(compute_logits(student, task.more_text, task.collator))
+    surest = np.argsort(-sure_teacher)[: len(sure_teacher) // 2]
+    return with_texts(task, task.more_text, surest[np.argsort(sure_student[surest])])
+
+
+def with_tweets(task: Task) -> Dataset:
+    """Returns the sentences and as many tweets, drawn at random, as a fifth of the other sentences."""
+    tweets = load_dataset("tdavidson/hate_speech_offensive", split="train").select_columns(["tweet"])
+    tweets = tweets.rename_column("tweet", "sentence").shuffle(torch.initial_seed()).select(range(fifth_of_rest(task)))
+    # The labels have no weight, but the examples of both sources need the same columns.
+    tokens = tokenized(tweets.add_column("label", [0] * len(tweets)), task.tokenizer)
+    read_by_teacher = with_logits(tokens, task.teacher, task.collator).cast(task.train.features)
+    return with_texts(task, read_by_teacher, range(len(tokens)))
+
+
+def with_texts(task: Task, texts: Dataset, order: Sequence[int]) -> Dataset:
+    """Returns the sentences and the first texts of an order, a fifth as many as there are other sentences."""
+    return concatenate_datasets([task.train, texts.select(order[: fifth_of_rest(task)])])
+
+
+def fifth_of_rest(task: Task) -> int:
+    return len(task.more_text) // 5
+
+
+def margins(logits: np.ndarray) -> np.ndarray:
+    """Returns by how much the logits of two classes differ, `(examples,)`."""
+    return np.abs(logits[:, 0] - logits[:, 1])
+
+
 # ---- recipes ----
 
 
@@ -202,6 +251,7 @@ class Recipe:
         ce_weight: weight of the labels in the loss; that of the teacher's logits is the rest of 1.
         head_first: whether the head is fitted to the features of the untrained student.
         epochs: number of training epochs.
+        as_long_as: what makes the data of which so many epochs set the number of steps; by default, its own.
         soup_of: number of students, trained with other seeds, whose weights are averaged.
         averages: names of running averages of the weights that are scored too, and their kind (see `Averages`).
         against: the recipe that it is compared with.
@@ -215,12 +265,14 @@ class Recipe:
     ce_weight: float = 0.5
     head_first: bool = False
     epochs: float = 2
+    as_long_as: Callable[[Task], Dataset] | None = None
     soup_of: int = 1
     averages: dict[str, float | str] = field(default_factory=dict)
     against: str = "default"
 
 
-# Without labels: `more_text` differs from `as_many_steps` in the text alone, and that from this one in the steps.
+# Without labels: `more_text` differs from `as_many_steps` in the text alone, and that from this one in the steps. The
+# recipes with a fifth of the other text are compared with `as_many_steps_fifth` in the same way.
 teacher_alone = partial(Recipe, ce_weight=0)
 STRATEGIES = ("top", "bottom", "even", "random")
 RECIPES = {
@@ -250,12 +302,23 @@ RECIPES = {
     "no_dropout_longer": Recipe("no dropout, 4 epochs", student_dropout=0.0, epochs=4),
     "narrow_longer": Recipe("`narrow`, no dropout, 4 epochs", narrow, student_dropout=0.0, epochs=4),
     "teacher_alone": teacher_alone("the teacher alone"),
-    # With 20,000 sentences as many steps as two epochs of all text.
-    "as_many_steps": teacher_alone("the teacher alone, 5.7 epochs", epochs=2 * 57349 / 20000, against="teacher_alone"),
+    "as_many_steps": teacher_alone(
+        "the teacher alone, as many steps as all text", as_long_as=all_text, against="teacher_alone"
+    ),
     "more_text": teacher_alone("the teacher alone, all text", data=all_text, against="as_many_steps"),
     "narrow_more_text": teacher_alone(
         "`narrow`, no dropout, the teacher alone, all text", narrow, all_text, student_dropout=0.0, against="more_text"
     ),
+    "as_many_steps_fifth": teacher_alone(
+        "the teacher alone, as many steps as a fifth more", as_long_as=with_random_fifth, against="teacher_alone"
+    ),
+    "random_fifth": teacher_alone(
+        "the teacher alone, a random fifth more", data=with_random_fifth, against="as_many_steps_fifth"
+    ),
+    "chosen_fifth": teacher_alone(
+        "the teacher alone, a chosen fifth more", data=with_chosen_fifth, against="random_fifth"
+    ),
+    "tweets": teacher_alone("the teacher alone, tweets more", data=with_tweets, against="as_many_steps_fifth"),
 }
 
 

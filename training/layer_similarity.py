@@ -55,8 +55,9 @@ def layer_changes(
         (https://arxiv.org/abs/2403.03853).
     """
     features, cosines, num_tokens = [], 0.0, 0
+    order = longest_first(dataset)  # for little padding; the measures do not depend on it
     for _, batch, outputs in outputs_of_batches(
-        model, dataset, range(len(dataset)), collator, batch_size, output_hidden_states=True
+        model, dataset, order, collator, batch_size, output_hidden_states=True
     ):
         hidden, is_token = torch.stack(outputs.hidden_states), batch["attention_mask"]
         features.append(_token_means(hidden, is_token).float().cpu())
