@@ -68,7 +68,7 @@ from training.arguments import TeacherArguments, resolve_defaults
 from training.command_line import check_trainer_arguments, parse_arguments, run_script, set_up_logging
 from training.inputs import load_inputs
 from training.output_folder import check_output_dir
-from training.run import ALWAYS_SHOWN, new_record
+from training.run import ALWAYS_SHOWN
 from training.teacher import Teacher, check_teacher, check_teacher_output_dir, load_teacher, prepare_teacher
 
 logger = logging.getLogger(__name__)
@@ -121,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
         comparison_args=comparison_args,
         training_args=training_args,
         inputs=inputs,
+        weights={"teacher": start.fingerprint},
     )
     check_grid(grid, start)
     check_teacher(start, training_args, inputs)
@@ -143,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
         with share.one_at_a_time("prepares the teacher"):
             # The record of an earlier comparison stays until there is a new report.
             if RunRecord.read(grid.folder) is None:
-                new_record(settings, inputs, training_args).write(grid.folder)
+                grid.record.write(grid.folder)
             teacher = prepare_teacher(start, training_args, inputs, grid.folder / TEACHER_SCORES)
         fingerprint = fingerprint_model(teacher.load(training_args.device))
         waiting = [plan for plan in plans if state_of(plan, grid, fingerprint) != "finished"]
@@ -185,7 +186,7 @@ def report(
             blocks = build_report(results, scores, captions, reasons, grid.settings.command)
             blocks += further(finished)
             write_document(folder, "report", blocks)
-            new_record(grid.settings, grid.inputs, grid.training_args).write(folder)
+            grid.record.write(folder)
         remove_other_predictions(grid.folder, results)
         print(to_markdown(blocks))
     for cell, reason in failures.items():

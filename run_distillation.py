@@ -53,10 +53,11 @@ from training.run import (
     begin_run,
     build_trainer,
     finished_run,
+    new_record,
     score_again,
     train_and_finish,
 )
-from training.student import check_student, start_student
+from training.student import check_student, start_student, starting_weights
 from training.tables import results_table
 from training.teacher import check_teacher, check_teacher_output_dir, load_teacher, prepare_teacher
 
@@ -112,10 +113,12 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     inputs = read_by_student(inputs, student_args.student_name_or_path, data_args, training_args)
     inputs = with_trimmed_vocabulary(inputs, vocabulary_args, data_args, training_args)
     check_student(start, student_args, training_args, inputs)
-    if finished_run(settings, inputs, training_args, overwrite) is None:
+    weights = starting_weights(start, student_args, inputs, training_args.seed)
+    record = new_record(settings, inputs, training_args, weights)
+    if finished_run(record, training_args, overwrite) is None:
         check_teacher(start, training_args, inputs.read_by_teacher)
     with claimed(training_args):
-        record, checkpoint = begin_run(settings, inputs, training_args, overwrite)
+        record, checkpoint = begin_run(record, training_args, overwrite)
         repository = open_repository(training_args) if push_to_hub else None
         if record.student is None:  # otherwise the run is finished
             teacher = prepare_teacher(start, training_args, inputs.read_by_teacher)

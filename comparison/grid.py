@@ -10,7 +10,7 @@ and an interrupted one continues from its last checkpoint. Other processes may r
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -72,7 +72,11 @@ CHECKPOINTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """What all cells share: the arguments, as they were given and one by one, and the data."""
+    """What all cells share: the arguments, as they were given and one by one, and what they start from.
+
+    Attributes:
+        weights: fingerprints of the checkpoints that are named, before any training.
+    """
 
     settings: Settings
     teacher_args: TeacherArguments
@@ -81,10 +85,20 @@ class Grid:
     comparison_args: ComparisonArguments
     training_args: DistillationTrainingArguments
     inputs: Inputs
+    weights: Mapping[str, str]
 
     @property
     def folder(self) -> Path:
         return Path(self.training_args.output_dir)
+
+    @property
+    def record(self) -> RunRecord:
+        """The record of the comparison itself, in its folder."""
+        return new_record(self.settings, self.inputs, self.training_args, self.weights)
+
+    def record_of(self, plan: "CellPlan") -> RunRecord:
+        """The record of a cell that begins."""
+        return new_record(plan.settings, self.inputs_of(plan.cell.method), plan.training_args, self.weights)
 
     @property
     def encoder_name(self) -> str:
@@ -177,8 +191,7 @@ def state_of(plan: CellPlan, grid: Grid, teacher_fingerprint: str | None = None)
     Raises:
         UserError: its folder holds a run with other settings, other data or another teacher.
     """
-    record = new_record(plan.settings, grid.inputs_of(plan.cell.method), plan.training_args)
-    finished, unfinished = earlier_records(plan.folder, record)
+    finished, unfinished = earlier_records(plan.folder, grid.record_of(plan))
     if unfinished is not None or finished is None:
         return "new" if unfinished is None else "interrupted"
     if teacher_fingerprint not in (None, finished.teacher.fingerprint):
@@ -349,7 +362,7 @@ def run_cell(plan: CellPlan, grid: Grid, teacher: Teacher, bar: tqdm) -> None:
     """Builds, trains, scores and records what one cell asks for."""
     args, method = plan.training_args, plan.cell.method
     inputs = grid.inputs_of(method)
-    record, checkpoint = begin_run(plan.settings, inputs, args)
+    record, checkpoint = begin_run(grid.record_of(plan), args)
     if plan.lora_args is not None:
         base = grid.encoder_name if method == "lora_full" else teacher.path
         record = replace(record, teacher_folder=path_from(args.output_dir, base))

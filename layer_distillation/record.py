@@ -131,6 +131,8 @@ class RunRecord:
         settings: arguments that were given, and the number of processes.
         seed: of the student's training.
         libraries: versions.
+        circumstances: what else the run depends on: fingerprints of the checkpoints that the settings name, and what
+            settings came to that were not given. Earlier versions did not record them.
         teacher_folder: LoRA runs only: path from the run's folder to that of the model which the adapter belongs on,
             the teacher or the checkpoint that the student started from; `None` for one on the Hub.
         built_from: fingerprint of the model that a stage's student was built from, or that a pretrained student with
@@ -146,6 +148,7 @@ class RunRecord:
     data: DataRecord
     seed: int
     libraries: Mapping[str, str]
+    circumstances: Mapping | None = None
     teacher_folder: str | None = None
     built_from: str | None = None
     method: str | None = None
@@ -182,18 +185,19 @@ class RunRecord:
 
     @property
     def request(self) -> dict:
-        """What the run was asked to do, and on which data: `settings` and `data`, as they are in the file."""
-        return json.loads(to_json({"settings": self.settings, "data": _plain(self.data)}))
+        """What decides the result of the run: `settings`, `data` and `circumstances`, as they are in the file."""
+        parts = {"settings": self.settings, "data": _plain(self.data), "circumstances": self.circumstances}
+        return json.loads(to_json({part: value for part, value in parts.items() if value is not None}))
 
     def differences(self, earlier: "RunRecord", without_effect: Collection[str] = ()) -> dict[str, list[str]]:
-        """Returns in what the request differs from an earlier one: for "settings" and "data", what changed and how.
+        """Returns in what the request differs from an earlier one: for each part of it, what changed and how.
 
         Args:
             without_effect: settings that are not compared.
         """
-        changed = {}
+        changed, request_there = {}, earlier.request
         for part, now in self.request.items():
-            there = earlier.request[part]
+            there = request_there.get(part, now)
             names = sorted(name for name in now.keys() | there.keys() if now.get(name) != there.get(name))
             if found := [
                 f"{name} ({there.get(name, 'not given')} there, {now.get(name, 'not given')} here)"

@@ -103,6 +103,7 @@ def grid(tmp_path):
         comparison_args=comparison_args,
         training_args=args,
         inputs=None,
+        weights={},
     )
 
 

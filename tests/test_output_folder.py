@@ -43,6 +43,7 @@ RECORD = RunRecord(
     data=DataRecord(source="a/train.csv", labels=("bad", "good"), fingerprints={"train": "f00"}, split_seed=None),
     seed=1,
     libraries={"torch": "2.13.0"},
+    circumstances={"teacher": "7ea"},
 )
 EARLIER = replace(RECORD, seed=0)
 ARGUMENTS = (TeacherArguments, DataArguments, LoraArguments, DistillationTrainingArguments)
@@ -216,6 +217,12 @@ def test_data_that_differ_are_named(tmp_path):
         earlier_records(tmp_path, RECORD)
 
 
+def test_a_record_of_an_earlier_version_does_not_say_which_weights_and_is_not_compared_by_them(tmp_path):
+    replace(RECORD, circumstances=None).write(tmp_path)
+    finished, _ = earlier_records(tmp_path, RECORD)
+    assert finished is not None
+
+
 def test_settings_that_change_no_result_make_no_other_run(tmp_path):
     shown = {"disable_tqdm": True, "report_to": ["tensorboard"], "logging_steps": 5, "merge_adapter": True}
     shown["output_dir"] = "outputs/student"  # earlier versions recorded it
@@ -316,16 +323,28 @@ def test_a_run_that_ends_replaces_the_results_of_the_one_before_and_nothing_else
 
 
 @pytest.mark.parametrize(
-    "change", [{"settings": {"layers": "1,3"}}, {"data": replace(RECORD.data, fingerprints={"train": "ba5"})}]
+    "change",
+    [
+        {"settings": {"layers": "1,3"}},
+        {"data": replace(RECORD.data, fingerprints={"train": "ba5"})},
+        {"circumstances": {"teacher": "ba5"}},
+    ],
 )
 @pytest.mark.parametrize("is_finished", [True, False])
-def test_a_run_with_other_settings_or_data_is_not_replaced(tmp_path, change, is_finished):
+def test_a_run_with_another_request_is_not_replaced(tmp_path, change, is_finished):
     if is_finished:
         RECORD.write(tmp_path)
     else:
         open_run_folder(tmp_path, RECORD, keep_checkpoints=False)
     with pytest.raises(UserError, match=f"--output_dir {tmp_path} .*other {next(iter(change))}"):
         checkpoint_to_resume(tmp_path, replace(RECORD, **change))
+
+
+def test_a_stage_does_not_resume_where_it_was_built_from_other_weights(tmp_path):
+    open_run_folder(tmp_path, replace(RECORD, built_from="7ea"), keep_checkpoints=False)
+    checkpoint = add_checkpoint(tmp_path, 10)
+    assert checkpoint_to_resume(tmp_path, replace(RECORD, built_from="7ea")) == checkpoint
+    assert checkpoint_to_resume(tmp_path, replace(RECORD, built_from="ba5")) is None
 
 
 def test_a_finished_run_and_a_new_folder_start_from_the_beginning(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from transformers import pipeline as make_pipeline
 import run_distillation
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
+from layer_distillation.record import RunRecord
 from tests.glue_cache import write_glue_cache
 from tests.script_runs import (
     BAD,
@@ -449,6 +451,24 @@ def test_a_finished_run_is_kept_unless_it_may_be_overwritten(teacher, files, tmp
     assert not (folder / "checkpoint-900").exists() and not (folder / "predictions_old.csv").exists()
     run_here(*arguments, "--layer_strategy", "top", "--output_dir", folder, "--overwrite_output_dir")
     assert read_record(folder)["student"]["layers"] == [1, 2] and weights(folder) != first[0]
+
+
+def test_a_run_depends_on_more_than_its_command(teacher, files, tmp_path):
+    """On the weights that the teacher's folder holds, and on what is left to the hardware or to other settings."""
+    folder, changing = tmp_path / "student", Path(shutil.copytree(teacher, tmp_path / "teacher"))
+    arguments = ["--teacher_name_or_path", changing, "--num_train_epochs", 1, "--save_strategy", "no", *files]
+    arguments += ["--eval_strategy", "steps"]
+    run_here(*arguments, "--output_dir", folder)
+    assert_refused([*arguments, "--logging_steps", 7], folder, "eval_steps (500 there, 7 here)")
+    record = RunRecord.read(folder)
+    replace(record, circumstances={**record.circumstances, "bf16": True}).write(folder)  # as on other hardware
+    assert_refused(arguments, folder, "bf16 (True there, False here)")
+    record.write(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(changing)
+    before = fingerprint_model(model)
+    model.classifier.weight.data += 1
+    model.save_pretrained(changing)
+    assert_refused(arguments, folder, f"teacher ({before} there, {fingerprint_model(model)} here)")
 
 
 def test_pushing_uploads_the_student_alone_and_once(teacher, files, tmp_path, monkeypatch):

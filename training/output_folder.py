@@ -186,10 +186,10 @@ def earlier_records(
 
 
 def checkpoint_to_resume(output_dir: str | Path, record: RunRecord, overwrite: bool = False) -> str | None:
-    """Returns the newest checkpoint that an interrupted run with the same settings and data can continue from, `None`
-    if there is none. A checkpoint without the mark of `CheckpointMarker` is skipped."""
+    """Returns the newest checkpoint that an interrupted run of the same request can continue from, `None` if there is
+    none. A checkpoint without the mark of `CheckpointMarker` is skipped."""
     _, unfinished = earlier_records(output_dir, record, overwrite)
-    if unfinished is None:
+    if unfinished is None or unfinished.built_from != record.built_from:
         return None
     for checkpoint in sorted(_checkpoints(output_dir), key=_step, reverse=True):
         if (checkpoint / COMPLETE_MARK).is_file():

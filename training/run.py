@@ -1,6 +1,7 @@
 """The steps of a run after its data and its teacher are ready, in the order in which they happen.
 
-record, checkpoint = begin_run(settings, inputs, training_args)
+record = new_record(settings, inputs, training_args, weights)
+record, checkpoint = begin_run(record, training_args)
 run = Run(training_args, inputs, teacher, record, checkpoint)
 student, origin = start_student(run, student_args)           # training/student.py
 trainer = build_trainer(student, inputs, training_args, teacher, origin.layers)
@@ -18,6 +19,7 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import IntervalStrategy
 
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
@@ -109,25 +111,26 @@ class Run:
 # ---- Beginning ----
 
 
-def finished_run(
-    settings: Settings, inputs: Inputs, training_args: DistillationTrainingArguments, overwrite: bool
-) -> RunRecord | None:
-    """Returns the record of the run if it is finished already, and may not be overwritten.
+def finished_run(record: RunRecord, training_args: DistillationTrainingArguments, overwrite: bool) -> RunRecord | None:
+    """Returns the complete record of a run if it is finished already, and may not be overwritten.
+
+    Args:
+        record: as `new_record` returns it.
 
     Raises:
         UserError: the folder holds another run.
     """
-    record = new_record(settings, inputs, training_args)
     finished, unfinished = on_main_process(lambda: earlier_records(training_args.output_dir, record, overwrite))
     return finished if unfinished is None and not overwrite else None
 
 
 def begin_run(
-    settings: Settings, inputs: Inputs, training_args: DistillationTrainingArguments, overwrite: bool = False
+    record: RunRecord, training_args: DistillationTrainingArguments, overwrite: bool = False
 ) -> tuple[RunRecord, str | None]:
     """Opens the output folder, which is claimed, for a run that is not finished.
 
     Args:
+        record: as `new_record` returns it.
         overwrite: whether the run may replace another one in the folder.
 
     Returns:
@@ -137,14 +140,13 @@ def begin_run(
     Raises:
         UserError: the folder holds another run.
     """
-    finished = finished_run(settings, inputs, training_args, overwrite)
+    finished = finished_run(record, training_args, overwrite)
     if finished is not None:
         logger.info(
             f"This run is finished, and its results are kept in {training_args.output_dir}. Train it again with "
             "--overwrite_output_dir."
         )
         return finished, None
-    record = new_record(settings, inputs, training_args)
     return record, open_run(record, training_args, overwrite)
 
 
@@ -161,8 +163,14 @@ def open_run(record: RunRecord, training_args: DistillationTrainingArguments, ov
     return on_main_process(open_folder)
 
 
-def new_record(settings: Settings, inputs: Inputs, training_args: DistillationTrainingArguments) -> RunRecord:
-    """Returns the record of a run that begins: what it is asked to do, and on which data."""
+def new_record(
+    settings: Settings, inputs: Inputs, training_args: DistillationTrainingArguments, weights: Mapping[str, str]
+) -> RunRecord:
+    """Returns the record of a run that begins: what it is asked to do, and on what its result depends.
+
+    Args:
+        weights: fingerprints of the checkpoints that the settings name; their folders may hold others by now.
+    """
     data = DataRecord(
         source=inputs.data.source,
         labels=inputs.data.labels.names,
@@ -177,7 +185,13 @@ def new_record(settings: Settings, inputs: Inputs, training_args: DistillationTr
         data=data,
         seed=training_args.seed,
         libraries=library_versions(),
+        circumstances={"bf16": training_args.bf16, "eval_steps": _eval_steps(training_args), **weights},
     )
+
+
+def _eval_steps(args: DistillationTrainingArguments) -> float | None:
+    """Returns the steps between evaluations, which decide what `--load_best_model_at_end` chooses from."""
+    return args.eval_steps if args.eval_strategy == IntervalStrategy.STEPS else None
 
 
 # ---- Training ----

@@ -78,6 +78,16 @@ def check_student(
         check_losses(source, start.model, start.args, inputs, training_args)
 
 
+def starting_weights(start: TeacherStart, student_args: StudentArguments, inputs: Inputs, seed: int) -> dict[str, str]:
+    """Returns fingerprints of the checkpoints that a run starts from, before any training."""
+    weights = {"teacher": start.fingerprint}
+    if student_args.student_name_or_path is not None:
+        path = resolve_checkpoint(student_args.student_name_or_path)
+        student, _ = load_for_labels(path, inputs.data.labels, seed)
+        weights["student"] = fingerprint_model(student)
+    return weights
+
+
 def stand_in(teacher: PreTrainedModel, student_args: StudentArguments) -> PreTrainedModel:
     """Returns a student as the arguments ask for; where evidence chooses its parts, a student of the same size."""
     if student_args.needs_evidence:
