@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
         fingerprint = fingerprint_model(teacher.load(training_args.device))
         waiting = [plan for plan in plans if state_of(plan, grid, fingerprint) != "finished"]
         number = min(comparison_args.num_workers, len(waiting))
-        with workers(number, __file__, words, grid.folder) as helpers:
+        with workers(number, __file__, words, share) as helpers:
             failures = run_grid(waiting, grid, teacher, share, helpers)
         if failures is None:
             logger.info("The cells that are left run in other processes, the last of which writes the report.")

@@ -3,15 +3,17 @@
     with share_grid(OUTPUT_DIR) as share:
         with share.one_at_a_time("prepares the teacher"):
             ...                                # the first process makes it, the others find it
-        with workers(2, script, words, OUTPUT_DIR):    # this process and another one of the same command
+        with workers(2, script, words, share):    # this process and another one of the same command
             ...
 
 The processes may start at any time and on any machine that sees the folder. A cell is claimed by the lock of its own
 folder (`training.output_folder.claimed`), so a process that is killed loses its claim.
 """
 
+import json
 import logging
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -27,6 +29,9 @@ from layer_distillation.atomic_files import locked
 
 logger = logging.getLogger(__name__)
 
+# Variable by which a worker knows which failures are earlier than the command that has started it.
+EARLIER_FAILURES = "LAYER_DISTILLATION_EARLIER_FAILURES"
+
 
 class Share:
     """A process's view of the grid that it shares.
@@ -34,13 +39,20 @@ class Share:
     Args:
         folder: the output folder of the grid.
         stack: ends with the process's part in the grid.
+
+    Attributes:
+        earlier_failures: names of the files about cells that failed before this start, with their times; these cells
+            are tried again.
     """
 
     def __init__(self, folder: Path, stack: ExitStack):
         self.folder = folder
         self._stack = stack
         self._waits = False
-        self._earlier_failures = {file: file.stat().st_mtime_ns for file in folder.glob("failures/*")}
+        if EARLIER_FAILURES in os.environ:
+            self.earlier_failures = json.loads(os.environ[EARLIER_FAILURES])
+        else:
+            self.earlier_failures = {file.name: file.stat().st_mtime_ns for file in folder.glob("failures/*")}
 
     @contextmanager
     def one_at_a_time(self, work: str) -> Iterator[None]:
@@ -81,10 +93,10 @@ class Share:
             file.write_text(reason)
 
     def failure_of(self, cell: Cell) -> str | None:
-        """Returns why a cell failed since this process started, `None` if it did not."""
+        """Returns why a cell failed since the command was started, `None` if it did not."""
         file = self._failure_file(cell)
         try:
-            is_earlier = self._earlier_failures.get(file) == file.stat().st_mtime_ns
+            is_earlier = self.earlier_failures.get(file.name) == file.stat().st_mtime_ns
             return None if is_earlier else file.read_text()
         except FileNotFoundError:
             return None
@@ -145,11 +157,12 @@ def _how(returncode: int) -> str:
 
 
 @contextmanager
-def workers(number: int, script: str | Path, words: Sequence[str], folder: Path) -> Iterator[Workers]:
+def workers(number: int, script: str | Path, words: Sequence[str], share: Share) -> Iterator[Workers]:
     """Starts further processes of the same command, which share the processors or the GPUs with this one.
 
-    Each writes to a file of its own in the folder, from `worker-2.log` on. In the block, this process uses its share
-    of the threads. The end of the block waits for the processes; an error in it ends them.
+    Each writes to a file of its own in the grid's folder, which is named after machine and process, as commands on
+    several machines may start workers. In the block, this process uses its share of the threads. The end of the block
+    waits for the processes; an error in it ends them.
 
     Args:
         number: of processes, with this one; below 2, none is started.
@@ -157,11 +170,13 @@ def workers(number: int, script: str | Path, words: Sequence[str], folder: Path)
         words: of its command line.
     """
     started, threads = Workers(), torch.get_num_threads()
+    logs = f"{share.folder}/worker-{platform.node()}-{os.getpid()}"
+    shared = {EARLIER_FAILURES: json.dumps(share.earlier_failures)}
     try:
         for index in range(1, number):
             command = [sys.executable, str(script), *words, "--num_workers", "1"]
-            environment = os.environ | worker_environment(index, number)
-            started.start(command, environment, folder / f"worker-{index + 1}.log")
+            environment = os.environ | worker_environment(index, number) | shared
+            started.start(command, environment, Path(f"{logs}-{index + 1}.log"))
         torch.set_num_threads(share_of_threads(number))
         yield started
         started.wait()

@@ -192,6 +192,25 @@ def test_a_cell_that_failed_before_this_start_is_tried_again(tmp_path):
         assert other.failure_of(failed) is None
 
 
+def test_a_worker_does_not_try_again_what_failed_before_it_was_ready(tmp_path):
+    script, cell = tmp_path / "script.py", Cell("distill", "odd", 0)
+    script.write_text(
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from comparison.arguments import Cell\n"
+        "from comparison.sharing import share_grid\n"
+        "folder = Path(sys.argv[1])\n"
+        "while not list(folder.glob('failures/*')):\n"
+        "    time.sleep(0.01)\n"
+        "with share_grid(folder) as share:\n"
+        "    (folder / 'answer').write_text(str(share.failure_of(Cell('distill', 'odd', 0))))\n"
+    )
+    with share_grid(tmp_path) as share, workers(2, script, [str(tmp_path)], share):
+        share.note_failure(cell, "OSError: disk full")
+    assert (tmp_path / "answer").read_text() == "OSError: disk full"
+
+
 def test_a_cell_uses_one_gpu_of_several(tmp_path):
     args = DistillationTrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=8, use_cpu=True)
     args._n_gpu = 4 if args.n_gpu == 0 else args.n_gpu  # as where four are visible
@@ -211,9 +230,9 @@ def test_workers_finish_what_they_do_and_a_killed_one_is_told(tmp_path, caplog):
         "time.sleep(0.3)\n"
         "(folder / 'done').touch()\n"
     )
-    with workers(3, script, [str(tmp_path)], tmp_path) as helpers:
+    with share_grid(tmp_path) as share, workers(3, script, [str(tmp_path)], share) as helpers:
         assert helpers.are_working()
-    assert sorted(file.name for file in tmp_path.glob("*.log")) == ["worker-2.log", "worker-3.log"]
+    assert sorted(file.name[-6:] for file in tmp_path.glob("worker-*.log")) == ["-2.log", "-3.log"]
     assert (tmp_path / "done").exists() and not helpers.are_working()
     (message,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert "SIGKILL" in message and "worker-" in message
@@ -222,7 +241,11 @@ def test_workers_finish_what_they_do_and_a_killed_one_is_told(tmp_path, caplog):
 def test_an_error_ends_the_workers(tmp_path, caplog):
     script, threads = tmp_path / "script.py", torch.get_num_threads()
     script.write_text("import time; time.sleep(99)")
-    with pytest.raises(KeyboardInterrupt), workers(2, script, [], tmp_path) as helpers:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        share_grid(tmp_path) as share,
+        workers(2, script, [], share) as helpers,
+    ):
         raise KeyboardInterrupt
     assert not helpers.are_working() and "ended" not in caplog.text
     assert torch.get_num_threads() == threads
@@ -233,10 +256,11 @@ def test_the_process_that_starts_workers_keeps_its_share_of_the_threads(tmp_path
     script.write_text("")
     torch.set_num_threads(4)
     try:
-        with workers(2, script, [], tmp_path):
-            assert torch.get_num_threads() == 2
-        with workers(1, script, [], tmp_path):
-            assert torch.get_num_threads() == 4
+        with share_grid(tmp_path) as share:
+            with workers(2, script, [], share):
+                assert torch.get_num_threads() == 2
+            with workers(1, script, [], share):
+                assert torch.get_num_threads() == 4
         assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)

@@ -451,7 +451,8 @@ def test_workers_share_the_cells_and_the_command_reports(finished, arguments, tm
     folder = tmp_path / "grid"
     run = run_process(run_comparison.__file__, *arguments, *GRID, "--output_dir", folder, "--num_workers", 2)
     assert run.returncode == 0, run.stderr
-    cells = [log.count("Parameters: teacher") for log in (run.stderr, (folder / "worker-2.log").read_text())]
+    (log_of_worker,) = folder.glob("worker-*-2.log")
+    cells = [log.count("Parameters: teacher") for log in (run.stderr, log_of_worker.read_text())]
     assert sum(cells) == len(CELLS) and cells[0] > 0
     assert run.stdout.count("# Comparison on ") == 1 and "A worker ended" not in run.stderr
     assert weights(folder / "runs" / CELLS[0]) == weights(finished / "runs" / CELLS[0])
