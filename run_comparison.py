@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from comparison.arguments import Cell, ComparisonArguments, plan_cells
@@ -131,13 +131,6 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
         print(describe_plan(plans, states, estimate_seconds(plans, states, grid, start.model)))
         return None
 
-    def identity(finished: Sequence[CellPlan]) -> list[Block]:
-        """Returns the section on identities, empty where no texts mention any."""
-        if identity_texts is None:
-            return []
-        measured = measure_groups(finished, grid, teacher, identity_texts, identity_args)
-        return identity_section(identity_texts, measured)
-
     # Teacher and students, shared with all processes that run this grid
     words = sys.argv[1:] if argv is None else [str(word) for word in argv]
     with share_grid(grid.folder) as share:
@@ -154,26 +147,30 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
         if failures is None:
             logger.info("The cells that are left run in other processes, the last of which writes the report.")
             return None
-        results = report(plans, grid, teacher, failures, identity)
+        finished, further = [plan for plan in plans if plan.cell not in failures], []
+        if identity_texts and finished:
+            measured = measure_groups(finished, grid, teacher, identity_texts, identity_args)
+            further = identity_section(identity_texts, measured)
+        results = report(finished, grid, teacher, failures, further)
     if failures:
         sys.exit(1)
     return results
 
 
 def report(
-    plans: Sequence[CellPlan],
+    finished: Sequence[CellPlan],
     grid: Grid,
     teacher: Teacher,
     failures: Mapping[Cell, str],
-    further: Callable[[Sequence[CellPlan]], list[Block]],
+    further: Sequence[Block],
 ) -> Results | None:
     """Writes and prints what the finished cells of the grid show; returns `None` if there is none.
 
     Args:
         failures: the cells that failed, with the reason.
-        further: returns further sections for the finished cells.
+        further: sections at the end of the report.
     """
-    finished, results = [plan for plan in plans if plan.cell not in failures], None
+    results = None
     if finished:
         results = read_results(finished, grid, teacher)
         scores = score_groups(results.predictions)
@@ -183,8 +180,7 @@ def report(
             figures = draw_figures(f"{folder}/figures", results, scores, compare_layers(finished, grid, teacher))
             reasons = {cell.name: reason for cell, reason in failures.items()}
             captions = {f"figures/{name}": caption for name, caption in figures.items()}
-            blocks = build_report(results, scores, captions, reasons, grid.settings.command)
-            blocks += further(finished)
+            blocks = [*build_report(results, scores, captions, reasons, grid.settings.command), *further]
             write_document(folder, "report", blocks)
             grid.record.write(folder)
         remove_other_predictions(grid.folder, results)
