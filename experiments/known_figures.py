@@ -100,8 +100,8 @@ def known_figures(name: str) -> Known:
             figures += read(path)
     if not figures:
         raise UserError(f"There is no file of the result {name} in docs/results.")
-    # A page may name the mean without its deviation, or an estimate or a limit without the others.
-    figures += [(number,) for figure in figures if len(figure) > 1 for number in figure]
+    # A page may name a mean without its deviation, or an estimate without its limits.
+    figures += [figure[:1] for figure in figures if len(figure) > 1]
     return Known(grouped(dict.fromkeys(figures), key=len))
 
 

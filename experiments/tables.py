@@ -95,7 +95,8 @@ def marks(lines: Sequence[str]) -> Iterator[Mark]:
             continue
         position = 0
         for comment in COMMENT.finditer(line):
-            text = (before + line[position : comment.start()]).strip()
+            # A figure may go on in the next line, which is indented in a list.
+            text = " ".join((before + line[position : comment.start()]).split())
             start = index + 1
             while start < len(lines) and not lines[start].strip():
                 start += 1
