@@ -8,9 +8,8 @@
     trainer.train()
 
 A `teacher_logits` column of the data set replaces the teacher: see `layer_distillation/teacher_outputs.py`. With
-`ce_weight=1, kl_weight=0` the trainer does what `Trainer` does, without a teacher: use that for baselines.
-Layers of the student can be compared with layers of the teacher (`hidden_weight`, `attention_weight`,
-`relation_weight`). The weights and the temperature can change during the training (`linear_to`).
+`ce_weight=1, kl_weight=0` the trainer does what `Trainer` does, without a teacher: use that for baselines. Layers can
+be compared too (`hidden_weight`, `attention_weight`, `relation_weight`), with weights that change (`linear_to`).
 """
 
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ from layer_distillation.losses import cosine_loss, kl_divergence_loss
 from layer_distillation.matching import check_logits, check_match
 from layer_distillation.model_outputs import config_of, no_predictions, plain_model, with_loss
 from layer_distillation.precision import in_float32
+from layer_distillation.problem_types import stated_problem_type
 from layer_distillation.teacher_outputs import check_finite, stored_width
 
 # Name of the projection (see `layer_losses.py`) within the student while both are trained.
@@ -105,6 +105,7 @@ class DistillationTrainer(Trainer):
         args = args if args is not None else DistillationTrainingArguments()
         if not isinstance(args, DistillationTrainingArguments):
             raise UserError(f"`args` must be DistillationTrainingArguments, found {type(args).__name__}.")
+        args = args.for_problem_type(stated_problem_type(config_of(teacher_model if model is None else model)))
         super().__init__(model if model is None else in_float32(model), args, *more, **kwargs)
         # BERT-like heads accept **kwargs, so Trainer would believe that they divide the loss by `num_items_in_batch`.
         # They do not, and the loss would grow with accumulation steps and processes. `compute_loss` returns what
@@ -118,8 +119,7 @@ class DistillationTrainer(Trainer):
             choose_fsdp_units(plain_model(self.model), self.accelerator)
         if self.args.uses("kl", "cosine"):
             check_finite(self.train_dataset)
-        self._teacher_layers = teacher_layers
-        self.teacher_model = teacher_model
+        self._teacher_layers, self.teacher_model = teacher_layers, teacher_model
         self._set_student()
         if teacher_model is not None:
             self.teacher_model = self._prepare_teacher(teacher_model)

@@ -9,6 +9,7 @@ baseline_args = args.for_labels_alone()
 
 import copy
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -21,6 +22,9 @@ from transformers import TrainingArguments
 from layer_distillation.engines import renew_engine_config
 from layer_distillation.errors import UserError
 from layer_distillation.loss_table import LAYER_LOSSES, LOSSES, WEIGHTS, LayerLoss
+from layer_distillation.problem_types import REGRESSION
+
+logger = logging.getLogger(__name__)
 
 HIDDEN_TOKENS = ("all", "first")
 ATTENTION_DIVERGENCES = ("kl", "mse")
@@ -179,8 +183,8 @@ class DistillationTrainingArguments(TrainingArguments):
             "nargs": "?",
             "const": True,
             "help": "Compute in bfloat16; the weights stay in float32. Unset: as `accelerate` was configured, "
-            "else on where the hardware multiplies bfloat16, unless --fp16 is given. `--bf16 false` "
-            "turns it off.",
+            "else on where the hardware multiplies bfloat16, unless --fp16 is given or the labels are scores "
+            "(regression). `--bf16 false` turns it off.",
         },
     )
     train_sampling_strategy: str = field(
@@ -258,10 +262,12 @@ class DistillationTrainingArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             # Otherwise `TrainingArguments` refuses bfloat16 on a machine without an accelerator.
             self.use_cpu = True
+        self._hardware_chose_bf16 = False
         if self.bf16 is None:
             launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
             hardware_decides = launched_with == "no" and not self.fp16
-            self.bf16 = launched_with == "bf16" or (hardware_decides and bf16_in_hardware(self.use_cpu))
+            self._hardware_chose_bf16 = hardware_decides and bf16_in_hardware(self.use_cpu)
+            self.bf16 = launched_with == "bf16" or self._hardware_chose_bf16
 
     def _check_layers_can_be_read(self) -> None:
         """Checks the losses on layers against settings that `TrainingArguments.__post_init__` has completed."""
@@ -346,6 +352,22 @@ class DistillationTrainingArguments(TrainingArguments):
         """Returns the weights of the losses on layers that are used and meet the condition, for an error."""
         names = [name for name, loss in LAYER_LOSSES.items() if condition(loss) and self.uses(name)]
         return " and ".join(f"--{name}_weight" for name in names)
+
+    def for_problem_type(self, problem_type: str | None) -> Self:
+        """Returns the arguments for a problem type: in float32 for regression, unless bfloat16 was asked for.
+
+        A number in bfloat16 has 8 significant bits: between 1024 and 2048 a model could predict every eighth number.
+        Which class is most probable hardly depends on that.
+        """
+        if problem_type != REGRESSION or not self.bf16:
+            return self
+        if not self._hardware_chose_bf16:
+            logger.warning("--bf16 rounds the predictions of a regression to 8 significant bits.")
+            return self
+        args = copy.copy(self)
+        args.bf16, args.mixed_precision, args._hardware_chose_bf16 = False, "no", False
+        renew_engine_config(args)
+        return args
 
     # ---- arguments of another training in the same process ----
 

@@ -8,6 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -582,6 +583,21 @@ def test_multi_label_and_regression_students_learn_from_labels_and_teacher(build
     assert (logs[0]["loss_ce"], logs[0]["loss_kl"]) == pytest.approx((before, kl_before), rel=1e-5)
     assert logs[-1]["loss"] < 0.7 * logs[0]["loss"]
     assert trainer.evaluate(examples)["eval_loss"] < 0.8 * before
+
+
+@pytest.mark.parametrize(("asked_for", "num_labels", "is_used"), [(None, 1, False), (True, 1, True), (None, 3, True)])
+def test_a_regression_is_not_rounded_to_bfloat16_by_default(monkeypatch, build_trainer, asked_for, num_labels, is_used):
+    """Around 2000, numbers in bfloat16 are 8 apart."""
+    monkeypatch.setattr("layer_distillation.arguments.bf16_in_hardware", lambda use_cpu: True)
+    student = bert(1, num_labels)
+    with torch.no_grad():
+        student.classifier.bias += 2005
+    trainer = build_trainer(student, bf16=asked_for, **CE_ONLY)
+    examples = random_examples(17).remove_columns("labels")
+    exact = logits_one_by_one(student, examples).numpy()
+    rounding = np.abs(trainer.predict(examples).predictions - exact).max()
+    assert trainer.args.bf16 is is_used and (trainer.accelerator.mixed_precision == "bf16") is is_used
+    assert rounding > 1 if is_used else rounding < 1e-3
 
 
 def test_problem_type_of_the_config_wins_over_the_inferred_one(build_trainer):

@@ -60,7 +60,9 @@ def test_numbers_in_a_text_are_given_by_the_mean_over_seeds_and_its_deviation(fo
     (folder / "runs.csv").write_text(
         "recipe,seed,eval_accuracy\nplain,0,0.80\nplain,1,0.84\nplain,2,0.82\nnew,0,0.9\n"
     )
-    right = "- Plain reaches 82.0\n  ± 2.0 per cent (0.820) with T = 4,\n  and new 90.0 <!-- from runs -->, unlike 12.3."
+    right = (
+        "- Plain reaches 82.0\n  ± 2.0 per cent (0.820) with T = 4,\n  and new 90.0 <!-- from runs -->, unlike 12.3."
+    )
     assert tables.check(page(right)) == []
     for wrong in ("82.1 ± 2.0", "82.0 ± 2.1", "0.821", "2.0"):
         (problem,) = tables.check(page(f"An accuracy of 80.0.\n\nPlain: {wrong} <!-- from runs -->"))
