@@ -12,8 +12,9 @@
 Layers are numbered from 1, nearest the embeddings, to N, nearest the head, in everything a person reads or passes.
 Starting a student from layers of its teacher is the initialization of DistilBERT (Sanh et al., 2019,
 https://arxiv.org/abs/1910.01108, section 3). A new strategy by position is a `case` in `select_layers` and a name in
-`STRATEGIES`; one by data is a name in `EVIDENCE_STRATEGIES` and a choice in `training/layer_search.py`. Both need a
-phrase in the help of `layer_strategy` (`training/arguments.py`) and an entry in `comparison/styles.py`.
+`BY_POSITION` and `STRATEGIES`; one by data is a name in `EVIDENCE_STRATEGIES` and a choice in
+`training/layer_search.py`. Both need a phrase in the help of `layer_strategy` (`training/arguments.py`) and an entry
+in `comparison/styles.py`.
 """
 
 import logging
@@ -37,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 # Strategies that look at the training data: `training.layer_search.choose_layers`.
 EVIDENCE_STRATEGIES = ("search", "cka", "block_influence")
+# Strategies that choose fewer layers by their place in the teacher, and which of them need K = N/2.
+BY_POSITION = ("top", "bottom", "uniform", "odd", "even")
+EVERY_SECOND = ("odd", "even")
 SYNONYMS = {"first": "top", "last": "bottom"}
 STRATEGIES = ("top", "first", "bottom", "last", "odd", "even", "uniform", "random", "narrow", *EVIDENCE_STRATEGIES)
 
@@ -88,7 +92,7 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
             f"The strategy {strategy} needs the training data, but `select_layers` knows only the teacher's depth. "
             f"Run run_distillation.py --layer_strategy {strategy}, or use uniform, which needs no data."
         )
-    if strategy in ("odd", "even") and 2 * depth != num_teacher_layers:
+    if strategy in EVERY_SECOND and 2 * depth != num_teacher_layers:
         raise UserError(
             f"--layer_strategy {strategy} takes every second layer, so N must be even and K must be N/2, found a "
             f"teacher of N = {num_teacher_layers} layers and a student of K = {depth}. Use uniform, which spreads any "
@@ -108,6 +112,13 @@ def select_layers(strategy: str, num_teacher_layers: int, num_student_layers: in
             return spread_evenly(num_teacher_layers, depth)
         case "random":
             return ()
+
+
+def selections_by_position(num_teacher_layers: int, num_student_layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the strategies by position that can choose so many layers, each with its layers, 1-based."""
+    for strategy in BY_POSITION:
+        if strategy not in EVERY_SECOND or 2 * num_student_layers == num_teacher_layers:
+            yield strategy, select_layers(strategy, num_teacher_layers, num_student_layers)
 
 
 def spread_evenly(num_teacher_layers: int, num_student_layers: int) -> tuple[int, ...]:
@@ -378,11 +389,9 @@ def _advice(teacher: PreTrainedModel, layers: Sequence[int]) -> str:
     """Returns which other lists of as many layers fit."""
     num_teacher_layers, depth = num_layers(teacher), len(layers)
     options: dict[tuple[int, ...], str] = {}
-    for strategy in ("top", "odd", "even", "bottom", "uniform"):
-        if strategy not in ("odd", "even") or 2 * depth == num_teacher_layers:
-            of_depth = "" if depth == num_teacher_layers // 2 else f" --num_student_layers {depth}"
-            chosen = select_layers(strategy, num_teacher_layers, depth)
-            options.setdefault(chosen, f"--layer_strategy {strategy}{of_depth}")
+    of_depth = "" if depth == num_teacher_layers // 2 else f" --num_student_layers {depth}"
+    for strategy, chosen in selections_by_position(num_teacher_layers, depth):
+        options.setdefault(chosen, f"--layer_strategy {strategy}{of_depth}")
     others = [layer for layer in layers if layer != 1]
     for chosen in (tuple(sorted(layers)), (1, *others)[:depth]):
         options.setdefault(chosen, f"--layers {join_layers(chosen)}")

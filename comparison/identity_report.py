@@ -13,6 +13,7 @@ from pathlib import Path
 
 from comparison.bootstrap import Interval, Scores, difference, score
 from comparison.identity_bias import AUCS, METRICS, MIN_TEXTS, POWER, THRESHOLD, IdentityBias
+from training.model_card import CARD_FILE, IDENTITY_SECTION_FILE
 from training.tables import markdown_table
 
 FILE = "identity_bias.json"
@@ -109,16 +110,20 @@ def _limits(scores: Scores) -> dict[str, float]:
 def write_beside_model(folder: str | Path, source: str, measured: Mapping[str, IdentityBias]) -> None:
     """Writes `identity_bias.json` into the folder of a model, and a section into its model card if it has one.
 
+    The section is a file of its own too, `identity_bias.md`, from which a card that is written later takes it.
+
     Args:
         source: of the texts.
         measured: by form of the model, such as "checkpoint" and "int8".
     """
+    folder, section = Path(folder), _section(source, measured)
     models = [{"model": name, **to_json(bias)} for name, bias in measured.items()]
-    (Path(folder) / FILE).write_text(json.dumps({"source": source, "models": models}, indent=1) + "\n")
-    card = Path(folder) / "README.md"
+    (folder / FILE).write_text(json.dumps({"source": source, "models": models}, indent=1) + "\n")
+    (folder / IDENTITY_SECTION_FILE).write_text(section)
+    card = folder / CARD_FILE
     if card.is_file():
         text, _, _ = card.read_text().partition(f"\n{HEADING}\n")
-        card.write_text(f"{text.rstrip()}\n\n{_section(source, measured)}")
+        card.write_text(f"{text.rstrip()}\n\n{section}")
 
 
 def _section(source: str, measured: Mapping[str, IdentityBias]) -> str:

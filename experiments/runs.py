@@ -47,12 +47,13 @@ def finished_record(folder: Path, settings: Mapping[str, object], arguments: Seq
     return record
 
 
-def bootstrap_runs(metric: Metric, folders: Sequence[Path]) -> Scores:
+def bootstrap_runs(metric: Metric, folders: Sequence[Path], fresh: bool = False) -> Scores:
     """Scores students that differ in the seed alone, on the test split if its labels are known, else on validation.
 
     Args:
         metric: `accuracy` or `macro_f1` of `comparison.metrics`.
         folders: folders of the runs.
+        fresh: as in `Scores`.
 
     Raises:
         UserError: a run has no predictions for labeled examples.
@@ -60,7 +61,7 @@ def bootstrap_runs(metric: Metric, folders: Sequence[Path]) -> Scores:
     runs = [_reported_predictions(folder) for folder in folders]
     names = sorted({name for columns in runs for column in columns for name in column})
     ids = np.searchsorted(names, runs)  # (seeds, labels and predictions, examples)
-    return bootstrap(metric, ids[0, 0], ids[:, 1])
+    return bootstrap(metric, ids[0, 0], ids[:, 1], fresh=fresh)
 
 
 def _reported_predictions(folder: Path) -> tuple[list[str], list[str]]:

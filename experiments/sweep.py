@@ -6,8 +6,9 @@
 Every run is a process of its own with the folder `outputs/NAME/STRATEGY-RECIPE-SEED`; finished runs are not repeated.
 The teacher is fine-tuned once, in `outputs/NAME/teacher`. All runs in `outputs/NAME` go to `docs/results/NAME.csv`,
 means and standard deviations over seeds to `NAME.md`. With `--against odd-default` the table also says how far each
-student is ahead of these students, with 95% intervals over examples and seeds (`comparison/bootstrap.py`). All other
-arguments are passed on to `run_distillation.py`.
+student is ahead of these students, with 95% intervals over examples and over seeds, whose variance is pooled over all
+runs of the sweep as in the report of a comparison (`comparison/bootstrap.py`). All other arguments are passed on to
+`run_distillation.py`.
 """
 
 import argparse
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.results import ROOT, write_results
-from comparison.bootstrap import difference
+from comparison.bootstrap import difference, pooled_seed_variance
+from comparison.methods import COPY_NOTHING
 from comparison.metrics import accuracy, macro_f1
 from experiments.runs import bootstrap_runs, finished_record, scaled_spread
 from layer_mapping import STRATEGIES
@@ -164,12 +166,15 @@ def differences(folders: list[Path], reference: str, metric: str) -> dict[tuple[
     """Returns a cell of the table for each strategy and recipe: its lead over the reference in points."""
     name, function = METRICS[metric]
     groups = grouped(folders, key=lambda folder: tuple(folder.name.split("-")[:2]))
-    scores = {group: bootstrap_runs(function, members) for group, members in groups.items()}
+    scores = {
+        group: bootstrap_runs(function, members, fresh=group[0] in COPY_NOTHING) for group, members in groups.items()
+    }
+    seeds = pooled_seed_variance(scores.values())
     strategy, recipe = reference.split("-")
     title = f"{name} against {strategy}, {RECIPES[recipe].title} (points)"
     cells = {}
     for group in scores.keys() - {(strategy, recipe)}:
-        margin = difference(scores[group], scores[strategy, recipe])
+        margin = difference(scores[group], scores[strategy, recipe], seeds)
         cells[group] = {title: str(margin)}
     return cells
 

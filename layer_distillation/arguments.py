@@ -147,7 +147,7 @@ class DistillationTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Dropout rate of the student in training, in [0, 1). On SST-2, 0 and 0.1 could not be told apart. "
-            "Unset: the rates of its config."
+            "Unset: the rates of its config, which Falcon, Persimmon and BigBird read some of in any case."
         },
     )
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the student; > 0."})

@@ -7,6 +7,7 @@ with dropout_drawn_quickly():
     ...    # training steps
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from layer_distillation.model_outputs import config_of
+
+logger = logging.getLogger(__name__)
+
+# Rates that types of models read from their config in a forward pass. BigBird's models build another attention when
+# the texts are too short for the sparse one.
+RATES_IN_CONFIG = {
+    "falcon": ("hidden_dropout", "attention_dropout"),
+    "persimmon": ("attention_dropout",),
+    "big_bird": ("attention_probs_dropout_prob",),
+    "bigbird_pegasus": ("attention_dropout",),
+}
 _dropout = functional.dropout
 # Of so many random integers of 16 bits, a rate is the share that drops a value.
 INTEGERS = 2**16
@@ -22,7 +35,8 @@ INTEGERS = 2**16
 def set_dropout(model: nn.Module, rate: float) -> None:
     """Sets every dropout rate of a model, which architectures hold as a module or as a number.
 
-    The config stays as it is. The dropout of LoRA's adapters has an option of its own and stays too.
+    The config stays as it is, and with it the rates that a few types of models read there while they run
+    (`RATES_IN_CONFIG`): a warning names them. The dropout of LoRA's adapters has an option of its own and stays too.
 
     Args:
         rate: share of the values that training sets to zero, in [0, 1).
@@ -32,9 +46,20 @@ def set_dropout(model: nn.Module, rate: float) -> None:
             continue
         if isinstance(module, nn.Dropout):
             module.p = rate
+        for name, child in module.named_children():
+            # What ModernBERT and the heads of XLNet, XLM and FlauBERT build in place of a dropout whose rate is 0.
+            if isinstance(child, nn.Identity) and name.endswith(("drop", "dropout")):
+                setattr(module, name, nn.Dropout(rate))
         for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, float):
+            if "dropout" in name and type(value) in (int, float):  # no bool, which switches something
                 setattr(module, name, rate)
+    config = config_of(model)
+    for name in () if config is None else RATES_IN_CONFIG.get(config.model_type, ()):
+        if (kept := getattr(config, name)) != rate:
+            logger.warning(
+                f"--student_dropout {rate:g} does not reach {name}, {kept:g}: {type(model).__name__} reads it from "
+                "its config while it runs. Change it in the config.json of the teacher."
+            )
 
 
 @contextmanager

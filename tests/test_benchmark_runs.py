@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict
 from sklearn.metrics import f1_score
 
 from benchmarks import busy_machine, grid, vocabulary_step
+from comparison.bootstrap import bootstrap, difference, pooled_seed_variance
 from comparison.metrics import accuracy
 from experiments import small_validation, trial_length
 from experiments.more_pairs import more_pairs
@@ -48,6 +49,29 @@ def test_differences_are_those_to_the_reference_of_the_same_name(tmp_path, metri
     estimate, interval = lower.split(" ", 1)
     low, high = (float(limit) for limit in interval.strip("[]").split(", "))
     assert float(estimate) == pytest.approx(-5, abs=0.1) and low < -5 < high < 0
+
+
+def test_seeds_are_pooled_over_all_runs_and_those_of_fresh_weights_by_themselves(tmp_path):
+    # Wrong answers of each seed.
+    wrong = {"odd": (4, 6, 5), "top": (10, 14, 12), "bottom": (2, 20, 40), "random": (5, 40, 80)}
+    answers = {
+        strategy: [["maybe"] * number + RIGHT[number:] for number in numbers] for strategy, numbers in wrong.items()
+    }
+    folders = [
+        write_run(tmp_path / f"{strategy}-default-{seed}", predictions)
+        for strategy, of_strategy in answers.items()
+        for seed, predictions in enumerate(of_strategy)
+    ]
+    scores = {
+        strategy: bootstrap(accuracy, np.array(RIGHT), np.array(of_strategy), fresh=strategy == "random")
+        for strategy, of_strategy in answers.items()
+    }
+    seeds = pooled_seed_variance(scores.values())
+    cells = differences(folders, "odd-default", "accuracy")
+    for strategy in ("top", "random"):
+        (cell,) = cells[strategy, "default"].values()
+        assert cell == str(difference(scores[strategy], scores["odd"], seeds))
+        assert cell != str(difference(scores[strategy], scores["odd"]))  # of their own seeds alone
 
 
 def test_differences_are_of_the_test_split_where_its_labels_are_known(tmp_path):

@@ -31,6 +31,39 @@ def test_without_dropout_a_model_computes_the_same_in_training_as_in_evaluation(
     torch.testing.assert_close(model(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("none", [0.0, 0])
+@pytest.mark.parametrize(
+    ("architecture", "rates"),
+    [
+        ("modernbert", ("attention_dropout", "mlp_dropout", "embedding_dropout", "classifier_dropout")),
+        ("llama", ("attention_dropout",)),
+        ("starcoder2", ("attention_dropout", "residual_dropout", "embedding_dropout")),
+        ("xlm", ("dropout", "attention_dropout", "summary_first_dropout")),
+        ("xlnet", ("dropout", "summary_last_dropout")),
+    ],
+)
+def test_a_rate_of_0_is_raised_as_any_other(architecture, rates, none):
+    def in_training(built_with):
+        model = tiny_classifier(architecture, **dict.fromkeys(rates, built_with))
+        set_dropout(model, 0.3)
+        torch.manual_seed(0)
+        return model.train()(input_ids=torch.arange(3, 21).view(2, 9)).logits
+
+    torch.testing.assert_close(in_training(none), in_training(0.2))
+
+
+def test_what_switches_something_is_no_rate():
+    model = tiny_classifier("esm")
+    set_dropout(model, 0.3)
+    assert model.esm.embeddings.token_dropout is False
+
+
+@pytest.mark.parametrize(("rate", "is_warned"), [(0.3, True), (0.1, False)])
+def test_a_rate_that_a_model_reads_from_its_config_is_named(rate, is_warned, caplog):
+    set_dropout(tiny_classifier("persimmon", attention_dropout=0.1), rate)
+    assert ("attention_dropout, 0.1: Persimmon" in caplog.text) == is_warned
+
+
 def test_adapters_keep_their_dropout():
     model = get_peft_model(tiny_classifier("bert"), LoraConfig(target_modules=["query"], lora_dropout=0.3))
     set_dropout(model, 0.0)

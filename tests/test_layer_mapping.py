@@ -1,5 +1,6 @@
 """Tests of `layer_mapping`: which layers are chosen, and that the student is made of exactly those."""
 
+from contextlib import suppress
 from copy import deepcopy
 
 import pytest
@@ -30,13 +31,16 @@ from layer_distillation.encoder_layers import find_layer_list, num_layers
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL
 from layer_mapping import (
+    BY_POSITION,
     EVIDENCE_STRATEGIES,
     STRATEGIES,
+    SYNONYMS,
     build_random_student,
     build_student,
     describe_mapping,
     parse_layers,
     select_layers,
+    selections_by_position,
     spread_evenly,
 )
 from tests.tiny_models import TINY_CLASSIFIERS
@@ -171,6 +175,16 @@ def test_every_second_layer_without_an_exact_half_names_uniform(strategy):
     for num_teacher_layers, depth, found in ((7, None, 3), (7, 3, 3), (12, 4, 4), (12, 7, 7)):
         with pytest.raises(UserError, match=f"{strategy} .* N = {num_teacher_layers} .* K = {found}. .*uniform"):
             select_layers(strategy, num_teacher_layers, depth)
+
+
+def test_the_selections_by_position_are_those_of_all_strategies_that_can_choose_so_many_layers():
+    assert set(BY_POSITION) == {*STRATEGIES} - {*EVIDENCE_STRATEGIES, *SYNONYMS, "random", "narrow"}
+    for num_teacher_layers, depth in ((12, 6), (12, 5), (7, 3), (4, 2), (4, 4)):
+        possible = {}
+        for strategy in BY_POSITION:
+            with suppress(UserError):
+                possible[strategy] = select_layers(strategy, num_teacher_layers, depth)
+        assert dict(selections_by_position(num_teacher_layers, depth)) == possible
 
 
 def test_depth_outside_the_teacher_is_an_error():

@@ -12,6 +12,9 @@ import pytest
 from training.processor import SPINS, VARIABLES, describe_threads, share_processor
 
 ROOT = Path(__file__).resolve().parent.parent
+BEFORE = {name: os.environ.get(name) for name in VARIABLES}
+# Where Linux tells the quota: the microseconds of processor time that the container may use in each period.
+CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"
 COMMANDS = ("run_distillation", "run_lora", "run_comparison", "run_export")
 # Runs each command until it imports torch, and notes the environment of that moment.
 UNTIL_TORCH = """
@@ -63,14 +66,33 @@ def test_every_command_has_decided_on_its_threads_when_torch_is_imported(given, 
     assert json.loads(run.stdout) == [seen] * len(COMMANDS)
 
 
-def test_a_quota_of_the_container_counts(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    # What joblib finds in /sys/fs/cgroup, which a test cannot change.
-    monkeypatch.setattr("joblib.externals.loky.backend.context.os.cpu_count", lambda: 64)
-    monkeypatch.setattr("joblib.externals.loky.backend.context._cpu_count_affinity", lambda count: count)
-    monkeypatch.setattr("joblib.externals.loky.backend.context._cpu_count_cgroup", lambda count: 3)
+@pytest.fixture
+def no_variables(monkeypatch):
+    """An environment without the variables, and again as it was after a test that sets them."""
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")  # so that the variable is restored, also one that was not there
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has quotas of containers")
+def test_a_quota_of_the_container_counts(no_variables, monkeypatch, tmp_path):
+    quota = tmp_path / "cpu.max"
+    quota.write_text("250000 100000\n")  # 2.5 processors
+
+    def in_container(call):
+        """The function of a path, for a process whose container has the quota."""
+        return lambda path, *args, **kwargs: call(quota if path == CGROUP_QUOTA else path, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", in_container(open))
+    monkeypatch.setattr("os.path.exists", in_container(os.path.exists))
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
     share_processor()
     assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_no_test_of_this_module_leaves_variables_behind():
+    assert {name: os.environ.get(name) for name in VARIABLES} == BEFORE
 
 
 def test_the_log_says_what_was_decided(monkeypatch):

@@ -7,11 +7,14 @@ from dataclasses import replace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
+from comparison.identity_bias import identity_bias
+from comparison.identity_report import write_beside_model
 from tests.records import RECORD, parse_table
-from training.model_card import write_model_card
+from training.model_card import card_was_changed, write_model_card
 from training.tables import format_layers, markdown_table, results_table, spread
 
 
@@ -181,6 +184,21 @@ def test_the_model_card_of_a_student_with_adjusted_logits_says_so(tmp_path):
     for results, is_adjusted in ({"eval_loss": 0.9, "logit_adjustment": 0.4}, True), ({"eval_loss": 0.9}, False):
         write_model_card(tmp_path, with_results({"eval_loss": 1.0}, results))
         assert ("`--logit_adjustment`, t = 0.40" in (tmp_path / "README.md").read_text()) == is_adjusted
+
+
+def test_a_section_about_identity_bias_is_no_change_by_hand_and_stays_in_a_new_card(tmp_path):
+    is_toxic, draws = np.arange(100) < 50, np.random.default_rng(0)
+    write_model_card(tmp_path, RECORD)
+    for _ in range(2):  # the second measurement replaces the first
+        bias = identity_bias(is_toxic, draws.random((1, 100)), {"old": np.arange(100) % 2 == 0}, num_resamples=20)
+        write_beside_model(tmp_path, "identities.csv", {"checkpoint": bias})
+        assert not card_was_changed(tmp_path, RECORD)
+    card = (tmp_path / "README.md").read_text()
+    assert card.count("## Identity bias") == 1 and "identities.csv" in card
+    write_model_card(tmp_path, RECORD)
+    assert (tmp_path / "README.md").read_text() == card
+    (tmp_path / "README.md").write_text(card.replace("identities.csv", "texts of mine"))
+    assert card_was_changed(tmp_path, RECORD)
 
 
 def test_the_model_card_of_an_adapter_says_how_it_is_loaded(tmp_path):

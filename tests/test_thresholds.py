@@ -60,6 +60,26 @@ def test_the_threshold_for_a_share_flags_no_more_and_the_next_lower_one_would(ex
     assert len(lower) == 0 or measured_by_hand(*examples, lower[-1])["flagged"] > share
 
 
+@pytest.mark.parametrize("highest", [1.0, 1 - 2**-53, 1 - 2**-24])
+def test_a_curve_is_right_for_probabilities_that_are_1_or_next_to_another(highest):
+    probabilities = np.array([highest, highest, 0.3, 0.2, np.nextafter(0.2, 1), 0.1, 0.0])
+    has_label = np.array([True, False, True, False, True, False, False])
+    curve = ThresholdCurve.measure(probabilities, has_label)
+    assert len(curve.threshold) == 6 + (highest < 1)
+    assert curve.threshold.max() <= 1
+    for threshold in curve.threshold:
+        assert curve.at(threshold) == pytest.approx(measured_by_hand(probabilities, has_label, threshold))
+    thin = curve.to_json(curve.best(ThresholdRule()))
+    assert thin["threshold"] == curve.threshold.tolist()
+
+
+def test_where_more_texts_than_the_share_have_a_probability_of_1_they_alone_are_flagged():
+    curve = ThresholdCurve.measure(np.array([1, 1, 0.2, 0.1]), np.array([True, False, True, False]))
+    chosen = curve.best(ThresholdRule("flagged", 0.25))
+    assert 0.2 < chosen <= 1
+    assert curve.at(chosen)["flagged"] == 0.5
+
+
 def test_labels_are_measured_by_themselves_on_the_examples_where_they_are_known(caplog):
     logits = np.log([[3, 1 / 4], [1, 4], [1 / 9, 1 / 9], [1 / 4, 1]])
     labels = np.array([[1, 0], [np.nan, 0], [0.4, 0], [0.5, 0]])  # shares from a half on count

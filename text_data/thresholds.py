@@ -37,7 +37,7 @@ class ThresholdRule:
 
     Attributes:
         goal: "f1": the best F1. "recall": the highest precision among thresholds with at least this recall. "flagged":
-            the lowest threshold that gives the label to at most this share of the texts.
+            the lowest threshold that gives the label to at most this share of the texts, or to as few as possible.
         value: the recall or share, in (0, 1]; `None` for "f1".
     """
 
@@ -89,6 +89,8 @@ class ThresholdCurve:
     def measure(cls, probabilities: np.ndarray, has_label: np.ndarray) -> "ThresholdCurve":
         """Measures every threshold that gives another set of texts, from all to none; the precision of none is 1.
 
+        No threshold leaves out texts with a probability of 1. Where there are some, the last point is theirs.
+
         Args:
             probabilities: of the label, `(examples,)`.
             has_label: bool, `(examples,)`; at least one is true.
@@ -96,17 +98,22 @@ class ThresholdCurve:
         values, first = np.unique(np.sort(probabilities), return_index=True)
         count = len(probabilities) - first
         hits = np.cumsum(has_label[np.argsort(probabilities, kind="stable")][::-1])[count - 1]
+        # Halfway between two neighboring numbers, the mean is rounded and may be the lower one.
+        above = np.maximum((values + np.append(values[1:], 1)) / 2, np.nextafter(values, 2))
+        threshold = np.append(0, above)
+        possible = threshold <= 1
         return cls(
-            threshold=np.concatenate([[0], (values + np.append(values[1:], 1)) / 2]),
-            precision=np.append(hits / count, 1),
-            recall=np.append(hits / has_label.sum(), 0),
-            flagged=np.append(count / len(probabilities), 0),
+            threshold=threshold[possible],
+            precision=np.append(hits / count, 1)[possible],
+            recall=np.append(hits / has_label.sum(), 0)[possible],
+            flagged=np.append(count / len(probabilities), 0)[possible],
         )
 
     def best(self, rule: ThresholdRule) -> float:
         """Returns the threshold that the rule chooses; of equally good ones the highest."""
         if rule.goal == FLAGGED:
-            return float(self.threshold[(self.flagged <= rule.value).argmax()])
+            # The highest threshold where none flags so few: more texts than that have a probability of 1.
+            return float(self.threshold[min((self.flagged > rule.value).sum(), len(self.threshold) - 1)])
         if rule.goal == RECALL:
             score = np.where(self.recall >= rule.value, self.precision, -1)
         else:
@@ -124,8 +131,9 @@ class ThresholdCurve:
         Few examples have a rare label. Where they are lost the recall changes, so points are spaced by recall too.
         """
         by_rank = np.linspace(0, len(self.threshold) - 1, CURVE_POINTS).round().astype(int)
-        # The first points at which the recall falls below each level; the last point has a recall of 0.
+        # The first points at which the recall falls below each level, if it does.
         by_recall = np.searchsorted(-self.recall, -np.linspace(0, 1, CURVE_POINTS + 1)[1:], side="right")
+        by_recall = by_recall[by_recall < len(self.threshold)]
         points = np.unique(np.concatenate([by_rank, by_recall, np.flatnonzero(self.threshold == chosen)]))
         return {name: values[points].tolist() for name, values in vars(self).items()}
 

@@ -13,6 +13,8 @@ from text_data.thresholds import THRESHOLDS_FILE, thresholds_table
 from training.tables import METRIC_TITLES, format_layers, markdown_table, results_table
 
 CARD_FILE = "README.md"
+# A section of the card about the identity bias of the student, which is measured after the run.
+IDENTITY_SECTION_FILE = "identity_bias.md"
 # How a student was trained, in words and in the Hub's tags, by the `method` of its record.
 METHODS = {
     "distill": ("distilled", ["distillation"]),
@@ -106,7 +108,13 @@ machine that trained the model.
 ```
 
 {versions}
-"""
+{_identity_bias(Path(output_dir))}"""
+
+
+def _identity_bias(folder: Path) -> str:
+    """The section about identity bias, as Markdown; nothing where it was not measured."""
+    file = folder / IDENTITY_SECTION_FILE
+    return f"\n{file.read_text()}" if file.is_file() else ""
 
 
 def _datasets(settings: Mapping) -> list[str] | None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.errors import UserError
-from layer_mapping import select_layers, student_depth
+from layer_mapping import selections_by_position, student_depth
 from training.arguments import StudentArguments
 from training.run import num_steps
 
@@ -172,5 +172,4 @@ def candidate_sets(num_teacher_layers: int, depth: int, number: int, seed: int) 
 
 def named_sets(num_teacher_layers: int, depth: int) -> list[Layers]:
     """Returns the sets of the strategies by position, each set once."""
-    strategies = ["top", "bottom", "uniform", *(["odd", "even"] if 2 * depth == num_teacher_layers else [])]
-    return list(dict.fromkeys(select_layers(strategy, num_teacher_layers, depth) for strategy in strategies))
+    return list(dict.fromkeys(layers for _, layers in selections_by_position(num_teacher_layers, depth)))
