@@ -29,11 +29,11 @@ from layer_distillation.model_outputs import logits_of
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION
 from layer_distillation.record import Origin, StudentRecord
 from layer_mapping import build_random_student, build_student, select_layers
+from text_data.answers import label_array
 from training.arguments import StudentArguments
 from training.checkpoints import load_for_labels
 from training.evaluation import (
     TRAINING_LOSS,
-    label_array,
     measure_latency,
     score_logits,
     score_splits,

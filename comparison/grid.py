@@ -34,11 +34,12 @@ from layer_distillation.problem_types import SINGLE_LABEL
 from layer_distillation.record import UNFINISHED_RECORD_FILE, Origin, RunRecord
 from lora_adapters.adapters import target_modules
 from lora_adapters.arguments import LoraArguments
+from text_data.answers import label_array
 from text_data.arguments import DataArguments
 from training.arguments import StudentArguments, TeacherArguments
 from training.checkpoints import load_for_labels, load_tokenizer
 from training.command_line import Settings, message_for_user
-from training.evaluation import label_array, true_answers
+from training.evaluation import true_answers
 from training.inputs import Inputs, read_by_student
 from training.output_folder import FolderInUseError, claimed, earlier_records, remove_checkpoints
 from training.run import Run, begin_run, build_trainer, new_record, num_steps, train_and_finish

@@ -12,6 +12,7 @@ and also for labels that these classifiers cannot read, such as class probabilit
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -194,6 +195,17 @@ def num_counted(labels: torch.Tensor) -> torch.Tensor:
         return (labels != IGNORED_LABEL).sum()
     is_known = ~labels.isnan()
     return (is_known if is_known.dim() < 2 else is_known.flatten(1).any(dim=1)).sum()
+
+
+def mean_task_loss(logits: np.ndarray, labels: np.ndarray, problem_type: str) -> float:
+    """Returns the mean of `task_loss` over the examples of a data set that count.
+
+    Args:
+        logits: `(examples, num_labels)`, float32.
+        labels: as for `task_loss`; ids, or float32.
+    """
+    labels = torch.from_numpy(labels)
+    return (task_loss(torch.from_numpy(logits), labels, problem_type).sum() / num_counted(labels)).item()
 
 
 def counted_predictions(logits: torch.Tensor, labels: Any, num_real: int) -> slice | torch.Tensor:
