@@ -77,13 +77,12 @@ def weighted_loss(label_ids: np.ndarray, num_labels: int, label_smoothing: float
     in training alone: `eval_loss` is the loss of the other methods.
 
     Args:
-        label_ids: classes of the training examples, -100 where unknown.
+        label_ids: classes of the training examples.
         label_smoothing: as `--label_smoothing_factor`.
     """
-    known = label_ids[label_ids >= 0]
-    classes = np.unique(known)
+    classes = np.unique(label_ids)
     weights = torch.ones(num_labels)
-    weights[classes] = torch.from_numpy(compute_class_weight("balanced", classes=classes, y=known)).float()
+    weights[classes] = torch.from_numpy(compute_class_weight("balanced", classes=classes, y=label_ids)).float()
 
     def loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:
         logits = logits_of(outputs).float()
