@@ -119,7 +119,8 @@ class LabelLoss:
             raise UserError(
                 f"The student must return a `loss`, or `logits` in one tensor, found {found}. Name its outputs so."
             )
-        problem_type, logits, labels = self.problem_type(outputs, labels), logits[:num_real], labels[:num_real]
+        problem_type = self.set_problem_type(outputs, labels)
+        logits, labels = logits[:num_real], labels[:num_real]
         smoothing = self._label_smoothing if is_training and "labels" in batch else 0.0
         if problem_type == SINGLE_LABEL and not labels.is_floating_point():
             # One class an example or, as in token classification, a token.
@@ -127,8 +128,11 @@ class LabelLoss:
         losses, number = task_loss(logits, labels, problem_type, smoothing), num_counted(labels)
         return losses.sum() / (number.clamp_min(1) if is_training else number)
 
-    def problem_type(self, outputs: Any, labels: Any) -> str:
-        """Returns the problem type: that of the student's config, or of the teacher's, or else the inferred one.
+    def set_problem_type(self, outputs: Any, labels: Any) -> str:
+        """Infers the problem type if neither the student's config nor the teacher's states it, and returns it.
+
+        The config of a student with a standard loss keeps what is inferred from the first batch, as the heads of
+        `transformers` keep it, so that a pipeline will know it too.
 
         Raises:
             UserError: float labels may be class probabilities or several labels, and only the model knows which.
@@ -144,7 +148,6 @@ class LabelLoss:
                 f"{SINGLE_LABEL!r} for class probabilities, {MULTI_LABEL!r} for several labels."
             )
         if self._loss_type is not None:
-            # Kept, as the heads of `transformers` keep it, so that a pipeline will know it too.
             self._config.problem_type = inferred
         return inferred
 
