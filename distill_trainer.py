@@ -237,7 +237,7 @@ class DistillationTrainer(Trainer):
             labels = self._label_loss.labels_of(inputs)
             counted = counted_predictions(student.logits, labels, num_real)
             per_prediction = per_item if student.logits.dim() > 2 else per_example
-            problem_type = self._label_loss.problem_type(student.returned, labels)
+            problem_type = self._label_loss.set_problem_type(student.returned, labels)
             for name, losses in self._losses_to_teacher(
                 student.logits[counted], teacher.logits[counted], problem_type
             ).items():

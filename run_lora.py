@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
             adapter = record.student.adapter
             print(
                 f"\nTrained: {adapter['trainable_parameters']:,} of {adapter['total_parameters']:,} parameters; the "
-                f"adapter has {adapter['megabytes']:.1f} MB."
+                f"adapter has {adapter['megabytes']:.2g} MB."
             )
             if repository:
                 push_student(training_args, repository, record)

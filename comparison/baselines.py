@@ -23,16 +23,17 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, set_seed
 
+from comparison.methods import METHODS
 from layer_distillation.encoder_layers import find_layer_list, num_layers
 from layer_distillation.model_outputs import logits_of
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION
 from layer_distillation.record import Origin, StudentRecord
 from layer_mapping import build_random_student, build_student, select_layers
+from text_data.answers import label_array
 from training.arguments import StudentArguments
 from training.checkpoints import load_for_labels
 from training.evaluation import (
     TRAINING_LOSS,
-    label_array,
     measure_latency,
     score_logits,
     score_splits,
@@ -76,13 +77,12 @@ def weighted_loss(label_ids: np.ndarray, num_labels: int, label_smoothing: float
     in training alone: `eval_loss` is the loss of the other methods.
 
     Args:
-        label_ids: classes of the training examples, -100 where unknown.
+        label_ids: classes of the training examples.
         label_smoothing: as `--label_smoothing_factor`.
     """
-    known = label_ids[label_ids >= 0]
-    classes = np.unique(known)
+    classes = np.unique(label_ids)
     weights = torch.ones(num_labels)
-    weights[classes] = torch.from_numpy(compute_class_weight("balanced", classes=classes, y=known)).float()
+    weights[classes] = torch.from_numpy(compute_class_weight("balanced", classes=classes, y=label_ids)).float()
 
     def loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:
         logits = logits_of(outputs).float()
@@ -168,15 +168,15 @@ def _linear_model(inputs: Inputs, C: float, balanced: bool) -> LogisticRegressio
     return OneVsRestClassifier(model) if problem_type == MULTI_LABEL else model
 
 
-def run_classical(method: str, run: Run, encoder_path: str) -> None:
+def run_classical(name: str, run: Run, encoder_path: str) -> None:
     """Trains and scores a classical method, and completes the folder of its run."""
-    inputs, data, encoder = run.inputs, run.inputs.data, None
+    method, inputs, data, encoder = METHODS[name], run.inputs, run.inputs.data, None
     started = time.perf_counter()
-    if method == "linear_probe":
+    if method.checkpoint is None:
+        classical = tfidf(inputs, method.weights_classes)
+    else:
         encoder, _ = load_for_labels(encoder_path, data.labels, run.args.seed)
         classical = linear_probe(inputs, encoder.to(run.args.device))
-    else:
-        classical = tfidf(inputs, balanced=method == "tfidf_balanced")
     features = {"train": classical.read("train", None)}
     classical.pipeline.fit(features["train"], true_answers(inputs.tokenized["train"], data.labels))
     results = {"train_runtime": time.perf_counter() - started}
@@ -196,7 +196,7 @@ def run_classical(method: str, run: Run, encoder_path: str) -> None:
         write_predictions(Path(folder) / f"predictions_{split}.csv", logits[split], labels, data.labels)
         frozen = 0 if encoder is None else encoder.num_parameters()
         student = StudentRecord(
-            layer_strategy=method,
+            layer_strategy=name,
             layers=(),
             num_layers=0 if encoder is None else num_layers(encoder),
             parameters=frozen + classical.num_weights,
@@ -207,7 +207,7 @@ def run_classical(method: str, run: Run, encoder_path: str) -> None:
         )
         record = replace(
             run.record,
-            method=method,
+            method=name,
             loss={},
             training={},
             teacher=teacher_record(run.teacher, teacher, teacher_ms),

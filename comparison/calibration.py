@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from comparison.metrics import NUM_BINS
+from comparison.metrics import NUM_BINS, confidence_bins
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Reliability:
     share: np.ndarray
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS) -> Reliability:
+def reliability(labels: np.ndarray, probabilities: np.ndarray) -> Reliability:
     """Sorts predictions into bins by their confidence, which is the probability of the predicted class.
 
     Args:
@@ -34,11 +34,11 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, num_bins: int = N
         probabilities: `(examples, classes)`.
     """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    which = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
-    count = np.bincount(which, minlength=num_bins)
+    which = confidence_bins(confidence)
+    count = np.bincount(which, minlength=NUM_BINS)
     filled = count > 0
     return Reliability(
-        confidence=np.bincount(which, confidence, num_bins)[filled] / count[filled],
-        accuracy=np.bincount(which, right, num_bins)[filled] / count[filled],
+        confidence=np.bincount(which, confidence, NUM_BINS)[filled] / count[filled],
+        accuracy=np.bincount(which, right, NUM_BINS)[filled] / count[filled],
         share=count[filled] / len(labels),
     )

@@ -25,7 +25,7 @@ from comparison.methods import METHODS
 from comparison.metrics import calibration_error
 from comparison.predictions import Predictions
 from comparison.results import TEACHER, Group, Results, agreement
-from comparison.styles import HATCHES, TEACHER_STYLE, Style, group_title, strategy_name, style_of
+from comparison.styles import TEACHER_STYLE, Style, group_title, hatch_of, strategy_name, style_of
 from comparison.thresholds import STATISTICS, threshold_statistics
 from layer_distillation.loss_table import TITLES
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
@@ -171,8 +171,7 @@ def scores_figure(results: Results, scores: Mapping[str, Mapping[Group, Scores]]
 
 
 def _bar(axis: Axes, position: int, value: float, group: Group) -> None:
-    method, _ = group
-    axis.barh(position, value, color=style_of(group).color, hatch=HATCHES[method], edgecolor="white", linewidth=0)
+    axis.barh(position, value, color=style_of(group).color, hatch=hatch_of(group), edgecolor="white", linewidth=0)
 
 
 def _label_bars(axis: Axes, groups: Sequence[Group], title: str, lowest: float) -> None:
@@ -316,7 +315,7 @@ def _show_percent(axis: Axis) -> None:
 
 
 def _point(axis: Axes, x: float, interval: Interval, group: Group, transform: Transform) -> None:
-    style, hatch = style_of(group), HATCHES.get(group[0], "")
+    style, hatch = style_of(group), hatch_of(group)
     axis.plot([x, x], [interval.low, interval.high], color=style.color, linewidth=0.8, transform=transform)
     axis.scatter(
         x,

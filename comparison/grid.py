@@ -10,7 +10,7 @@ and an interrupted one continues from its last checkpoint. Other processes may r
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from comparison import baselines
 from comparison.arguments import Cell, ComparisonArguments
-from comparison.methods import LORA_METHODS, METHODS, WEIGHTED_METHODS
+from comparison.methods import ENCODER, METHODS, RIVAL
 from comparison.sharing import Share, Workers
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
@@ -34,11 +34,12 @@ from layer_distillation.problem_types import SINGLE_LABEL
 from layer_distillation.record import UNFINISHED_RECORD_FILE, Origin, RunRecord
 from lora_adapters.adapters import target_modules
 from lora_adapters.arguments import LoraArguments
+from text_data.answers import label_array
 from text_data.arguments import DataArguments
 from training.arguments import StudentArguments, TeacherArguments
 from training.checkpoints import load_for_labels, load_tokenizer
 from training.command_line import Settings, message_for_user
-from training.evaluation import label_array, true_answers
+from training.evaluation import true_answers
 from training.inputs import Inputs, read_by_student
 from training.output_folder import FolderInUseError, claimed, earlier_records, remove_checkpoints
 from training.run import Run, begin_run, build_trainer, new_record, num_steps, train_and_finish
@@ -61,13 +62,6 @@ DECIDED_BY_GRID = (
     "temperature",
     "linear_to",
 )
-# The argument that names another checkpoint than the teacher, by method.
-CHECKPOINTS = {
-    "rival": "rival_name_or_path",
-    "pretrained": "encoder_name_or_path",
-    "lora_full": "encoder_name_or_path",
-    "linear_probe": "encoder_name_or_path",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +115,7 @@ class Grid:
 
     def inputs_of(self, method: str) -> Inputs:
         """Returns the data as a method reads them."""
-        return self.rival_inputs if method == "rival" else self.inputs
+        return self.rival_inputs if METHODS[method].checkpoint == RIVAL else self.inputs
 
 
 @dataclass(frozen=True)
@@ -150,7 +144,7 @@ def plan_cell(cell: Cell, grid: Grid) -> CellPlan:
     training_args, method = grid.training_args, METHODS[cell.method]
     if method.labels_alone:
         training_args = training_args.for_labels_alone()
-    lora_args = grid.lora_args if cell.method in LORA_METHODS else None
+    lora_args = grid.lora_args if method.has_adapters else None
     learning_rate = training_args.learning_rate if lora_args is None else grid.comparison_args.lora_learning_rate
     training_args = training_args.derived(
         output_dir=str(grid.folder / "runs" / cell.name),
@@ -169,9 +163,9 @@ def plan_cell(cell: Cell, grid: Grid) -> CellPlan:
         arguments.append(lora_args)
     known = {item.name for instance in arguments for item in fields(instance)}
     without_effect = set() if cell.strategy == "search" else {"search_budget"}
-    if cell.method in CHECKPOINTS:
+    if method.checkpoint is not None:
         arguments.insert(0, grid.comparison_args)
-        known.add(CHECKPOINTS[cell.method])
+        known.add(method.checkpoint)
     given = grid.settings.sources
     sources = {name: source for name, source in given.items() if name in known - without_effect}
     sources |= dict.fromkeys(DECIDED_BY_GRID, "the grid")
@@ -235,7 +229,7 @@ def check_grid(grid: Grid, start: TeacherStart) -> None:
                 f"A comparison needs all labels of all {split} examples, but some are unknown. Complete them, or "
                 "train single students with run_distillation.py."
             )
-    weighted = [method for method in methods if method in WEIGHTED_METHODS]
+    weighted = [method for method in methods if METHODS[method].weights_classes]
     if weighted and (labels.problem_type != SINGLE_LABEL or labels.is_soft):
         kind = "shares of the classes" if labels.is_soft else labels.problem_type
         raise UserError(
@@ -244,12 +238,12 @@ def check_grid(grid: Grid, start: TeacherStart) -> None:
         )
     for strategy in dict.fromkeys((*grid.comparison_args.strategies, *grid.comparison_args.method_strategies)):
         check_student(start, grid.comparison_args.student(strategy), args, grid.inputs)
-    if any(method in LORA_METHODS for method in methods):
+    if any(METHODS[method].has_adapters for method in methods):
         target_modules(start.model, grid.lora_args.lora_target_modules)
-    of_encoder = [method for method in methods if CHECKPOINTS.get(method) == "encoder_name_or_path"]
+    of_encoder = [method for method in methods if METHODS[method].checkpoint == ENCODER]
     if of_encoder:
         _check_encoder(grid, start, of_encoder)
-    if "rival" in methods:
+    if grid.comparison_args.rival_name_or_path is not None:
         load_for_labels(grid.rival_path, labels, args.seed)
 
 
@@ -360,30 +354,26 @@ def _settle(plan: CellPlan, grid: Grid, share: Share, teacher: Teacher, bar: tqd
 
 def run_cell(plan: CellPlan, grid: Grid, teacher: Teacher, bar: tqdm) -> None:
     """Builds, trains, scores and records what one cell asks for."""
-    args, method = plan.training_args, plan.cell.method
-    inputs = grid.inputs_of(method)
+    args, method = plan.training_args, METHODS[plan.cell.method]
+    inputs = grid.inputs_of(plan.cell.method)
     record, checkpoint = begin_run(grid.record_of(plan), args)
     if plan.lora_args is not None:
-        base = grid.encoder_name if method == "lora_full" else teacher.path
+        base = teacher.path if method.checkpoint is None else grid.encoder_name
         record = replace(record, teacher_folder=path_from(args.output_dir, base))
     run = Run(args, inputs, teacher, record, checkpoint, plan.lora_args)
-    if METHODS[method].is_classical:
-        baselines.run_classical(method, run, grid.encoder_path)
+    if method.is_classical:
+        baselines.run_classical(plan.cell.method, run, grid.encoder_path)
         return
     student, origin = _start(plan, grid, run)
-    trainer = build_trainer(run.prepared(student), inputs, args, teacher, origin.layers, _label_loss(method, run))
+    label_loss = None
+    if method.weights_classes:
+        label_ids, num_labels = label_array(inputs.tokenized["train"]), inputs.data.labels.num_labels
+        label_loss = baselines.weighted_loss(label_ids, num_labels, args.label_smoothing_factor)
+    trainer = build_trainer(run.prepared(student), inputs, args, teacher, origin.layers, label_loss)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_StepsOnBar(bar))
     train_and_finish(run, trainer, origin)
     remove_checkpoints(args.output_dir)
-
-
-def _label_loss(method: str, run: Run) -> Callable | None:
-    """Returns what replaces the loss on the labels, `None` where nothing does."""
-    if method not in WEIGHTED_METHODS:
-        return None
-    label_ids, num_labels = label_array(run.inputs.tokenized["train"]), run.inputs.data.labels.num_labels
-    return baselines.weighted_loss(label_ids, num_labels, run.args.label_smoothing_factor)
 
 
 def _start(plan: CellPlan, grid: Grid, run: Run) -> tuple[PreTrainedModel, Origin]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from comparison.bootstrap import Scores, draw
-from comparison.metrics import NUM_BINS
+from comparison.metrics import calibration_error
 from layer_distillation.errors import UserError
 
 AUCS = ("subgroup_auc", "bpsn_auc", "bnsp_auc")
@@ -214,11 +214,6 @@ def _metrics(texts: _Texts, everything: _Background) -> np.ndarray:
 
 
 def _calibration_errors(texts: _Texts) -> np.ndarray:
-    """Returns the expected calibration error on every resample, as in `calibration.py`."""
-    predicted = texts.probabilities > THRESHOLD
-    confidence = np.maximum(texts.probabilities, 1 - texts.probabilities)
-    bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
-    # What each text adds to the distance between the confidence and the accuracy of its bin.
-    distance = np.zeros((len(bins), NUM_BINS))
-    distance[np.arange(len(bins)), bins] = (predicted == texts.is_toxic) - confidence
-    return np.abs(texts.draws @ distance).sum(axis=1) / texts.draws.sum(axis=1)
+    """Returns the calibration error on every resample."""
+    by_class = np.column_stack([1 - texts.probabilities, texts.probabilities])
+    return calibration_error.score(texts.draws @ calibration_error.statistics(texts.is_toxic, by_class))

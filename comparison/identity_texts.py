@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit, softmax
 
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL
+from text_data.answers import probabilities_of
 from text_data.columns import NUMBER
 from text_data.files import READERS, read_file
 from text_data.label_columns import share_of
@@ -173,7 +173,5 @@ def toxic_probabilities(logits: np.ndarray, labels: LabelMap, args: IdentityArgu
     Raises:
         UserError: as `IdentityArguments.toxic_positions`.
     """
-    positions = args.toxic_positions(labels.names)
-    if labels.problem_type == MULTI_LABEL:
-        return expit(logits[..., positions]).max(axis=-1)
-    return softmax(logits, axis=-1)[..., positions].sum(axis=-1)
+    toxic = probabilities_of(logits, labels.problem_type)[..., args.toxic_positions(labels.names)]
+    return toxic.max(axis=-1) if labels.problem_type == MULTI_LABEL else toxic.sum(axis=-1)

@@ -103,6 +103,11 @@ def _correlation(sums: np.ndarray) -> np.ndarray:
 # ---- Calibration ----
 
 
+def confidence_bins(confidence: np.ndarray) -> np.ndarray:
+    """Returns the number of the bin that each confidence falls into, from 0; all bins are equally wide."""
+    return np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+
+
 def _bins(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Returns `(examples, 3 x bins)`: predictions, summed confidence and right predictions in each bin of confidence.
 
@@ -114,8 +119,7 @@ def _bins(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     else:
         confidence, right = np.maximum(probabilities, 1 - probabilities), (probabilities > 0.5) == labels
     confidence, right, known = (part.reshape(len(labels), -1) for part in (confidence, right, labels != UNKNOWN))
-    which = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
-    is_in = known[..., None] & (which[..., None] == np.arange(NUM_BINS))
+    is_in = known[..., None] & (confidence_bins(confidence)[..., None] == np.arange(NUM_BINS))
     parts = [is_in, is_in * confidence[..., None], is_in * right[..., None]]
     return np.hstack([part.sum(axis=1) for part in parts]).astype(float)
 

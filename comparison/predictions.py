@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit, softmax
 
 from comparison.metrics import UNKNOWN, Metric, calibration_error
-from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from layer_distillation.problem_types import MULTI_LABEL, REGRESSION
+from text_data.answers import answers_of, probabilities_of
 
 STEPS = 10_000
 
@@ -40,15 +40,11 @@ class Predictions:
     @classmethod
     def from_logits(cls, logits: np.ndarray, labels: np.ndarray, problem_type: str) -> "Predictions":
         """Returns the predictions that logits `(examples, classes)` stand for; unknown labels are NaN."""
+        answers = answers_of(logits, problem_type)
         if problem_type == REGRESSION:
             empty = np.empty((len(labels), 0))
-            return cls(
-                problem_type, np.asarray(labels, dtype=np.float64), logits.reshape(-1).astype(np.float32), empty
-            )
-        if problem_type == SINGLE_LABEL:
-            answers, probabilities = logits.argmax(axis=1), softmax(logits.astype(np.float64), axis=1)
-        else:
-            answers, probabilities = logits > 0, expit(logits.astype(np.float64))
+            return cls(problem_type, np.asarray(labels, dtype=np.float64), answers.astype(np.float32), empty)
+        probabilities = probabilities_of(logits.astype(np.float64), problem_type)
         labels, answers = np.where(np.isnan(labels), UNKNOWN, labels).astype(np.uint16), answers.astype(np.uint16)
         return cls(problem_type, labels, answers, np.round(probabilities * STEPS) / STEPS)
 

@@ -1,4 +1,4 @@
-"""How tables, sentences and figures show strategies and methods. Each strategy and method has an entry here.
+"""How tables, sentences and figures show strategies and methods. Each strategy has an entry here.
 
 STRATEGY_STYLES["top"].title.format(depth=3)    # "Top-3"
 group_title(("lora", "odd"))                    # "odd, LoRA"
@@ -42,26 +42,17 @@ STRATEGY_STYLES = {
 }
 TEACHER_STYLE = Style("Teacher", "black", "*")
 BASELINE_STYLE = Style("Baseline", "#444444", "h")  # of methods without strategies
-HATCHES = {
-    "distill": "",
-    "finetune": "///",
-    "lora": "...",
-    "lora_distill": "xxx",
-    "weighted": "\\\\\\",
-    "lora_full": "oo",
-    "pretrained": "|||",
-    "fresh_layers": "---",
-    "rival": "+++",
-    "linear_probe": "ooo",
-    "tfidf": "O",
-    "tfidf_balanced": "**",
-}
 
 
 def style_of(group: Group) -> Style:
     """Returns how figures show a group of runs."""
     _, strategy = group
     return TEACHER_STYLE if group == TEACHER else STRATEGY_STYLES.get(strategy, BASELINE_STYLE)
+
+
+def hatch_of(group: Group) -> str:
+    """Returns the hatch of a group of runs in figures; the teacher has none."""
+    return "" if group == TEACHER else METHODS[group[0]].hatch
 
 
 def strategy_name(strategy: str) -> str:

@@ -71,7 +71,7 @@ def estimate_seconds(
     """
     estimates = {}
     networks = [plan for plan in plans if not METHODS[plan.cell.method].is_classical]
-    kinds = grouped(networks, key=lambda plan: (plan.lora_args is not None, plan.cell.method == "lora_full"))
+    kinds = grouped(networks, key=lambda plan: (plan.lora_args is not None, METHODS[plan.cell.method].all_layers))
     for kind in kinds.values():
         waiting = [plan.cell for plan in kind if states[plan.cell] != "finished"]
         if waiting:
@@ -95,8 +95,8 @@ def _probe(plan: CellPlan, grid: Grid, teacher: PreTrainedModel) -> float:
     args, inputs = plan.training_args, grid.inputs
     train_dataset = inputs.tokenized["train"].shuffle(seed=0, keep_in_memory=True)
     number = min(len(train_dataset), PROBE_STEPS * args.train_batch_size * args.gradient_accumulation_steps)
-    is_whole = plan.cell.method == "lora_full"
-    student = copy.deepcopy(teacher) if is_whole else stand_in(teacher, plan.student_args)
+    all_layers = METHODS[plan.cell.method].all_layers
+    student = copy.deepcopy(teacher) if all_layers else stand_in(teacher, plan.student_args)
     if plan.lora_args is not None:
         student = add_lora(student, plan.lora_args, train_dataset, inputs.collator)
     evaluated = inputs.validation

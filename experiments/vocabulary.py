@@ -28,13 +28,13 @@ from export.float32 import export_float32
 from export.int8 import quantize
 from layer_distillation.model_outputs import compute_logits
 from layer_distillation.word_embeddings import keep_pieces
+from text_data.answers import label_array
 from text_data.arguments import DataArguments
 from text_data.loading import load_data
 from text_data.names import join_names
 from text_data.tokenizing import tokenize
 from text_data.trimming import trim_vocabulary
 from training.checkpoints import load_classifier, load_tokenizer
-from training.evaluation import label_array
 from training.tables import markdown_table
 
 SPLITS = ("train", "validation", "test")

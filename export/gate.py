@@ -10,12 +10,10 @@ label, at agreement with float32, and at the loss, which says whether the probab
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from scipy.special import expit, softmax
 
-from layer_distillation.label_loss import num_counted
-from layer_distillation.losses import task_loss
-from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from layer_distillation.label_loss import mean_task_loss
+from layer_distillation.problem_types import REGRESSION, SINGLE_LABEL
+from text_data.answers import answers_of, label_indicators, probabilities_of
 
 # Of the examples of a label that float32 finds, int8 finds at least this share, or all but one.
 MIN_RECALL_SHARE = 0.98
@@ -35,7 +33,8 @@ class Gate:
 
     Attributes:
         float32_logits: `(examples, num_labels)`.
-        labels: ids or scores `(examples,)`, or 0/1 or shares `(examples, num_labels)`, NaN where a label is unknown.
+        labels: as `label_array` returns them: ids or scores `(examples,)`, or shares `(examples, num_labels)`, NaN
+            where a label is unknown.
         problem_type: one of `layer_distillation.problem_types`.
         names: of the labels.
         thresholds: probability from which an example has a label, `(num_labels,)`; for several labels only.
@@ -92,44 +91,27 @@ class Gate:
             change = np.sqrt(np.mean((int8_logits - self.float32_logits) ** 2))
             return {"score_change": float(change / max(self.float32_logits.std(), 1e-12))}
         decided, decided_in_int8 = self._decide(self.float32_logits), self._decide(int8_logits)
-        has_label, lacks_label = self._has_label()
+        # An example neither has nor lacks a label that is unknown.
+        labels = label_indicators(self.labels, self.problem_type, len(self.names))
+        found, added = decided & (labels == 1), decided_in_int8 & ~decided & (labels == 0)
         agreement = (decided == decided_in_int8).mean(axis=0)
-        found, added = decided & has_label, decided_in_int8 & ~decided & lacks_label
-        change = np.abs(self._probabilities(int8_logits) - self._probabilities(self.float32_logits)).max()
+        before, after = (probabilities_of(part, self.problem_type) for part in (self.float32_logits, int8_logits))
         return {
             "found": self._counts(found, found & decided_in_int8),
             "false": self._counts(decided, added),
             "agreement": dict(zip(self.names, agreement.tolist(), strict=True)),
-            "loss": [self._loss(self.float32_logits), self._loss(int8_logits)],
-            "largest_probability_change": float(change),
+            "loss": [
+                mean_task_loss(logits, self.labels, self.problem_type) for logits in (self.float32_logits, int8_logits)
+            ],
+            "largest_probability_change": float(np.abs(after - before).max()),
         }
 
     def _counts(self, *kinds: np.ndarray) -> dict[str, list[int]]:
         """Returns how many examples are of each kind, by label; kinds are bool `(examples, num_labels)`."""
         return dict(zip(self.names, np.stack([kind.sum(axis=0) for kind in kinds], axis=1).tolist(), strict=True))
 
-    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
-        return expit(logits) if self.problem_type == MULTI_LABEL else softmax(logits, axis=1)
-
     def _decide(self, logits: np.ndarray) -> np.ndarray:
         """Returns which labels each example gets, bool `(examples, num_labels)`."""
         if self.problem_type == SINGLE_LABEL:
-            return np.arange(logits.shape[1]) == logits.argmax(axis=1)[:, None]
-        return self._probabilities(logits) >= self.thresholds
-
-    def _has_label(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns which labels each example has, and which it lacks, bool `(examples, num_labels)`.
-
-        It neither has nor lacks a label that is unknown.
-        """
-        if self.problem_type == MULTI_LABEL:
-            return self.labels >= 0.5, self.labels < 0.5
-        ids = self.labels if self.labels.ndim == 1 else self.labels.argmax(axis=1)
-        has_label = np.arange(len(self.names)) == ids[:, None]
-        return has_label, ~has_label
-
-    def _loss(self, logits: np.ndarray) -> float:
-        labels = torch.from_numpy(self.labels)
-        labels = labels.float() if labels.is_floating_point() else labels
-        losses = task_loss(torch.from_numpy(logits), labels, self.problem_type)
-        return (losses.nansum() / num_counted(labels)).item()
+            return label_indicators(answers_of(logits, SINGLE_LABEL), SINGLE_LABEL, len(self.names)) == 1
+        return probabilities_of(logits, self.problem_type) >= self.thresholds

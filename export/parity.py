@@ -21,6 +21,7 @@ from transformers import EvalPrediction
 from export.gate import Gate
 from layer_distillation.model_outputs import with_model_inputs
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION
+from text_data.answers import label_array
 
 BATCH_SIZE = 8  # the fastest per example on a processor; larger batches outgrow its caches
 # All int8 activations of a batch share one scale, so an answer would depend on the other texts of the batch.
@@ -106,7 +107,7 @@ class CheckData:
         return deciding_metric(self.problem_type)
 
     def labels(self, split: str) -> np.ndarray:
-        return np.array(self.splits[split]["labels"])
+        return label_array(self.splits[split])
 
     def scores(self, logits: np.ndarray, split: str) -> dict[str, float]:
         """Returns the scores of answers to a split, by name."""

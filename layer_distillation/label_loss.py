@@ -12,6 +12,7 @@ and also for labels that these classifiers cannot read, such as class probabilit
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -118,7 +119,8 @@ class LabelLoss:
             raise UserError(
                 f"The student must return a `loss`, or `logits` in one tensor, found {found}. Name its outputs so."
             )
-        problem_type, logits, labels = self.problem_type(outputs, labels), logits[:num_real], labels[:num_real]
+        problem_type = self.set_problem_type(outputs, labels)
+        logits, labels = logits[:num_real], labels[:num_real]
         smoothing = self._label_smoothing if is_training and "labels" in batch else 0.0
         if problem_type == SINGLE_LABEL and not labels.is_floating_point():
             # One class an example or, as in token classification, a token.
@@ -126,8 +128,11 @@ class LabelLoss:
         losses, number = task_loss(logits, labels, problem_type, smoothing), num_counted(labels)
         return losses.sum() / (number.clamp_min(1) if is_training else number)
 
-    def problem_type(self, outputs: Any, labels: Any) -> str:
-        """Returns the problem type: that of the student's config, or of the teacher's, or else the inferred one.
+    def set_problem_type(self, outputs: Any, labels: Any) -> str:
+        """Infers the problem type if neither the student's config nor the teacher's states it, and returns it.
+
+        The config of a student with a standard loss keeps what is inferred from the first batch, as the heads of
+        `transformers` keep it, so that a pipeline will know it too.
 
         Raises:
             UserError: float labels may be class probabilities or several labels, and only the model knows which.
@@ -143,7 +148,6 @@ class LabelLoss:
                 f"{SINGLE_LABEL!r} for class probabilities, {MULTI_LABEL!r} for several labels."
             )
         if self._loss_type is not None:
-            # Kept, as the heads of `transformers` keep it, so that a pipeline will know it too.
             self._config.problem_type = inferred
         return inferred
 
@@ -194,6 +198,17 @@ def num_counted(labels: torch.Tensor) -> torch.Tensor:
         return (labels != IGNORED_LABEL).sum()
     is_known = ~labels.isnan()
     return (is_known if is_known.dim() < 2 else is_known.flatten(1).any(dim=1)).sum()
+
+
+def mean_task_loss(logits: np.ndarray, labels: np.ndarray, problem_type: str) -> float:
+    """Returns the mean of `task_loss` over the examples of a data set that count.
+
+    Args:
+        logits: `(examples, num_labels)`, float32.
+        labels: as for `task_loss`; ids, or float32.
+    """
+    labels = torch.from_numpy(labels)
+    return (task_loss(torch.from_numpy(logits), labels, problem_type).sum() / num_counted(labels)).item()
 
 
 def counted_predictions(logits: torch.Tensor, labels: Any, num_real: int) -> slice | torch.Tensor:

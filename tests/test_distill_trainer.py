@@ -586,7 +586,7 @@ def test_multi_label_and_regression_students_learn_from_labels_and_teacher(build
 
 
 @pytest.mark.parametrize(("asked_for", "num_labels", "is_used"), [(None, 1, False), (True, 1, True), (None, 3, True)])
-def test_a_regression_is_not_rounded_to_bfloat16_by_default(monkeypatch, build_trainer, asked_for, num_labels, is_used):
+def test_a_regression_is_not_in_bfloat16_by_default(monkeypatch, build_trainer, asked_for, num_labels, is_used):
     """Around 2000, numbers in bfloat16 are 8 apart."""
     monkeypatch.setattr("layer_distillation.arguments.bf16_in_hardware", lambda use_cpu: True)
     student = bert(1, num_labels)

@@ -31,7 +31,7 @@ IMPORTS = {
     "distill_trainer": {"layer_distillation"},
     "lora_adapters": {"layer_distillation", "layer_mapping"},
     "text_data": {"layer_distillation"},
-    "export": {"layer_distillation"},
+    "export": {"layer_distillation", "text_data"},
     "app": set(),
     "training": {"distill_trainer", "layer_distillation", "layer_mapping", "lora_adapters", "text_data"},
     "comparison": {

@@ -11,8 +11,9 @@ import pytest
 
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from text_data.answers import hard_labels, label_indicators
 from text_data.arguments import DataArguments
-from text_data.labels import LabelMap, hard_labels
+from text_data.labels import LabelMap
 from text_data.loading import load_data
 from text_data.names import join_names, split_names
 
@@ -439,3 +440,10 @@ def test_hard_labels_are_what_most_annotators_say():
     np.testing.assert_array_equal(hard_labels(np.array([[0.5, 0.4], [NAN, 1]]), MULTI_LABEL), [[1, 0], [NAN, 1]])
     assert hard_labels(np.array([2, 0]), SINGLE_LABEL).tolist() == [2, 0]
     assert hard_labels(np.array([0.3]), REGRESSION).tolist() == [0.3]
+
+
+def test_indicators_say_for_every_label_what_hard_labels_say():
+    for labels in (np.array([1, 1, 0]), np.array([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]])):
+        assert label_indicators(labels, SINGLE_LABEL, 2).tolist() == [[0, 1], [0, 1], [1, 0]]
+    found = label_indicators(np.array([[0.5, 0.4], [NAN, 1]]), MULTI_LABEL, 2)
+    np.testing.assert_array_equal(found, [[1, 0], [NAN, 1]])

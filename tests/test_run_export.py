@@ -834,6 +834,13 @@ def test_several_labels_are_decided_by_their_thresholds_and_unknown_ones_are_lef
     assert measured["agreement"] == {"low": 0.75, "high": 0.75}
 
 
+def test_of_equal_shares_the_gate_takes_the_class_that_the_metrics_take():
+    labels = np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]], dtype=np.float32)
+    logits = np.array([[0, 1], [1, 0], [0, 1]], dtype=np.float32)
+    measured = Gate(logits, labels, SINGLE_LABEL, ("no", "yes")).measure(logits)
+    assert measured["found"] == {"no": [1, 1], "yes": [2, 2]}
+
+
 def test_scores_may_change_by_a_share_of_their_scale_whatever_their_unit():
     scores = np.random.default_rng(0).normal(size=(300, 1)).astype(np.float32)
     labels = scores[:, 0]

@@ -106,6 +106,16 @@ def test_one_label_of_several_is_measured_against_all_others():
     assert report["thresholds"] == pytest.approx({"a": 0.6, "b": 0.45, "c": 0.35})
 
 
+def test_shares_of_the_classes_count_for_the_largest_and_of_equal_ones_for_the_last():
+    logits = np.log([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.3, 0.3, 0.4]])
+    shares = np.array([[0.4, 0.3, 0.3], [0.1, 0.5, 0.4], [0.0, 0.5, 0.5]])
+    of_shares, of_ids = (
+        choose_thresholds(logits, labels, ("a", "b", "c"), SINGLE_LABEL, ThresholdRule())
+        for labels in (shares, np.array([0, 1, 2]))
+    )
+    assert of_shares == of_ids
+
+
 def test_a_long_curve_is_thinned_out_but_keeps_the_chosen_point():
     probabilities = np.linspace(0.01, 0.99, 1001)
     logits = np.log(probabilities / (1 - probabilities))[:, None].repeat(2, axis=1)

@@ -21,6 +21,7 @@ columns          the type of a column, and rows without a value
 splits           names of splits, splitting off a validation split, the first n examples
 tokenizing       tokenized splits, cached on disk
 trimming         the pieces of a vocabulary that the training texts need
+answers          logits and labels as probabilities, ids, 0 or 1
 metrics          accuracy, F1, correlations and others
 thresholds       from which probability a text has a label
 """

@@ -20,6 +20,7 @@ from datasets import ClassLabel, List, Value
 
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from text_data.answers import hard_labels
 from text_data.arguments import DataArguments
 from text_data.columns import NUMBER
 from text_data.label_columns import NAME_LISTS, NAMES, NUMBERS, SHARES, RawLabels, read_label_columns
@@ -69,24 +70,6 @@ class LabelMap:
         if self.problem_type == MULTI_LABEL or self.is_soft:
             return List(Value("float32"))
         return ClassLabel(names=list(self.names))
-
-
-def hard_labels(labels: np.ndarray, problem_type: str) -> np.ndarray:
-    """Returns labels as the metrics compare them with predictions.
-
-    Args:
-        labels: ids or shares `(examples,)` or `(examples, num_labels)`; NaN where a label is unknown.
-
-    Returns:
-        Single-label: the id of the largest share, of equal ones the last. Multi-label: 1 for shares from 0.5 on, else
-        0, NaN where unknown. Regression: the scores.
-    """
-    labels = np.asarray(labels)
-    if problem_type == SINGLE_LABEL and labels.ndim == 2:
-        return labels.shape[1] - 1 - labels[:, ::-1].argmax(axis=1)
-    if problem_type == MULTI_LABEL:
-        return np.where(np.isnan(labels), np.nan, labels >= 0.5)
-    return labels
 
 
 def read_labels(raw: dict[str, RawSplit], data_args: DataArguments) -> tuple[LabelMap, dict[str, list | pa.Array]]:

@@ -25,7 +25,8 @@ from sklearn.metrics import (
 from transformers import EvalPrediction
 
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from text_data.labels import LabelMap, hard_labels
+from text_data.answers import hard_labels
+from text_data.labels import LabelMap
 
 # GLUE reports the F1 of label 1 for these tasks.
 F1_TASKS = ("mrpc", "qqp")

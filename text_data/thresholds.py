@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit, softmax
 
 from layer_distillation.errors import UserError
-from layer_distillation.problem_types import MULTI_LABEL
+from text_data.answers import label_indicators, probabilities_of
 
 logger = logging.getLogger(__name__)
 
@@ -153,13 +152,12 @@ def choose_thresholds(
         `rule`; `thresholds` of the labels; for labels with examples `measured`, which is precision, recall and share
         flagged at the threshold, and `curves`, which is the same for other thresholds.
     """
-    logits = logits.astype(float)
-    probabilities = expit(logits) if problem_type == MULTI_LABEL else softmax(logits, axis=1)
-    shares = labels if labels.ndim == 2 else np.eye(len(names))[labels]
+    probabilities = probabilities_of(logits.astype(float), problem_type)
+    indicators = label_indicators(labels, problem_type, len(names))
     report = {"rule": str(rule), "thresholds": {}, "measured": {}, "curves": {}}
     for index, name in enumerate(names):
-        known = ~np.isnan(shares[:, index])
-        has_label = shares[known, index] >= 0.5
+        known = ~np.isnan(indicators[:, index])
+        has_label = indicators[known, index] == 1
         if not has_label.any():
             logger.warning(f"No validation example has the label {name}; its threshold is {DEFAULT_THRESHOLD}.")
             report["thresholds"][name] = DEFAULT_THRESHOLD

@@ -13,12 +13,12 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArgum
 from transformers.trainer_utils import PredictionOutput
 
 from layer_distillation.atomic_files import write_json
-from layer_distillation.label_loss import num_counted
-from layer_distillation.losses import task_loss
+from layer_distillation.label_loss import mean_task_loss
 from layer_distillation.model_outputs import compute_logits, forward_columns, longest_first
 from layer_distillation.problem_types import MULTI_LABEL, SINGLE_LABEL
 from layer_distillation.student_config import encoder_config
-from text_data.labels import LabelMap, hard_labels
+from text_data.answers import answers_of, hard_labels, label_array
+from text_data.labels import LabelMap
 from text_data.thresholds import THRESHOLDS_FILE, choose_thresholds
 from training.inputs import Inputs
 
@@ -53,9 +53,7 @@ def score_splits(
 
 def score_logits(logits: np.ndarray, label_ids: np.ndarray, inputs: Inputs) -> dict[str, float]:
     """Returns the mean loss on the labels, and the metrics of the task."""
-    labels = torch.from_numpy(label_ids)
-    losses = task_loss(torch.from_numpy(logits), labels, inputs.data.labels.problem_type)
-    loss = (losses.sum() / num_counted(labels)).item()
+    loss = mean_task_loss(logits, label_ids, inputs.data.labels.problem_type)
     return {"loss": loss, **inputs.compute_metrics(EvalPrediction(logits, label_ids))}
 
 
@@ -85,12 +83,6 @@ def _predict(trainer: Trainer, tokenized: Dataset, prefix: str) -> PredictionOut
 def by_length(tokenized: Dataset) -> Dataset:
     """Returns the examples in the order of `longest_first`: texts of similar length need little padding."""
     return tokenized.select(longest_first(tokenized), keep_in_memory=True)
-
-
-def label_array(tokenized: Dataset) -> np.ndarray:
-    """Returns the labels of a split as a collator makes them: int64 ids, float32 shares or scores."""
-    label_ids = np.array(tokenized["labels"])
-    return label_ids.astype(np.float32) if label_ids.dtype.kind == "f" else label_ids
 
 
 def true_answers(tokenized: Dataset, labels: LabelMap) -> np.ndarray:
@@ -153,18 +145,12 @@ def write_predictions(file: Path, logits: np.ndarray, label_ids: np.ndarray | No
     columns = {"index": range(len(logits))}
     if label_ids is not None:
         columns["label"] = _label_names(label_ids, labels)
-    columns["prediction"] = _label_names(_decide(logits, labels), labels)
+    columns["prediction"] = _label_names(answers_of(logits, labels.problem_type), labels)
     columns |= {f"logit_{name}": logits[:, i] for i, name in enumerate(labels.names)}
     with open(file, "w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
-
-
-def _decide(logits: np.ndarray, labels: LabelMap) -> np.ndarray:
-    if labels.problem_type == SINGLE_LABEL:
-        return logits.argmax(axis=-1)
-    return logits > 0 if labels.problem_type == MULTI_LABEL else logits[:, 0]
 
 
 def _label_names(values: np.ndarray, labels: LabelMap) -> list:

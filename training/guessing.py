@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from text_data.labels import LabelMap, hard_labels
+from text_data.answers import hard_labels
+from text_data.labels import LabelMap
 
 logger = logging.getLogger(__name__)
 

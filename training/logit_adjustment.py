@@ -22,7 +22,7 @@ from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import SINGLE_LABEL
-from training.evaluation import label_array
+from text_data.answers import label_array
 from training.inputs import Inputs
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,10 @@ def results_table(record: RunRecord) -> str:
     """Returns teacher, students of stages and student of a finished run as a Markdown table, padded for a terminal."""
     prefix, split = record.evaluated_on
     stages = [(f"stage of {stage.num_layers}", stage) for stage in record.student.stages]
+    models = [("teacher", record.teacher), *stages, ("student", record.student)]
+    scored = {metric for _, model in models for metric in model.results}  # a correlation may be undefined for some
     rows = []
-    for name, model in [("teacher", record.teacher), *stages, ("student", record.student)]:
+    for name, model in models:
         is_pretrained = model is record.student and record.student.pretrained is not None
         row = {
             "Model": name,
@@ -32,10 +34,9 @@ def results_table(record: RunRecord) -> str:
             "Validation loss": _number(model.results.get("eval_loss")),
         }
         for metric, title in METRIC_TITLES.items():
-            if f"{prefix}_{metric}" in model.results:
-                row[f"{split} {title}"] = _number(model.results[f"{prefix}_{metric}"])
-            if f"{prefix}_{metric}_mm" in model.results:
-                row[f"Mismatched {title}"] = _number(model.results[f"{prefix}_{metric}_mm"])
+            for key, of_split in ((f"{prefix}_{metric}", split), (f"{prefix}_{metric}_mm", "Mismatched")):
+                if key in scored:
+                    row[f"{of_split} {title}"] = _number(model.results.get(key))
         row["ms an example"] = f"{model.latency_ms:.2f}"
         rows.append(row)
     return markdown_table(rows)

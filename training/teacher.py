@@ -29,10 +29,11 @@ from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_dataset, fingerprint_model
 from layer_distillation.model_outputs import MODEL_INPUTS, longest_first, with_model_inputs
 from layer_distillation.pretrained import from_pretrained
+from text_data.answers import label_array
 from text_data.labels import LabelMap
 from training.arguments import TeacherArguments
 from training.checkpoints import load_classifier, load_tokenizer, set_padding
-from training.evaluation import TRAINING_LOSS, evaluate_model, label_array, training_loss
+from training.evaluation import TRAINING_LOSS, evaluate_model, training_loss
 from training.guessing import warn_if_guessing
 from training.inputs import Inputs
 
