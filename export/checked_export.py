@@ -152,8 +152,8 @@ def quantize_checked(float32_file: Path, int8_file: Path, data: CheckData, proce
         raise UserError(
             f"int8 must keep {MIN_INT8_SHARE:.0%} of the validation {metric} and decide as float32 does, but it "
             f"{'; '.join(attempts[0][0])}. With the worst half of the operators in float32 it {'; '.join(failures)}. "
-            f"{float32_file} is good, for ONNX Runtime itself; the app serves the checkpoint with --backend pytorch, and "
-            f"no export without int8: {METRICS_FILE} is not written. The int8 model is for "
+            f"{float32_file} is good, for ONNX Runtime itself, but the app serves no export without int8, and "
+            f"{METRICS_FILE} is not written: it serves the checkpoint with --backend pytorch. The int8 model is for "
             f"--int8_processor {processor}, and was checked on a processor of the kind {this_processor()}."
         )
     return {"in_float32": in_float32, "int8_beside_float32": gate.measure(logits)}

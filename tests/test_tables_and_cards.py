@@ -98,6 +98,13 @@ def test_the_metrics_are_those_of_the_task(metrics, titles):
     assert [column for column in parse_table(results_table(record))[0] if column.startswith("Test")] == titles
 
 
+def test_a_score_that_the_teacher_lacks_stands_where_it_always_does():
+    record = with_results({"predict_loss": 0.1}, {"predict_loss": 0.1, "predict_pearson": 0.9})
+    teacher, student = parse_table(results_table(record))
+    assert list(teacher)[-2:] == ["Test Pearson", "ms an example"]
+    assert (teacher["Test Pearson"], student["Test Pearson"]) == ("-", "0.9000")
+
+
 def test_what_was_not_measured_is_a_dash():
     # The teacher came fine-tuned, and the student was neither evaluated nor tested.
     record = with_results({"eval_loss": 0.5, "eval_accuracy": 0.875}, {"train_eval_loss": 0.31})
