@@ -268,7 +268,7 @@ def train_and_finish(
         if run.args.do_eval:
             write_thresholds(trainer, run.inputs, folder)
         if trainer.is_world_process_zero():
-            record = _finished_record(run, trainer.model, origin, results, folder)
+            record = _complete_record(run, trainer.model, origin, results, folder)
             record.write(folder)
             write_model_card(folder, record)
     (record,) = broadcast_object_list([record])
@@ -333,10 +333,10 @@ def _write_results(folder: str, stage: str, metrics: Mapping[str, float]) -> Non
     file.write_text(json.dumps(earlier | metrics, indent=4, sort_keys=True))
 
 
-def _finished_record(
+def _complete_record(
     run: Run, trained: PreTrainedModel, origin: Origin, results: Mapping[str, float], folder: str
 ) -> RunRecord:
-    """Returns the record of a run that has ended, from the main process.
+    """Returns the complete record of a run that has been trained and scored, from the main process.
 
     The student is described as others will load it: training leaves autocast around its forward pass.
     """

@@ -179,7 +179,7 @@ def _finish_stage(source: Source, stage_args: StudentArguments, strategy_name: s
         output_dir=str(Path(run.args.output_dir) / "stages" / str(depth)), resume_from_checkpoint=None
     )
     record = replace(run.record, name=f"{run.record.name}/stages/{depth}", built_from=fingerprint_model(source.model))
-    finished = _finished_record(record, args, run.overwrite)
+    finished = _finished_stage(record, args, run.overwrite)
     if finished is None:
         logger.info(f"Stage of {depth} layers, in {args.output_dir}:")
         stage = replace(
@@ -198,7 +198,7 @@ def _finish_stage(source: Source, stage_args: StudentArguments, strategy_name: s
     return Source(model.to(args.device), stage_student.layers, (*source.stages, stage_student))
 
 
-def _finished_record(record: RunRecord, args: DistillationTrainingArguments, overwrite: bool) -> RunRecord | None:
+def _finished_stage(record: RunRecord, args: DistillationTrainingArguments, overwrite: bool) -> RunRecord | None:
     """Returns the record of the stage if an earlier run has finished it from the same weights."""
     finished, unfinished = on_main_process(lambda: earlier_records(args.output_dir, record, overwrite))
     is_this = finished is not None and unfinished is None and finished.built_from == record.built_from
