@@ -158,11 +158,11 @@ def test_a_stage_is_finished_only_if_it_was_built_from_the_same_weights_and_no_r
     folder, _ = shrunk
     stage = Path(shutil.copytree(folder / "stages" / "3", tmp_path / "3"))
     args, record = SimpleNamespace(output_dir=stage), RunRecord.read(stage)
-    assert training_student._finished_record(record, args, overwrite=False) == record
+    assert training_student._finished_stage(record, args, overwrite=False) == record
     other = replace(record, built_from="a teacher that was trained again")
-    assert training_student._finished_record(other, args, overwrite=False) is None
+    assert training_student._finished_stage(other, args, overwrite=False) is None
     record.write(stage, UNFINISHED_RECORD_FILE)
-    assert training_student._finished_record(record, args, overwrite=False) is None
+    assert training_student._finished_stage(record, args, overwrite=False) is None
 
 
 @pytest.mark.parametrize(
