@@ -299,7 +299,7 @@ def test_what_a_killed_run_has_half_written_goes_when_the_next_begins(tmp_path):
 
 def test_a_run_that_ends_replaces_the_results_of_the_one_before_and_nothing_else(tmp_path):
     EARLIER.write(tmp_path)
-    results = ("all_results.json", "predict_results.json", "predictions_old.csv")
+    results = ("all_results.json", "predict_results.json", "predictions_old.csv", "identity_bias.json")
     for name in (*results, "merged/config.json", "export/config.json", "notes.txt", "teacher/x.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("old")

@@ -243,10 +243,13 @@ def test_lists_of_labels_are_multi_label(make_teacher, tmp_path):
     run_here(*arguments, "--output_dir", folder, "--do_eval")
     assert json.loads((folder / "thresholds.json").read_text()) == json.loads(edited)
 
-    # The model card shows those of the new rule, unless it was changed by hand.
+    # The model card shows those of the new rule beside what was measured meanwhile, unless it was changed by hand.
+    (folder / "identity_bias.md").write_text("## Identity bias\n")
+    (folder / "README.md").write_text((folder / "README.md").read_text() + "\n## Identity bias\n")
     run_here(*arguments, "--output_dir", folder, "--do_eval", "--threshold_rule", "flagged=0.5")
     assert json.loads((folder / "thresholds.json").read_text())["rule"] == "flagged=0.5"
-    assert "flagged=0.5" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "flagged=0.5" in card and card.endswith("## Identity bias\n")
     (folder / "README.md").write_text("my own words")
     run_here(*arguments, "--output_dir", folder, "--do_eval", "--threshold_rule", "flagged=0.25")
     assert (folder / "README.md").read_text() == "my own words"

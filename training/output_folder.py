@@ -43,6 +43,7 @@ FILES_OF_A_RUN = (
     "*_results.json",
     "predictions_*.csv",
     THRESHOLDS_FILE,
+    "identity_bias.*",
     "*.safetensors",
     "*.safetensors.index.json",
     ADAPTER_FILE,

@@ -49,7 +49,7 @@ from training.evaluation import (
 from training.inputs import Inputs
 from training.logit_adjustment import adjust_logits
 from training.lora import finish_adapter
-from training.model_card import CARD_FILE, card_was_changed, write_model_card
+from training.model_card import CARD_FILE, IDENTITY_SECTION_FILE, card_was_changed, write_model_card
 from training.output_folder import (
     CheckpointMarker,
     checkpoint_to_resume,
@@ -307,9 +307,11 @@ def score_again(trainer: DistillationTrainer, inputs: Inputs, settings: Settings
     if trainer.is_world_process_zero():
         remove_half_written(args.output_dir)
     with replacing(args.output_dir, args.distributed_state) as folder:
-        earlier = Path(args.output_dir) / ALL_RESULTS_FILE
-        if trainer.is_world_process_zero() and earlier.is_file():
-            shutil.copy(earlier, folder)  # which new results are added to
+        # New results are added to the first, and the new card has the second.
+        for name in (ALL_RESULTS_FILE, IDENTITY_SECTION_FILE):
+            earlier = Path(args.output_dir) / name
+            if trainer.is_world_process_zero() and earlier.is_file():
+                shutil.copy(earlier, folder)
         score(trainer, inputs, folder)
         if args.do_eval:
             kept = Path(args.output_dir) / THRESHOLDS_FILE
