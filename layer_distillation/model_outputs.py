@@ -23,6 +23,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.trainer_utils import unwrap_peft_model
 
 from layer_distillation.errors import UserError
+from layer_distillation.problem_types import REGRESSION
 
 # What a tokenizer writes for a model. Labels and lengths do not change its outputs.
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -155,6 +156,17 @@ def config_of(model: nn.Module) -> PretrainedConfig | None:
     """Returns the config of a model; a module that is no `PreTrainedModel` need not have one."""
     config = getattr(plain_model(model), "config", None)
     return config if isinstance(config, PretrainedConfig) else None
+
+
+def stated_problem_type(*models: nn.Module | None) -> str | None:
+    """Returns what the config of the first model that is given states, or its single output means.
+
+    `None` where the labels decide, or where no model is given.
+    """
+    config = next((config_of(model) for model in models if model is not None), None)
+    if config is None:
+        return None
+    return config.problem_type or (REGRESSION if config.num_labels == 1 else None)
 
 
 def no_predictions(model: nn.Module) -> list[str]:

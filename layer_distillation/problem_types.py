@@ -9,18 +9,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # reading data needs the names, and no torch
     import torch
-    from transformers import PretrainedConfig
 
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 REGRESSION = "regression"
-
-
-def stated_problem_type(config: PretrainedConfig | None) -> str | None:
-    """Returns the problem type that a config states, or that its single output means; `None` if the labels decide."""
-    if config is None:
-        return None
-    return config.problem_type or (REGRESSION if config.num_labels == 1 else None)
 
 
 def infer_problem_type(num_labels: int, labels: torch.Tensor | None) -> str:
