@@ -1,6 +1,6 @@
 """The implementations of attention and dropout that train fastest on a processor.
 
-    with quickest_on_processor(student, device, mixed_precision="bf16"):
+    with quickest_on_processor(student, trainer.accelerator):
         ...    # training steps
 
 In bfloat16 PyTorch's scaled dot product attention has a fused kernel with a slow backward pass. With dropout it takes
@@ -11,9 +11,9 @@ in both cases (docs/PERFORMANCE.md).
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
+from accelerate import Accelerator
 from torch import nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from layer_distillation.dropout import dropout_drawn_quickly
 from layer_distillation.model_outputs import config_of, plain_model
@@ -24,17 +24,16 @@ MOST_POSITIONS = 514
 
 
 @contextmanager
-def quickest_on_processor(model: nn.Module, device: torch.device, mixed_precision: str) -> Iterator[None]:
+def quickest_on_processor(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
     """Trains a model as is quickest on a processor, and restores everything at the end.
 
     Args:
-        device: that of the training; on others than a processor, nothing changes.
-        mixed_precision: as `Accelerator.mixed_precision`, "no" for float32.
+        accelerator: of the training; where its device is another than a processor, nothing changes.
     """
-    if device.type != "cpu":
+    if accelerator.device.type != "cpu":
         yield
         return
-    with quickest_attention(model, applies=mixed_precision == "bf16"), dropout_drawn_quickly():
+    with quickest_attention(model, applies=accelerator.mixed_precision == "bf16"), dropout_drawn_quickly():
         yield
 
 
@@ -52,8 +51,14 @@ def quickest_attention(model: nn.Module, applies: bool) -> Iterator[None]:
     if not (applies and config is not None and config._attn_implementation == "sdpa" and _is_for_short_texts(config)):
         yield
         return
-    plain = plain_model(model)
-    before = [(part, part._attn_implementation) for part in _configs(config)]
+    with eager_attention(plain_model(model)):
+        yield
+
+
+@contextmanager
+def eager_attention(plain: PreTrainedModel) -> Iterator[None]:
+    """Has a model compute attention step by step, and restores its implementation at the end."""
+    before = [(part, part._attn_implementation) for part in _configs(plain.config)]
     try:
         plain.set_attn_implementation("eager")
         yield

@@ -10,7 +10,8 @@ The losses themselves are named in `loss_table.py`. What a model computes in its
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -98,6 +99,13 @@ class LayerLosses:
         logits_column = [TEACHER_LOGITS] if args.uses("kl", "cosine") else []
         self.stored_columns = (*logits_column, *self._hidden_state_columns.values())
         self._can_be_stored = not args.needs_running_teacher
+
+    @contextmanager
+    def readable(self) -> Iterator[None]:
+        """Has both models compute what is compared so that it can be read, and restores them at the end."""
+        of_teacher = nullcontext() if self._teacher_reader is None else self._teacher_reader.readable()
+        with self._student_reader.readable(), of_teacher:
+            yield
 
     def forward(
         self, model: nn.Module, student_inputs: Mapping[str, torch.Tensor], teacher: LayerOutputs | None

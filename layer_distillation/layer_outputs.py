@@ -7,8 +7,8 @@ outputs = reader.run(model, input_ids=..., attention_mask=...)
 outputs.logits, outputs.layers["hidden_states"][4], outputs.layers["query"][6]
 """
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from layer_distillation.attention import eager_attention
 from layer_distillation.encoder_layers import find_layer_list
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import logits_of, plain_model
@@ -34,6 +35,8 @@ NAMES_OF_QUERY_KEY_VALUE = (
     ("query_proj", "key_proj", "value_proj"),
 )
 NAME_OF_ALL_THREE = "Wqkv"
+# What the dropout of attention probabilities is called where it is a number.
+DROPOUTS = ("attention_dropout", "dropout")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class LayerOutputReader:
 
     Only the attention implementation "eager" returns attention probabilities, so the model is switched to it where
     they are wanted. It returns them after dropout, which would compare noise: the wanted layers lose their dropout of
-    attention probabilities.
+    attention probabilities. Both are so while the reader runs the model, and within `readable`.
 
     Args:
         model: before it is wrapped for several processes.
@@ -73,13 +76,23 @@ class LayerOutputReader:
     def __init__(self, model: nn.Module, wanted: Mapping[str, tuple[int, ...]], projection: nn.Module | None = None):
         self._model, self._projection = model, projection
         self._wanted = {kind: layers for kind, layers in wanted.items() if layers}
-        encoder = plain_model(model)
-        if ATTENTIONS in self._wanted:
-            encoder.set_attn_implementation("eager")
-        for layer in self._wanted.get(ATTENTIONS, ()):
-            _switch_off_dropout(attention_of(encoder, layer)[0])
+        self._encoder = encoder = plain_model(model)
+        self._attentions = [attention_of(encoder, layer)[0] for layer in self._wanted.get(ATTENTIONS, ())]
         hooked = sorted({layer for kind in QUERY_KEY_VALUE for layer in self._wanted.get(kind, ())})
         self._hooked_modules = {layer: attention_of(encoder, layer)[1] for layer in hooked}
+
+    @contextmanager
+    def readable(self) -> Iterator[None]:
+        """Has the model return the attention probabilities that are wanted, and restores it at the end.
+
+        For a whole training: checkpointed layers are computed again after `run`, and have to compute the same.
+        """
+        with ExitStack() as stack:
+            if self._attentions and self._encoder.config._attn_implementation != "eager":
+                stack.enter_context(eager_attention(self._encoder))
+            for attention in self._attentions:
+                stack.enter_context(_without_dropout(attention))
+            yield
 
     def run(self, model: nn.Module, **inputs: torch.Tensor) -> LayerOutputs:
         """Returns the outputs of `model`: the reader's model, by now possibly wrapped, in train or eval mode."""
@@ -87,7 +100,7 @@ class LayerOutputReader:
         flags = {f"output_{kind}": True for kind in (HIDDEN_STATES, ATTENTIONS) if kind in self._wanted}
         if flags:
             flags["return_dict"] = True
-        with ExitStack() as hooks:
+        with self.readable(), ExitStack() as hooks:
             for layer, modules in self._hooked_modules.items():
                 for kinds, module in modules.items():
                     handle = module.register_forward_hook(_keep(layers, layer, kinds))
@@ -127,13 +140,19 @@ def attention_of(model: PreTrainedModel, layer: int) -> tuple[nn.Module, dict[tu
     )
 
 
-def _switch_off_dropout(attention: nn.Module) -> None:
-    """Sets the dropout of attention probabilities to 0, which architectures hold as a module or as a number."""
+@contextmanager
+def _without_dropout(attention: nn.Module) -> Iterator[None]:
+    """Switches off the dropout of attention probabilities, which architectures hold as a module or as a number."""
     dropout = dict(attention.named_children()).get("dropout")
     if isinstance(dropout, nn.Dropout):
-        dropout.p = 0.0
+        holder, rates = dropout, {"p": dropout.p}
     else:
-        attention.attention_dropout = 0.0
+        holder, rates = attention, {name: vars(attention)[name] for name in DROPOUTS if name in vars(attention)}
+    vars(holder).update(dict.fromkeys(rates, 0.0))
+    try:
+        yield
+    finally:
+        vars(holder).update(rates)
 
 
 def _keep(layers: dict[str, dict[int, torch.Tensor]], layer: int, kinds: tuple[str, ...]):

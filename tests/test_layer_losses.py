@@ -6,6 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
@@ -63,6 +64,7 @@ def test_outputs_of_layers_are_read_from_every_architecture(name):
     with torch.no_grad():
         logits = model(**batch()).logits
         read = LayerOutputReader(model, EVERYTHING).run(model, **batch())
+        model.set_attn_implementation("eager")
         model_says = model(**batch(), output_hidden_states=True, output_attentions=True)
     torch.testing.assert_close(read.logits, logits, rtol=1e-4, atol=1e-5)
     for layer in (1, 3):
@@ -102,6 +104,32 @@ def test_attention_is_read_as_it_is_before_dropout(name):
         rows = attentions.transpose(1, 2)[is_token]  # (tokens, heads, length)
         torch.testing.assert_close(rows.sum(dim=-1), torch.ones_like(rows[..., 0]))
         assert rows.shape[-1] == length
+
+
+@pytest.mark.parametrize("name", TINY_CLASSIFIERS)
+def test_a_training_on_attention_leaves_both_models_with_the_attention_and_dropout_that_they_had(name, tmp_path):
+    def built(num_layers):
+        config = TINY_CLASSIFIERS[name](num_layers, 2).config
+        for parameter in {"attention_probs_dropout_prob", "attention_dropout"} & config.to_dict().keys():
+            setattr(config, parameter, 0.125)
+        model = AutoModelForSequenceClassification.from_config(config)
+        if model._supports_sdpa:
+            model.set_attn_implementation("sdpa")
+        return model
+
+    def settings(model):
+        rates = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
+        numbers = [vars(module).get("attention_dropout") for module in model.modules()]
+        return model.config._attn_implementation, rates, numbers
+
+    models = built(1), built(2)
+    before = [settings(model) for model in models]
+    rows = [{**row, "token_type_ids": [0] * len(row["input_ids"])} for row in random_examples(8, num_labels=2)]
+    trainer = build_trainer(tmp_path, *models, (1,), rows, attention_weight=1.0, max_steps=1)
+    for _ in range(2):
+        trainer.train()
+        assert [settings(model) for model in models] == before
+        assert step_logs(trainer)[-1]["loss_attention"] > 0
 
 
 def test_a_model_of_unknown_attention_is_refused():
