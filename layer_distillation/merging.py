@@ -16,6 +16,8 @@ from layer_distillation.model_outputs import plain_model
 def merged(model: nn.Module) -> PreTrainedModel:
     """Returns a plain model that computes what a model with adapters computes; without adapters, the model itself.
 
+    Half precision, unless quantized, is merged in float32: rounded to it, a weight loses much of a small change.
+
     Raises:
         UserError: the adapters cannot be merged into weights.
     """
@@ -32,7 +34,10 @@ def merged(model: nn.Module) -> PreTrainedModel:
             f"Adapters of the type {model.active_peft_config.peft_type.value} do not change weights, so the layers of "
             "the model cannot be copied with them. Choose a teacher that was trained with LoRA or as a whole."
         )
-    return copy.deepcopy(model).merge_and_unload()
+    model = copy.deepcopy(model)
+    if not getattr(plain_model(model), "is_quantized", False):
+        model.float()
+    return model.merge_and_unload()
 
 
 def has_native_adapters(model: nn.Module) -> bool:

@@ -464,6 +464,20 @@ def test_student_of_a_peft_teacher_has_its_adapters_merged(make_teacher, inputs)
     torch.testing.assert_close(logits_of(teacher, inputs), before, rtol=0, atol=0)
 
 
+def test_adapters_on_a_base_in_half_precision_are_merged_in_float32(make_teacher, inputs):
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"])
+    torch.manual_seed(0)
+    teacher = get_peft_model(make_teacher("bert").to(torch.bfloat16), config).eval()
+    with torch.no_grad():
+        for name, parameter in teacher.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.001)  # a change of a weight that bfloat16 does not hold
+    student = build_student(teacher, range(1, NUM_LAYERS + 1))
+    torch.testing.assert_close(
+        logits_of(student, inputs), logits_of(deepcopy(teacher).float(), inputs), rtol=0, atol=1e-5
+    )
+
+
 def test_teachers_with_adapters_that_cannot_be_merged_are_refused(make_teacher):
     prompts = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
     with pytest.raises(UserError, match="PROMPT_TUNING .* LoRA"):
