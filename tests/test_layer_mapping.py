@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from accelerate import init_empty_weights
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from peft import LilyConfig, LNTuningConfig, LoHaConfig, LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
 from transformers import (
     AlbertConfig,
@@ -478,10 +478,26 @@ def test_adapters_on_a_base_in_half_precision_are_merged_in_float32(make_teacher
     )
 
 
+def test_adapters_of_several_kinds_are_merged(make_teacher, inputs):
+    torch.manual_seed(0)
+    lora = LoraConfig(target_modules=["query"], init_lora_weights=False)
+    teacher = get_peft_model(make_teacher("bert"), lora, mixed=True)
+    teacher.add_adapter("second", LoHaConfig(target_modules=["key"], init_weights=False))
+    teacher.set_adapter(["default", "second"])
+    student = build_student(teacher.eval(), range(1, NUM_LAYERS + 1))
+    torch.testing.assert_close(logits_of(student, inputs), logits_of(teacher, inputs), rtol=1e-5, atol=1e-5)
+
+
 def test_teachers_with_adapters_that_cannot_be_merged_are_refused(make_teacher):
-    prompts = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
-    with pytest.raises(UserError, match="PROMPT_TUNING .* LoRA"):
-        build_student(teacher_with_adapters(make_teacher, prompts), (1, 2))
+    classifier = {"task_type": "SEQ_CLS"}
+    for config, message in (
+        (PromptTuningConfig(**classifier, num_virtual_tokens=2), "PROMPT_TUNING.*LoRA"),
+        (LilyConfig(**classifier, target_modules=["query"]), "LILY.*LoRA"),
+        # PEFT leaves the trained head wrapped.
+        (LNTuningConfig(**classifier, target_modules=["LayerNorm"]), "LN_TUNING.*classifier.*LoRA"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build_student(teacher_with_adapters(make_teacher, config), (1, 2))
     native = make_teacher("bert")
     native.add_adapter(LoraConfig(target_modules=["query", "value"]))
     with pytest.raises(UserError, match="merge_and_unload"):
