@@ -4,6 +4,7 @@ teacher = merged(teacher)    # the teacher itself, if it has no adapters
 """
 
 import copy
+from collections import Counter
 
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
@@ -53,6 +54,12 @@ def _merged_copy(model: nn.Module) -> PreTrainedModel:
     model = copy.deepcopy(model)
     if not getattr(plain_model(model), "is_quantized", False):
         model.float()
+    adapted = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    owners = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
+    for module in adapted:
+        # What is merged into the weight would change all modules that share it.
+        if any(owners[id(weight)] > 1 for weight in module.get_base_layer().parameters(recurse=False)):
+            raise ValueError("several modules share a weight that is adapted")
     plain = model.merge_and_unload()
     if left := [name for name, module in plain.named_modules() if isinstance(module, wrappers)]:
         raise ValueError(f"PEFT does not unwrap {', '.join(left)}")

@@ -504,6 +504,15 @@ def test_teachers_with_adapters_that_cannot_be_merged_are_refused(make_teacher):
         build_student(native, (1, 2))
 
 
+@pytest.mark.parametrize(
+    ("model_type", "options"), [("zamba", {}), ("llama", {"layer_replication": [[0, 4], [2, 4]]})]
+)
+def test_adapters_of_a_weight_that_several_modules_share_are_refused(model_type, options):
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"], init_lora_weights=False, **options)
+    with pytest.raises(UserError, match="LORA.*share"):
+        build_student(get_peft_model(tiny_classifier(model_type), config), range(1, NUM_LAYERS + 1))
+
+
 # --- the control without copied layers ---
 
 
