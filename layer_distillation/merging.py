@@ -55,11 +55,18 @@ def _merged_copy(model: nn.Module) -> PreTrainedModel:
     if not getattr(plain_model(model), "is_quantized", False):
         model.float()
     adapted = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    wrapped = [module for module in model.modules() if isinstance(module, wrappers)]
     owners = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
     for module in adapted:
         # What is merged into the weight would change all modules that share it.
         if any(owners[id(weight)] > 1 for weight in module.get_base_layer().parameters(recurse=False)):
             raise ValueError("several modules share a weight that is adapted")
+    for module in wrapped:
+        # `merge_and_unload` asks which adapters are active, not whether they are switched off.
+        if module.disable_adapters:
+            if module.merged_adapters:
+                module.unmerge()
+            module.set_adapter([])
     plain = model.merge_and_unload()
     if left := [name for name, module in plain.named_modules() if isinstance(module, wrappers)]:
         raise ValueError(f"PEFT does not unwrap {', '.join(left)}")

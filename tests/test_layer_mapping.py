@@ -488,6 +488,23 @@ def test_adapters_of_several_kinds_are_merged(make_teacher, inputs):
     torch.testing.assert_close(logits_of(student, inputs), logits_of(teacher, inputs), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("is_merged", [False, True])
+def test_adapters_that_are_switched_off_are_left_out(is_merged, make_teacher, inputs):
+    config = LoraConfig(
+        task_type="SEQ_CLS", target_modules=["query"], modules_to_save=["classifier"], init_lora_weights=False
+    )
+    teacher = teacher_with_adapters(make_teacher, config)
+    with torch.no_grad():
+        teacher.base_model.model.classifier.modules_to_save["default"].weight.normal_()
+    if is_merged:
+        teacher.merge_adapter()
+    with teacher.disable_adapter():
+        student = build_student(teacher, range(1, NUM_LAYERS + 1))
+    expected = logits_of(make_teacher("bert"), inputs)
+    torch.testing.assert_close(logits_of(student, inputs), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(logits_of(teacher, inputs), expected, atol=1e-2)
+
+
 def test_teachers_with_adapters_that_cannot_be_merged_are_refused(make_teacher):
     classifier = {"task_type": "SEQ_CLS"}
     for config, message in (
