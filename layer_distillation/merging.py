@@ -13,6 +13,7 @@ from transformers.trainer_utils import unwrap_peft_model
 
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import plain_model
+from layer_distillation.precision import is_quantized
 
 # PEFT has no error of its own for adapters that cannot be merged. An adapter of another kind lacks the method.
 MERGING_ERRORS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
@@ -52,7 +53,7 @@ def _merged_copy(model: nn.Module) -> PreTrainedModel:
 
     wrappers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
     model = copy.deepcopy(model)
-    if not getattr(plain_model(model), "is_quantized", False):
+    if not is_quantized(model):
         model.float()
     adapted = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     wrapped = [module for module in model.modules() if isinstance(module, wrappers)]
