@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from layer_distillation.encoder_layers import blueprint, find_layer_list
-from layer_distillation.first_norm import FIRST_NORM
+from layer_distillation.first_norm import FIRST_NORM, lacks_first_norm, loses_bias
 
 # Attributes that only tell a layer its number or the depth. BigBird uses `seed` in training only. MiniMax keeps what
 # it computes from the depth in buffers, which are copied.
@@ -61,6 +61,12 @@ def check_structure(teacher: PreTrainedModel, student: PreTrainedModel, indices:
                 f"{type(teacher).__name__} builds a layer by its number or by the depth, and these two differ "
                 f"({'; '.join([*differences, *more])})"
             )
+    first = teacher.get_submodule(layer_list_name)[indices[0]]
+    if lacks_first_norm(student, first) and loses_bias(student, first):
+        raise Misfit(
+            f"The teacher's layer {indices[0] + 1} cannot be the student's layer 1, because {type(teacher).__name__} "
+            f"has no {FIRST_NORM} there, and its bias cannot be folded into projections without one"
+        )
 
 
 def _is_norm_to_fold(names: Sequence[str], found: dict[str, object]) -> bool:

@@ -27,7 +27,7 @@ from transformers import (
     XLMForSequenceClassification,
 )
 
-from experiments.tiny_classifiers import tiny_classifier
+from experiments.tiny_classifiers import CONFIGURATIONS, tiny_classifier
 from layer_distillation.encoder_layers import find_layer_list, num_layers
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL
@@ -54,6 +54,8 @@ SMALL = {
     "num_attention_heads": 4,
     "intermediate_size": 64,
 }
+
+TEXT = CONFIGURATIONS["modernvbert"]["depth in the text config"]["text_config"]
 
 LAYER_LISTS = {
     "bert": "bert.encoder.layer",
@@ -370,6 +372,20 @@ def test_the_norm_of_modernberts_first_layer_is_folded_into_its_projections(name
     assert_same_tensors(others[0].state_dict(), teacher.get_submodule(layers)[3].state_dict())
     assert torch.equal(folded.attn.Wo.weight, copied.attn.Wo.weight)
     assert_same_tensors(folded.mlp.state_dict(), copied.mlp.state_dict())
+
+
+@pytest.mark.parametrize("name", ["modernbert", "modernbert-decoder", "modernvbert"])
+def test_a_bias_of_the_norm_that_modernberts_projections_cannot_take_is_refused(name):
+    def teacher(**entries):
+        return tiny_classifier(name, **({"text_config": TEXT | entries} if name == "modernvbert" else entries))
+
+    with pytest.raises(UserError, match="layer 2 .* layer 1, .*attn_norm.*bias.*--layer_strategy top"):
+        build_student(teacher(norm_bias=True), (2, 4, 6))
+    build_student(teacher(norm_bias=True, attention_bias=True), (2, 4, 6))
+    unbiased = teacher(norm_bias=True)
+    for layer in unbiased.get_submodule(find_layer_list(unbiased))[1:]:
+        nn.init.zeros_(layer.attn_norm.bias)
+    build_student(unbiased, (2, 4, 6))
 
 
 def test_longformer_layers_keep_their_attention_window(tmp_path, inputs):
