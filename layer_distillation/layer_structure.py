@@ -40,7 +40,7 @@ def config_in_use(teacher: PreTrainedModel) -> PretrainedConfig:
 
 
 def check_structure(teacher: PreTrainedModel, student: PreTrainedModel, indices: Sequence[int]) -> None:
-    """Raises a `Misfit` if a layer is built differently in the student.
+    """Raises a `Misfit` if a layer is built differently in the student, or the list of layers ignores the depth.
 
     The teacher is compared as its config builds it, like a reloaded student. A teacher in use may differ from its
     config, for example by activation checkpointing.
@@ -50,7 +50,13 @@ def check_structure(teacher: PreTrainedModel, student: PreTrainedModel, indices:
     """
     layer_list_name = find_layer_list(teacher)
     teacher_layers = blueprint(teacher, copy.deepcopy(config_in_use(teacher))).get_submodule(layer_list_name)
-    for position, (index, layer) in enumerate(zip(indices, student.get_submodule(layer_list_name), strict=True)):
+    student_layers = student.get_submodule(layer_list_name)
+    if len(student_layers) != len(indices):
+        raise Misfit(
+            f"{type(teacher).__name__} builds {layer_list_name} with {len(student_layers)} entries for the depth "
+            f"{len(indices)}"
+        )
+    for position, (index, layer) in enumerate(zip(indices, student_layers, strict=True)):
         expected, found = structure_of(teacher_layers[index]), structure_of(layer)
         names = sorted({name for name, _ in expected.items() ^ found.items()})
         if names and not (position == 0 and _is_norm_to_fold(names, found)):

@@ -468,6 +468,13 @@ def test_teacher_without_one_list_of_layers_is_an_error(build_teacher, message):
             function(teacher)
 
 
+def test_a_list_that_has_as_many_entries_by_chance_is_no_list_of_layers():
+    """ALBERT runs the layers of a group again and again, as often as its depth says."""
+    teacher = tiny_classifier("albert", "", inner_group_num=NUM_LAYERS)
+    with pytest.raises(UserError, match=r"albert_layer_groups\.0\.albert_layers .* 6 .* depth 3; .*another teacher"):
+        build_student(teacher, (1, 3, 5))
+
+
 def test_a_teacher_class_that_needs_more_than_a_config_is_refused_by_name(make_teacher):
     class NeedsMore(BertForSequenceClassification):
         def __init__(self, config, dropout):
