@@ -28,9 +28,9 @@ from layer_distillation.encoder_layers import blueprint, find_layer_list, num_la
 from layer_distillation.errors import UserError
 from layer_distillation.first_norm import fold_first_norm, lacks_first_norm
 from layer_distillation.inner_neurons import keep_neurons
-from layer_distillation.layer_structure import ADAPTER_LISTS, Misfit, check_structure, config_in_use
+from layer_distillation.layer_structure import ADAPTER_LISTS, Misfit, check_structure, check_unchanged, config_in_use
 from layer_distillation.merging import merged
-from layer_distillation.precision import in_float32
+from layer_distillation.precision import in_float32, is_quantized, set_float32
 from layer_distillation.student_config import config_of_layers
 from layer_distillation.whole_weights import gathered, whole_weights
 
@@ -188,7 +188,8 @@ def build_student(
 
     Raises:
         UserError: the list is empty, has duplicates or layers outside 1..N; the model does not hold its layers in one
-            `ModuleList` (see `num_layers`); or a layer would not compute the same at its new position.
+            `ModuleList` (see `num_layers`), or was changed after it was built from its config; or a layer would not
+            compute the same at its new position.
     """
     teacher = merged(teacher)
     depth = num_layers(teacher)
@@ -203,6 +204,7 @@ def build_student(
     names = _student_to_teacher_names(teacher, student, indices)
     shapes = {name: tensor.shape for name, tensor in student.state_dict().items()}
     with gathered(teacher):
+        check_unchanged(teacher)
         teacher_tensors = teacher.state_dict()
         student.load_state_dict(
             {
@@ -243,7 +245,7 @@ def build_random_student(teacher: PreTrainedModel, num_student_layers: int | Non
     """
     depth = student_depth(num_layers(teacher), num_student_layers)
     config = config_of_layers(teacher.config, range(depth))
-    config.dtype = torch.float32
+    set_float32(config)
     try:
         with whole_weights(), _told_about_ties(teacher, range(depth)):
             student = type(teacher)(config)
@@ -348,6 +350,8 @@ def _blueprint_of_layers(teacher: PreTrainedModel, indices: Sequence[int]) -> Pr
         Misfit: a layer would be built differently at its place in the student, or tied to another weight.
     """
     student_config = config_of_layers(config_in_use(teacher), indices)
+    if not is_quantized(teacher):
+        set_float32(student_config)
     with _told_about_ties(teacher, indices):
         student = blueprint(teacher, student_config)
     check_structure(teacher, student, indices)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from layer_distillation.encoder_layers import find_layer_list
 from layer_distillation.layer_outputs import attention_of
+from layer_distillation.whole_weights import gathered
 
 FIRST_NORM = "attn_norm"
 MAX_TOKENS = 8192
@@ -25,6 +26,14 @@ def lacks_first_norm(student: PreTrainedModel, teacher_layer: nn.Module) -> bool
     of_student = student.get_submodule(find_layer_list(student))[0]
     norms = [dict(layer.named_children()).get(FIRST_NORM) for layer in (of_student, teacher_layer)]
     return isinstance(norms[0], nn.Identity) and isinstance(norms[1], nn.LayerNorm)
+
+
+def loses_bias(student: PreTrainedModel, teacher_layer: nn.Module) -> bool:
+    """Returns whether the norm of the teacher's layer has a bias that a projection of the student cannot take."""
+    norm = getattr(teacher_layer, FIRST_NORM)
+    with gathered(norm):
+        has_bias = norm.bias is not None and bool(norm.bias.any())
+    return has_bias and any(projection.bias is None for projection in attention_of(student, 1)[1].values())
 
 
 @torch.no_grad()

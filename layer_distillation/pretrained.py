@@ -92,9 +92,9 @@ def from_pretrained(auto_class, name: str, revision: str | None, **kwargs):
     if (Path(name) / ADAPTER_FILE).is_file() and not is_beside:
         raise UserError(
             f"{name} holds an adapter of PEFT, not a whole model. Of a run of run_lora.py, pass the folder `merged` "
-            "that --merge_adapter writes. Merge other adapters once, `AutoPeftModelForSequenceClassification."
-            f"from_pretrained('{name}').merge_and_unload().save_pretrained('merged')`, save the tokenizer there too, "
-            "and pass `merged`."
+            "that --merge_adapter writes. Merge other adapters once, in float32, which rounds nothing away: "
+            f"`AutoPeftModelForSequenceClassification.from_pretrained('{name}', dtype='float32').merge_and_unload()"
+            ".save_pretrained('merged')`, save the tokenizer there too, and pass `merged`."
         )
     # Without a network, the client of the Hub would retry for half a minute before it reads its cache.
     local_files_only = not is_folder and not hub_answers()

@@ -1,16 +1,18 @@
 """Tests of `layer_mapping`: which layers are chosen, and that the student is made of exactly those."""
 
+import re
 from contextlib import suppress
 from copy import deepcopy
 
 import pytest
 import torch
 from accelerate import init_empty_weights
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from peft import LilyConfig, LNTuningConfig, LoHaConfig, LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
+    AutoModelForSequenceClassification,
     BartConfig,
     BartForSequenceClassification,
     BertConfig,
@@ -26,7 +28,7 @@ from transformers import (
     XLMForSequenceClassification,
 )
 
-from experiments.tiny_classifiers import tiny_classifier
+from experiments.tiny_classifiers import CONFIGURATIONS, tiny_classifier
 from layer_distillation.encoder_layers import find_layer_list, num_layers
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL
@@ -56,6 +58,8 @@ SMALL = {
     "num_attention_heads": 4,
     "intermediate_size": 64,
 }
+
+TEXT = CONFIGURATIONS["modernvbert"]["depth in the text config"]["text_config"]
 
 LAYER_LISTS = {
     "bert": "bert.encoder.layer",
@@ -285,6 +289,22 @@ def test_student_of_a_teacher_in_half_precision_has_the_same_weights_in_float32(
         assert torch.equal(student.classifier.weight, teacher.classifier.weight.float())
 
 
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+def test_student_of_a_gemma_in_half_precision_computes_the_same_when_it_is_reloaded(name, inputs, tmp_path):
+    """Gemma scales its embeddings by a constant that no checkpoint holds."""
+    inputs = {"input_ids": inputs["input_ids"] % 90 + 5, "attention_mask": inputs["attention_mask"]}
+    tiny_classifier(name).to(torch.bfloat16).save_pretrained(tmp_path)
+    in_float32, in_half = (
+        AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=dtype).eval()
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    student = build_student(in_half, range(1, NUM_LAYERS + 1))
+    assert torch.equal(logits_of(student, inputs), logits_of(in_float32, inputs))
+    student.save_pretrained(tmp_path)
+    assert torch.equal(logits_of(type(student).from_pretrained(tmp_path), inputs), logits_of(student, inputs))
+    assert not {"float16", "bfloat16"} & set(re.findall(r"\w+", str(build_random_student(in_half).config)))
+
+
 def test_student_keeps_labels_problem_type_and_attention_implementation():
     teacher = tiny_bert(
         id2label={0: "good", 1: "bad"},
@@ -368,6 +388,20 @@ def test_the_norm_of_modernberts_first_layer_is_folded_into_its_projections(name
     assert_same_tensors(folded.mlp.state_dict(), copied.mlp.state_dict())
 
 
+@pytest.mark.parametrize("name", ["modernbert", "modernbert-decoder", "modernvbert"])
+def test_a_bias_of_the_norm_that_modernberts_projections_cannot_take_is_refused(name):
+    def teacher(**entries):
+        return tiny_classifier(name, **({"text_config": TEXT | entries} if name == "modernvbert" else entries))
+
+    with pytest.raises(UserError, match="layer 2 .* layer 1, .*attn_norm.*bias.*--layer_strategy top"):
+        build_student(teacher(norm_bias=True), (2, 4, 6))
+    build_student(teacher(norm_bias=True, attention_bias=True), (2, 4, 6))
+    unbiased = teacher(norm_bias=True)
+    for layer in unbiased.get_submodule(find_layer_list(unbiased))[1:]:
+        nn.init.zeros_(layer.attn_norm.bias)
+    build_student(unbiased, (2, 4, 6))
+
+
 def test_longformer_layers_keep_their_attention_window(tmp_path, inputs):
     torch.manual_seed(0)
     config = LongformerConfig(
@@ -448,6 +482,13 @@ def test_teacher_without_one_list_of_layers_is_an_error(build_teacher, message):
             function(teacher)
 
 
+def test_a_list_that_has_as_many_entries_by_chance_is_no_list_of_layers():
+    """ALBERT runs the layers of a group again and again, as often as its depth says."""
+    teacher = tiny_classifier("albert", "", inner_group_num=NUM_LAYERS)
+    with pytest.raises(UserError, match=r"albert_layer_groups\.0\.albert_layers .* 6 .* depth 3; .*another teacher"):
+        build_student(teacher, (1, 3, 5))
+
+
 def test_a_teacher_class_that_needs_more_than_a_config_is_refused_by_name(make_teacher):
     class NeedsMore(BertForSequenceClassification):
         def __init__(self, config, dropout):
@@ -456,6 +497,47 @@ def test_a_teacher_class_that_needs_more_than_a_config_is_refused_by_name(make_t
     teacher = NeedsMore(make_teacher("bert").config, 0.1)
     with pytest.raises(UserError, match="`NeedsMore` needs dropout"):
         build_student(teacher, (1, 2))
+
+
+# --- teachers that were changed after they were built ---
+
+
+def changed_activations(teacher):
+    for layer in teacher.bert.encoder.layer:
+        layer.intermediate.intermediate_act_fn = nn.ReLU()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (changed_activations, r"layer\.0\.intermediate\.intermediate_act_fn: GELUActivation, ReLU; .* 4 more"),
+        (lambda teacher: setattr(teacher.bert.pooler, "activation", nn.Identity()), "activation: Tanh, Identity"),
+        (lambda teacher: setattr(teacher, "classifier", nn.Sequential(nn.Linear(32, 3))), "Linear, Sequential"),
+        (lambda teacher: setattr(teacher, "classifier", nn.Linear(32, 6)), r"\(3, 32\), \(6, 32\)"),
+        (lambda teacher: setattr(teacher.classifier, "bias", None), r"classifier\.bias: \(3,\), none"),
+        (lambda teacher: nn.utils.parametrizations.weight_norm(teacher.classifier), "Linear, ParametrizedLinear"),
+    ],
+    ids=["activations", "pooler", "head", "labels", "bias", "weight norm"],
+)
+def test_a_teacher_with_other_modules_than_its_config_builds_is_refused(change, message, make_teacher):
+    teacher = make_teacher("bert")
+    change(teacher)
+    with pytest.raises(UserError, match=message):
+        build_student(teacher, (1, 2))
+
+
+def test_what_does_not_change_the_answers_of_a_teacher_is_copied_or_left_out(make_teacher, inputs):
+    teacher = make_teacher("bert")
+    teacher.dropout = nn.Identity()
+    teacher.bert.embeddings.dropout = nn.AlphaDropout(0.1)
+    teacher.register_buffer("class_weights", torch.ones(3))
+    teacher.probe = nn.Linear(32, 2)
+    teacher.resize_token_embeddings(130)
+    teacher.set_attn_implementation("eager")
+    teacher.activation_checkpointing_enable()
+    teacher.bert.register_forward_hook(lambda *_: None)
+    student = build_student(teacher.eval(), range(1, NUM_LAYERS + 1))
+    assert torch.equal(logits_of(student, inputs), logits_of(teacher, inputs))
 
 
 # --- teachers with adapters ---
@@ -478,14 +560,70 @@ def test_student_of_a_peft_teacher_has_its_adapters_merged(make_teacher, inputs)
     torch.testing.assert_close(logits_of(teacher, inputs), before, rtol=0, atol=0)
 
 
+def test_adapters_on_a_base_in_half_precision_are_merged_in_float32(make_teacher, inputs):
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"])
+    torch.manual_seed(0)
+    teacher = get_peft_model(make_teacher("bert").to(torch.bfloat16), config).eval()
+    with torch.no_grad():
+        for name, parameter in teacher.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.001)  # a change of a weight that bfloat16 does not hold
+    student = build_student(teacher, range(1, NUM_LAYERS + 1))
+    torch.testing.assert_close(
+        logits_of(student, inputs), logits_of(deepcopy(teacher).float(), inputs), rtol=0, atol=1e-5
+    )
+
+
+def test_adapters_of_several_kinds_are_merged(make_teacher, inputs):
+    torch.manual_seed(0)
+    lora = LoraConfig(target_modules=["query"], init_lora_weights=False)
+    teacher = get_peft_model(make_teacher("bert"), lora, mixed=True)
+    teacher.add_adapter("second", LoHaConfig(target_modules=["key"], init_weights=False))
+    teacher.set_adapter(["default", "second"])
+    student = build_student(teacher.eval(), range(1, NUM_LAYERS + 1))
+    torch.testing.assert_close(logits_of(student, inputs), logits_of(teacher, inputs), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_merged", [False, True])
+def test_adapters_that_are_switched_off_are_left_out(is_merged, make_teacher, inputs):
+    config = LoraConfig(
+        task_type="SEQ_CLS", target_modules=["query"], modules_to_save=["classifier"], init_lora_weights=False
+    )
+    teacher = teacher_with_adapters(make_teacher, config)
+    with torch.no_grad():
+        teacher.base_model.model.classifier.modules_to_save["default"].weight.normal_()
+    if is_merged:
+        teacher.merge_adapter()
+    with teacher.disable_adapter():
+        student = build_student(teacher, range(1, NUM_LAYERS + 1))
+    expected = logits_of(make_teacher("bert"), inputs)
+    torch.testing.assert_close(logits_of(student, inputs), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(logits_of(teacher, inputs), expected, atol=1e-2)
+
+
 def test_teachers_with_adapters_that_cannot_be_merged_are_refused(make_teacher):
-    prompts = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
-    with pytest.raises(UserError, match="PROMPT_TUNING .* LoRA"):
-        build_student(teacher_with_adapters(make_teacher, prompts), (1, 2))
+    classifier = {"task_type": "SEQ_CLS"}
+    for config, message in (
+        (PromptTuningConfig(**classifier, num_virtual_tokens=2), "PROMPT_TUNING.*LoRA"),
+        (LilyConfig(**classifier, target_modules=["query"]), "LILY.*LoRA"),
+        # PEFT leaves the trained head wrapped.
+        (LNTuningConfig(**classifier, target_modules=["LayerNorm"]), "LN_TUNING.*classifier.*LoRA"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build_student(teacher_with_adapters(make_teacher, config), (1, 2))
     native = make_teacher("bert")
     native.add_adapter(LoraConfig(target_modules=["query", "value"]))
     with pytest.raises(UserError, match="merge_and_unload"):
         build_student(native, (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "options"), [("zamba", {}), ("llama", {"layer_replication": [[0, 4], [2, 4]]})]
+)
+def test_adapters_of_a_weight_that_several_modules_share_are_refused(model_type, options):
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"], init_lora_weights=False, **options)
+    with pytest.raises(UserError, match="LORA.*share"):
+        build_student(get_peft_model(tiny_classifier(model_type), config), range(1, NUM_LAYERS + 1))
 
 
 # --- the control without copied layers ---
@@ -495,7 +633,7 @@ def test_teachers_with_adapters_that_cannot_be_merged_are_refused(make_teacher):
 def test_random_student_has_the_architecture_of_the_student_of_the_first_layers(name, make_teacher):
     teacher = make_teacher(name)
     student, copied = build_random_student(teacher, 4), build_student(teacher, (1, 2, 3, 4))
-    assert student.config.to_dict() == copied.config.to_dict() | {"dtype": "float32"}
+    assert student.config.to_dict() == copied.config.to_dict()
     assert {key: tensor.shape for key, tensor in student.state_dict().items()} == {
         key: tensor.shape for key, tensor in copied.state_dict().items()
     }
