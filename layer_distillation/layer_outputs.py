@@ -7,7 +7,7 @@ outputs = reader.run(model, input_ids=..., attention_mask=...)
 outputs.logits, outputs.layers["hidden_states"][4], outputs.layers["query"][6]
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,6 +80,7 @@ class LayerOutputReader:
             _switch_off_dropout(attention_of(encoder, layer)[0])
         hooked = sorted({layer for kind in QUERY_KEY_VALUE for layer in self._wanted.get(kind, ())})
         self._hooked_modules = {layer: attention_of(encoder, layer)[1] for layer in hooked}
+        self._layers = encoder.get_submodule(find_layer_list(encoder)) if self._wanted else ()
 
     def run(self, model: nn.Module, **inputs: torch.Tensor) -> LayerOutputs:
         """Returns the outputs of `model`: the reader's model, by now possibly wrapped, in train or eval mode."""
@@ -97,9 +98,20 @@ class LayerOutputReader:
             outputs = model(**inputs, **flags)
         for layer in self._wanted.get(HIDDEN_STATES, ()):
             layers[HIDDEN_STATES][layer] = outputs["hidden_states"][layer]  # the first entry is the embeddings
-        for layer in self._wanted.get(ATTENTIONS, ()):
-            layers[ATTENTIONS][layer] = outputs["attentions"][layer - 1]
+        if ATTENTIONS in self._wanted:
+            attentions = self._by_layer(outputs["attentions"])
+            layers[ATTENTIONS] = {layer: attentions[layer] for layer in self._wanted[ATTENTIONS]}
         return LayerOutputs(logits_of(outputs), layers, outputs)
+
+    def _by_layer(self, attentions: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
+        """Returns the attentions that a model returns by the number of their layer.
+
+        Where some layers do not attend, as in hybrids with linear attention or Mamba, most models leave them out.
+        """
+        numbers = range(1, len(self._layers) + 1)
+        if len(attentions) < len(numbers):
+            numbers = [layer for layer in numbers if _attention_in(self._layers[layer - 1]) is not None]
+        return dict(zip(numbers, attentions, strict=True))
 
     def _project(self, module: nn.Module, inputs: tuple, outputs: dict) -> None:
         states = list(outputs["hidden_states"])
@@ -114,17 +126,26 @@ def attention_of(model: PreTrainedModel, layer: int) -> tuple[nn.Module, dict[tu
     Raises:
         UserError: these modules are not known for this architecture.
     """
-    for module in model.get_submodule(find_layer_list(model))[layer - 1].modules():
+    found = _attention_in(model.get_submodule(find_layer_list(model))[layer - 1])
+    if found is None:
+        raise UserError(
+            f"It is not known which modules of {type(model).__name__} compute queries, keys and values in "
+            f"layer {layer}. Set --attention_weight and --relation_weight to 0, choose --layers that attend, or choose another "
+            "architecture, such as BERT."
+        )
+    return found
+
+
+def _attention_in(layer: nn.Module) -> tuple[nn.Module, dict[tuple[str, ...], nn.Module]] | None:
+    """Returns what `attention_of` returns of a layer, `None` if its modules are not known or do not attend."""
+    for module in layer.modules():
         parts = dict(module.named_children())
         if NAME_OF_ALL_THREE in parts:
             return module, {QUERY_KEY_VALUE: parts[NAME_OF_ALL_THREE]}
         for names in NAMES_OF_QUERY_KEY_VALUE:
             if parts.keys() >= set(names):
                 return module, {(kind,): parts[name] for kind, name in zip(QUERY_KEY_VALUE, names, strict=True)}
-    raise UserError(
-        f"It is not known which modules of {type(model).__name__} compute queries, keys and values. Set "
-        "--attention_weight and --relation_weight to 0, or choose another architecture, such as BERT."
-    )
+    return None
 
 
 def _switch_off_dropout(attention: nn.Module) -> None:
