@@ -57,8 +57,8 @@ class LayerOutputReader:
     """Runs a model and returns its logits with the wanted outputs of its layers.
 
     Only the attention implementation "eager" returns attention probabilities, so the model is switched to it where
-    they are wanted. It returns them after dropout, which would compare noise: the wanted layers lose their dropout of
-    attention probabilities.
+    they are wanted. It returns them after dropout, which would compare noise: in the wanted layers, the module that
+    attends loses its dropout.
 
     Args:
         model: before it is wrapped for several processes.
@@ -129,8 +129,8 @@ def attention_of(model: PreTrainedModel, layer: int) -> tuple[nn.Module, dict[tu
     found = _attention_in(model.get_submodule(find_layer_list(model))[layer - 1])
     if found is None:
         raise UserError(
-            f"It is not known which modules of {type(model).__name__} compute queries, keys and values in "
-            f"layer {layer}. Set --attention_weight and --relation_weight to 0, choose --layers that attend, or choose another "
+            f"It is not known which modules of layer {layer} of {type(model).__name__} compute queries, keys and "
+            "values. Set --attention_weight and --relation_weight to 0, choose --layers that attend, or another "
             "architecture, such as BERT."
         )
     return found
@@ -148,13 +148,25 @@ def _attention_in(layer: nn.Module) -> tuple[nn.Module, dict[tuple[str, ...], nn
     return None
 
 
-def _switch_off_dropout(attention: nn.Module) -> None:
-    """Sets the dropout of attention probabilities to 0, which architectures hold as a module or as a number."""
-    dropout = dict(attention.named_children()).get("dropout")
-    if isinstance(dropout, nn.Dropout):
-        dropout.p = 0.0
-    else:
-        attention.attention_dropout = 0.0
+def _switch_off_dropout(attention: nn.Module) -> list[tuple[nn.Module, str, float]]:
+    """Sets every dropout rate of a module that attends to 0, because which of them is that of probabilities varies.
+
+    The dropout of LoRA's adapters has an option of its own and stays.
+
+    Returns:
+        The rates as they were, in the form that `setattr` takes.
+    """
+    rates = [
+        (module, name, value)
+        for path, module in attention.named_modules()
+        for name, value in vars(module).items()
+        if "lora_dropout" not in path
+        and type(value) in (int, float)  # no bool, which switches something
+        and ("drop" in name or (name == "p" and isinstance(module, nn.Dropout)))
+    ]
+    for module, name, _ in rates:
+        setattr(module, name, 0.0)
+    return rates
 
 
 def _keep(layers: dict[str, dict[int, torch.Tensor]], layer: int, kinds: tuple[str, ...]):
