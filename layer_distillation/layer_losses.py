@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.encoder_layers import num_layers
@@ -76,9 +76,9 @@ class LayerLosses:
         if "last" in compared:
             pairs["last"] = [(num_layers(encoder), num_layers(teacher))]
         self._pairs = {name: pairs[loss.layers] for name, loss in self._losses.items()}
-        self._how = {name: getattr(args, loss.option) for name, loss in self._losses.items()}
-        if "relation" in self._losses:
-            self._how["relation"] = _relation_heads(args, teacher)
+        self._how = {kind: getattr(args, loss.option) for loss in self._losses.values() for kind in loss.compares}
+        if "relation" in self._losses and args.relation_heads is None:
+            self._how |= _heads(encoder_config(teacher.config))
 
         of_student, of_teacher = defaultdict(set), defaultdict(set)
         for name, loss in self._losses.items():
@@ -125,7 +125,7 @@ class LayerLosses:
                     student.layers[kind][student_layer],
                     teacher.layers[kind][teacher_layer],
                     attention_mask,
-                    self._how[name],
+                    self._how[kind],
                 )
                 for student_layer, teacher_layer in self._pairs[name]
                 for kind in loss.compares
@@ -152,7 +152,7 @@ class LayerLosses:
 
 
 def check_shapes(args: DistillationTrainingArguments, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Checks that the widths and the numbers of attention heads of both models fit the losses.
+    """Checks that both models have equally many attention heads if these are compared.
 
     Raises:
         UserError: they do not fit.
@@ -164,16 +164,13 @@ def check_shapes(args: DistillationTrainingArguments, student: PreTrainedModel, 
             f"{student_config.num_attention_heads} and the teacher {teacher_config.num_attention_heads}. Use "
             "--relation_weight, for which the numbers may differ."
         )
-    widths = student_config.hidden_size, teacher_config.hidden_size
-    if args.uses("relation") and any(width % _relation_heads(args, teacher) for width in widths):
-        raise UserError(
-            f"--relation_heads must divide the widths of student and teacher, {widths[0]} and {widths[1]}, found "
-            f"{_relation_heads(args, teacher)}."
-        )
 
 
-def _relation_heads(args: DistillationTrainingArguments, teacher: PreTrainedModel) -> int:
-    return args.relation_heads or encoder_config(teacher.config).num_attention_heads
+def _heads(config: PretrainedConfig) -> dict[str, int]:
+    """Returns how many heads a model has, by kind: grouped queries share heads of keys and values."""
+    heads = config.num_attention_heads
+    shared = getattr(config, "num_key_value_heads", None) or heads  # configs without grouped queries lack the entry
+    return {"query": heads, "key": shared, "value": shared}
 
 
 def _pairs(

@@ -6,7 +6,10 @@ from peft import LoraConfig, get_peft_model
 
 from experiments.tiny_classifiers import GATED_DELTA, SIZES, tiny_classifier
 from layer_distillation.errors import UserError
+from layer_distillation.layer_losses import LayerLosses
 from layer_distillation.layer_outputs import LayerOutputReader
+from layer_mapping import build_student
+from tests.workers.train_worker import arguments
 
 
 def batch():
@@ -82,3 +85,41 @@ def test_the_dropout_of_adapters_stays_where_attention_is_read():
 def test_a_layer_that_does_not_attend_is_refused_by_its_number():
     with pytest.raises(UserError, match="layer 3 of JambaForSequenceClassification .*--layers"):
         read(tiny_classifier("jamba"), "attentions", (2, 3))
+
+
+# ---- grouped queries ----
+
+
+def relation_by_definition(student, teacher, num_heads):
+    """The mean over heads and tokens of KL(teacher || student), of vectors `(length, width)` of one text."""
+    values = []
+    for s, t in zip(student.chunk(num_heads, dim=-1), teacher.chunk(num_heads, dim=-1), strict=True):
+        p, q = ((x @ x.T / x.shape[-1] ** 0.5).softmax(dim=-1) for x in (t, s))
+        values.append((p * (p / q).log()).sum(dim=-1).mean())
+    return torch.stack(values).mean()
+
+
+@torch.no_grad()
+def test_relations_of_keys_and_values_are_those_of_their_own_heads_where_queries_are_grouped(tmp_path):
+    sizes = {**SIZES, "hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2}
+    teacher = tiny_classifier("llama", "", **sizes)
+    student = build_student(teacher, (1, 3))
+    of_layers = LayerLosses(arguments(tmp_path, relation_weight=1.0), student, teacher, (1, 3))
+    _, losses = of_layers.forward(student, batch(), of_layers.teacher_outputs(teacher, batch()))
+    s, t = (
+        [read(model, kind, (layer,))[layer] for kind in ("query", "key", "value")]
+        for model, layer in ((student, 2), (teacher, 6))
+    )
+    assert [vectors.shape[-1] for vectors in t] == [48, 16, 16]
+    for text, length in enumerate((48, 31, 17)):
+        expected = torch.stack(
+            [relation_by_definition(a[text, :length], b[text, :length], n) for a, b, n in zip(s, t, (6, 2, 2))]
+        )
+        torch.testing.assert_close(losses["relation"][text], expected.mean())
+
+
+def test_relation_heads_divide_the_width_of_keys_too(tmp_path):
+    teacher = tiny_classifier("llama", "", **{**SIZES, "hidden_size": 48, "num_attention_heads": 6})
+    of_layers = LayerLosses(arguments(tmp_path, relation_weight=1.0, relation_heads=6), teacher, teacher, None)
+    with pytest.raises(UserError, match="--relation_heads .* 16 and 16, found 6"):
+        of_layers.forward(teacher, batch(), of_layers.teacher_outputs(teacher, batch()))
