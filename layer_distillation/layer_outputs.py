@@ -25,6 +25,14 @@ HIDDEN_STATES = "hidden_states"
 ATTENTIONS = "attentions"
 QUERY_KEY_VALUE = ("query", "key", "value")
 
+# What the losses need of each kind.
+NEEDED = {
+    HIDDEN_STATES: "--hidden_weight compares hidden states `(batch, length, width)`, one more than there are layers",
+    ATTENTIONS: "--attention_weight compares probabilities `(batch, heads, length, length)`, whose rows sum to 1",
+    **dict.fromkeys(QUERY_KEY_VALUE, "--relation_weight compares queries, keys and values `(batch, length, width)`"),
+}
+TOLERANCE = 0.02  # of a sum of probabilities, which bfloat16 rounds
+
 # What these modules are called in the architectures that students have.
 NAMES_OF_QUERY_KEY_VALUE = (
     ("query", "key", "value"),
@@ -80,10 +88,19 @@ class LayerOutputReader:
             _switch_off_dropout(attention_of(encoder, layer)[0])
         hooked = sorted({layer for kind in QUERY_KEY_VALUE for layer in self._wanted.get(kind, ())})
         self._hooked_modules = {layer: attention_of(encoder, layer)[1] for layer in hooked}
-        self._layers = encoder.get_submodule(find_layer_list(encoder)) if self._wanted else ()
+        modules = encoder.get_submodule(find_layer_list(encoder)) if self._wanted else ()
+        self._numbers = range(1, len(modules) + 1)
+        self._attending = [number for number in self._numbers if _attention_in(modules[number - 1]) is not None]
+        self._model_name = type(encoder).__name__
+        self._are_probabilities_checked = False
 
     def run(self, model: nn.Module, **inputs: torch.Tensor) -> LayerOutputs:
-        """Returns the outputs of `model`: the reader's model, by now possibly wrapped, in train or eval mode."""
+        """Returns the outputs of `model`: the reader's model, by now possibly wrapped, in train or eval mode.
+
+        Raises:
+            UserError: the outputs are not what `LayerOutputs` says. Whether attentions are probabilities is asked in
+                the first run only, because that waits for the device.
+        """
         layers: dict[str, dict[int, torch.Tensor]] = {kind: {} for kind in self._wanted}
         flags = {f"output_{kind}": True for kind in (HIDDEN_STATES, ATTENTIONS) if kind in self._wanted}
         if flags:
@@ -96,28 +113,67 @@ class LayerOutputReader:
             if self._projection is not None:
                 hooks.callback(self._model.register_forward_hook(self._project, prepend=True).remove)
             outputs = model(**inputs, **flags)
-        for layer in self._wanted.get(HIDDEN_STATES, ()):
-            layers[HIDDEN_STATES][layer] = outputs["hidden_states"][layer]  # the first entry is the embeddings
+        if HIDDEN_STATES in self._wanted:  # the first entry is the embeddings
+            layers[HIDDEN_STATES] = self._by_layer(outputs, HIDDEN_STATES, (0, *self._numbers))
         if ATTENTIONS in self._wanted:
-            attentions = self._by_layer(outputs["attentions"])
-            layers[ATTENTIONS] = {layer: attentions[layer] for layer in self._wanted[ATTENTIONS]}
+            # Hybrids with linear attention or Mamba have layers that do not attend. Most return nothing for them.
+            layers[ATTENTIONS] = self._by_layer(outputs, ATTENTIONS, self._numbers, self._attending)
+        if self._wanted:
+            mask = token_mask(inputs)
+            self._check_shapes(layers, *mask.shape)
+            if not self._are_probabilities_checked:
+                self._check_probabilities(layers.get(ATTENTIONS, {}), mask)
+                self._are_probabilities_checked = True
         return LayerOutputs(logits_of(outputs), layers, outputs)
 
-    def _by_layer(self, attentions: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
-        """Returns the attentions that a model returns by the number of their layer.
+    def _by_layer(self, outputs: Mapping, kind: str, *numberings: Sequence[int]) -> dict[int, torch.Tensor]:
+        """Returns, by layer, the wanted ones of what a model returns, in the numbering that has as many entries."""
+        returned = outputs.get(kind) or ()
+        for numbers in numberings:
+            if len(numbers) == len(returned):
+                numbered = zip(numbers, returned, strict=True)
+                return {layer: output for layer, output in numbered if layer in self._wanted[kind]}
+        raise self._unusable(kind, f"{len(returned)} of them from {len(self._numbers)} layers")
 
-        Where some layers do not attend, as in hybrids with linear attention or Mamba, most models leave them out.
-        """
-        numbers = range(1, len(self._layers) + 1)
-        if len(attentions) < len(numbers):
-            numbers = [layer for layer in numbers if _attention_in(self._layers[layer - 1]) is not None]
-        return dict(zip(numbers, attentions, strict=True))
+    def _check_shapes(self, layers: Mapping[str, Mapping[int, torch.Tensor]], batch: int, length: int) -> None:
+        for kind, wanted in self._wanted.items():
+            for layer in wanted:
+                output = layers[kind].get(layer)
+                shape = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
+                if kind == ATTENTIONS:
+                    fits = (*shape[:1], *shape[2:]) == (batch, length, length)
+                else:
+                    fits = len(shape) == 3 and shape[:2] == (batch, length)
+                if not fits:
+                    raise self._unusable(
+                        kind, f"{kind} {shape} in layer {layer} from {batch} texts of {length} tokens"
+                    )
+
+    def _check_probabilities(self, attentions: Mapping[int, torch.Tensor], mask: torch.Tensor) -> None:
+        for layer, of_layer in attentions.items():
+            rows = of_layer.detach().float().transpose(1, 2)[mask.bool()]  # (tokens, heads, length)
+            sums = rows.sum(dim=-1)
+            if rows.min() < 0 or (sums - 1).abs().max() > TOLERANCE:
+                found = f"values from {rows.min():.3g} on in rows that sum to {sums.min():.3g} up to {sums.max():.3g}"
+                raise self._unusable(ATTENTIONS, f"{found} in layer {layer}")
+
+    def _unusable(self, kind: str, found: str) -> UserError:
+        return UserError(
+            f"{NEEDED[kind]}, but {self._model_name} computes {found}. Set the weight to 0, or choose another "
+            "architecture, such as BERT."
+        )
 
     def _project(self, module: nn.Module, inputs: tuple, outputs: dict) -> None:
         states = list(outputs["hidden_states"])
         for layer in self._wanted[HIDDEN_STATES]:
             states[layer] = self._projection(states[layer].to(self._projection.weight.dtype))
         outputs["hidden_states"] = tuple(states)
+
+
+def token_mask(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Returns which positions of a batch are tokens, `(batch, length)`: all of them if its inputs do not say."""
+    mask = inputs.get("attention_mask")
+    return torch.ones_like(inputs["input_ids"]) if mask is None else mask
 
 
 def attention_of(model: PreTrainedModel, layer: int) -> tuple[nn.Module, dict[tuple[str, ...], nn.Module]]:
@@ -172,7 +228,9 @@ def _switch_off_dropout(attention: nn.Module) -> list[tuple[nn.Module, str, floa
 def _keep(layers: dict[str, dict[int, torch.Tensor]], layer: int, kinds: tuple[str, ...]):
     """Returns a hook that splits the output of a module into one equal part a kind and keeps the kinds in `layers`."""
 
-    def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+    def hook(module: nn.Module, inputs: tuple, output: torch.Tensor | tuple) -> None:
+        if isinstance(output, tuple):  # I-BERT's maps return a scale too
+            output = output[0]
         for kind, part in zip(kinds, output.chunk(len(kinds), dim=-1), strict=True):
             if kind in layers:
                 # The first call counts: DeBERTa later projects its relative positions with the same modules.

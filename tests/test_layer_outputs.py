@@ -4,12 +4,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from distill_trainer import DistillationTrainer
 from experiments.tiny_classifiers import GATED_DELTA, SIZES, tiny_classifier
 from layer_distillation.errors import UserError
-from layer_distillation.layer_losses import LayerLosses
+from layer_distillation.layer_losses import LayerLosses, try_layer_losses
 from layer_distillation.layer_outputs import LayerOutputReader
 from layer_mapping import build_student
-from tests.workers.train_worker import arguments
+from tests.workers.train_worker import arguments, pad, random_examples, weights
 
 
 def batch():
@@ -57,7 +58,6 @@ OTHER_RATES = dict.fromkeys(
         ("esm", PROBABILITIES),
         ("layoutlm", PROBABILITIES),
         ("markuplm", PROBABILITIES),
-        ("longformer", PROBABILITIES),
         ("biogpt", PROBABILITIES),
         ("opt", {"attention_dropout": 0.5}),
         ("gptj", {"attn_pdrop": 0.5}),
@@ -85,6 +85,65 @@ def test_the_dropout_of_adapters_stays_where_attention_is_read():
 def test_a_layer_that_does_not_attend_is_refused_by_its_number():
     with pytest.raises(UserError, match="layer 3 of JambaForSequenceClassification .*--layers"):
         read(tiny_classifier("jamba"), "attentions", (2, 3))
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("model_type", "kind", "layer", "message"),
+    [
+        ("canine", "hidden_states", 2, "--hidden_weight .* CanineForSequenceClassification .* 11 .* 6 layers"),
+        ("canine", "attentions", 2, "--attention_weight .* CanineForSequenceClassification"),
+        ("canine", "value", 6, r"--relation_weight .* CanineForSequenceClassification .* \(3, 12, 32\)"),
+        ("squeezebert", "attentions", 2, "--attention_weight .* SqueezeBertForSequenceClassification .* rows"),
+        ("squeezebert", "key", 6, r"--relation_weight .* SqueezeBert.* \(3, 32, 48\) .* 3 texts of 48 tokens"),
+        ("longformer", "attentions", 1, r"--attention_weight .* Longformer.* \(3, 4, 48, 10\)"),
+        ("longformer", "query", 6, r"--relation_weight .* Longformer.* \(48, 3, 32\)"),
+        ("mra", "attentions", 2, "--attention_weight .* Mra.* 0 of them"),
+        ("yoso", "attentions", 2, r"--attention_weight .* Yoso.* \(3, 48, 32\)"),
+        ("big_bird", "attentions", 2, "--attention_weight .* BigBird.* sum to 0"),
+        ("gpt_oss", "attentions", 2, "--attention_weight .* GptOss.* sum to 0"),  # which leaves attention sinks out
+    ],
+)
+def test_what_is_no_output_of_a_layer_is_refused(model_type, kind, layer, message):
+    with pytest.raises(UserError, match=message):
+        read(tiny_classifier(model_type), kind, (layer,))
+
+
+def test_quantized_maps_give_queries_too():
+    model = tiny_classifier("ibert")
+    hidden_states = read(model, "hidden_states", (5,))[5]
+    query = model.ibert.encoder.layer[5].attention.self.query
+    expected = torch.nn.functional.linear(hidden_states, query.weight, query.bias)
+    torch.testing.assert_close(read(model, "query", (6,))[6], expected)
+
+
+def test_a_trainer_refuses_what_it_cannot_compare_before_it_trains(tmp_path):
+    teacher = tiny_classifier("canine")
+    student = build_student(teacher, (1, 3))
+    trainer = DistillationTrainer(
+        model=student,
+        teacher_model=teacher,
+        teacher_layers=(1, 3),
+        args=arguments(tmp_path, hidden_weight=1.0),
+        train_dataset=random_examples(8).remove_columns("token_type_ids"),
+        data_collator=pad,
+    )
+    before = weights(student)
+    with pytest.raises(UserError, match="--hidden_weight .* CanineForSequenceClassification"):
+        trainer.train()
+    assert all(torch.equal(weights(student)[name], weight) for name, weight in before.items())
+
+
+def test_losses_that_are_tried_leave_both_models_as_they_are(tmp_path):
+    teacher = tiny_classifier("bert")
+    student = build_student(teacher, (1, 3))
+    args = arguments(tmp_path, attention_weight=1.0, hidden_weight=1.0, relation_weight=1.0)
+    try_layer_losses(args, student, teacher, (1, 3), batch())
+    for model in (student, teacher):
+        assert not model.training and model.config._attn_implementation == "sdpa"
+        assert model.bert.encoder.layer[0].attention.self.dropout.p == 0.1
 
 
 # ---- grouped queries ----
