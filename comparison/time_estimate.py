@@ -96,7 +96,7 @@ def _probe(plan: CellPlan, grid: Grid, teacher: PreTrainedModel) -> float:
     train_dataset = inputs.tokenized["train"].shuffle(seed=0, keep_in_memory=True)
     number = min(len(train_dataset), PROBE_STEPS * args.train_batch_size * args.gradient_accumulation_steps)
     all_layers = METHODS[plan.cell.method].all_layers
-    student = copy.deepcopy(teacher) if all_layers else stand_in(teacher, plan.student_args)
+    student = copy.deepcopy(teacher) if all_layers else stand_in(teacher, plan.student_args)[0]
     if plan.lora_args is not None:
         student = add_lora(student, plan.lora_args, train_dataset, inputs.collator)
     evaluated = inputs.validation

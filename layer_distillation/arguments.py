@@ -124,8 +124,9 @@ class DistillationTrainingArguments(TrainingArguments):
     relation_heads: int | None = field(
         default=None,
         metadata={
-            "help": "Number of equal parts into which --relation_weight splits each vector; it must divide the "
-            "widths of student and teacher. Unset: the teacher's number of attention heads."
+            "help": "Number of equal parts into which --relation_weight splits each vector; it must divide "
+            "the widths in student and teacher. Unset: as many as the teacher has heads; with grouped queries, "
+            "keys and values have fewer."
         },
     )
     linear_to: dict | str | None = field(

@@ -12,15 +12,17 @@ The losses themselves are named in `loss_table.py`. What a model computes in its
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.columns import Columns
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.errors import UserError
-from layer_distillation.layer_outputs import HIDDEN_STATES, LayerOutputReader, LayerOutputs
+from layer_distillation.layer_outputs import HIDDEN_STATES, LayerOutputReader, LayerOutputs, token_mask
 from layer_distillation.loss_table import LAYER_LOSSES
 from layer_distillation.model_outputs import plain_model
 from layer_distillation.stored_columns import TEACHER_HIDDEN_STATES, TEACHER_LOGITS
@@ -73,13 +75,13 @@ class LayerLosses:
                 "set the weight to 0."
             )
         if teacher is not None and self._losses:
-            check_shapes(args, encoder, teacher)
+            _check_heads(args, encoder, teacher)
         if "last" in compared:
             pairs["last"] = [(num_layers(encoder), num_layers(teacher))]
         self._pairs = {name: pairs[loss.layers] for name, loss in self._losses.items()}
-        self._how = {name: getattr(args, loss.option) for name, loss in self._losses.items()}
-        if "relation" in self._losses:
-            self._how["relation"] = _relation_heads(args, teacher)
+        self._how = {kind: getattr(args, loss.option) for loss in self._losses.values() for kind in loss.compares}
+        if "relation" in self._losses and args.relation_heads is None:
+            self._how |= _heads(encoder_config(teacher.config))
 
         of_student, of_teacher = defaultdict(set), defaultdict(set)
         for name, loss in self._losses.items():
@@ -123,17 +125,14 @@ class LayerLosses:
         student = self._student_reader.run(model, **student_inputs)
         if not self._losses:
             return student, {}
-        attention_mask = student_inputs.get("attention_mask")
-        if attention_mask is None:
-            attention_mask = torch.ones_like(student_inputs["input_ids"])
-        losses = {}
+        attention_mask, losses = token_mask(student_inputs), {}
         for name, loss in self._losses.items():
             values = [
                 loss.formula(
                     student.layers[kind][student_layer],
                     teacher.layers[kind][teacher_layer],
                     attention_mask,
-                    self._how[name],
+                    self._how[kind],
                 )
                 for student_layer, teacher_layer in self._pairs[name]
                 for kind in loss.compares
@@ -159,8 +158,8 @@ class LayerLosses:
         return LayerOutputs(batch.get(TEACHER_LOGITS), {HIDDEN_STATES: hidden_states})
 
 
-def check_shapes(args: DistillationTrainingArguments, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Checks that the widths and the numbers of attention heads of both models fit the losses.
+def _check_heads(args: DistillationTrainingArguments, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Checks that both models have equally many attention heads if these are compared.
 
     Raises:
         UserError: they do not fit.
@@ -172,16 +171,38 @@ def check_shapes(args: DistillationTrainingArguments, student: PreTrainedModel, 
             f"{student_config.num_attention_heads} and the teacher {teacher_config.num_attention_heads}. Use "
             "--relation_weight, for which the numbers may differ."
         )
-    widths = student_config.hidden_size, teacher_config.hidden_size
-    if args.uses("relation") and any(width % _relation_heads(args, teacher) for width in widths):
-        raise UserError(
-            f"--relation_heads must divide the widths of student and teacher, {widths[0]} and {widths[1]}, found "
-            f"{_relation_heads(args, teacher)}."
-        )
 
 
-def _relation_heads(args: DistillationTrainingArguments, teacher: PreTrainedModel) -> int:
-    return args.relation_heads or encoder_config(teacher.config).num_attention_heads
+def try_layer_losses(
+    args: DistillationTrainingArguments,
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    teacher_layers: Sequence[int],
+    batch: Mapping[str, torch.Tensor],
+) -> None:
+    """Computes the losses on layers once, without training.
+
+    Args:
+        student, teacher: stay as they are: what reads attention changes copies.
+        teacher_layers: as for `LayerLosses`.
+        batch: columns that both models read.
+
+    Raises:
+        UserError: the models lack what a loss compares.
+    """
+    columns = Columns(student, teacher, remove_unused_columns=True)
+    student, teacher = deepcopy(student).train(), deepcopy(teacher).eval()
+    losses = LayerLosses(args, student, teacher, teacher_layers)
+    with torch.no_grad():
+        teacher_outputs = losses.teacher_outputs(teacher, columns.of_teacher(batch, without=()))
+        losses.forward(student, columns.of_student(batch), teacher_outputs)
+
+
+def _heads(config: PretrainedConfig) -> dict[str, int]:
+    """Returns how many heads a model has, by kind: grouped queries share heads of keys and values."""
+    heads = config.num_attention_heads
+    shared = getattr(config, "num_key_value_heads", None) or heads  # configs without grouped queries lack the entry
+    return {"query": heads, "key": shared, "value": shared}
 
 
 def _pairs(

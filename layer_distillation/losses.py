@@ -21,6 +21,7 @@ what they compare.
 import torch
 import torch.nn.functional as F
 
+from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 # ---- on logits ----
@@ -182,7 +183,16 @@ def relation_loss(
 
     Returns:
         `(batch,)`, in nats.
+
+    Raises:
+        UserError: the number of heads does not divide a width.
     """
+    widths = student_vectors.shape[-1], teacher_vectors.shape[-1]
+    if any(width % num_relation_heads for width in widths):
+        raise UserError(
+            "--relation_heads must divide the widths of the vectors of student and teacher, which are "
+            f"{widths[0]} and {widths[1]}, found {num_relation_heads}. Grouped queries are wider than keys and values."
+        )
     student = _log_relations(student_vectors.float(), attention_mask, num_relation_heads)
     teacher = _log_relations(teacher_vectors.float(), attention_mask, num_relation_heads)
     return _mean_over_tokens(_kl(student, teacher).sum(dim=-1).mean(dim=1), attention_mask)

@@ -498,7 +498,6 @@ def test_a_model_of_tokens_needs_labels(tmp_path):
         ({}, {}, (1, 4), {"hidden_weight": 1.0}, r"`teacher_layers` .* 1 to 3, found \(1, 4\)"),
         ({}, None, (1, 3), {"attention_weight": 1.0}, "--attention_weight .* `teacher_model`"),
         ({"num_attention_heads": 2}, {}, (1, 3), {"attention_weight": 1.0}, "--attention_weight .* 2 .* 4"),
-        ({}, {}, (1, 3), {"relation_weight": 1.0, "relation_heads": 5}, "--relation_heads .* 32 and 32, found 5"),
     ],
     ids=str,
 )

@@ -20,8 +20,11 @@ from transformers import (
     BertModel,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    SqueezeBertConfig,
+    SqueezeBertModel,
 )
 
+import run_distillation
 from layer_distillation.errors import UserError
 from layer_distillation.record import UNFINISHED_RECORD_FILE, RunRecord
 from tests.script_runs import metrics, predictions, read_record, results, run_here, sentences, table_of, weights
@@ -263,6 +266,18 @@ def test_losses_that_do_not_fit_the_student_are_refused_before_anything_is_writt
     with pytest.raises(UserError, match=message):
         run_here(*arguments, "--student_name_or_path", pretrained, *losses, "--output_dir", tmp_path / "student")
     assert not (tmp_path / "student").exists()
+
+
+def test_layers_that_cannot_be_compared_are_refused_before_the_teacher_is_trained(
+    save_student, arguments, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run_distillation, "prepare_teacher", lambda *args: pytest.fail("it is trained"))
+    pretrained = save_student(SqueezeBertModel, SqueezeBertConfig, **SMALL, embedding_size=SMALL["hidden_size"])
+    with pytest.raises(UserError, match="--attention_weight.*SqueezeBertForSequenceClassification"):
+        run_here(
+            *arguments, "--student_name_or_path", pretrained, "--attention_weight", 1, "--output_dir", tmp_path / "run"
+        )
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ signal.train_dataset, signal.teacher_model    # the model is None where all outp
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel
 from transformers.trainer_utils import unwrap_peft_model
@@ -15,8 +16,9 @@ from transformers.trainer_utils import unwrap_peft_model
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.errors import UserError
-from layer_distillation.layer_losses import check_shapes
+from layer_distillation.layer_losses import try_layer_losses
 from layer_distillation.loss_table import LAYER_LOSSES
+from layer_distillation.model_outputs import longest_first, with_model_inputs
 from layer_distillation.stored_columns import TEACHER_LOGITS
 from layer_distillation.teacher_outputs import (
     add_teacher_hidden_states,
@@ -27,11 +29,12 @@ from layer_distillation.teacher_outputs import (
 from layer_mapping import spread_evenly
 from training.arguments import TeacherArguments
 from training.inputs import Inputs
-from training.teacher import Teacher
+from training.teacher import Teacher, TeacherStart
 
 logger = logging.getLogger(__name__)
 
 OTHER_TOKENS = "with this --student_name_or_path or --vocabulary_size the student reads other tokens than the teacher"
+NUM_SAMPLED = 100  # texts, among which two are looked for
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def teacher_signal(
         return TeacherSignal(dataset)
     model, compared = teacher.load(training_args.device), None
     if training_args.needs_teacher_layers:
-        compared = tuple(layers) or spread_evenly(num_layers(model), num_layers(unwrap_peft_model(student)))
+        compared = _compared(layers, model, student)
     if not _are_stored(teacher.args, training_args):
         if teacher.args.teacher_cache:
             logger.info(_why_live(model, compared, inputs, training_args))
@@ -97,16 +100,18 @@ def with_teacher_logits(
 
 def check_losses(
     student: PreTrainedModel,
-    teacher: PreTrainedModel,
-    teacher_args: TeacherArguments,
+    layers: Sequence[int],
+    start: TeacherStart,
     inputs: Inputs,
     training_args: DistillationTrainingArguments,
 ) -> None:
     """Raises a `UserError` for losses on layers that the models do not have, or that are too large to be stored.
 
     Args:
-        student, teacher: of the architecture that they will have; their weights do not matter.
+        student, start: of the architecture that student and teacher will have; their weights do not matter.
+        layers: as for `teacher_signal`.
     """
+    teacher, teacher_args = start.model, start.args
     if not inputs.are_read_token_by_token:
         _check_logits_are_enough(teacher_args, training_args)
     if inputs.hold_teacher_logits and training_args.needs_teacher and not _are_stored(teacher_args, training_args):
@@ -116,10 +121,23 @@ def check_losses(
             "--teacher_cache on and set --attention_weight and --relation_weight to 0; --hidden_weight needs "
             "--hidden_state_cache_gb."
         )
-    check_shapes(training_args, student, teacher)
+    if training_args.uses(*LAYER_LOSSES):
+        read, batch = inputs.read_by(teacher), _texts_of_two_lengths(inputs)
+        try_layer_losses(training_args, student, read, _compared(layers, teacher, student), batch)
     if training_args.needs_hidden_states and _are_stored(teacher_args, training_args):
         num_different = min(num_layers(student), num_layers(teacher))
         check_hidden_states_size(inputs.tokenized["train"], teacher, num_different, _max_bytes(teacher_args))
+
+
+def _compared(layers: Sequence[int], teacher: PreTrainedModel, student: PreTrainedModel) -> tuple[int, ...]:
+    """Returns the teacher's layer for each of the student's: the one it was copied from, or evenly spread ones."""
+    return tuple(layers) or spread_evenly(num_layers(teacher), num_layers(unwrap_peft_model(student)))
+
+
+def _texts_of_two_lengths(inputs: Inputs) -> Mapping[str, torch.Tensor]:
+    """Returns a batch of the longest and the shortest of some training texts: with padding, and without labels."""
+    texts = with_model_inputs(inputs.training_sample(NUM_SAMPLED, seed=0))
+    return inputs.collator(texts.select(longest_first(texts)[[0, -1]]).to_list())
 
 
 def _check_logits_are_enough(teacher_args: TeacherArguments, training_args: DistillationTrainingArguments) -> None:

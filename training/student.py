@@ -64,18 +64,19 @@ def check_student(
     if student_args.student_name_or_path is not None:
         path = resolve_checkpoint(student_args.student_name_or_path)
         student, _ = load_for_labels(path, inputs.data.labels, training_args.seed)
-        check_losses(inputs.read_by(student), start.model, start.args, inputs, training_args)
+        check_losses(inputs.read_by(student), (), start, inputs, training_args)
         if student_args.logit_adjustment:
             check_can_be_adjusted(student, inputs, training_args)
         return
     if student_args.logit_adjustment:
         check_can_be_adjusted(start.model, inputs, training_args)
-    source = inputs.read_by(start.model)
+    source, layers = inputs.read_by(start.model), range(1, num_layers(start.model) + 1)
     for stage_args in student_args.per_stage(num_layers(start.model)):
         if stage_args.needs_evidence and stage_args.layer_strategy == "search":
             plan_search(source, stage_args, training_args, len(inputs.tokenized["train"]))
-        source = stand_in(source, stage_args)
-        check_losses(source, start.model, start.args, inputs, training_args)
+        source, kept = stand_in(source, stage_args)
+        layers = [layers[layer - 1] for layer in kept]
+        check_losses(source, layers, start, inputs, training_args)
 
 
 def starting_weights(start: TeacherStart, student_args: StudentArguments, inputs: Inputs, seed: int) -> dict[str, str]:
@@ -88,15 +89,14 @@ def starting_weights(start: TeacherStart, student_args: StudentArguments, inputs
     return weights
 
 
-def stand_in(teacher: PreTrainedModel, student_args: StudentArguments) -> PreTrainedModel:
-    """Returns a student as the arguments ask for; where evidence chooses its parts, a student of the same size."""
+def stand_in(teacher: PreTrainedModel, student_args: StudentArguments) -> tuple[PreTrainedModel, tuple[int, ...]]:
+    """Returns a student as `student_from_arguments`; where evidence chooses its parts, one of the same size."""
     if student_args.needs_evidence:
         student_args = replace(student_args, layer_strategy="top")
     neurons = ()
     if student_args.is_narrow:
         neurons = [range(kept_width(teacher, student_args))] * num_layers(teacher)
-    student, _ = student_from_arguments(teacher, student_args, neurons)
-    return student
+    return student_from_arguments(teacher, student_args, neurons)
 
 
 def student_from_arguments(
