@@ -27,7 +27,7 @@ from layer_distillation.encoder_layers import blueprint, find_layer_list, num_la
 from layer_distillation.errors import UserError
 from layer_distillation.first_norm import fold_first_norm, lacks_first_norm
 from layer_distillation.inner_neurons import keep_neurons
-from layer_distillation.layer_structure import ADAPTER_LISTS, Misfit, check_structure, config_in_use
+from layer_distillation.layer_structure import ADAPTER_LISTS, Misfit, check_structure, check_unchanged, config_in_use
 from layer_distillation.merging import merged
 from layer_distillation.precision import in_float32, is_quantized, set_float32
 from layer_distillation.student_config import config_of_layers
@@ -177,7 +177,8 @@ def build_student(
 
     Raises:
         UserError: the list is empty, has duplicates or layers outside 1..N; the model does not hold its layers in one
-            `ModuleList` (see `num_layers`); or a layer would not compute the same at its new position.
+            `ModuleList` (see `num_layers`), or was changed after it was built from its config; or a layer would not
+            compute the same at its new position.
     """
     teacher = merged(teacher)
     depth = num_layers(teacher)
@@ -192,6 +193,7 @@ def build_student(
     names = _student_to_teacher_names(teacher, student, indices)
     shapes = {name: tensor.shape for name, tensor in student.state_dict().items()}
     with gathered(teacher):
+        check_unchanged(teacher)
         teacher_tensors = teacher.state_dict()
         student.load_state_dict(
             {

@@ -1,8 +1,10 @@
 """Whether a layer would be built the same at its place in a student as at its place in the teacher.
 
     check_structure(teacher, student, indices)    # the student may be without weights
+    check_unchanged(teacher)
 
-Some layers are built by their number or by the depth: with other modules, shapes or factors.
+Some layers are built by their number or by the depth: with other modules, shapes or factors. A teacher may have
+modules that its config does not build.
 """
 
 import copy
@@ -12,7 +14,9 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from layer_distillation.encoder_layers import blueprint, find_layer_list
+from layer_distillation.errors import UserError
 from layer_distillation.first_norm import FIRST_NORM, lacks_first_norm, loses_bias
+from layer_distillation.precision import is_quantized
 
 # Attributes that only tell a layer its number or the depth. BigBird uses `seed` in training only. MiniMax keeps what
 # it computes from the depth in buffers, which are copied.
@@ -77,6 +81,47 @@ def check_structure(teacher: PreTrainedModel, student: PreTrainedModel, indices:
 
 def _is_norm_to_fold(names: Sequence[str], found: dict[str, object]) -> bool:
     return {name.split(".")[0] for name in names} == {FIRST_NORM} and found[FIRST_NORM] == nn.Identity.__name__
+
+
+def check_unchanged(teacher: PreTrainedModel) -> None:
+    """Raises a `UserError` if modules of the teacher are not those that its config builds, as a student has them.
+
+    Compared are tensors, and the classes of modules without other modules inside, such as activations. Modules that
+    the config does not build at all are no matter, nor is a quantized teacher, which has classes of its own. Classes
+    made of other modules may differ by the implementation of attention.
+    """
+    if is_quantized(teacher):
+        return
+    built, found = blueprint(teacher, copy.deepcopy(config_in_use(teacher))), _parts_of(teacher)
+    expected = _parts_of(built)
+    for path, module in built.named_modules(remove_duplicate=False):
+        if next(module.children(), None) is not None:
+            del expected[path]
+    names = [
+        name
+        for name in {**expected, **found}
+        if found.get(name) != expected.get(name) and (name in expected or name.rpartition(".")[0] in expected)
+    ]
+    if names:
+        differences = [f"{name}: {expected.get(name, 'none')}, {found.get(name, 'none')}" for name in names[:2]]
+        more = [f"{len(names) - 2} more"] if len(names) > 2 else []
+        raise UserError(
+            f"The teacher has other modules than {type(teacher).__name__} builds from its config "
+            f"({'; '.join([*differences, *more])}), but a student is built from its config alone. Undo the change, or "
+            "make it in the `__init__` of a class of your own."
+        )
+
+
+def _parts_of(model: PreTrainedModel) -> dict[str, object]:
+    """Returns the shapes of the tensors and the classes of the modules of a model, by name.
+
+    Dropout and `Identity` count as the same: neither changes what a model in `eval()` mode computes.
+    """
+    parts: dict[str, object] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        name = type(module).__name__
+        parts[path] = nn.Identity.__name__ if "Drop" in name else name
+    return parts | {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def structure_of(layer: nn.Module) -> dict[str, object]:

@@ -485,6 +485,47 @@ def test_a_teacher_class_that_needs_more_than_a_config_is_refused_by_name(make_t
         build_student(teacher, (1, 2))
 
 
+# --- teachers that were changed after they were built ---
+
+
+def changed_activations(teacher):
+    for layer in teacher.bert.encoder.layer:
+        layer.intermediate.intermediate_act_fn = nn.ReLU()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (changed_activations, r"layer\.0\.intermediate\.intermediate_act_fn: GELUActivation, ReLU; .* 4 more"),
+        (lambda teacher: setattr(teacher.bert.pooler, "activation", nn.Identity()), "activation: Tanh, Identity"),
+        (lambda teacher: setattr(teacher, "classifier", nn.Sequential(nn.Linear(32, 3))), "Linear, Sequential"),
+        (lambda teacher: setattr(teacher, "classifier", nn.Linear(32, 6)), r"\(3, 32\), \(6, 32\)"),
+        (lambda teacher: setattr(teacher.classifier, "bias", None), r"classifier\.bias: \(3,\), none"),
+        (lambda teacher: nn.utils.parametrizations.weight_norm(teacher.classifier), "Linear, ParametrizedLinear"),
+    ],
+    ids=["activations", "pooler", "head", "labels", "bias", "weight norm"],
+)
+def test_a_teacher_with_other_modules_than_its_config_builds_is_refused(change, message, make_teacher):
+    teacher = make_teacher("bert")
+    change(teacher)
+    with pytest.raises(UserError, match=message):
+        build_student(teacher, (1, 2))
+
+
+def test_what_does_not_change_the_answers_of_a_teacher_is_copied_or_left_out(make_teacher, inputs):
+    teacher = make_teacher("bert")
+    teacher.dropout = nn.Identity()
+    teacher.bert.embeddings.dropout = nn.AlphaDropout(0.1)
+    teacher.register_buffer("class_weights", torch.ones(3))
+    teacher.probe = nn.Linear(32, 2)
+    teacher.resize_token_embeddings(130)
+    teacher.set_attn_implementation("eager")
+    teacher.activation_checkpointing_enable()
+    teacher.bert.register_forward_hook(lambda *_: None)
+    student = build_student(teacher.eval(), range(1, NUM_LAYERS + 1))
+    assert torch.equal(logits_of(student, inputs), logits_of(teacher, inputs))
+
+
 # --- teachers with adapters ---
 
 
