@@ -84,7 +84,7 @@ def _is_norm_to_fold(names: Sequence[str], found: dict[str, object]) -> bool:
 
 
 def check_unchanged(teacher: PreTrainedModel) -> None:
-    """Raises a `UserError` if modules of the teacher were replaced: a student has those that its config builds.
+    """Raises a `UserError` if modules of the teacher are not those that its config builds, as a student has them.
 
     Compared are tensors, and the classes of modules without other modules inside, such as activations. Modules that
     the config does not build at all are no matter, nor is a quantized teacher, which has classes of its own. Classes
