@@ -36,7 +36,7 @@ from layer_distillation.layer_outputs import LayerOutputs
 from layer_distillation.loss_log import TOTAL, LossLog
 from layer_distillation.losses import cosine_loss, kl_divergence_loss
 from layer_distillation.matching import check_logits, check_match
-from layer_distillation.model_outputs import config_of, no_predictions, plain_model, stated_problem_type, with_loss
+from layer_distillation.model_outputs import config_of, no_predictions, plain_model, with_loss
 from layer_distillation.precision import in_float32
 from layer_distillation.teacher_outputs import check_finite, stored_width
 
@@ -104,7 +104,7 @@ class DistillationTrainer(Trainer):
         args = args if args is not None else DistillationTrainingArguments()
         if not isinstance(args, DistillationTrainingArguments):
             raise UserError(f"`args` must be DistillationTrainingArguments, found {type(args).__name__}.")
-        args = args.for_problem_type(stated_problem_type(model, teacher_model))
+        args = args.for_models(model, teacher_model)
         super().__init__(model if model is None else in_float32(model), args, *more, **kwargs)
         # BERT-like heads accept **kwargs, so Trainer would believe that they divide the loss by `num_items_in_batch`.
         # They do not, and the loss would grow with accumulation steps and processes. `compute_loss` returns what

@@ -109,11 +109,11 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
     # Data and plan
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
-    training_args = training_args.for_problem_type(inputs.data.labels.problem_type)
     identity_texts = read_identity_texts(identity_args) if identity_args.identity_file else None
     if identity_texts:
         check_measurable(identity_texts, inputs.data.labels, identity_args)
     start = load_teacher(path, teacher_args, inputs.data.labels)
+    training_args = training_args.for_models(start.model)
     grid = Grid(
         settings=settings,
         teacher_args=teacher_args,

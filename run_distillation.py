@@ -108,8 +108,8 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     # Data and teacher. Nothing is written before data, teacher and student are known to fit together.
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
-    training_args = training_args.for_problem_type(inputs.data.labels.problem_type)
     start = load_teacher(path, teacher_args, inputs.data.labels)
+    training_args = training_args.for_models(start.model)
     check_training_labels(inputs, training_args, start.is_trained)
     inputs = read_by_student(inputs, student_args.student_name_or_path, data_args, training_args)
     inputs = with_trimmed_vocabulary(inputs, vocabulary_args, data_args, training_args)

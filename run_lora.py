@@ -108,8 +108,8 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     # Data and teacher. Nothing is written before data, teacher, layers and adapters are known to fit.
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
-    training_args = training_args.for_problem_type(inputs.data.labels.problem_type)
     start = load_teacher(path, teacher_args, inputs.data.labels)
+    training_args = training_args.for_models(start.model)
     check_training_labels(inputs, training_args, start.is_trained)
     check_student(start, student_args, training_args, inputs)
     target_modules(start.model, lora_args.lora_target_modules)

@@ -17,15 +17,19 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 import torch
+from torch import nn
 from transformers import TrainingArguments
 
 from layer_distillation.engines import renew_engine_config
 from layer_distillation.errors import UserError
 from layer_distillation.loss_table import LAYER_LOSSES, LOSSES, WEIGHTS, LayerLoss
+from layer_distillation.model_outputs import config_of, stated_problem_type
 from layer_distillation.problem_types import REGRESSION
 
 logger = logging.getLogger(__name__)
 
+# Types of models whose attention raises an error under autocast to bfloat16 in transformers 5.23.
+RAISE_IN_BFLOAT16 = ("deberta", "xmod", "big_bird")
 HIDDEN_TOKENS = ("all", "first")
 ATTENTION_DIVERGENCES = ("kl", "mse")
 # Changes for `derived`: a training that neither evaluates nor saves by itself.
@@ -184,8 +188,8 @@ class DistillationTrainingArguments(TrainingArguments):
             "nargs": "?",
             "const": True,
             "help": "Compute in bfloat16; the weights stay in float32. Unset: as `accelerate` was configured, "
-            "else on where the hardware multiplies bfloat16, unless --fp16 is given or the labels are scores "
-            "(regression). `--bf16 false` turns it off.",
+            "else on where the hardware multiplies bfloat16, unless --fp16 is given, the labels are scores "
+            "(regression) or the model cannot (DeBERTa v1, X-MOD, BigBird). `--bf16 false` turns it off.",
         },
     )
     train_sampling_strategy: str = field(
@@ -354,16 +358,20 @@ class DistillationTrainingArguments(TrainingArguments):
         names = [name for name, loss in LAYER_LOSSES.items() if condition(loss) and self.uses(name)]
         return " and ".join(f"--{name}_weight" for name in names)
 
-    def for_problem_type(self, problem_type: str | None) -> Self:
-        """Returns the arguments for a problem type: in float32 for regression, unless bfloat16 was asked for.
+    def for_models(self, *models: nn.Module | None) -> Self:
+        """Returns the arguments for these models: in float32 if bfloat16 does not suit one and was not asked for.
 
-        A number in bfloat16 has 8 significant bits: between 1024 and 2048 a model could predict every eighth number.
-        Which class is most probable hardly depends on that.
+        A number in bfloat16 has 8 significant bits: between 1024 and 2048 a regression could predict every eighth
+        number. Which class is most probable hardly depends on that.
         """
-        if problem_type != REGRESSION or not self.bf16:
+        configs = [config_of(model) for model in models if model is not None]
+        raising = [config.model_type for config in configs if config and config.model_type in RAISE_IN_BFLOAT16]
+        is_regression = stated_problem_type(*models) == REGRESSION
+        if not self.bf16 or not (is_regression or raising):
             return self
         if not self._hardware_chose_bf16:
-            logger.warning("--bf16 rounds the predictions of a regression to 8 significant bits.")
+            reason = f"is more than {raising[0]} can compute" if raising else "rounds the predictions of a regression"
+            logger.warning(f"--bf16 {reason}. Leave it out.")
             return self
         args = copy.copy(self)
         args.bf16, args.mixed_precision, args._hardware_chose_bf16 = False, "no", False

@@ -600,6 +600,18 @@ def test_a_regression_is_not_in_bfloat16_by_default(monkeypatch, build_trainer, 
     assert rounding > 1 if is_used else rounding < 1e-3
 
 
+@pytest.mark.parametrize("architecture", ["deberta", "xmod"])
+def test_a_model_that_cannot_compute_in_bfloat16_trains_by_default(monkeypatch, build_trainer, architecture):
+    monkeypatch.setattr("layer_distillation.arguments.bf16_in_hardware", lambda use_cpu: True)
+    student = tiny_classifier(architecture, "")
+    examples = Dataset.from_dict(
+        {"input_ids": [[5, 6, 2], [7, 8, 2]], "attention_mask": [[1] * 3] * 2, "labels": [0, 1]}
+    )
+    trainer = build_trainer(student, train=examples, bf16=None, max_steps=1, **CE_ONLY)
+    trainer.train()
+    assert trainer.args.bf16 is False and len(step_logs(trainer)) == 1
+
+
 def test_problem_type_of_the_config_wins_over_the_inferred_one(build_trainer):
     examples = with_labels(random_examples(8), [[0.0, 1.0, 0.5]] * 8)
     student = bert(1)
