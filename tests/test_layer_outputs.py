@@ -76,10 +76,13 @@ def test_attentions_in_training_are_those_in_evaluation_wherever_their_dropout_i
 def test_the_dropout_of_adapters_stays_where_attention_is_read():
     config = LoraConfig(task_type="SEQ_CLS", target_modules=["query"], lora_dropout=0.25)
     model = get_peft_model(tiny_classifier("bert"), config)
-    LayerOutputReader(model, {"attentions": (1,)})
     attention = model.base_model.model.bert.encoder.layer[0].attention.self
-    assert attention.dropout.p == 0.0
-    assert attention.query.lora_dropout["default"].p == 0.25
+    before = attention.dropout.p
+    assert before > 0
+    with LayerOutputReader(model, {"attentions": (1,)}).readable():
+        assert attention.dropout.p == 0.0
+        assert attention.query.lora_dropout["default"].p == 0.25
+    assert attention.dropout.p == before
 
 
 def test_a_layer_that_does_not_attend_is_refused_by_its_number():
