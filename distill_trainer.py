@@ -3,8 +3,7 @@
     from distill_trainer import DistillationTrainer, DistillationTrainingArguments
 
     args = DistillationTrainingArguments(output_dir="student", kl_weight=0.5, temperature=2.0)
-    trainer = DistillationTrainer(model=student, teacher_model=teacher, args=args, train_dataset=tokenized,
-                                  processing_class=tokenizer)
+    trainer = DistillationTrainer(student, args, teacher_model=teacher, train_dataset=data, processing_class=tokenizer)
     trainer.train()
 
 A `teacher_logits` column of the data set replaces the teacher: see `layer_distillation/teacher_outputs.py`. With
@@ -28,7 +27,7 @@ from layer_distillation.attention import quickest_on_processor
 from layer_distillation.batches import EpochShuffleSampler, lengths_of
 from layer_distillation.columns import Columns
 from layer_distillation.dropout import set_dropout
-from layer_distillation.engines import choose_fsdp_units, shard_for_inference
+from layer_distillation.engines import choose_fsdp_units, shard_for_inference, use_precision_of
 from layer_distillation.errors import UserError
 from layer_distillation.label_loss import LabelLoss, counted_predictions
 from layer_distillation.layer_losses import LayerLosses
@@ -105,6 +104,7 @@ class DistillationTrainer(Trainer):
         if not isinstance(args, DistillationTrainingArguments):
             raise UserError(f"`args` must be DistillationTrainingArguments, found {type(args).__name__}.")
         args = args.for_models(model, teacher_model)
+        use_precision_of(args)
         super().__init__(model if model is None else in_float32(model), args, *more, **kwargs)
         # BERT-like heads accept **kwargs, so Trainer would believe that they divide the loss by `num_items_in_batch`.
         # They do not, and the loss would grow with accumulation steps and processes. `compute_loss` returns what
@@ -155,6 +155,7 @@ class DistillationTrainer(Trainer):
         return in_float32(super().call_model_init(trial))
 
     def _inner_training_loop(self, *args, **kwargs):
+        use_precision_of(self.args)
         # Runs again, from the beginning, after each batch size that `auto_find_batch_size` finds too large.
         self._loss_log = LossLog()
         if self.model_init is not None:

@@ -242,15 +242,15 @@ class TorchModel(Model):
         super().__init__(name, folder, _existing(folder / "model.safetensors"), metrics)
         # Imported here, because the app runs ONNX models without these two packages.
         import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
 
         torch.set_num_threads(1)
         self._torch = torch
         self._model = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype="float32", use_safetensors=True, trust_remote_code=False, local_files_only=True
         ).eval()
-        # XLNet reads its answer from the last token. The side is the default of a tokenizer's class, in no file.
-        self.pads_left = AutoTokenizer.from_pretrained(folder, local_files_only=True).padding_side == "left"
+        # XLNet reads its answer from the last token, and its tokenizer pads before the text.
+        self.pads_left = self._model.config.model_type == "xlnet"
         has_types = getattr(self._model.config, "type_vocab_size", 0) > 1
         self._inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])]
 

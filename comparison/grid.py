@@ -69,7 +69,7 @@ class Grid:
     """What all cells share: the arguments, as they were given and one by one, and what they start from.
 
     Attributes:
-        weights: fingerprints of the checkpoints that are named, before any training.
+        weights: the fingerprint of the teacher, before any training.
     """
 
     settings: Settings

@@ -32,6 +32,16 @@ def renew_engine_config(args: TrainingArguments) -> None:
         args.deepspeed_plugin.set_deepspeed_weakref()
 
 
+def use_precision_of(args: TrainingArguments) -> None:
+    """Has accelerate, which knows one precision for a whole process, compute in that of these arguments.
+
+    Otherwise it refuses a trainer after one of another precision, such as a regression after a classifier.
+    """
+    state = AcceleratorState._shared_state
+    if state and state["distributed_type"] != DistributedType.DEEPSPEED:
+        state["_mixed_precision"] = args.mixed_precision
+
+
 def release_engine() -> None:
     """Lets this process start another trainer, which DeepSpeed's plugin would refuse."""
     AcceleratorState._reset_state()

@@ -131,6 +131,10 @@ class LayerOutputReader:
             layers[ATTENTIONS] = self._by_layer(outputs, ATTENTIONS, self._numbers, self._attending)
         if self._wanted:
             mask = token_mask(inputs)
+            if mask.dim() != 2:
+                raise UserError(
+                    f"Losses on layers need an attention mask `(batch, length)`, found {tuple(mask.shape)}."
+                )
             self._check_shapes(layers, *mask.shape)
             if not self._are_probabilities_checked:
                 self._check_probabilities(layers.get(ATTENTIONS, {}), mask)

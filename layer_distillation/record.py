@@ -131,8 +131,8 @@ class RunRecord:
         settings: arguments that were given, and the number of processes.
         seed: of the student's training.
         libraries: versions.
-        circumstances: what else the run depends on: fingerprints of the checkpoints that the settings name, and what
-            settings came to that were not given. Earlier versions did not record them.
+        circumstances: what else the run depends on: fingerprints of the teacher, before any training, and of a
+            pretrained student, and what settings came to that may not be given. Not in records of earlier versions.
         teacher_folder: LoRA runs only: path from the run's folder to that of the model which the adapter belongs on,
             the teacher or the checkpoint that the student started from; `None` for one on the Hub.
         built_from: fingerprint of the model that a stage's student was built from, or that a pretrained student with
@@ -193,16 +193,17 @@ class RunRecord:
         """Returns in what the request differs from an earlier one: for each part of it, what changed and how.
 
         Args:
-            without_effect: settings that are not compared.
+            without_effect: settings that are not compared. Nor are those whose outcome is in both circumstances.
         """
         changed, request_there = {}, earlier.request
+        not_compared = {("settings", name) for name in (*without_effect, *(earlier.circumstances or ()))}
         for part, now in self.request.items():
             there = request_there.get(part, now)
             names = sorted(name for name in now.keys() | there.keys() if now.get(name) != there.get(name))
             if found := [
                 f"{name} ({there.get(name, 'not given')} there, {now.get(name, 'not given')} here)"
                 for name in names
-                if name not in without_effect
+                if (part, name) not in not_compared
             ]:
                 changed[part] = found
         return changed

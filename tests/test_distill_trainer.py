@@ -600,6 +600,17 @@ def test_a_regression_is_not_in_bfloat16_by_default(monkeypatch, build_trainer, 
     assert rounding > 1 if is_used else rounding < 1e-3
 
 
+@pytest.mark.parametrize("order", [(1, 3, 1), (3, 1, 3)])
+def test_classifiers_and_regressions_train_in_one_process(monkeypatch, build_trainer, order):
+    monkeypatch.setattr("layer_distillation.arguments.bf16_in_hardware", lambda use_cpu: True)
+    trainers = [build_trainer(bert(1, num_labels), bf16=None, max_steps=1, **CE_ONLY) for num_labels in order]
+    for trainer, num_labels in zip(trainers, order, strict=True):
+        if num_labels == 1:
+            trainer.train_dataset = with_labels(trainer.train_dataset, [0.5] * len(trainer.train_dataset))
+        trainer.train()
+        assert trainer.accelerator.mixed_precision == ("no" if num_labels == 1 else "bf16")
+
+
 @pytest.mark.parametrize("architecture", ["deberta", "xmod"])
 def test_a_model_that_cannot_compute_in_bfloat16_trains_by_default(monkeypatch, build_trainer, architecture):
     monkeypatch.setattr("layer_distillation.arguments.bf16_in_hardware", lambda use_cpu: True)

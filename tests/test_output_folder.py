@@ -223,6 +223,16 @@ def test_a_record_of_an_earlier_version_does_not_say_which_weights_and_is_not_co
     assert finished is not None
 
 
+def test_a_setting_is_compared_by_what_it_came_to(tmp_path):
+    replace(RECORD, circumstances={"bf16": True}).write(tmp_path)
+    finished, _ = earlier_records(
+        tmp_path, replace(RECORD, settings=RECORD.settings | {"bf16": True}, circumstances={"bf16": True})
+    )
+    assert finished is not None
+    with pytest.raises(UserError, match=r"circumstances: bf16 \(True there, False here\)"):
+        earlier_records(tmp_path, replace(RECORD, circumstances={"bf16": False}))
+
+
 def test_settings_that_change_no_result_make_no_other_run(tmp_path):
     shown = {"disable_tqdm": True, "report_to": ["tensorboard"], "logging_steps": 5, "merge_adapter": True}
     shown["output_dir"] = "outputs/student"  # earlier versions recorded it

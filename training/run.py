@@ -169,7 +169,8 @@ def new_record(
     """Returns the record of a run that begins: what it is asked to do, and on what its result depends.
 
     Args:
-        weights: fingerprints of the checkpoints that the settings name; their folders may hold others by now.
+        weights: fingerprints of the teacher, before any training, and of a pretrained student: their folders may hold
+            others by now.
     """
     data = DataRecord(
         source=inputs.data.source,
@@ -190,8 +191,8 @@ def new_record(
 
 
 def _eval_steps(args: DistillationTrainingArguments) -> float | None:
-    """Returns the steps between evaluations, which decide what `--load_best_model_at_end` chooses from."""
-    return args.eval_steps if args.eval_strategy == IntervalStrategy.STEPS else None
+    """Returns the steps between the evaluations that the best model is chosen by, `None` where none is chosen."""
+    return args.eval_steps if args.load_best_model_at_end and args.eval_strategy == IntervalStrategy.STEPS else None
 
 
 # ---- Training ----
