@@ -52,7 +52,7 @@ from training.run import (
     score_again,
     train_and_finish,
 )
-from training.student import check_student, start_student, starting_weights
+from training.student import check_student, start_student
 from training.tables import results_table
 from training.teacher import check_teacher, check_teacher_output_dir, load_teacher, prepare_teacher
 
@@ -113,8 +113,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     check_training_labels(inputs, training_args, start.is_trained)
     check_student(start, student_args, training_args, inputs)
     target_modules(start.model, lora_args.lora_target_modules)
-    weights = starting_weights(start, student_args, inputs, training_args.seed)
-    record = new_record(settings, inputs, training_args, weights)
+    record = new_record(settings, inputs, training_args, {"teacher": start.fingerprint})
     if finished_run(record, training_args, overwrite) is None:
         check_teacher(start, training_args, inputs)
     with claimed(training_args):

@@ -41,18 +41,13 @@ def set_dropout(model: nn.Module, rate: float) -> None:
     Args:
         rate: share of the values that training sets to zero, in [0, 1).
     """
+    for module, name, _ in dropout_rates(model):
+        setattr(module, name, rate)
     for path, module in model.named_modules():
-        if "lora_dropout" in path:
-            continue
-        if isinstance(module, nn.Dropout):
-            module.p = rate
-        for name, child in module.named_children():
+        for name, child in module.named_children() if "lora_dropout" not in path else ():
             # What ModernBERT and the heads of XLNet, XLM and FlauBERT build in place of a dropout whose rate is 0.
             if isinstance(child, nn.Identity) and name.endswith(("drop", "dropout")):
                 setattr(module, name, nn.Dropout(rate))
-        for name, value in vars(module).items():
-            if "dropout" in name and type(value) in (int, float):  # no bool, which switches something
-                setattr(module, name, rate)
     config = config_of(model)
     for name in () if config is None else RATES_IN_CONFIG.get(config.model_type, ()):
         if (kept := getattr(config, name)) != rate:
@@ -60,6 +55,22 @@ def set_dropout(model: nn.Module, rate: float) -> None:
                 f"--student_dropout {rate:g} does not reach {name}, {kept:g}: {type(model).__name__} reads it from "
                 "its config while it runs. Change it in the config.json of the teacher."
             )
+
+
+def dropout_rates(model: nn.Module, word: str = "dropout") -> list[tuple[nn.Module, str, float]]:
+    """Returns the dropout rates in a model but for those of LoRA's adapters, in the form that `setattr` takes.
+
+    Args:
+        word: that the name of a number holds if it is a rate.
+    """
+    return [
+        (module, name, value)
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if "lora_dropout" not in path
+        and type(value) in (int, float)  # no bool, which switches something
+        and (word in name or (name == "p" and isinstance(module, nn.Dropout)))
+    ]
 
 
 @contextmanager

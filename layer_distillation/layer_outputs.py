@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from layer_distillation.attention import eager_attention
+from layer_distillation.dropout import dropout_rates
 from layer_distillation.encoder_layers import find_layer_list
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import logits_of, plain_model
@@ -225,14 +226,7 @@ def _without_dropout(attention: nn.Module) -> Iterator[None]:
 
     The dropout of LoRA's adapters has an option of its own and stays.
     """
-    rates = [
-        (module, name, value)
-        for path, module in attention.named_modules()
-        for name, value in vars(module).items()
-        if "lora_dropout" not in path
-        and type(value) in (int, float)  # no bool, which switches something
-        and ("drop" in name or (name == "p" and isinstance(module, nn.Dropout)))
-    ]
+    rates = dropout_rates(attention, "drop")
     for module, name, _ in rates:
         setattr(module, name, 0.0)
     try:
