@@ -39,6 +39,7 @@ from comparison.grid import (
     Grid,
     check_grid,
     check_holds_no_run,
+    load_others,
     plan_cell,
     run_grid,
     state_of,
@@ -113,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
     if identity_texts:
         check_measurable(identity_texts, inputs.data.labels, identity_args)
     start = load_teacher(path, teacher_args, inputs.data.labels)
+    others = load_others(comparison_args, inputs.data.labels, training_args.seed)
+    fingerprints = {name: fingerprint_model(model) for name, (model, _) in others.items()}
     training_args = training_args.for_models(start.model)
     grid = Grid(
         settings=settings,
@@ -122,9 +125,10 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
         comparison_args=comparison_args,
         training_args=training_args,
         inputs=inputs,
-        weights={"teacher": start.fingerprint},
+        weights={"teacher": start.fingerprint, **fingerprints},
     )
-    check_grid(grid, start)
+    check_grid(grid, start, others)
+    del others  # each cell loads what it starts from
     check_teacher(start, training_args, inputs)
     plans = [plan_cell(cell, grid) for cell in plan_cells(comparison_args)]
     states = {plan.cell: state_of(plan, grid) for plan in plans}

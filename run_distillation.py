@@ -57,7 +57,7 @@ from training.run import (
     score_again,
     train_and_finish,
 )
-from training.student import check_student, start_student, starting_weights
+from training.student import check_student, load_pretrained, start_student, starting_weights
 from training.tables import results_table
 from training.teacher import check_teacher, check_teacher_output_dir, load_teacher, prepare_teacher
 
@@ -109,13 +109,13 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     path = resolve_checkpoint(teacher_args.teacher_name_or_path)
     inputs = load_inputs(path, teacher_args, data_args, training_args)
     start = load_teacher(path, teacher_args, inputs.data.labels)
-    training_args = training_args.for_models(start.model)
+    pretrained = load_pretrained(student_args, inputs.data.labels, training_args.seed)
+    training_args = training_args.for_models(start.model, pretrained)
     check_training_labels(inputs, training_args, start.is_trained)
     inputs = read_by_student(inputs, student_args.student_name_or_path, data_args, training_args)
     inputs = with_trimmed_vocabulary(inputs, vocabulary_args, data_args, training_args)
-    check_student(start, student_args, training_args, inputs)
-    weights = starting_weights(start, student_args, inputs, training_args.seed)
-    record = new_record(settings, inputs, training_args, weights)
+    check_student(start, student_args, training_args, inputs, pretrained)
+    record = new_record(settings, inputs, training_args, starting_weights(start, pretrained))
     if finished_run(record, training_args, overwrite) is None:
         check_teacher(start, training_args, inputs.read_by_teacher)
     with claimed(training_args):
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
         repository = open_repository(training_args) if push_to_hub else None
         if record.student is None:  # otherwise the run is finished
             teacher = prepare_teacher(start, training_args, inputs.read_by_teacher)
-            del start
+            del start, pretrained  # loaded again when they are needed
 
             # Student, after the search for its layers or the stages before it if there are any.
             run = Run(training_args, inputs, teacher, record, checkpoint, overwrite=overwrite)

@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
         repository = open_repository(training_args) if push_to_hub else None
         if record.student is None:  # otherwise the run is finished
             teacher = prepare_teacher(start, training_args, inputs)
-            del start
+            del start  # loaded again when it is needed
 
             # Student, after the search for its layers if there is one, and its adapters.
             record = replace(record, teacher_folder=path_from(training_args.output_dir, teacher.path))

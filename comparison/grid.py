@@ -36,6 +36,7 @@ from lora_adapters.adapters import target_modules
 from lora_adapters.arguments import LoraArguments
 from text_data.answers import label_array
 from text_data.arguments import DataArguments
+from text_data.labels import LabelMap
 from training.arguments import StudentArguments, TeacherArguments
 from training.checkpoints import load_for_labels, load_tokenizer
 from training.command_line import Settings, message_for_user
@@ -64,12 +65,17 @@ DECIDED_BY_GRID = (
 )
 
 
+# What `load_for_labels` returns.
+Loaded = tuple[PreTrainedModel, LabelMap | None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """What all cells share: the arguments, as they were given and one by one, and what they start from.
 
     Attributes:
-        weights: the fingerprint of the teacher, before any training.
+        weights: fingerprints of the checkpoints that cells start from, before any training: "teacher", and the
+            arguments that name others.
     """
 
     settings: Settings
@@ -92,7 +98,10 @@ class Grid:
 
     def record_of(self, plan: "CellPlan") -> RunRecord:
         """The record of a cell that begins."""
-        return new_record(plan.settings, self.inputs_of(plan.cell.method), plan.training_args, self.weights)
+        method = plan.cell.method
+        starts_from = ("teacher", METHODS[method].checkpoint)
+        weights = {name: fingerprint for name, fingerprint in self.weights.items() if name in starts_from}
+        return new_record(plan.settings, self.inputs_of(method), plan.training_args, weights)
 
     @property
     def encoder_name(self) -> str:
@@ -207,8 +216,23 @@ def check_holds_no_run(output_dir: str | Path) -> None:
         )
 
 
-def check_grid(grid: Grid, start: TeacherStart) -> None:
-    """Raises a `UserError` for what no cell of the grid could do."""
+def load_others(comparison_args: ComparisonArguments, labels: LabelMap, seed: int) -> dict[str, Loaded]:
+    """Loads the named checkpoints other than the teacher that cells start from, by the argument that names each.
+
+    Raises:
+        UserError: as `load_for_labels`.
+    """
+    arguments = {METHODS[method].checkpoint for method in comparison_args.methods} - {None}
+    paths = {name: getattr(comparison_args, name) for name in sorted(arguments)}
+    return {name: load_for_labels(resolve_checkpoint(path), labels, seed) for name, path in paths.items() if path}
+
+
+def check_grid(grid: Grid, start: TeacherStart, others: Mapping[str, Loaded]) -> None:
+    """Raises a `UserError` for what no cell of the grid could do.
+
+    Args:
+        others: as `load_others` returns them.
+    """
     labels, args, methods = grid.inputs.data.labels, grid.training_args, grid.comparison_args.methods
     if args.world_size > 1 or args.push_to_hub:
         raise UserError(
@@ -242,12 +266,10 @@ def check_grid(grid: Grid, start: TeacherStart) -> None:
         target_modules(start.model, grid.lora_args.lora_target_modules)
     of_encoder = [method for method in methods if METHODS[method].checkpoint == ENCODER]
     if of_encoder:
-        _check_encoder(grid, start, of_encoder)
-    if grid.comparison_args.rival_name_or_path is not None:
-        load_for_labels(grid.rival_path, labels, args.seed)
+        _check_encoder(grid, start, of_encoder, others)
 
 
-def _check_encoder(grid: Grid, start: TeacherStart, methods: Sequence[str]) -> None:
+def _check_encoder(grid: Grid, start: TeacherStart, methods: Sequence[str], others: Mapping[str, Loaded]) -> None:
     name = grid.comparison_args.encoder_name_or_path
     if name is None:
         if start.is_trained:
@@ -261,7 +283,7 @@ def _check_encoder(grid: Grid, start: TeacherStart, methods: Sequence[str]) -> N
                 f"{grid.teacher_args.teacher_revision}. Fetch it and name its folder: --encoder_name_or_path."
             )
         return
-    _, trained_for = load_for_labels(grid.encoder_path, grid.inputs.data.labels, grid.training_args.seed)
+    _, trained_for = others[ENCODER]
     if trained_for is not None:
         raise UserError(
             f"--encoder_name_or_path must be a pretrained encoder, but {name} has a head that is trained for "

@@ -3,6 +3,7 @@
 import csv
 import json
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from datasets import Dataset, DatasetDict
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from torch.nn.functional import cross_entropy
+from transformers import BertModel
 
 import run_comparison
 from comparison import baselines
@@ -190,6 +192,26 @@ def test_baselines_are_rows_of_the_same_tables(make_teacher, files, tmp_path, mo
     cells = [path.name for path in (tmp_path / "runs").iterdir()]
     assert run_here(*arguments) is not None
     assert sorted(cells) == sorted(path.name for path in (tmp_path / "runs").iterdir())
+
+
+@pytest.mark.usefixtures("script_caches", "no_figures")
+def test_a_cell_is_not_finished_if_the_checkpoint_it_started_from_has_changed(teacher, make_teacher, files, tmp_path):
+    paths = {name: make_teacher(["bad", "good"], encoder_only=True) for name in ("encoder", "rival")}
+    arguments = ["--teacher_name_or_path", teacher, *files, *SETTINGS, *GRID, "--output_dir", tmp_path]
+    arguments += ["--methods", "distill", "pretrained", "rival"]
+    for name, path in paths.items():
+        arguments += [f"--{name}_name_or_path", path]
+    run_here(*arguments)
+    for name, path in paths.items():
+        weights = BertModel.from_pretrained(path)
+        with torch.no_grad():
+            weights.embeddings.word_embeddings.weight[0] += 1
+        before = Path(path, "model.safetensors").read_bytes()
+        weights.save_pretrained(path)
+        with pytest.raises(UserError, match=f"circumstances: {name}_name_or_path"):
+            run_here(*arguments)
+        Path(path, "model.safetensors").write_bytes(before)
+    run_here(*arguments)
 
 
 @pytest.mark.usefixtures("script_caches")

@@ -18,6 +18,8 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertModel,
+    DebertaConfig,
+    DebertaModel,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     SqueezeBertConfig,
@@ -237,6 +239,17 @@ def test_a_pretrained_student_of_another_architecture_with_another_head_gets_one
     record = read_record(folder)
     assert record["student"]["parameters"] == model.num_parameters()
     assert record["student"]["num_layers"] == 2
+
+
+def test_a_pretrained_student_decides_on_the_precision_too(save_student, arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("layer_distillation.arguments.bf16_in_hardware", lambda use_cpu: True)
+    folder, bf16 = tmp_path / "student", []
+    for model_class, config_class in ((BertModel, BertConfig), (DebertaModel, DebertaConfig)):
+        pretrained = save_student(model_class, config_class, **SMALL)
+        words = [*arguments, "--student_name_or_path", pretrained, "--overwrite_output_dir", "--output_dir", folder]
+        run_distillation.main([*map(str, words), "--use_cpu", "true", "--report_to", "none"])  # --bf16 is not given
+        bf16.append(read_record(folder)["circumstances"]["bf16"])
+    assert bf16 == [True, False]
 
 
 @pytest.mark.parametrize("room", [0, 0.1], ids=["teacher in every step", "stored"])

@@ -23,6 +23,7 @@ from layer_distillation.pretrained import hub_name, resolve_checkpoint
 from layer_distillation.processes import on_main_process
 from layer_distillation.record import Origin, RunRecord, StudentRecord
 from layer_mapping import build_random_student, build_student, describe_mapping, parse_layers, select_layers
+from text_data.labels import LabelMap
 from training.arguments import StudentArguments
 from training.checkpoints import load_classifier, load_for_labels
 from training.inputs import Inputs
@@ -53,20 +54,35 @@ class Source:
     stages: tuple[StudentRecord, ...] = ()
 
 
+def load_pretrained(student_args: StudentArguments, labels: LabelMap, seed: int) -> PreTrainedModel | None:
+    """Returns the checkpoint that is to be the student, `None` for a student that is built from the teacher.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if student_args.student_name_or_path is None:
+        return None
+    student, _ = load_for_labels(resolve_checkpoint(student_args.student_name_or_path), labels, seed)
+    return student
+
+
 def check_student(
-    start: TeacherStart, student_args: StudentArguments, training_args: DistillationTrainingArguments, inputs: Inputs
+    start: TeacherStart,
+    student_args: StudentArguments,
+    training_args: DistillationTrainingArguments,
+    inputs: Inputs,
+    pretrained: PreTrainedModel | None = None,
 ) -> None:
     """Raises a `UserError` for a student that could not be built, chosen or compared with its teacher.
 
     Args:
         start: of the architecture that the teacher will have; its weights do not matter.
+        pretrained: as `load_pretrained` returns it.
     """
-    if student_args.student_name_or_path is not None:
-        path = resolve_checkpoint(student_args.student_name_or_path)
-        student, _ = load_for_labels(path, inputs.data.labels, training_args.seed)
-        check_losses(inputs.read_by(student), (), start, inputs, training_args)
+    if pretrained is not None:
+        check_losses(inputs.read_by(pretrained), (), start, inputs, training_args)
         if student_args.logit_adjustment:
-            check_can_be_adjusted(student, inputs, training_args)
+            check_can_be_adjusted(pretrained, inputs, training_args)
         return
     if student_args.logit_adjustment:
         check_can_be_adjusted(start.model, inputs, training_args)
@@ -79,14 +95,10 @@ def check_student(
         check_losses(source, layers, start, inputs, training_args)
 
 
-def starting_weights(start: TeacherStart, student_args: StudentArguments, inputs: Inputs, seed: int) -> dict[str, str]:
+def starting_weights(start: TeacherStart, pretrained: PreTrainedModel | None) -> dict[str, str]:
     """Returns fingerprints of the checkpoints that a run starts from, before any training."""
-    weights = {"teacher": start.fingerprint}
-    if student_args.student_name_or_path is not None:
-        path = resolve_checkpoint(student_args.student_name_or_path)
-        student, _ = load_for_labels(path, inputs.data.labels, seed)
-        weights["student"] = fingerprint_model(student)
-    return weights
+    students = {} if pretrained is None else {"student": fingerprint_model(pretrained)}
+    return {"teacher": start.fingerprint} | students
 
 
 def stand_in(teacher: PreTrainedModel, student_args: StudentArguments) -> tuple[PreTrainedModel, tuple[int, ...]]:
