@@ -120,7 +120,7 @@ def read_identity_texts(args: IdentityArguments) -> IdentityTexts:
         if column not in data.column_names:
             raise UserError(f"--{option} must be one of {', '.join(data.column_names)}, found {column!r}.")
     columns = [name for name in args.identities if name in data.column_names]
-    rows = [row for row in data.to_list() if not columns or any(row[column] not in (None, "") for column in columns)]
+    rows = [row for row in data.to_list() if not columns or any(_is_known(row[column]) for column in columns)]
     texts = [row[args.identity_text_column] or "" for row in rows]
     return IdentityTexts(
         source=path.name,
@@ -147,6 +147,11 @@ def _is_toxic(value: object, args: IdentityArguments) -> bool:
             f"row, found {value!r}. Ids of labels are no shares: name the toxic ones by --toxic_labels."
         )
     return share >= MAJORITY
+
+
+def _is_known(value: object) -> bool:
+    share = share_of(value)
+    return share is None or not math.isnan(share)  # what is no share is refused by `_is_mentioned`
 
 
 def _is_mentioned(value: object, column: str) -> bool:

@@ -1,6 +1,8 @@
 """Tests of the identity bias: scores against scikit-learn and against counted texts, and the texts that it reads."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -131,6 +133,19 @@ def test_identities_are_columns_of_shares_where_the_file_has_them_and_words_else
         "blind": [False, True, True],
         "old": [True, False, True],
     }
+
+
+def test_rows_for_which_nobody_was_asked_are_left_out_in_every_form_of_a_missing_number(tmp_path):
+    file = tmp_path / "comments.parquet"
+    columns = {
+        "text": ["a", "b", "c"],
+        "label": [0.0, 1.0, 1.0],
+        "old": [1.0, np.nan, None],
+        "blind": [0.0, np.nan, -1.0],
+    }
+    pq.write_table(pa.table(columns), file)
+    texts = read_identity_texts(IdentityArguments(identity_file=str(file), identities=["old", "blind"]))
+    assert list(texts.texts) == ["a"]
 
 
 def test_ids_count_as_toxic_if_the_arguments_name_them(tmp_path):
