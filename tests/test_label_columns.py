@@ -439,6 +439,15 @@ def test_a_test_split_without_the_columns_or_with_hidden_labels_has_none(tmp_pat
         assert data.splits["test"].column_names == ["comment_text"]
 
 
+@pytest.mark.parametrize("option", ["max_train_samples", "max_eval_samples", "max_predict_samples"])
+def test_limits_that_leave_no_known_label_are_refused(option, tmp_path):
+    (tmp_path / "t.csv").write_text("text,a,b\none,-1,-1\ntwo,1,0\nthree,0,1\n")
+    files = dict.fromkeys(("train_file", "validation_file", "test_file"), str(tmp_path / "t.csv"))
+    with pytest.raises(UserError, match=f"1 examples.*--{option}"):
+        load_data(DataArguments(**files, label_column_name="a,b", **{option: 1}), seed=0)
+    load_data(DataArguments(**files, label_column_name="a,b", **{option: 2}), seed=0)
+
+
 def test_hard_labels_are_what_most_annotators_say():
     assert hard_labels(np.array([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]]), SINGLE_LABEL).tolist() == [1, 1, 0]
     np.testing.assert_array_equal(hard_labels(np.array([[0.5, 0.4], [NAN, 1]]), MULTI_LABEL), [[1, 0], [NAN, 1]])
