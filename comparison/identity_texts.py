@@ -19,7 +19,7 @@ import numpy as np
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL
 from text_data.answers import probabilities_of
-from text_data.columns import NUMBER
+from text_data.columns import NUMBER, is_string
 from text_data.files import READERS, read_file
 from text_data.label_columns import share_of
 from text_data.labels import LabelMap
@@ -119,6 +119,11 @@ def read_identity_texts(args: IdentityArguments) -> IdentityTexts:
     ):
         if column not in data.column_names:
             raise UserError(f"--{option} must be one of {', '.join(data.column_names)}, found {column!r}.")
+    if not is_string(data.features[args.identity_text_column]):
+        raise UserError(
+            f"--identity_text_column must hold texts, but {args.identity_text_column} of {args.identity_file} holds "
+            f"{data.features[args.identity_text_column]}."
+        )
     columns = [name for name in args.identities if name in data.column_names]
     rows = [row for row in data.to_list() if not columns or any(_is_known(row[column]) for column in columns)]
     texts = [row[args.identity_text_column] or "" for row in rows]

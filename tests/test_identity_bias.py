@@ -184,6 +184,12 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, content, changes, named):
     assert all(name in str(error.value) for name in named)
 
 
+def test_texts_that_are_no_strings_are_refused(tmp_path):
+    (tmp_path / "texts.jsonl").write_text('{"text": 5, "label": 1}\n')
+    with pytest.raises(UserError, match="--identity_text_column.*int64"):
+        read_identity_texts(IdentityArguments(identity_file=str(tmp_path / "texts.jsonl")))
+
+
 def test_a_file_that_is_missing_is_named():
     with pytest.raises(UserError, match="--identity_file.*missing.csv"):
         read_identity_texts(IdentityArguments(identity_file="missing.csv"))
