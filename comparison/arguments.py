@@ -89,6 +89,7 @@ class ComparisonArguments:
         self.seeds = split_words(self.seeds)
         if not self.seeds or not all(seed.isdecimal() for seed in self.seeds):
             raise UserError(f"--seeds must be whole numbers >= 0, found {' '.join(self.seeds)}. An example is 0 1 2.")
+        self.seeds = list(dict.fromkeys(str(int(seed)) for seed in self.seeds))  # 1 and 01 are one run
         if self.lora_learning_rate <= 0:
             raise UserError(f"--lora_learning_rate must be > 0, found {self.lora_learning_rate}; try {LEARNING_RATE}.")
         if self.num_workers < 1:

@@ -220,6 +220,11 @@ def learning_curves(results: Results) -> Figure:
     return figure
 
 
+def _plain(names: Sequence[str]) -> list[str]:
+    """Returns names as matplotlib shows them as they are: it takes what stands between two dollars for a formula."""
+    return [name.replace("$", r"\$") for name in names]
+
+
 def _say(axis: Axes, text: str) -> None:
     """Writes a text into a panel where nothing is drawn."""
     axis.text(0.5, 0.5, text, ha="center", transform=axis.transAxes, color=GRAY)
@@ -242,7 +247,7 @@ def mean_curve(histories: Sequence[Sequence[dict]], name: str) -> np.ndarray:
 
 def confusion_matrices(results: Results) -> Figure:
     """Draws a matrix for the teacher and each group. Rows are true classes, and sum up to 100."""
-    names, predictions = results.label_names, results.predictions
+    names, predictions = _plain(results.label_names), results.predictions
     rows, columns = _grid_of(len(predictions), 4)
     size = 1.6 + 0.5 * len(names)
     figure, axes = _subplots(rows, columns, size + 0.4, size)
@@ -368,7 +373,7 @@ def thresholds_figure(results: Results) -> Figure:
     figure, axes = _subplots(len(names), len(STATISTICS), 3.6, 2.4, sharex=True, sharey=True)
     rows = axes.reshape(len(names), len(STATISTICS))
     for label, (name, row) in enumerate(zip(names, rows, strict=True)):
-        row[0].set_ylabel(name)
+        row[0].set_ylabel(*_plain([name]))
         for group, of_seeds in results.predictions.items():
             measured = [threshold_statistics(run, label, grid) for run in of_seeds]
             if measured[0] is None:

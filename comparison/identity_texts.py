@@ -19,7 +19,7 @@ import numpy as np
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL
 from text_data.answers import probabilities_of
-from text_data.columns import NUMBER
+from text_data.columns import NUMBER, is_string
 from text_data.files import READERS, read_file
 from text_data.label_columns import share_of
 from text_data.labels import LabelMap
@@ -119,8 +119,13 @@ def read_identity_texts(args: IdentityArguments) -> IdentityTexts:
     ):
         if column not in data.column_names:
             raise UserError(f"--{option} must be one of {', '.join(data.column_names)}, found {column!r}.")
+    if not is_string(data.features[args.identity_text_column]):
+        raise UserError(
+            f"--identity_text_column must hold texts, but {args.identity_text_column} of {args.identity_file} holds "
+            f"{data.features[args.identity_text_column]}."
+        )
     columns = [name for name in args.identities if name in data.column_names]
-    rows = [row for row in data.to_list() if not columns or any(row[column] not in (None, "") for column in columns)]
+    rows = [row for row in data.to_list() if not columns or any(_is_known(row[column]) for column in columns)]
     texts = [row[args.identity_text_column] or "" for row in rows]
     return IdentityTexts(
         source=path.name,
@@ -147,6 +152,11 @@ def _is_toxic(value: object, args: IdentityArguments) -> bool:
             f"row, found {value!r}. Ids of labels are no shares: name the toxic ones by --toxic_labels."
         )
     return share >= MAJORITY
+
+
+def _is_known(value: object) -> bool:
+    share = share_of(value)
+    return share is None or not math.isnan(share)  # what is no share is refused by `_is_mentioned`
 
 
 def _is_mentioned(value: object, column: str) -> bool:

@@ -49,9 +49,13 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def _right(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Returns `(examples, 2)`: whether each prediction is right, and 1. Of several labels, all known must be right."""
-    right = ((labels == predictions) | (labels == UNKNOWN)).reshape(len(labels), -1).all(axis=1)
-    return np.column_stack([right, np.ones(len(labels))])
+    """Returns `(examples, 2)`: whether each prediction is right, and whether the example counts.
+
+    Of several labels, all known must be right; an example of which none is known does not count.
+    """
+    known, equal = (part.reshape(len(labels), -1) for part in (labels != UNKNOWN, labels == predictions))
+    counts = known.any(axis=1)
+    return np.column_stack([(equal | ~known).all(axis=1) & counts, counts]).astype(float)
 
 
 def _occurrences(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
@@ -132,7 +136,7 @@ def _calibration_error(sums: np.ndarray) -> np.ndarray:
 # ---- The metrics ----
 
 # Labels and predictions: class ids `(examples,)`, or 0/1 `(examples, labels)`, in labels also `UNKNOWN`.
-accuracy = Metric("accuracy", "accuracy", _right, lambda sums: sums[..., 0] / sums[..., 1])
+accuracy = Metric("accuracy", "accuracy", _right, lambda sums: _ratio(sums[..., 0], sums[..., 1]))
 # The mean over the classes that occur as label or prediction, as scikit-learn has it for one label an example.
 macro_f1 = Metric("macro_f1", "macro-F1", _occurrences, _mean_f1_of_occurring)
 # The mean over all labels, as scikit-learn has it for several labels an example.

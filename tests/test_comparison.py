@@ -63,6 +63,10 @@ def test_lists_may_be_separated_by_commas_as_argument_files_do():
     )
 
 
+def test_a_seed_that_is_written_in_two_ways_is_one_run():
+    assert names(strategies=["odd"], methods=["distill", "tfidf"], seeds=["01", "1"]) == ["distill-odd-1", "tfidf-1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

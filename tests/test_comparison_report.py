@@ -20,7 +20,7 @@ from comparison.report import (
     statement,
     teacher_table,
 )
-from comparison.results import TEACHER, read_predictions, score_groups, write_results
+from comparison.results import TEACHER, read_predictions, result_rows, score_groups, write_results
 from comparison.styles import group_title
 from experiments import intervals
 from tests.comparison_results_by_hand import make_results
@@ -53,6 +53,17 @@ def test_the_layer_table_has_the_columns_of_the_assignment_and_the_first_method_
     assert rows[0]["Validation Accuracy"] == "91.0 ± 1.0"
     assert rows[0]["Training Loss"] == "0.090 ± 0.010"
     assert rows[-1]["Validation Loss"] == "0.150"
+
+
+def test_rows_of_results_have_the_scores_of_all_labels_and_no_times_of_evaluations():
+    results = make_results({("distill", "top"): 0.9}, seeds=(0,))
+    speed = ["runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "runtime_mm"]
+    by_clock = {f"{prefix}_{name}": 1.0 for prefix in ("eval", "predict") for name in speed}
+    scores = {"eval_f1_full_time": 0.5, "predict_f1_runtime": 0.6, "train_runtime": 9.0}
+    results.runs[0].student.results.update(by_clock | scores)
+    _, row = result_rows(results)
+    assert {name: row.get(name) for name in scores} == scores
+    assert not by_clock.keys() & row.keys()
 
 
 def test_top_and_bottom_say_how_many_layers_they_are():

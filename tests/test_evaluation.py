@@ -193,6 +193,19 @@ def test_only_the_first_process_writes(make_trainer, tmp_path, monkeypatch):
     assert not (tmp_path / "predictions_test.csv").exists()
 
 
+def test_metrics_have_no_suffix_for_the_first_split_with_labels(make_trainer, tmp_path):
+    trainer = make_trainer(SINGLE)
+    tokenized = DatasetDict(test=split(), test_hard=split([0, 1, 2] * 3), test_new=split([0] * 9, size=9))
+    data = inputs(SINGLE, **tokenized)
+    predicted = predict_splits(trainer, data, tuple(tokenized), tmp_path)
+    assert {name for name in predicted if "accuracy" in name} == {"predict_accuracy", "predict_accuracy_new"}
+    evaluated = evaluate_splits(trainer, data, tuple(tokenized), "predict")
+    assert {name: evaluated[name] for name in predicted if "accuracy" in name} == {
+        name: value for name, value in predicted.items() if "accuracy" in name
+    }
+    assert read_predictions(tmp_path / "predictions_test.csv")
+
+
 # ---- Size and latency ----
 
 

@@ -277,6 +277,18 @@ def test_several_labels_have_curves_with_the_mean_of_the_chosen_thresholds_marke
     check_curves(results, 2, labels[:, 2], mark=0.5)
 
 
+@pytest.mark.parametrize("names", [("$_$", "$10-$20"), (r"$\alpha$", "100% ^ of_it")])
+def test_names_of_labels_are_no_formulas(few, names):
+    labels = np.tile([[1, 0], [0, 1]], (60, 1))
+    of_labels = thresholds_figure(with_predictions(few, names, labels, MULTI_LABEL, lambda seed: {}))
+    confusions = confusion_matrices(replace(few, label_names=(*names, "other")))
+    shown = [*(axis.yaxis.label for axis in of_labels.axes[::3]), *confusions.axes[0].get_xticklabels()[:2]]
+    for figure in (of_labels, confusions):
+        figure.canvas.draw()
+        pyplot.close(figure)
+    assert [text._preprocess_math(text.get_text()) for text in shown] == [(name, False) for name in names] * 2
+
+
 def test_a_label_of_no_example_has_no_curves(few):
     labels = np.zeros((120, 2), dtype=int)
     labels[::2, 0] = 1

@@ -1,6 +1,8 @@
 """Tests of the identity bias: scores against scikit-learn and against counted texts, and the texts that it reads."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -133,6 +135,19 @@ def test_identities_are_columns_of_shares_where_the_file_has_them_and_words_else
     }
 
 
+def test_rows_for_which_nobody_was_asked_are_left_out_in_every_form_of_a_missing_number(tmp_path):
+    file = tmp_path / "comments.parquet"
+    columns = {
+        "text": ["a", "b", "c"],
+        "label": [0.0, 1.0, 1.0],
+        "old": [1.0, np.nan, None],
+        "blind": [0.0, np.nan, -1.0],
+    }
+    pq.write_table(pa.table(columns), file)
+    texts = read_identity_texts(IdentityArguments(identity_file=str(file), identities=["old", "blind"]))
+    assert list(texts.texts) == ["a"]
+
+
 def test_ids_count_as_toxic_if_the_arguments_name_them(tmp_path):
     file = tmp_path / "phrases.csv"
     file.write_text("text,label\nI am old,0\nI hate the old,1\nold,2\n")
@@ -167,6 +182,12 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, content, changes, named):
     with pytest.raises(UserError) as error:
         read_identity_texts(IdentityArguments(identity_file=str(file), **changes))
     assert all(name in str(error.value) for name in named)
+
+
+def test_texts_that_are_no_strings_are_refused(tmp_path):
+    (tmp_path / "texts.jsonl").write_text('{"text": 5, "label": 1}\n')
+    with pytest.raises(UserError, match="--identity_text_column.*int64"):
+        read_identity_texts(IdentityArguments(identity_file=str(tmp_path / "texts.jsonl")))
 
 
 def test_a_file_that_is_missing_is_named():

@@ -103,6 +103,9 @@ def test_labels_with_two_readings_are_refused_with_both_and_the_option(labels, r
         ("[1, 0]|[0, 1]", MULTI_LABEL, ("0", "1"), [[1, 0], [0, 1]]),
         ("rude;threat|rude|[]|;", MULTI_LABEL, ("rude", "threat"), [[1, 1], [1, 0], [0, 0], [0, 0]]),
         ("b, a|a|b", MULTI_LABEL, ("a", "b"), [[1, 1], [1, 0], [0, 1]]),
+        # Names of several words.
+        ("a b|a|b;a", MULTI_LABEL, ("a", "a b", "b"), [[0, 1, 0], [1, 0, 0], [1, 0, 1]]),
+        ("a b|a c|d", MULTI_LABEL, ("a b", "a c", "d"), [[1, 0, 0], [0, 1, 0], [0, 0, 1]]),
         ([[0.25, 0.75], [1.0, 0.0]], MULTI_LABEL, ("0", "1"), [[0.25, 0.75], [1, 0]]),
         ([[0, 1], [1, 0]], SINGLE_LABEL, ("0", "1"), [1, 0]),
         ([["toxic"], ["fine"]], SINGLE_LABEL, ("fine", "toxic"), [1, 0]),
@@ -143,6 +146,7 @@ def test_the_problem_type_decides_between_readings(labels, problem_type, names, 
         ("['a' 'b']|['a']", {"problem_type": MULTI_LABEL}, ("row 1", "['a' 'b']")),
         ("a;b||a", {"problem_type": MULTI_LABEL}, ("row 2", "[]")),
         ("a, b|c", {"problem_type": MULTI_LABEL}, ("'a, b'", '["a, b"]')),
+        ("a b|a|b", {"problem_type": MULTI_LABEL}, ("'a b'", '["a b"]')),
         ([1, 2], {"problem_type": MULTI_LABEL}, ("--problem_type", "1", "--label_column_name")),
         ([[], []], {}, ("lengths [0]",)),
         ("1,234|2,500|17", {"problem_type": REGRESSION}, ("'1,234'", "thousands")),
@@ -433,6 +437,15 @@ def test_a_test_split_without_the_columns_or_with_hidden_labels_has_none(tmp_pat
         paths = {f"{name}_file": str(tmp_path / f"{name}.csv") for name in files}
         data = load_data(DataArguments(**paths, label_column_name=COLUMNS), seed=0)
         assert data.splits["test"].column_names == ["comment_text"]
+
+
+@pytest.mark.parametrize("option", ["max_train_samples", "max_eval_samples", "max_predict_samples"])
+def test_limits_that_leave_no_known_label_are_refused(option, tmp_path):
+    (tmp_path / "t.csv").write_text("text,a,b\none,-1,-1\ntwo,1,0\nthree,0,1\n")
+    files = dict.fromkeys(("train_file", "validation_file", "test_file"), str(tmp_path / "t.csv"))
+    with pytest.raises(UserError, match=f"1 examples.*--{option}"):
+        load_data(DataArguments(**files, label_column_name="a,b", **{option: 1}), seed=0)
+    load_data(DataArguments(**files, label_column_name="a,b", **{option: 2}), seed=0)
 
 
 def test_hard_labels_are_what_most_annotators_say():

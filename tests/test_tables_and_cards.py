@@ -148,7 +148,7 @@ def test_the_model_card_has_metadata_and_results_that_the_hub_reads(tmp_path):
 
 
 def test_the_model_card_names_license_languages_and_data_as_the_hub_reads_them(tmp_path):
-    settings = {"languages": "en,de", "license": "apache-2.0", "dataset_name": "google/civil_comments"}
+    settings = {"languages": "en, de", "license": "apache-2.0", "dataset_name": "google/civil_comments"}
     write_model_card(tmp_path, replace(RECORD, settings=settings))
     data = ModelCard.load(tmp_path / "README.md").data
     assert (data.license, data.language, data.datasets) == ("apache-2.0", ["en", "de"], ["google/civil_comments"])
@@ -185,6 +185,18 @@ def test_the_text_of_the_model_card_says_how_the_student_was_made(tmp_path):
         "torch 2.13.0",
     ):
         assert part in text
+
+
+def test_the_model_card_has_all_digits_of_whole_numbers(tmp_path):
+    write_model_card(tmp_path, replace(RECORD, seed=20240131, training={"learning_rate": 1e-4, "max_steps": 1234567}))
+    text = (tmp_path / "README.md").read_text()
+    assert [
+        line for line in text.splitlines() if line.startswith(("- `seed`", "- `learning_rate`", "- `max_steps`"))
+    ] == [
+        "- `seed`: 20240131",
+        "- `learning_rate`: 0.0001",
+        "- `max_steps`: 1234567",
+    ]
 
 
 def test_the_model_card_of_a_student_with_adjusted_logits_says_so(tmp_path):

@@ -3,6 +3,8 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy.special import expit, softmax
@@ -46,6 +48,15 @@ def test_every_form_of_the_column_says_which_class_a_score_belongs_to(load):
     assert np.allclose(load(as_text), SCORES)
 
 
+def test_lists_of_any_kind_in_parquet_files_hold_scores(tmp_path):
+    for kind in (pa.list_(pa.float32()), pa.large_list(pa.float64()), pa.list_(pa.float32(), 2)):
+        table = {"text": list("abcdef"), "label": ["bad", "good"] * 3, "scores": pa.array(SCORES.tolist(), kind)}
+        pq.write_table(pa.table(table), tmp_path / "train.parquet")
+        files = dict.fromkeys(("train_file", "validation_file"), str(tmp_path / "train.parquet"))
+        args = DataArguments(**files, teacher_column_name="scores", teacher_label_order="bad,good")
+        assert np.array_equal(load_data(args, seed=0).splits["train"]["teacher_logits"][:], SCORES)
+
+
 def test_numbers_have_a_decimal_comma_or_point_and_spaces_around_them(load):
     for mark in (".", ","):
         cells = [[f" {score:.3f} ".replace(".", mark) for score in row] for row in SCORES]
@@ -80,6 +91,7 @@ def test_probabilities_become_logits_with_these_probabilities(load):
         ({"scores_bad": [0.5] * 6}, {}, "bad, good.*of bad"),
         ({"scores": [[1.0, 2.0]] * 5 + [[1.0]]}, {"teacher_label_order": "bad,good"}, "row 6"),
         ({"scores_bad": [0.5] * 6, "scores_good": [1.0] * 5 + [None]}, {}, "row 6"),
+        ({"scores": [{"bad": 0.5, "good": 1.0}] * 5 + [None]}, {}, "row 6"),
         (
             {"scores_bad": [0.5] * 6, "scores_good": [0.7] * 6},
             {"teacher_scores": "probabilities"},

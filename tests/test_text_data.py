@@ -486,6 +486,21 @@ def test_a_local_folder_is_a_data_set(tmp_path, write):
         load_data(DataArguments(dataset_name=str(tmp_path / "empty")), seed=0)
 
 
+@pytest.mark.parametrize(
+    ("ending", "content", "reason"),
+    [
+        ("csv", 'text,label\na,b,c,d\n"x', "EOF inside string"),
+        ("csv", "", "No columns to parse"),
+        ("jsonl", '{"text": "a", "label": 1}\n{"text": ', "JSON parse error"),
+        ("parquet", "PAR1", "Parquet"),
+    ],
+)
+def test_a_folder_whose_files_are_damaged_is_named_with_the_reason(ending, content, reason, tmp_path):
+    (tmp_path / f"train.{ending}").write_text(content)
+    with refused("--dataset_name", str(tmp_path), reason):
+        load_data(DataArguments(dataset_name=str(tmp_path)), seed=0)
+
+
 def test_a_data_set_out_of_reach_is_refused_with_its_name_and_how_to_get_it(cache):
     with refused("nyu-mll/glue rte", str(cache), "load_dataset('nyu-mll/glue', 'rte')", "--train_file"):
         load_data(DataArguments(task_name="rte"), seed=0)

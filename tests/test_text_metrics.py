@@ -35,14 +35,22 @@ def test_single_label_metrics_equal_scikit_learn():
         "average_precision": average_precision_score(references, scores),
     }
     assert predict(NO_YES, logits, references) == pytest.approx(expected, abs=1e-12)
-    expected["f1"] = f1_score(references, predictions)
     more_outputs = (logits, np.zeros((200, 3)))
-    assert predict(NO_YES, logits, references, "mrpc") == pytest.approx(expected, abs=1e-12)
-    assert predict(NO_YES, more_outputs, references, "qqp") == pytest.approx(expected, abs=1e-12)
-    metric = TextClassificationMetric(NO_YES, "qqp")
+    assert predict(NO_YES, more_outputs, references) == pytest.approx(expected, abs=1e-12)
+    metric = TextClassificationMetric(NO_YES)
     for half in (slice(100), slice(100, 200)):  # as with any metric of `evaluate`
         metric.add_batch(predictions=logits[half], references=references[half])
     assert metric.compute() == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_f1_of_a_glue_task_is_that_of_its_label_in_any_order():
+    rng = np.random.default_rng(0)
+    logits, references = rng.normal(size=(50, 2)), rng.integers(2, size=50)
+    for task, names in {"mrpc": ("not_equivalent", "equivalent"), "qqp": ("not_duplicate", "duplicate")}.items():
+        expected = f1_score(references, logits.argmax(axis=1))
+        assert predict(LabelMap(SINGLE_LABEL, names), logits, references, task)["f1"] == pytest.approx(expected)
+        turned = predict(LabelMap(SINGLE_LABEL, names[::-1]), logits[:, ::-1], 1 - references, task)
+        assert turned["f1"] == pytest.approx(expected)
 
 
 def test_metrics_of_several_classes_skip_those_that_do_not_occur():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import datasets
 from datasets import DatasetDict, load_dataset
+from datasets.exceptions import DatasetsError
 from datasets.utils.py_utils import temporary_assignment
 
 from layer_distillation.errors import UserError
@@ -33,6 +34,8 @@ def load_hub_data(name: str, config_name: str | None) -> DatasetDict:
             raise UserError(
                 _unreadable(name, config_name, error) if is_local or online else _out_of_reach(name, config_name)
             ) from error
+        except DatasetsError as error:  # of files that are there; what is wrong with them is the cause
+            raise UserError(_unreadable(name, config_name, error.__cause__ or error)) from error
 
 
 def full_name(name: str, config_name: str | None) -> str:
@@ -40,7 +43,7 @@ def full_name(name: str, config_name: str | None) -> str:
     return f"{name} {config_name}" if config_name else name
 
 
-def _unreadable(name: str, config_name: str | None, error: Exception) -> str:
+def _unreadable(name: str, config_name: str | None, error: BaseException) -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return (
         f"The data set {full_name(name, config_name)} cannot be loaded: {reason}. Check --dataset_name and "

@@ -28,8 +28,8 @@ from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LAB
 from text_data.answers import hard_labels
 from text_data.labels import LabelMap
 
-# GLUE reports the F1 of label 1 for these tasks.
-F1_TASKS = ("mrpc", "qqp")
+# GLUE reports the F1 of one label for these tasks, whatever its id is in the order of the labels.
+F1_LABELS = {"mrpc": "equivalent", "qqp": "duplicate"}
 
 
 def single_label_metrics(logits: np.ndarray, references: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
@@ -134,7 +134,7 @@ class TextClassificationMetric(evaluate.Metric):
     """All metrics of one label map as an `evaluate.Metric`, without the download that `evaluate.load` makes.
 
     `compute(predictions=logits, references=labels)` takes one list of logits an example, and returns the metrics of
-    the problem type, for the tasks mrpc and qqp also f1 of label 1.
+    the problem type, for the tasks of `F1_LABELS` also f1.
     """
 
     def __init__(self, labels: LabelMap, task_name: str | None = None):
@@ -156,8 +156,9 @@ class TextClassificationMetric(evaluate.Metric):
         logits, references = np.array(predictions), np.array(references)
         _, compute = METRICS[self.labels.problem_type]
         metrics = compute(logits, references, self.labels.names)
-        if self.task_name in F1_TASKS:
-            metrics["f1"] = f1_score(references, logits.argmax(axis=1), zero_division=0)
+        if self.task_name in F1_LABELS:
+            positive = self.labels.names.index(F1_LABELS[self.task_name])
+            metrics["f1"] = f1_score(references, logits.argmax(axis=1), pos_label=positive, zero_division=0)
         return {name: float(value) for name, value in metrics.items()}
 
 

@@ -339,6 +339,8 @@ def _stated_separator(cells: Collection[str], where: str) -> str:
         doubtful += [name for mark in weaker for name in _joined(names, mark)]
     else:
         doubtful += [cell for cell in cells if separator not in cell and any(mark in cell for mark in weaker)]
+        if not any(separator in cell for cell in cells):  # each cell would be one label, though several are said
+            doubtful += _joined(cells, " ")
     if doubtful:
         raise UserError(
             f"The labels of {where} can be read in two ways: {min(doubtful)!r} may be the name of one label, or "

@@ -4,7 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from datasets import ClassLabel, Dataset, DatasetDict
+import pyarrow as pa
+import pyarrow.compute
+from datasets import ClassLabel, Dataset, DatasetDict, List
 from sklearn.model_selection import train_test_split
 
 from layer_distillation.errors import UserError
@@ -63,12 +65,28 @@ def _can_stratify(train: Dataset, percentage: int) -> bool:
 
 
 def limited(splits: DatasetDict, data_args: DataArguments) -> DatasetDict:
-    """Returns the first examples of every split, as many as `data_args` allow."""
+    """Returns the first examples of every split, as many as `data_args` allow.
+
+    Raises:
+        UserError: none of the labels that are left in a split is known.
+    """
     limits = {
         "train": data_args.max_train_samples,
         **dict.fromkeys(splits_for("validation", splits), data_args.max_eval_samples),
         **dict.fromkeys(splits_for("test", splits), data_args.max_predict_samples),
     }
-    return DatasetDict(
-        {name: split.select(range(min(limits[name] or len(split), len(split)))) for name, split in splits.items()}
-    )
+    first = {name: split.select(range(min(limits[name] or len(split), len(split)))) for name, split in splits.items()}
+    for name, split in first.items():
+        _check_some_label_is_known(split, name)
+    return DatasetDict(first)
+
+
+def _check_some_label_is_known(split: Dataset, name: str) -> None:
+    if isinstance(split.features.get("label"), List):
+        shares = pa.compute.list_flatten(split.with_format("arrow")["label"][:])
+        if pa.compute.all(pa.compute.is_nan(shares)).as_py():
+            raise UserError(
+                f"Some labels of each split must be known, but none of the {len(split)} examples of {name} has one. "
+                "Use more of them (--max_train_samples, --max_eval_samples, --max_predict_samples, "
+                "--validation_split_percentage)."
+            )

@@ -7,7 +7,7 @@ A column says which class each score belongs to: by the keys of {"good": 1.2, "b
 """
 
 import numpy as np
-from datasets import List, Value
+from datasets import LargeList, List, Value
 
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import REGRESSION, SINGLE_LABEL
@@ -41,8 +41,10 @@ def read_teacher_logits(train: RawSplit, labels: LabelMap, data_args: DataArgume
     return _logits_of(scores, labels, train) if data_args.teacher_scores == PROBABILITIES else scores
 
 
-def _classes_and_scores(train: RawSplit, labels: LabelMap, data_args: DataArguments) -> tuple[list[str], list[list]]:
-    """Returns the names of the classes, and for each row their scores in this order."""
+def _classes_and_scores(
+    train: RawSplit, labels: LabelMap, data_args: DataArguments
+) -> tuple[list[str], list[list | None]]:
+    """Returns the names of the classes, and for each row their scores in this order, `None` where they are missing."""
     name, data = data_args.teacher_column_name, train.data
     if name not in data.column_names:
         classes = [label for label in labels.names if f"{name}_{label}" in data.column_names]
@@ -55,10 +57,10 @@ def _classes_and_scores(train: RawSplit, labels: LabelMap, data_args: DataArgume
         return classes, list(zip(*(data[f"{name}_{label}"][:] for label in classes), strict=True))
     feature = data.features[name]
     if isinstance(feature, dict):
-        return list(feature), [[row[label] for label in feature] for row in data[name]]
+        return list(feature), [None if row is None else [row[label] for label in feature] for row in data[name]]
     if labels.problem_type == REGRESSION and isinstance(feature, Value):
         return list(labels.names), [[score] for score in data[name]]
-    if not isinstance(feature, List):
+    if not isinstance(feature, (List, LargeList)):
         raise UserError(
             f"--teacher_column_name {name} must hold a score for each label, as a list or as {{label: score}}, but "
             f"{train.where} has {data[0][name]!r}. Name another column."
@@ -71,7 +73,7 @@ def _classes_and_scores(train: RawSplit, labels: LabelMap, data_args: DataArgume
     return list(data_args.teacher_classes), data[name][:]
 
 
-def _as_numbers(rows: list[list], num_classes: int, train: RawSplit, data_args: DataArguments) -> np.ndarray:
+def _as_numbers(rows: list[list | None], num_classes: int, train: RawSplit, data_args: DataArguments) -> np.ndarray:
     """Returns the scores as a table; in csv files they are strings."""
     scores = np.empty((len(rows), num_classes), dtype=np.float32)
     for number, row in enumerate(rows, 1):

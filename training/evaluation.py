@@ -43,11 +43,9 @@ def score_splits(
 ) -> dict[str, float]:
     """Returns what `evaluate_splits` returns, for anything that gives logits `(examples, labels)` for a split."""
     metrics = {}
-    for split, suffix in _suffixes(splits).items():
-        tokenized = inputs.tokenized[split]
-        if "labels" in tokenized.column_names:
-            scores = score_logits(logits_of(split), label_array(tokenized), inputs)
-            metrics.update({f"{prefix}_{name}{suffix}": value for name, value in scores.items()})
+    for split, suffix in _suffixes(splits, inputs).items():
+        scores = score_logits(logits_of(split), label_array(inputs.tokenized[split]), inputs)
+        metrics.update({f"{prefix}_{name}{suffix}": value for name, value in scores.items()})
     return metrics
 
 
@@ -93,22 +91,25 @@ def true_answers(tokenized: Dataset, labels: LabelMap) -> np.ndarray:
 def evaluate_splits(trainer: Trainer, inputs: Inputs, splits: Sequence[str], prefix: str) -> dict[str, float]:
     """Returns the metrics of the splits that have labels, named `{prefix}_{metric}`.
 
-    The metrics of all splits but the first get a suffix: `_mm` for MNLI's mismatched set, as in `run_glue.py`,
+    The metrics of all these splits but the first get a suffix: `_mm` for MNLI's mismatched set, as in `run_glue.py`,
     otherwise what follows "validation" or "test" in the split's name.
     """
     metrics = {}
-    for split, suffix in _suffixes(splits).items():
-        if "labels" in inputs.tokenized[split].column_names:
-            scores = trainer.evaluate(by_length(inputs.tokenized[split]), metric_key_prefix=prefix)
-            metrics.update({f"{name}{suffix}": value for name, value in scores.items()})
+    for split, suffix in _suffixes(splits, inputs).items():
+        scores = trainer.evaluate(by_length(inputs.tokenized[split]), metric_key_prefix=prefix)
+        metrics.update({f"{name}{suffix}": value for name, value in scores.items()})
     return metrics
 
 
-def _suffixes(splits: Sequence[str]) -> dict[str, str]:
-    """What the metrics of each split end in, so that several can be told apart: nothing for the first."""
-    names = {split: split.split("_", maxsplit=1)[-1] for split in splits[1:]}
-    others = {split: "_mm" if name == "mismatched" else f"_{name}" for split, name in names.items()}
-    return dict.fromkeys(splits[:1], "") | others
+def _suffixes(splits: Sequence[str], inputs: Inputs) -> dict[str, str]:
+    """The splits that have labels, and what the metrics of each end in, to tell them apart: nothing for the first.
+
+    The first of them is the one that results are reported on (`Inputs.reported_split`).
+    """
+    labelled = [split for split in splits if "labels" in inputs.tokenized[split].column_names]
+    names = {split: split.split("_", maxsplit=1)[-1] for split in labelled}
+    suffixes = {split: "_mm" if name == "mismatched" else f"_{name}" for split, name in names.items()}
+    return suffixes | dict.fromkeys(labelled[:1], "")
 
 
 def predict_splits(trainer: Trainer, inputs: Inputs, splits: Sequence[str], folder: str | Path) -> dict[str, float]:
@@ -117,14 +118,14 @@ def predict_splits(trainer: Trainer, inputs: Inputs, splits: Sequence[str], fold
     Columns of a file: `index` (row of the split, from 0), `label` where it is known, `prediction`, and a logit for
     each label. Metrics are named `predict_{metric}`, with suffixes as in `evaluate_splits`.
     """
-    metrics = {}
-    for split, suffix in _suffixes(splits).items():
+    metrics, suffixes = {}, _suffixes(splits, inputs)
+    for split in splits:
         output = _predict(trainer, inputs.tokenized[split], "predict")
         if trainer.is_world_process_zero():
             file = Path(folder) / f"predictions_{split}.csv"
             write_predictions(file, output.predictions, output.label_ids, inputs.data.labels)
-        if output.label_ids is not None:
-            metrics.update({f"{name}{suffix}": value for name, value in output.metrics.items()})
+        if split in suffixes:
+            metrics.update({f"{name}{suffixes[split]}": value for name, value in output.metrics.items()})
     return metrics
 
 

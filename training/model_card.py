@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from layer_distillation.record import RunRecord, StudentRecord
 from text_data.arguments import GLUE
+from text_data.names import split_names
 from text_data.thresholds import THRESHOLDS_FILE, thresholds_table
 from training.tables import METRIC_TITLES, format_layers, markdown_table, results_table
 
@@ -57,7 +58,7 @@ def model_card(output_dir: str | Path, record: RunRecord) -> str:
     metadata = ModelCardData(
         model_name=name,
         license=settings.get("license"),
-        language=settings["languages"].split(",") if settings.get("languages") else None,
+        language=list(split_names(settings.get("languages"))) or None,
         datasets=_datasets(settings),
         base_model=student.pretrained["hub_name"] if student.pretrained else record.teacher.hub_name,
         library_name="peft" if student.adapter else "transformers",
@@ -76,8 +77,9 @@ def model_card(output_dir: str | Path, record: RunRecord) -> str:
             if f"{prefix}_{metric}" in results
         ],
     )
+    # In the form of floating-point numbers, a seed of many digits would be rounded.
     training = "\n".join(
-        f"- `{setting}`: {value}" if isinstance(value, str) else f"- `{setting}`: {value:g}"
+        f"- `{setting}`: {value:g}" if isinstance(value, float) else f"- `{setting}`: {value}"
         for setting, value in {"seed": record.seed, **record.training, **record.loss}.items()
     )
     versions = ", ".join(f"{library} {version}" for library, version in record.libraries.items())
