@@ -19,7 +19,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import has_length
 
 from layer_distillation.arguments import DistillationTrainingArguments
@@ -34,8 +33,8 @@ from layer_distillation.layer_losses import LayerLosses
 from layer_distillation.layer_outputs import LayerOutputs
 from layer_distillation.loss_log import TOTAL, LossLog
 from layer_distillation.losses import cosine_loss, kl_divergence_loss
-from layer_distillation.matching import check_logits, check_match
-from layer_distillation.model_outputs import config_of, no_predictions, plain_model, with_loss
+from layer_distillation.matching import check_apart, check_logits, check_match
+from layer_distillation.model_outputs import config_of, in_tuples, no_predictions, plain_model, with_loss
 from layer_distillation.precision import in_float32
 from layer_distillation.teacher_outputs import check_finite, stored_width
 
@@ -135,6 +134,7 @@ class DistillationTrainer(Trainer):
             self.model, self.teacher_model, self._label_name, self.compute_loss_func, smoothing
         )
         if self.teacher_model is not None:
+            check_apart(self.model, self.teacher_model)
             check_match(self.model, self.teacher_model, self.processing_class)
             config, teacher_config = config_of(self.model), config_of(self.teacher_model)
             if config is not None and teacher_config is not None and config.problem_type is None:
@@ -206,7 +206,7 @@ class DistillationTrainer(Trainer):
         processes and steps is the loss of the step, which does not depend on how the step is split. Without
         `num_items_in_batch`, the loss of this batch is returned.
         """
-        num_real = self._num_real_examples(find_batch_size(inputs))
+        num_real = self._num_real_examples(inputs)
         if not model.training:
             outputs = model(**self._student_inputs(inputs))
             # At least one example: a process with nothing but repeated ones has to return a number, which is dropped.
@@ -303,10 +303,10 @@ class DistillationTrainer(Trainer):
         ignore_keys = no_predictions(self.model) if ignore_keys is None else ignore_keys  # no inner states
         if any(inputs.get(name) is None for name in self.label_names):
             # Trainer calls the model itself. With labels it calls `compute_loss`, which may read other columns.
-            inputs = self._columns.of_student(inputs)
+            model, inputs = in_tuples(model), self._columns.of_student(inputs)
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         if loss is not None:
-            num_real = self._num_real_examples(find_batch_size(inputs))
+            num_real = self._num_real_examples(inputs)
             weight = self._label_loss.weight_in_evaluation(inputs, num_real).to(loss.device, torch.float32)
             if self.args.logging_nan_inf_filter:
                 weight = weight * loss.isfinite()
@@ -371,8 +371,7 @@ class DistillationTrainer(Trainer):
     @property
     def _holds_projection(self) -> bool:
         # The engines optimize, save and load all weights that they hold, the projection among them.
-        in_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        return self._layers.projection is not None and not in_engine
+        return self._layers.projection is not None and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
 
     @property
     def _loss_sums_file(self) -> str:
@@ -392,8 +391,9 @@ class DistillationTrainer(Trainer):
         dataset = state.active_dataloader.dataset
         return -len(dataset) % (batch_size * self.args.world_size) if has_length(dataset) else 0
 
-    def _num_real_examples(self, batch_size: int) -> int:
+    def _num_real_examples(self, batch: dict[str, Any]) -> int:
         """Returns how many examples at the start of this process's batch are not repeated ones."""
+        batch_size = self._label_loss.num_examples(batch)
         # All batches of an optimizer step are fetched before the first is used. Only the last one is filled up.
         is_last = self.accelerator.gradient_state.sync_gradients
         return self._num_real_in_last(batch_size, self.model.training) if is_last else batch_size
@@ -406,7 +406,7 @@ class DistillationTrainer(Trainer):
         """Returns the number of labels that count, or of examples, in one optimizer step over all processes."""
         if not batch_samples:
             return None
-        sizes = [find_batch_size(batch) for batch in batch_samples]
+        sizes = [self._label_loss.num_examples(batch) for batch in batch_samples]
         self._num_examples_in_step = sum(sizes) * self.args.world_size - self._num_repeated_examples(sizes[-1], True)
         num_real = [*sizes[:-1], self._num_real_in_last(sizes[-1], True)]
         number = sum(map(self._label_loss.num_items, batch_samples, num_real)).to(device)

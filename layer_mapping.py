@@ -28,7 +28,14 @@ from layer_distillation.encoder_layers import blueprint, find_layer_list, num_la
 from layer_distillation.errors import UserError
 from layer_distillation.first_norm import fold_first_norm, lacks_first_norm
 from layer_distillation.inner_neurons import keep_neurons
-from layer_distillation.layer_structure import ADAPTER_LISTS, Misfit, check_structure, check_unchanged, config_in_use
+from layer_distillation.layer_structure import (
+    ADAPTER_LISTS,
+    Misfit,
+    check_readable,
+    check_structure,
+    check_unchanged,
+    config_in_use,
+)
 from layer_distillation.merging import merged
 from layer_distillation.precision import in_float32, is_quantized, set_float32
 from layer_distillation.student_config import config_of_layers
@@ -247,6 +254,7 @@ def build_random_student(teacher: PreTrainedModel, num_student_layers: int | Non
     config = config_of_layers(teacher.config, range(depth))
     set_float32(config)
     try:
+        check_readable(config, range(depth))
         with whole_weights(), _told_about_ties(teacher, range(depth)):
             student = type(teacher)(config)
     except Misfit as misfit:
@@ -350,6 +358,7 @@ def _blueprint_of_layers(teacher: PreTrainedModel, indices: Sequence[int]) -> Pr
         Misfit: a layer would be built differently at its place in the student, or tied to another weight.
     """
     student_config = config_of_layers(config_in_use(teacher), indices)
+    check_readable(student_config, indices)
     if not is_quantized(teacher):
         set_float32(student_config)
     with _told_about_ties(teacher, indices):

@@ -9,19 +9,21 @@ fingerprint_outputs(tokenized, teacher, bf16=False)           # names the folder
 import hashlib
 import io
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.trainer_utils import unwrap_peft_model
 
-from layer_distillation.model_outputs import MODEL_INPUTS, columns_read_by
+from layer_distillation.merging import has_native_adapters
+from layer_distillation.model_outputs import MODEL_INPUTS, columns_read_by, config_of, plain_model
 
-# Config entries that say where a model comes from, and do not change what it computes.
+# Config entries and attributes that say where a model comes from or is used, and do not change what it computes.
 INCIDENTAL_CONFIG_ENTRIES = ("_name_or_path", "transformers_version", "architectures")
+INCIDENTAL_ATTRIBUTES = ("name_or_path", "training", "gradient_checkpointing")
 
 
 def fingerprint_model(model: nn.Module) -> str:
@@ -53,13 +55,16 @@ def fingerprint_dataset(dataset: Dataset, columns: tuple[str, ...] = MODEL_INPUT
     return digest.hexdigest()
 
 
-def fingerprint_outputs(dataset: Dataset, teacher: PreTrainedModel, bf16: bool) -> str:
+def fingerprint_outputs(dataset: Dataset, teacher: nn.Module, bf16: bool) -> str:
     """Returns 32 hexadecimal digits that tell apart the outputs of a teacher for a data set."""
     # With another config, such as another number of attention heads, the same weights compute something else.
-    config = {name: value for name, value in teacher.config.to_dict().items() if name not in INCIDENTAL_CONFIG_ENTRIES}
+    config = config_of(teacher)
+    entries = {} if config is None else config.to_dict()
+    entries = {name: value for name, value in entries.items() if name not in INCIDENTAL_CONFIG_ENTRIES}
     parts = (
         fingerprint_model(teacher),
-        json.dumps(config, sort_keys=True, default=str),
+        json.dumps(entries, sort_keys=True, default=str),
+        json.dumps(_modules(teacher)),
         fingerprint_dataset(dataset, columns_read_by(teacher)),
         "bf16" if bf16 else "float32",
         *_adapter_settings(teacher),
@@ -67,12 +72,45 @@ def fingerprint_outputs(dataset: Dataset, teacher: PreTrainedModel, bf16: bool) 
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
 
 
+def _modules(model: nn.Module) -> list[tuple[str, str, dict[str, Any]]]:
+    """Returns path, class and plain attributes of every module: a class of one's own may compute something else."""
+    return [
+        (
+            path,
+            f"{type(module).__module__}.{type(module).__qualname__}",
+            {
+                name: value
+                for name, value in sorted(vars(module).items())
+                if isinstance(value, bool | int | float | str)
+                and not name.startswith("_")
+                and name not in INCIDENTAL_ATTRIBUTES
+            },
+        )
+        for path, module in model.named_modules()
+    ]
+
+
 def _adapter_settings(model: nn.Module) -> tuple[str, ...]:
-    """Returns the settings of PEFT's adapters, whose scale is not in their weights; nothing for other models."""
-    if unwrap_peft_model(model) is model:
+    """Returns the settings of PEFT's adapters that are not in their weights: which are in use, and at which scale.
+
+    Nothing for a model without adapters.
+    """
+    is_peft_model = unwrap_peft_model(model) is not model
+    if not is_peft_model and not has_native_adapters(model):
         return ()
-    configs = {name: config.to_dict() for name, config in model.peft_config.items()}
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    holder = model if is_peft_model else plain_model(model)
+    configs = {name: config.to_dict() for name, config in holder.peft_config.items()}
+    in_use = [
+        (name, module.disable_adapters, list(module.active_adapters), vars(module).get("scaling"))  # IA3 has no scale
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    ]
     as_text = json.dumps(
-        configs, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set) else str(value)
+        [configs, in_use],
+        sort_keys=True,
+        default=lambda value: sorted(value) if isinstance(value, set) else str(value),
     )
-    return as_text, str(model.active_adapter)
+    return as_text, str(model.active_adapter) if is_peft_model else ""  # of prompts, which are no modules

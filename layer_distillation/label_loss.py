@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.trainer_pt_utils import find_batch_size
 
 from layer_distillation.errors import UserError
 from layer_distillation.losses import task_loss
@@ -65,6 +66,13 @@ class LabelLoss:
         if self._predicts_next_token:
             return nn.functional.pad(labels, (0, 1), value=IGNORED_LABEL)[..., 1:]
         return labels.float() if self._stated_problem_type in (MULTI_LABEL, REGRESSION) else labels
+
+    def num_examples(self, batch: Mapping[str, Any]) -> int:
+        """Returns the number of examples in a batch: of its labels, else of its `input_ids`, else of its first tensor.
+
+        The first tensor need not have a row an example: position ids `(1, length)` serve all of them.
+        """
+        return find_batch_size([batch.get(self._name), batch.get("input_ids"), *batch.values()])
 
     def num_items(self, batch: Mapping[str, Any], num_real: int) -> torch.Tensor:
         """Returns the number of labels that count among the first `num_real` examples (see `num_counted`)."""

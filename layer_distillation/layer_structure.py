@@ -8,8 +8,10 @@ modules that its config does not build.
 """
 
 import copy
+import json
 from collections.abc import Sequence
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -17,6 +19,7 @@ from layer_distillation.encoder_layers import blueprint, find_layer_list
 from layer_distillation.errors import UserError
 from layer_distillation.first_norm import FIRST_NORM, lacks_first_norm, loses_bias
 from layer_distillation.precision import is_quantized
+from layer_distillation.student_config import PER_LAYER_ENTRIES, encoder_config
 
 # Attributes that only tell a layer its number or the depth. BigBird uses `seed` in training only. MiniMax keeps what
 # it computes from the depth in buffers, which are copied.
@@ -41,6 +44,31 @@ def config_in_use(teacher: PreTrainedModel) -> PretrainedConfig:
     config = copy.deepcopy(teacher.config)
     config.attention_type = attention_type
     return config
+
+
+def check_readable(config: PretrainedConfig, indices: Sequence[int]) -> None:
+    """Raises a `Misfit` if the config of a student would be refused or changed when its checkpoint is loaded.
+
+    Some configs refuse some lists of layers, such as one without attention. Gemma 4 always has the last layer attend
+    to all tokens.
+
+    Args:
+        indices: 0-based teacher layers in student order.
+    """
+    layers = ",".join(str(index + 1) for index in indices)
+    try:
+        loaded = type(config).from_dict(json.loads(config.to_json_string()))
+    except (StrictDataclassError, ValueError) as error:
+        reason = str(error).splitlines()[-1].strip().removesuffix(".")
+        raise Misfit(f"{type(config).__name__} refuses the layers {layers} ({reason})") from error
+    for entry in PER_LAYER_ENTRIES:
+        values = [getattr(encoder_config(part), entry, None) for part in (config, loaded)]
+        values = [list(value) if isinstance(value, tuple) else value for value in values]  # JSON has no tuples
+        if values[0] != values[1]:
+            raise Misfit(
+                f"{type(config).__name__} has another `{entry}` for the layers {layers} when it is loaded "
+                f"({values[0]}, {values[1]})"
+            )
 
 
 def check_structure(teacher: PreTrainedModel, student: PreTrainedModel, indices: Sequence[int]) -> None:

@@ -1,5 +1,6 @@
 """What a student and its teacher must share, because their logits are compared by position and their inputs are equal.
 
+check_apart(student, teacher)    # and what they may not share
 check_match(student, teacher, tokenizer)
 check_logits(student_logits, teacher_logits)
 """
@@ -11,6 +12,27 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import plain_model
 from layer_distillation.vocabularies import check_vocabulary
+
+
+def check_apart(student: nn.Module, teacher: nn.Module) -> None:
+    """Checks that the student does not hold the teacher's own layers.
+
+    To freeze the teacher would freeze them in the student, and the dropout of the student would disturb the teacher. A
+    frozen module without others inside, such as word embeddings, may be shared: it computes the same in both.
+
+    Raises:
+        UserError: a weight that the student trains, or a module made of other modules, is in both models.
+    """
+    of_student = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
+    of_student |= {id(module) for module in student.modules() if next(module.children(), None) is not None}
+    parts = (*teacher.named_modules(), *teacher.named_parameters())
+    shared = [name or "the whole model" for name, part in parts if id(part) in of_student]
+    if shared:
+        raise UserError(
+            f"The student and the teacher are the same objects in memory ({', '.join(shared[:2])}), so that the part "
+            "would be frozen with the teacher. Build the student with `build_student`, which copies the layers, or "
+            "pass `copy.deepcopy(teacher)` as the `teacher_model`."
+        )
 
 
 def check_match(student: nn.Module, teacher: nn.Module, tokenizer: PreTrainedTokenizerBase | object | None) -> None:

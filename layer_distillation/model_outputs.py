@@ -217,3 +217,16 @@ def with_loss(outputs: Any, loss: torch.Tensor | None) -> Any:
         outputs["loss"] = loss
         return outputs
     return loss, *outputs
+
+
+def in_tuples(model: nn.Module) -> Callable[..., Any]:
+    """Returns the model as a function that returns a tensor as a tuple of one.
+
+    `Trainer` takes the first entry of what has one entry, which of a tensor is the row of the only example.
+    """
+
+    def forward(**inputs: Any) -> Any:
+        outputs = model(**inputs)
+        return (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+
+    return forward

@@ -28,6 +28,8 @@ PER_LAYER_ENTRIES = (
     "attention_layers",
     "attention_window",
     "moe_topk",
+    "layer_rope_theta",
+    "num_attention_heads_per_layer",
 )
 # Pairs of entries that choose the layers i with i % period == offset.
 PERIODS = (("attn_layer_period", "attn_layer_offset"), ("expert_layer_period", "expert_layer_offset"))
@@ -56,6 +58,7 @@ def config_of_layers(config: PretrainedConfig, indices: Sequence[int]) -> Pretra
     _cut_lists(entries, indices)
     _renumber_layers(entries, indices)
     _renumber_periods(entries, indices)
+    of_single_layers = _entries_of_single_layers(entries, indices)
     if _has(entries, "num_hidden_groups") and entries.num_hidden_groups == depth:  # ALBERT with a group a layer
         entries.num_hidden_groups = len(indices)
     if _has(entries, "scale_depth"):  # MiniCPM3 multiplies what a layer adds by scale_depth / sqrt(depth)
@@ -67,6 +70,8 @@ def config_of_layers(config: PretrainedConfig, indices: Sequence[int]) -> Pretra
             f"The depth of {type(entries).__name__} cannot be changed, because its layers are arranged in blocks that "
             "shorten the text; choose a teacher with layers in one row, such as BERT."
         ) from None
+    if of_single_layers is not None:  # after the depth, which bounds the numbers
+        entries.per_layer_config = of_single_layers
     if not _can_cache(entries):
         entries.use_cache = False
     return student_config
@@ -101,7 +106,8 @@ def _cut_lists(config: PretrainedConfig, indices: Sequence[int]) -> None:
     # Read before any is written, because an entry may be another name of one before: Zamba's `layer_types`.
     values_of = {entry: getattr(config, entry, None) for entry in PER_LAYER_ENTRIES}
     for entry, values in values_of.items():
-        is_computed = isinstance(getattr(type(config), entry, None), property)
+        name = config.attribute_map.get(entry, entry)  # Falcon-H1's `layer_types` is another name of what it computes
+        is_computed = isinstance(getattr(type(config), name, None), property)
         if isinstance(values, (list, tuple)) and not is_computed:
             setattr(config, entry, [values[index] for index in indices])
     if _has(config, "attention_layers") and _has(config, "attention_types"):  # GPT-Neo writes the same list twice
@@ -120,6 +126,17 @@ def _renumber_layers(config: PretrainedConfig, indices: Sequence[int]) -> None:
         dense = [index in config.mlp_only_layers or (index + 1) % step != 0 for index in indices]
         config.mlp_only_layers = [position for position, is_dense in enumerate(dense) if is_dense]
         config.decoder_sparse_step = 1
+
+
+def _entries_of_single_layers(config: PretrainedConfig, indices: Sequence[int]) -> dict[int, dict] | None:
+    """Returns the entries that single layers have of their own, by position in the student; `None` if none has any.
+
+    Gemma 4 has them. The numbers of layers that the student lacks would make its checkpoint unreadable.
+    """
+    if not config.is_heterogeneous:
+        return None
+    of_teacher = {int(index): entries for index, entries in config.to_dict()["per_layer_config"].items()}
+    return {position: of_teacher[index] for position, index in enumerate(indices) if index in of_teacher}
 
 
 def _renumber_periods(config: PretrainedConfig, indices: Sequence[int]) -> None:

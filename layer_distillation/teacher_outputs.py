@@ -66,6 +66,7 @@ def add_teacher_logits(
     Raises:
         UserError: the folder cannot be written to, which is found before the teacher runs, or the cache is damaged.
     """
+    _check_columns(dataset, TEACHER_LOGITS)
     folder = Path(cache_dir) / fingerprint_outputs(dataset, teacher, bf16)
     if _is_complete(folder):
         logger.info(f"Teacher outputs are read from {folder}; the teacher does not run.")
@@ -74,6 +75,19 @@ def add_teacher_logits(
             if not _is_complete(folder):
                 _store_logits(folder, dataset, teacher, collator, batch_size, bf16)
     return _with_columns_of(folder, dataset, lambda: load_from_disk(str(folder)))
+
+
+def _check_columns(dataset: Dataset, *added: str) -> None:
+    if "input_ids" not in dataset.column_names:
+        raise UserError(
+            f"The outputs of a teacher are stored for tokenized texts, but there is no column `input_ids` among "
+            f"{', '.join(dataset.column_names)}. Tokenize them with `map`, not with a transform."
+        )
+    if taken := sorted({*added} & {*dataset.column_names}):
+        raise UserError(
+            f"The data set has the column {', '.join(taken)} already. Remove it with `remove_columns` to have the "
+            "outputs of this teacher instead."
+        )
 
 
 def _is_complete(*folders: Path) -> bool:
@@ -142,6 +156,8 @@ def add_teacher_hidden_states(
     depth = encoder_config(teacher.config).num_hidden_layers
     if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(range(1, depth + 1)):
         raise UserError(f"`layers` must be different numbers from 1 to {depth}, the teacher's depth, found {layers}.")
+    columns = [TEACHER_HIDDEN_STATES.format(layer=layer) for layer in sorted(layers)]
+    _check_columns(dataset, *columns)
     check_hidden_states_size(dataset, teacher, len(layers), max_bytes)
     fingerprint = fingerprint_outputs(dataset, teacher, bf16)
     folders = {layer: Path(cache_dir) / f"{fingerprint}-hidden-{layer}" for layer in sorted(layers)}
@@ -154,7 +170,6 @@ def add_teacher_hidden_states(
     for folder in folders.values():
         file = str(folder / HIDDEN_STATES_FILE)
         dataset = _with_columns_of(folder, dataset, lambda file=file: Dataset.from_file(file))
-    columns = [TEACHER_HIDDEN_STATES.format(layer=layer) for layer in folders]
     # A batch has about a million numbers. Reading them as Python numbers takes longer than a training step.
     return dataset.with_format("numpy", columns=columns, output_all_columns=True)
 
@@ -303,6 +318,7 @@ def check_finite(dataset: Dataset | TorchDataset | None) -> None:
     num_bad = 0
     for table in dataset.select_columns(TEACHER_LOGITS).with_format("arrow").iter(batch_size=10_000):
         values = table[TEACHER_LOGITS].combine_chunks()
+        num_bad += values.null_count if pa.types.is_nested(values.type) else 0  # rows, which `flatten` leaves out
         values = values.flatten() if pa.types.is_nested(values.type) else values
         num_bad += np.count_nonzero(~np.isfinite(values.to_numpy(zero_copy_only=False)))
     if num_bad:

@@ -4,11 +4,13 @@ import re
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from experiments.kept_layers import logits_of, logits_of_kept_layers
-from experiments.tiny_classifiers import tiny_classifier
+from experiments.tiny_classifiers import tiny_classifier, tiny_config
 from layer_distillation.encoder_layers import num_layers
 from layer_distillation.errors import UserError
+from layer_distillation.student_config import config_of_layers
 from layer_mapping import build_random_student, build_student, parse_layers, select_layers
 from tests.tiny_architectures import MECHANISMS
 
@@ -95,3 +97,40 @@ def test_fresh_layers_that_transformers_cannot_build_are_refused():
     with pytest.raises(UserError, match="--num_student_layers"):
         build_random_student(teacher, 2)  # one hybrid layer
     assert num_layers(build_random_student(teacher, 3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("model_type", "entries", "fitting", "refused"),
+    [
+        ("gemma4_unified_text", {}, ((2, 4, 6), (6,), (1, 3, 6)), ((1, 2, 3), (6, 1))),
+        ("laguna", {"num_attention_heads_per_layer": [2, 4, 2, 4, 4, 2]}, ((2, 4, 6), (1, 3, 5), (6, 1, 2)), ()),
+        ("olmo_hybrid", {}, ((2, 4, 6), (4, 5, 6)), ((1, 2, 3), (1, 3, 5))),
+        ("recurrent_gemma", {}, ((1, 2, 3),), ((1, 3, 5),)),
+        ("llama", {"per_layer_config": {1: {"rms_norm_eps": 0.5}, 4: {"skip": ["mlp"]}}}, ((2, 4, 6), (5, 1)), ()),
+    ],
+)
+def test_the_config_of_a_student_describes_its_layers_when_it_is_loaded(
+    model_type, entries, fitting, refused, inputs, tmp_path
+):
+    config = tiny_config(model_type, **entries)
+    config.allow_global_per_layer_attribute_access = True
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        teacher = AutoModelForCausalLM.from_config(config).eval()
+        for parameter in teacher.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    for layers in fitting:
+        student = build_student(teacher, layers)
+        student.save_pretrained(tmp_path)
+        expected = logits_of_kept_layers(teacher, layers, inputs)
+        for model in (student, type(student).from_pretrained(tmp_path)):
+            torch.testing.assert_close(logits_of(model, inputs), expected)
+    for layers in refused:
+        with pytest.raises(UserError) as error:
+            build_student(teacher, layers)
+        assert_is_one_sentence(str(error.value))
+
+
+def test_the_positions_of_a_layer_that_its_model_chooses_by_number_follow_the_layer():
+    config = tiny_config("muse_glimmer_text", layer_rope_theta=[1e4, 0, 1e3, 1e4, 0, 1e5])
+    assert config_of_layers(config, [5, 1, 2]).layer_rope_theta == [1e5, 0, 1e3]

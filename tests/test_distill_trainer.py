@@ -489,6 +489,35 @@ def test_teacher_that_does_not_match_the_student_is_refused(build_trainer, chang
         build_trainer(student, teacher=teacher)
 
 
+@pytest.mark.parametrize("shared", ["model", "layer", "weight", "frozen block"])
+def test_a_student_that_holds_parts_of_its_teacher_is_refused(build_trainer, shared):
+    student, teacher = bert(1), bert(3)
+    if shared == "model":
+        student = teacher
+    elif shared == "layer":
+        student.bert.encoder.layer[0] = teacher.bert.encoder.layer[1]
+    elif shared == "weight":
+        student.bert.pooler.dense.weight = teacher.bert.pooler.dense.weight
+    else:  # whose dropout would be that of the teacher too
+        student.bert.embeddings = teacher.bert.embeddings.requires_grad_(False)
+    with pytest.raises(UserError, match="`build_student`, .* `copy.deepcopy"):
+        build_trainer(student, teacher=teacher)
+    assert shared == "frozen block" or all(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_frozen_word_embeddings_may_be_those_of_the_teacher(build_trainer):
+    logs = []
+    for are_shared in (False, True):
+        student, teacher = bert(3), bert(3)
+        student.bert.embeddings.word_embeddings.requires_grad_(False)
+        if are_shared:
+            teacher.bert.embeddings.word_embeddings = student.bert.embeddings.word_embeddings
+        trainer = build_trainer(student, teacher=teacher, max_steps=2)
+        trainer.train()
+        logs.append(step_logs(trainer))
+    assert logs[0] == logs[1]
+
+
 def test_arguments_of_the_stock_trainer_are_refused(tmp_path):
     with pytest.raises(UserError, match="`args` .* DistillationTrainingArguments, found TrainingArguments"):
         DistillationTrainer(model=bert(1), args=TrainingArguments(str(tmp_path), use_cpu=True))
@@ -508,10 +537,9 @@ def test_teacher_logits_of_another_shape_are_refused(build_trainer):
             trainer.train()
 
 
-@pytest.mark.parametrize("value", [math.nan, -math.inf, None], ids=str)
-def test_teacher_logits_that_are_not_finite_are_refused_before_the_training(build_trainer, value):
-    logits = [[0.0, 1.0, 2.0]] * 16 + [[0.0, value, 2.0]]
-    train = random_examples(17).add_column("teacher_logits", logits)
+@pytest.mark.parametrize("row", [[0.0, math.nan, 2.0], [0.0, -math.inf, 2.0], [0.0, None, 2.0], None], ids=str)
+def test_teacher_logits_that_are_not_finite_are_refused_before_the_training(build_trainer, row):
+    train = random_examples(17).add_column("teacher_logits", [[0.0, 1.0, 2.0]] * 16 + [row])
     with pytest.raises(UserError, match="^1 numbers of the `teacher_logits` column"):
         build_trainer(train=train)
     build_trainer(train=train, **CE_ONLY)
@@ -966,6 +994,43 @@ def test_a_module_that_returns_only_logits_learns_from_labels_and_teacher(build_
     with torch.no_grad():
         kl = kl_divergence_loss(logits, bert(3)(**batch).logits, 2.0).mean().item()
     assert (log["loss_ce"], log["loss_kl"]) == pytest.approx((ce, kl), rel=1e-5)
+
+
+class BareLogits(torch.nn.Module):
+    """Returns a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = bert(1)
+
+    def forward(self, input_ids, attention_mask):
+        return self.model(input_ids, attention_mask).logits
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_bare_logits_without_labels_keep_a_row_an_example_whatever_the_batches(build_trainer, batch_size):
+    examples, student = random_examples(5).select_columns(["input_ids", "attention_mask"]), BareLogits().eval()
+    with torch.no_grad():
+        expected = student(**pad(list(examples))).numpy()
+    trainer = build_trainer(student, teacher=bert(3), per_device_eval_batch_size=batch_size)
+    assert trainer.predict(examples).predictions == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss_weights", [CE_ONLY, {}], ids=["labels alone", "with a teacher"])
+def test_a_tensor_without_a_row_an_example_may_come_first_in_a_batch(build_trainer, loss_weights):
+    def with_positions(examples):
+        batch = pad(examples)
+        return {"position_ids": torch.arange(batch["input_ids"].shape[1])[None], **batch}
+
+    runs = []
+    for collator in (pad, with_positions):
+        trainer = build_trainer(teacher=bert(3), gradient_accumulation_steps=2, **loss_weights)
+        trainer.data_collator = collator
+        trainer.train()
+        metrics = {name: value for name, value in trainer.evaluate().items() if name == "eval_loss"}
+        runs.append({"steps": step_logs(trainer), "metrics": metrics, "weights": weights(trainer.model)})
+    assert_same_steps(*runs)
+    assert runs[0]["metrics"] == pytest.approx(runs[1]["metrics"])
 
 
 def test_a_student_in_half_precision_is_trained_in_float32(build_trainer):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from peft import LoraConfig, get_peft_model
+from transformers import BertForSequenceClassification
 
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_dataset, fingerprint_model
@@ -175,6 +176,78 @@ def test_quantized_teachers_and_adapters_have_caches_of_their_own(cache_dir, exa
         torch.testing.assert_close(torch.tensor(stored[:]), expected, rtol=2e-2, atol=2e-2)
     add_teacher_logits(examples, with_adapter(4), cache_dir, pad)
     assert len(finished(cache_dir)) == 3
+
+
+class Sharper(BertForSequenceClassification):
+    """The weights and the config of another class, and other logits."""
+
+    factor = 3.0
+
+    def forward(self, *args, **kwargs):
+        outputs = super().forward(*args, **kwargs)
+        outputs["logits"] = self.factor * outputs["logits"]
+        return outputs
+
+
+def test_what_a_teacher_computes_beside_its_weights_and_its_config_leads_to_a_cache_of_its_own(cache_dir, examples):
+    def sharper(factor):
+        model = bert(2)
+        model.__class__, model.factor = Sharper, factor
+        return model
+
+    def with_adapters(alpha=4, names=("default",), is_on=True, is_native=False):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            config = LoraConfig(target_modules=["query"], r=2, lora_alpha=alpha, init_lora_weights=False)
+            model = bert(2)
+            if is_native:
+                model.add_adapter(config)
+                return model.eval()
+            model = get_peft_model(model, config)
+            model.add_adapter("other", config)
+        model.base_model.set_adapter(list(names))
+        if not is_on:
+            model.base_model.disable_adapter_layers()
+        return model.eval()
+
+    native = [with_adapters(alpha, is_native=True) for alpha in (4, 8)]
+    adapters = [with_adapters(), with_adapters(names=("default", "other")), with_adapters(is_on=False)]
+    for number, teacher in enumerate((bert(2), sharper(3.0), sharper(4.0), *native, *adapters), start=1):
+        stored = cached(add_teacher_logits(examples, teacher, cache_dir, pad))
+        assert len(finished(cache_dir)) == number
+        with torch.no_grad():
+            expected = teacher(**pad([{k: row[k] for k in row if k != "labels"} for row in examples])).logits
+        assert stored == pytest.approx(expected.numpy(), abs=1e-5)
+    for teacher in (bert(2), sharper(4.0), with_adapters(4, is_native=True), with_adapters(is_on=False)):
+        calls = count_calls(teacher)
+        add_teacher_logits(examples, teacher.train(), cache_dir, pad)
+        assert not calls
+
+
+class Module(torch.nn.Module):
+    """A teacher without a config."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = bert(2)
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        return self.model(input_ids, attention_mask, token_type_ids).logits
+
+
+def test_a_teacher_may_be_any_module(cache_dir, examples, expected):
+    assert cached(add_teacher_logits(examples, Module(), cache_dir, pad)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_column_that_is_there_already_and_texts_that_are_no_tokens_are_refused(cache_dir, examples):
+    stored = add_teacher_logits(examples, bert(2), cache_dir, pad)
+    with pytest.raises(UserError, match="`remove_columns`"):
+        add_teacher_logits(stored, bert(1), cache_dir, pad)
+    with pytest.raises(UserError, match="`input_ids` .* `map`"):
+        add_teacher_logits(Dataset.from_dict({"text": ["a"]}), bert(1), cache_dir, pad)
+    states = add_states_of_layer_1(examples, bert(2), cache_dir, pad)
+    with pytest.raises(UserError, match="teacher_hidden_states_1"):
+        add_states_of_layer_1(states, bert(2), cache_dir, pad)
 
 
 def test_labels_other_columns_and_the_storage_of_the_data_do_not_matter(cache_dir, examples, tmp_path):
