@@ -26,7 +26,7 @@ from pathlib import Path
 
 from layer_distillation.pretrained import allow_remote_code, path_from, resolve_checkpoint
 from layer_distillation.record import RunRecord
-from lora_adapters.adapters import count_parameters, target_modules
+from lora_adapters.adapters import adapted_modules, count_parameters
 from lora_adapters.arguments import LoraArguments, LoraTrainingArguments
 from lora_adapters.loading import load_adapter
 from text_data.arguments import DataArguments
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     training_args = training_args.for_models(start.model)
     check_training_labels(inputs, training_args, start.is_trained)
     check_student(start, student_args, training_args, inputs)
-    target_modules(start.model, lora_args.lora_target_modules)
+    adapted_modules(start.model, lora_args)
     record = new_record(settings, inputs, training_args, {"teacher": start.fingerprint})
     if finished_run(record, training_args, overwrite) is None:
         check_teacher(start, training_args, inputs)

@@ -6,6 +6,7 @@ text = write_scored(comments, answers, model.labels)
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from app.models import Answer
 TEXT_COLUMNS = ("text", "comment", "comment_text", "tweet", "sentence", "content", "review")
 # A spreadsheet runs a cell that begins like this as a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+QUOTED = re.compile(r'"[^"]*"?')
 DELIMITERS = ",;\t"  # spreadsheets write semicolons where the comma is the decimal point
 
 
@@ -33,6 +35,11 @@ def find_text_column(header: Sequence[str]) -> int | None:
     return known[0] if known else 0 if len(names) == 1 else None
 
 
+def find_delimiter(header: str) -> str:
+    """Returns what stands between the names in the first line of a file, outside of quotation marks; else a comma."""
+    return max(DELIMITERS, key=QUOTED.sub("", header).count)
+
+
 def read_comments(content: bytes, max_characters: int) -> Comments:
     """Reads a CSV file with a header.
 
@@ -47,8 +54,7 @@ def read_comments(content: bytes, max_characters: int) -> Comments:
         raise ValueError("The file is not UTF-8 text. Save it as CSV UTF-8.") from error
     if "\0" in text:
         raise ValueError("The file is not a CSV file: it holds binary data.")
-    first_line = text.partition("\n")[0]
-    delimiter = max(DELIMITERS, key=first_line.count)
+    delimiter = find_delimiter(io.StringIO(text, newline="").readline())
     # Strict, because a quotation mark that is not closed would turn the rest of the file into one comment.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:

@@ -10,6 +10,7 @@ Weights come from ONNX or safetensors files only. Neither can hold code, unlike 
 """
 
 import hashlib
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ MULTI_LABEL = "multi_label_classification"
 DEFAULT_THRESHOLD = 0.5
 # Labels of a config that names none: Transformers leaves these two out.
 DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # For tokenizers without a limit.
 DEFAULT_MAX_LENGTH = 128
 
@@ -131,6 +133,9 @@ class Model(ABC):
         self._tokenizer.no_padding()
         side = tokenizer_config.get("truncation_side", "right")
         self._tokenizer.enable_truncation(self.max_length, direction=side)
+        # Whether a text that has a special token in it, such as "[SEP]", is read as any other text. tokenizer.json
+        # does not say it.
+        self._tokenizer.encode_special_tokens = bool(tokenizer_config.get("split_special_tokens"))
 
     def _read_thresholds(self, file: Path) -> None:
         """Reads a `thresholds.json`, which may have been changed by hand."""
@@ -215,9 +220,6 @@ class OnnxModel(Model):
     def __init__(self, name: str, folder: Path, file: Path, metrics: dict, kind: str):
         super().__init__(name, folder, file, metrics)
         self._kind = kind
-        # In int8 the activations of a batch share one scale, so an answer would depend on the other texts. Each text
-        # runs alone; without padding this takes hardly longer.
-        self.runs_together = kind != "int8"
         options = onnxruntime.SessionOptions()
         # Two texts at the same time, each on one core, take less time than one after the other on both cores.
         options.intra_op_num_threads = 1
@@ -226,6 +228,9 @@ class OnnxModel(Model):
         except Exception as error:  # ONNX Runtime's errors have no other class in common
             raise ValueError(f"{file} cannot be loaded: {error}. Copy it again, or export the model again.") from error
         self._inputs = [node.name for node in self._session.get_inputs()]
+        # In int8 the activations of a batch share one scale, and a model that reads no mask takes padding for text: an
+        # answer would depend on the other texts. Each text runs alone; without padding this takes hardly longer.
+        self.runs_together = kind != "int8" and "attention_mask" in self._inputs
 
     @property
     def backend(self) -> str:
@@ -242,17 +247,22 @@ class TorchModel(Model):
         super().__init__(name, folder, _existing(folder / "model.safetensors"), metrics)
         # Imported here, because the app runs ONNX models without these two packages.
         import torch
-        from transformers import AutoModelForSequenceClassification
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         torch.set_num_threads(1)
         self._torch = torch
+        safely = {"trust_remote_code": False, "local_files_only": True}
         self._model = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype="float32", use_safetensors=True, trust_remote_code=False, local_files_only=True
+            folder, dtype="float32", use_safetensors=True, **safely
         ).eval()
         # XLNet reads its answer from the last token, and its tokenizer pads before the text.
         self.pads_left = self._model.config.model_type == "xlnet"
-        has_types = getattr(self._model.config, "type_vocab_size", 0) > 1
-        self._inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])]
+        # What a model reads in training: what its tokenizer writes and its `forward` names. GPT-2 embeds types of
+        # tokens like words, so it answers otherwise without them.
+        written = {"input_ids", "attention_mask", *AutoTokenizer.from_pretrained(folder, **safely).model_input_names}
+        read = inspect.signature(self._model.forward).parameters
+        self._inputs = [name for name in MODEL_INPUTS if name in written and name in read]
+        self.runs_together = "attention_mask" in self._inputs
 
     @property
     def backend(self) -> str:

@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from app.comments_file import DELIMITERS
+from app.comments_file import find_delimiter
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 ROWS_AT_A_TIME = 1_000
@@ -99,12 +99,11 @@ def _read_csv(path: Path) -> Iterator[list[str]]:
     limit = csv.field_size_limit(MAX_CELL_CHARACTERS)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            first_line = file.readline()
+            delimiter = find_delimiter(file.readline())
             file.seek(0)
-            reader = csv.reader(file, delimiter=max(DELIMITERS, key=first_line.count), strict=True)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
             header = next(reader, [])
-            if len(set(header)) < len(header):
-                raise ValueError(f"{path} names a column twice: {', '.join(header)}. Rename one of them.")
+            _check_names(header, path)
             yield header
             for row in reader:
                 if len(row) not in (0, len(header)):
@@ -117,6 +116,11 @@ def _read_csv(path: Path) -> Iterator[list[str]]:
         raise ValueError(f"{path} must be a CSV file in UTF-8: {error}. Correct the file.") from error
     finally:
         csv.field_size_limit(limit)
+
+
+def _check_names(columns: Sequence[str], path: Path) -> None:
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"{path} names a column twice: {', '.join(columns)}. Rename one of them.")
 
 
 def _read_jsonl(path: Path) -> Iterator[dict]:
@@ -146,6 +150,7 @@ def _open_parquet(path: Path) -> Source:
 
     # By default the columns of a whole group of rows are read at once, and many files have one group only.
     file = pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
+    _check_names(file.schema_arrow.names, path)
     rows = (row for batch in file.iter_batches(ROWS_AT_A_TIME) for row in batch.to_pylist())
     return Source(rows, {field.name: field.type for field in file.schema_arrow}, file.metadata.num_rows)
 
@@ -184,7 +189,7 @@ def _write_parquet(file: Path, rows: Sequence[dict], columns: Columns) -> None:
     for name, kind in columns.items():
         try:
             arrays.append(pyarrow.array([row[name] for row in rows], kind))
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        except (pyarrow.ArrowException, OverflowError) as error:
             raise ValueError(
                 f"The column {name} must have values of one type for parquet: {error}. Choose an --output that ends "
                 "in .jsonl."
@@ -216,12 +221,14 @@ def _join_parquet(parts: Sequence[Path], target: Path) -> None:
     try:
         # What has been null, or whole numbers, in one part may be text, or decimals, in another.
         schema = pyarrow.unify_schemas(map(pyarrow.parquet.read_schema, parts), promote_options="permissive")
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-        raise ValueError(f"A column must have values of one type for parquet: {error}.") from error
-    with pyarrow.parquet.ParquetWriter(target, schema) as writer:
-        for start in range(0, len(parts), PARTS_A_ROW_GROUP):
-            tables = []
-            for part in parts[start : start + PARTS_A_ROW_GROUP]:
-                with pyarrow.parquet.ParquetFile(part) as content:
-                    tables.append(content.read(use_threads=False).cast(schema))
-            writer.write_table(pyarrow.concat_tables(tables))
+        with pyarrow.parquet.ParquetWriter(target, schema) as writer:
+            for start in range(0, len(parts), PARTS_A_ROW_GROUP):
+                tables = []
+                for part in parts[start : start + PARTS_A_ROW_GROUP]:
+                    with pyarrow.parquet.ParquetFile(part) as content:
+                        tables.append(content.read(use_threads=False).cast(schema))
+                writer.write_table(pyarrow.concat_tables(tables))
+    except pyarrow.ArrowException as error:
+        raise ValueError(
+            f"A column must have values of one type for parquet: {error}. Choose an --output that ends in .jsonl."
+        ) from error

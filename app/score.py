@@ -100,7 +100,10 @@ def score_file(args: argparse.Namespace) -> None:
         "split": args.split,
         "text_column": text_column,
         "shard": args.shard,
-        "thresholds": thresholds,
+        # What the answers depend on beside the weights; the files that say it may have been changed by hand.
+        "labels": list(model.labels),
+        "thresholds": model.thresholds and {**model.thresholds, **thresholds},
+        "max_length": model.max_length,
         **model.identity,
     }
     columns = {**source.columns, **further}

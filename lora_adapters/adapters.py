@@ -62,7 +62,7 @@ def add_lora(
         The model to train. The random weights of the adapters are drawn with torch's global seed.
 
     Raises:
-        UserError: the student has adapters already, or as `target_modules`.
+        UserError: the student has adapters already, or as `adapted_modules`.
     """
     if unwrap_peft_model(student) is not student or has_native_adapters(student):
         raise UserError(
@@ -70,7 +70,7 @@ def add_lora(
             "(`merge_and_unload`), or train that model as it is."
         )
     initialization = lora_args.init_lora_weights
-    targets, heads = target_modules(student, lora_args.lora_target_modules), head_modules(student)
+    targets, heads = adapted_modules(student, lora_args), head_modules(student)
     config = LoraConfig(
         r=lora_args.lora_r,
         lora_alpha=lora_args.lora_alpha,
@@ -107,6 +107,23 @@ def _batches(examples: Dataset, collator: Callable) -> list[dict]:
     examples = with_model_inputs(examples).select(range(min(NUM_EVA_EXAMPLES, len(examples))))
     batch_size = min(32, len(examples))  # a smaller last batch could have too few tokens for a decomposition
     return [dict(batch) for batch in DataLoader(examples, batch_size, collate_fn=collator, drop_last=True)]
+
+
+def adapted_modules(model: PreTrainedModel, lora_args: LoraArguments) -> list[str]:
+    """Returns the full names of the linear layers that get an adapter.
+
+    Raises:
+        UserError: see `target_modules`; or PEFT cannot start adapters on one of them in the way that is asked for.
+    """
+    targets = target_modules(model, lora_args.lora_target_modules)
+    # PEFT takes the transposed weight for the weight. Where its sides are equal, the student would start broken.
+    conv1d = [name for name in targets if isinstance(model.get_submodule(name), Conv1D)]
+    if conv1d and lora_args.init_lora_weights == "olora":
+        raise UserError(
+            f"--init_lora_weights olora needs layers of the class Linear, but {conv1d[0]} of {type(model).__name__} "
+            "is a Conv1D. Choose another initialization, such as pissa."
+        )
+    return targets
 
 
 def target_modules(model: PreTrainedModel, names: str | None = None) -> list[str]:

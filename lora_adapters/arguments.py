@@ -73,6 +73,13 @@ class LoraArguments:
                 f"--init_lora_weights must be one of {', '.join(INITIALIZATIONS)}, found {self.init_lora_weights!r}. "
                 "Others change the weights of the student in a way that a saved adapter does not hold."
             )
+        if self.init_lora_weights == "mica" and self.use_dora:
+            raise UserError("--init_lora_weights mica does not go with --use_dora in PEFT. Leave one of them out.")
+        if self.init_lora_weights == "orthogonal" and self.lora_r % 2:
+            raise UserError(
+                f"--lora_r must be even for --init_lora_weights orthogonal, found {self.lora_r}. "
+                f"Use {self.lora_r + 1}."
+            )
 
 
 @dataclass

@@ -35,6 +35,13 @@ def test_columns_are_told_apart_by_what_the_header_has_between_them(delimiter):
     ]
 
 
+@pytest.mark.parametrize("header", ['"a,b,c";text', '"a, ""b"", c";text', 'text;"a\tb\tc"'])
+def test_what_stands_between_quotation_marks_of_the_header_separates_no_columns(header):
+    row = "one;two" if header.endswith("text") else "two;one"
+    comments = read_comments(f"{header}\n{row}\n".encode(), 100)
+    assert (comments.rows[0][comments.column], comments.delimiter) == ("two", ";")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -47,6 +54,7 @@ def test_columns_are_told_apart_by_what_the_header_has_between_them(delimiter):
         (b"id,text\n1,a\n2\n", "Row 3 has 1 columns, the header has 2"),
         (b"text\n" + b"x" * 101, "row 2 is longer than 100 characters"),
         (b"text\n" + b"x" * 200_000, "not a CSV file"),
+        (b"x" * 200_000 + b"\ntext", "not a CSV file"),
         (b'text\na\n"b\nc\n', r"not a CSV file: unexpected end of data \(line 4\)"),
     ],
 )

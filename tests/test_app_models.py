@@ -12,10 +12,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import XLNetConfig, XLNetForSequenceClassification, XLNetTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertTokenizer,
+    XLNetConfig,
+    XLNetForSequenceClassification,
+    XLNetTokenizer,
+)
 
 from app.explain import MAX_WORDS, explain
 from app.models import BACKENDS, Answer, load_model
+from experiments.tiny_classifiers import tiny_classifier
+from export.arguments import FLOAT32_FILE
+from export.float32 import export_float32
 from tests.served_model import MAX_LENGTH
 
 TEXTS = [
@@ -73,6 +83,56 @@ def test_texts_are_padded_on_the_side_that_the_tokenizer_pads(tmp_path):
     alone = torch.tensor([scores(model.classify([text]))[0] for text in TEXTS])
     torch.testing.assert_close(torch.tensor(scores(model.classify(TEXTS))), alone)
     assert (alone[0] - alone[1]).abs().max() > 0.01
+
+
+@pytest.fixture
+def words_tokenizer():
+    """A tokenizer of whole words, as BERT's: it writes types of tokens."""
+    words = sorted({word for text in TEXTS for word in text.lower().replace(",", "").replace("!", "").split()})
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    return BertTokenizer(vocab={name: i for i, name in enumerate(names)}, model_max_length=48)
+
+
+def write_classifier(folder, model, tokenizer):
+    """Writes a checkpoint with the float32 file of an export, as far as the app reads it."""
+    export = folder / "export"
+    (export / "onnx").mkdir(parents=True)
+    model.save_pretrained(folder)
+    export_float32(model, export / FLOAT32_FILE)
+    for target in (folder, export):
+        tokenizer.save_pretrained(target)
+        model.config.save_pretrained(target)
+    (export / "metrics.json").write_text(json.dumps({"max_length": 48}))
+    return folder
+
+
+@pytest.mark.parametrize("backend", ["float32", "pytorch"])
+def test_texts_of_a_model_that_reads_no_mask_are_not_padded(words_tokenizer, tmp_path, backend):
+    model = load_model(write_classifier(tmp_path, tiny_classifier("fnet"), words_tokenizer), backend)
+    alone = torch.tensor([scores(model.classify([text]))[0] for text in TEXTS])
+    torch.testing.assert_close(torch.tensor(scores(model.classify(TEXTS))), alone)
+
+
+def test_types_of_tokens_are_read_by_a_model_that_takes_them_for_words(words_tokenizer, tmp_path):
+    gpt = tiny_classifier("gpt2")
+    gpt.save_pretrained(tmp_path)
+    words_tokenizer.save_pretrained(tmp_path)
+    with torch.inference_mode():
+        expected = gpt(**words_tokenizer(TEXTS[:1], return_tensors="pt")).logits.softmax(-1)
+    answers = load_model(tmp_path, "pytorch").classify(TEXTS[:1])
+    torch.testing.assert_close(torch.tensor(scores(answers)), expected)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_special_tokens_in_a_text_are_read_as_its_tokenizer_reads_them(served_model, tmp_path, split):
+    shutil.copytree(served_model, tmp_path, dirs_exist_ok=True)
+    change_file(tmp_path / "tokenizer_config.json", {"split_special_tokens": split})
+    text = "I hate [SEP] you [MASK]"
+    inputs = AutoTokenizer.from_pretrained(tmp_path)(text, return_tensors="pt")
+    with torch.inference_mode():
+        expected = AutoModelForSequenceClassification.from_pretrained(tmp_path)(**inputs).logits.softmax(-1)
+    answers = load_model(tmp_path, "pytorch").classify([text])
+    torch.testing.assert_close(torch.tensor(scores(answers)), expected)
 
 
 def test_text_beyond_the_models_length_is_left_out_and_said_to_be(served_model):

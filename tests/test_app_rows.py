@@ -28,6 +28,22 @@ def test_a_row_with_other_columns_is_refused_by_its_number(tmp_path, row):
         list(source.rows)
 
 
+def test_columns_of_a_csv_file_are_told_apart_outside_of_quotation_marks(tmp_path):
+    (tmp_path / "in.csv").write_text('"a,b,c";text\n1;d\n')
+    assert list(open_source(str(tmp_path / "in.csv")).rows) == [{"a,b,c": "1", "text": "d"}]
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.parquet"])
+def test_two_columns_of_one_name_are_refused(tmp_path, name):
+    if name == "in.csv":
+        (tmp_path / name).write_text("text,n,n\na,1,2\n")
+    else:
+        columns = [pa.array(["a"]), pa.array([1]), pa.array([2])]
+        pq.write_table(pa.Table.from_arrays(columns, ["text", "n", "n"]), tmp_path / name)
+    with pytest.raises(ValueError, match="column twice: text, n, n"):
+        open_source(str(tmp_path / name))
+
+
 def test_any_text_comes_back_from_csv(tmp_path):
     texts = ["a\rb", "\r", "a\r\nb", "a\nb", 'a"b', "a,b;c", "", " ", "x" * 200_000, "\u2028"]
     write_rows(
@@ -65,6 +81,12 @@ def test_parts_of_parquet_get_the_types_that_fit_all_of_them(tmp_path):
     assert pq.read_schema(tmp_path / "empty.parquet").field("label").type == pa.string()
 
 
+@pytest.mark.parametrize("values", [[2**70, 1], [1, 2**70]])
+def test_a_number_too_large_for_parquet_is_refused_with_its_column(tmp_path, values):
+    with pytest.raises(ValueError, match=r"column n .*\.jsonl"):
+        write_rows(tmp_path / "out.parquet", [{"n": value} for value in values], {"n": None})
+
+
 @pytest.mark.parametrize("values", [[1, "a"], ["a", 1], [[1], "a"]])
 def test_a_column_of_several_types_is_refused_for_parquet(tmp_path, values):
     with pytest.raises(ValueError, match=r"column n .*\.jsonl"):
@@ -72,7 +94,15 @@ def test_a_column_of_several_types_is_refused_for_parquet(tmp_path, values):
     parts = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
     for part, value in zip(parts, values, strict=True):
         write_rows(part, [{"n": value}], {"n": None})
-    with pytest.raises(ValueError, match="column"):
+    with pytest.raises(ValueError, match=r"column .*\.jsonl"):
+        join_files(parts, tmp_path / "out.parquet")
+
+
+def test_whole_numbers_that_decimals_of_another_part_cannot_hold_are_refused_with_what_to_do(tmp_path):
+    parts = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
+    for part, value in zip(parts, [2**60 + 1, 0.5], strict=True):
+        write_rows(part, [{"n": value}], {"n": None})
+    with pytest.raises(ValueError, match=r"1152921504606846977.*\.jsonl"):
         join_files(parts, tmp_path / "out.parquet")
 
 

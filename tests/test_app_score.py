@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import sys
 
 import pyarrow as pa
@@ -201,6 +202,21 @@ def test_thresholds_decide_which_of_several_labels_a_comment_has(several_labels,
     assert row["predicted_label"] == "toxic"
     (row,) = run(several_labels, source, tmp_path / "all.jsonl", "--threshold", "not_toxic=0")
     assert row["predicted_label"] == "not_toxic;toxic"
+
+
+def test_blocks_with_other_thresholds_of_the_model_are_not_mixed_in(several_labels, tmp_path, monkeypatch):
+    model, source = tmp_path / "model", write(tmp_path / "in.jsonl")
+    shutil.copytree(several_labels, model)
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(score, "classify_all", stop)
+        run(model, source, tmp_path / "out.jsonl")
+    (model / "thresholds.json").write_text(json.dumps({"thresholds": {"not_toxic": 0.1}}))
+    with pytest.raises(SystemExit, match="another thresholds"):
+        run(model, source, tmp_path / "out.jsonl")
 
 
 @pytest.mark.parametrize(

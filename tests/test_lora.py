@@ -328,6 +328,8 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path):
         ({"lora_alpha": float("nan")}, "--lora_alpha .*nan"),
         ({"lora_dropout": 1.0}, "--lora_dropout .*1.0"),
         ({"init_lora_weights": "corda"}, "--init_lora_weights .*corda"),
+        ({"init_lora_weights": "mica", "use_dora": True}, "--init_lora_weights mica .*--use_dora"),
+        ({"init_lora_weights": "orthogonal", "lora_r": 3}, "--lora_r .*orthogonal, found 3"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
@@ -385,6 +387,13 @@ def test_the_adapters_of_a_named_conv1d_layer_are_merged_into_its_transposed_wei
     torch.testing.assert_close(logits_of(merged), expected, atol=1e-5, rtol=1e-5)
     for layer, weight, update in zip(merged.transformer.h, before, updates, strict=True):
         torch.testing.assert_close(layer.attn.c_attn.weight, weight + update.T)
+
+
+@pytest.mark.parametrize("names", [None, "attn.c_proj"])  # the weight of the second one is square
+def test_an_initialization_that_reads_transposed_weights_wrongly_is_refused(names):
+    lora_args = LoraArguments(lora_r=2, init_lora_weights="olora", lora_target_modules=names)
+    with pytest.raises(UserError, match="--init_lora_weights olora .*Conv1D"):
+        add_lora(tiny_classifier("gpt2", n_layer=2), lora_args)
 
 
 @pytest.mark.parametrize("model_type", ["hunyuan_v1_moe", "jetmoe", "doge"])
