@@ -32,7 +32,7 @@ from layer_distillation.loss_table import WEIGHTS
 from layer_distillation.pretrained import path_from, resolve_checkpoint
 from layer_distillation.problem_types import SINGLE_LABEL
 from layer_distillation.record import UNFINISHED_RECORD_FILE, Origin, RunRecord
-from lora_adapters.adapters import target_modules
+from lora_adapters.adapters import adapted_modules
 from lora_adapters.arguments import LoraArguments
 from text_data.answers import label_array
 from text_data.arguments import DataArguments
@@ -263,7 +263,7 @@ def check_grid(grid: Grid, start: TeacherStart, others: Mapping[str, Loaded]) ->
     for strategy in dict.fromkeys((*grid.comparison_args.strategies, *grid.comparison_args.method_strategies)):
         check_student(start, grid.comparison_args.student(strategy), args, grid.inputs)
     if any(METHODS[method].has_adapters for method in methods):
-        target_modules(start.model, grid.lora_args.lora_target_modules)
+        adapted_modules(start.model, grid.lora_args)
     of_encoder = [method for method in methods if METHODS[method].checkpoint == ENCODER]
     if of_encoder:
         _check_encoder(grid, start, of_encoder, others)
