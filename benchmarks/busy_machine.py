@@ -133,7 +133,7 @@ def table(rows: Sequence[dict]) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--steps", type=int, default=7, help="of a turn (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20, help="of a turn (default: %(default)s)")
     return parser.parse_args()
 
 

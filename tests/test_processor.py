@@ -11,7 +11,7 @@ import joblib
 import pytest
 from packaging.version import Version
 
-from training.processor import SCHED_SETATTR, SPINS, TURN, VARIABLES, describe_threads, share_processor
+from training.processor import SCHED_SETATTR, SPINS, TIME_SLICE, VARIABLES, describe_threads, share_processor
 
 ROOT = Path(__file__).resolve().parent.parent
 BEFORE = {name: os.environ.get(name) for name in VARIABLES}
@@ -104,16 +104,16 @@ def test_the_log_says_what_was_decided(monkeypatch):
     assert "OMP_NUM_THREADS 5" in line and "OMP_WAIT_POLICY PASSIVE" in line and f" {joblib.cpu_count()}." in line
 
 
-# Prints the nice value and the length of a turn of a process that `share_processor` has prepared, and of its child.
-TURNS_OF_PROCESS_AND_CHILD = """
+# Prints the nice value and the time slice of a process that `share_processor` has prepared, and of its child.
+SLICES_OF_PROCESS_AND_CHILD = """
 import ctypes, os, struct, sys
 from training.processor import share_processor
 
 def show():
     attributes = ctypes.create_string_buffer(48)
     assert ctypes.CDLL(None).syscall(int(sys.argv[1]), 0, attributes, 48, 0) == 0
-    _, _, _, nice, _, turn, _, _ = struct.unpack("=IIQiIQQQ", attributes.raw)
-    print(nice, turn, flush=True)
+    _, _, _, nice, _, time_slice, _, _ = struct.unpack("=IIQiIQQQ", attributes.raw)
+    print(nice, time_slice, flush=True)
 
 os.nice(3)
 share_processor()
@@ -129,16 +129,16 @@ else:
     sys.platform != "linux"
     or platform.machine() not in SCHED_SETATTR
     or Version(platform.release().split("-")[0]) < Version("6.12"),
-    reason="processes ask for the length of their turns from Linux 6.12 on",
+    reason="processes ask for a time slice from Linux 6.12 on",
 )
-def test_a_process_has_short_turns_and_keeps_its_nice_value():
+def test_a_process_has_short_time_slices_and_keeps_its_nice_value():
     before = os.getpriority(os.PRIO_PROCESS, 0)
     sched_getattr = SCHED_SETATTR[platform.machine()] + 1
     run = subprocess.run(
-        [sys.executable, "-c", TURNS_OF_PROCESS_AND_CHILD, str(sched_getattr)],
+        [sys.executable, "-c", SLICES_OF_PROCESS_AND_CHILD, str(sched_getattr)],
         capture_output=True,
         text=True,
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    assert run.stdout == f"{before + 3} {TURN}\n" * 2
+    assert run.stdout == f"{before + 3} {TIME_SLICE}\n" * 2

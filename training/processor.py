@@ -15,9 +15,9 @@ import joblib
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 # Turns of the busy loop in which a thread of GNU's OpenMP waits before it sleeps. Its default is 300,000, or none if
 # the policy is passive. Measured in docs/LOG.md.
-SPINS = 2000
-# Nanoseconds of a turn on the processor: the fewest that Linux grants.
-TURN = 100_000
+SPINS = 5000
+# Nanoseconds for which a thread keeps the processor while others want it: the fewest that Linux grants.
+TIME_SLICE = 100_000
 # The number of the system call `sched_setattr`, which neither Python nor most C libraries have a function for.
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 
@@ -35,29 +35,29 @@ def share_processor() -> None:
     `OMP_NUM_THREADS`: the physical cores. If the affinity of the process or the quota of its container (cgroup) is
     smaller, it counts instead; a quota of 1.5 processors is rounded up, because one thread could not use it up.
 
-    Then asks for short turns, see `ask_for_short_turns`.
+    Then asks for short time slices, see `ask_for_short_time_slices`.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
     os.environ.setdefault("OMP_NUM_THREADS", str(joblib.cpu_count(only_physical_cores=True)))
-    ask_for_short_turns()
+    ask_for_short_time_slices()
 
 
-def ask_for_short_turns() -> None:
-    """Asks Linux to give this process, and what it starts, the processor in short turns.
+def ask_for_short_time_slices() -> None:
+    """Asks Linux to give this process, and what it starts, the processor in short time slices.
 
-    Its share of the processor stays as it is. But where one of two threads waits for its turn, so does the other: with
-    short turns, which come more often, both wait less (measured in docs/LOG.md). Linux heeds this from 6.12 on; before
-    it, on other systems and on other processors nothing changes.
+    Its share of the processor stays as it is. But where one of two threads waits for the processor, so does the other:
+    with short slices, which come more often, both wait less (measured in docs/LOG.md). Linux heeds this from 6.12 on;
+    before it, on other systems and on other processors nothing changes.
     """
     number = SCHED_SETATTR.get(platform.machine())
     if platform.system() != "Linux" or number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
         return
     nice = os.getpriority(os.PRIO_PROCESS, 0)  # stays
-    # struct sched_attr, as Linux had it first: its size, policy, flags, nice value, priority, length of a turn, two
+    # struct sched_attr, as Linux had it first: its size, policy, flags, nice value, priority, time slice, two
     # numbers of other policies.
-    attributes = struct.pack("=IIQiIQQQ", 48, os.SCHED_OTHER, 0, nice, 0, TURN, 0, 0)
+    attributes = struct.pack("=IIQiIQQQ", 48, os.SCHED_OTHER, 0, nice, 0, TIME_SLICE, 0, 0)
     ctypes.CDLL(None).syscall(number, 0, attributes, 0)  # may be refused, which does no harm
 
 
