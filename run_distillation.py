@@ -116,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     inputs = with_trimmed_vocabulary(inputs, vocabulary_args, data_args, training_args)
     check_student(start, student_args, training_args, inputs, pretrained)
     record = new_record(settings, inputs, training_args, starting_weights(start, pretrained))
+    del pretrained  # loaded again when it is trained
     if finished_run(record, training_args, overwrite) is None:
         check_teacher(start, training_args, inputs.read_by_teacher)
     with claimed(training_args):
@@ -123,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
         repository = open_repository(training_args) if push_to_hub else None
         if record.student is None:  # otherwise the run is finished
             teacher = prepare_teacher(start, training_args, inputs.read_by_teacher)
-            del start, pretrained  # loaded again when they are needed
+            del start  # loaded again when it is needed
 
             # Student, after the search for its layers or the stages before it if there are any.
             run = Run(training_args, inputs, teacher, record, checkpoint, overwrite=overwrite)

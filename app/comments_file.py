@@ -15,8 +15,11 @@ from app.models import Answer
 TEXT_COLUMNS = ("text", "comment", "comment_text", "tweet", "sentence", "content", "review")
 # A spreadsheet runs a cell that begins like this as a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-QUOTED = re.compile(r'"[^"]*"?')
 DELIMITERS = ",;\t"  # spreadsheets write semicolons where the comma is the decimal point
+# A name in quotation marks, which may hold delimiters and ends of lines.
+QUOTED = re.compile(rf'(?:(?<=[{DELIMITERS}])|\A)"(?:[^"]|"")*"')
+# Characters in which the header is looked for.
+BEGINNING = 100_000
 
 
 class Comments(NamedTuple):
@@ -35,9 +38,14 @@ def find_text_column(header: Sequence[str]) -> int | None:
     return known[0] if known else 0 if len(names) == 1 else None
 
 
-def find_delimiter(header: str) -> str:
-    """Returns what stands between the names in the first line of a file, outside of quotation marks; else a comma."""
-    return max(DELIMITERS, key=QUOTED.sub("", header).count)
+def find_delimiter(beginning: str) -> str:
+    """Returns what stands between the names in the header of a file, outside of quotation marks; else a comma.
+
+    Args:
+        beginning: of the file, the whole header and any number of rows.
+    """
+    header = re.split("[\r\n]", QUOTED.sub("", beginning), maxsplit=1)[0]
+    return max(DELIMITERS, key=header.count)
 
 
 def read_comments(content: bytes, max_characters: int) -> Comments:
@@ -54,7 +62,7 @@ def read_comments(content: bytes, max_characters: int) -> Comments:
         raise ValueError("The file is not UTF-8 text. Save it as CSV UTF-8.") from error
     if "\0" in text:
         raise ValueError("The file is not a CSV file: it holds binary data.")
-    delimiter = find_delimiter(io.StringIO(text, newline="").readline())
+    delimiter = find_delimiter(text[:BEGINNING])
     # Strict, because a quotation mark that is not closed would turn the rest of the file into one comment.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:

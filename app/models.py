@@ -37,6 +37,8 @@ DEFAULT_THRESHOLD = 0.5
 # Labels of a config that names none: Transformers leaves these two out.
 DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# Words of the text that another is padded to, to see whether padding changes its logits by more than they are rounded.
+LONG_TEXT, ROUNDING = 60, 1e-4
 # For tokenizers without a limit.
 DEFAULT_MAX_LENGTH = 128
 
@@ -82,7 +84,7 @@ class Model(ABC):
     """A classifier and its tokenizer. Several threads may call one model at the same time.
 
     Attributes:
-        runs_together: whether the model runs several texts as one batch.
+        runs_together: whether the model runs several texts as one batch; set by what loads the weights.
         pads_left: whether the shorter texts of a batch are padded before their tokens, not after them.
         name: the name of its folder.
         folder: the folder with its config.
@@ -97,7 +99,6 @@ class Model(ABC):
         identity_bias: `identity_bias.json` of the checkpoint, or of the export; empty if neither has one.
     """
 
-    runs_together = True
     pads_left = False
     identity_bias: Mapping = {}
 
@@ -194,6 +195,15 @@ class Model(ABC):
             for row, encoding in zip(probabilities.tolist(), encodings, strict=True)
         ]
 
+    def _mixes_in_padding(self) -> bool:
+        """Whether a text has other logits when it is padded: in models that read no mask (FNet), and in some that do.
+
+        ConvBERT, Nyströmformer and YOSO compute on the padding of a masked text too.
+        """
+        short, long = self._tokenizer.encode_batch(["a", "a " * LONG_TEXT])
+        alone, padded = (self._logits(self._padded(texts))[0] for texts in ([short], [short, long]))
+        return not np.allclose(alone, padded, rtol=ROUNDING, atol=ROUNDING)
+
     def _padded(self, encodings: Sequence[Encoding]) -> dict[str, np.ndarray]:
         shape = (len(encodings), max(map(len, encodings)))
         inputs = {
@@ -206,6 +216,7 @@ class Model(ABC):
             tokens = slice(start, start + len(encoding))
             inputs["input_ids"][row, tokens] = encoding.ids
             inputs["attention_mask"][row, tokens] = 1
+            inputs["token_type_ids"][row, tokens] = encoding.type_ids
         return inputs
 
 
@@ -228,9 +239,9 @@ class OnnxModel(Model):
         except Exception as error:  # ONNX Runtime's errors have no other class in common
             raise ValueError(f"{file} cannot be loaded: {error}. Copy it again, or export the model again.") from error
         self._inputs = [node.name for node in self._session.get_inputs()]
-        # In int8 the activations of a batch share one scale, and a model that reads no mask takes padding for text: an
-        # answer would depend on the other texts. Each text runs alone; without padding this takes hardly longer.
-        self.runs_together = kind != "int8" and "attention_mask" in self._inputs
+        # In int8 the activations of a batch share one scale: an answer would depend on the other texts. Each text runs
+        # alone; without padding this takes hardly longer.
+        self.runs_together = kind != "int8" and not self._mixes_in_padding()
 
     @property
     def backend(self) -> str:
@@ -262,7 +273,7 @@ class TorchModel(Model):
         written = {"input_ids", "attention_mask", *AutoTokenizer.from_pretrained(folder, **safely).model_input_names}
         read = inspect.signature(self._model.forward).parameters
         self._inputs = [name for name in MODEL_INPUTS if name in written and name in read]
-        self.runs_together = "attention_mask" in self._inputs
+        self.runs_together = not self._mixes_in_padding()
 
     @property
     def backend(self) -> str:

@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from app.comments_file import find_delimiter
+from app.comments_file import BEGINNING, find_delimiter
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 ROWS_AT_A_TIME = 1_000
@@ -99,7 +99,7 @@ def _read_csv(path: Path) -> Iterator[list[str]]:
     limit = csv.field_size_limit(MAX_CELL_CHARACTERS)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            delimiter = find_delimiter(file.readline())
+            delimiter = find_delimiter(file.read(BEGINNING))
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             header = next(reader, [])

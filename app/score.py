@@ -100,10 +100,12 @@ def score_file(args: argparse.Namespace) -> None:
         "split": args.split,
         "text_column": text_column,
         "shard": args.shard,
-        # What the answers depend on beside the weights; the files that say it may have been changed by hand.
+        "thresholds": thresholds,
+        # What the answers depend on beside the weights. These files may have been changed by hand.
         "labels": list(model.labels),
-        "thresholds": model.thresholds and {**model.thresholds, **thresholds},
+        "thresholds of the model": model.thresholds,
         "max_length": model.max_length,
+        "tokenizer_sha256": sha256_of(model.folder / "tokenizer.json"),
         **model.identity,
     }
     columns = {**source.columns, **further}
@@ -202,10 +204,11 @@ def open_parts(output: Path, settings: dict) -> Iterator[Path]:
             unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
             unfinished.rename(file)
         earlier = json.loads(file.read_text(encoding="utf-8"))
-        if changed := [name for name, value in settings.items() if earlier.get(name) != value]:
+        # Earlier versions have noted less.
+        if changed := [name for name, value in settings.items() if earlier.get(name, value) != value]:
             raise ValueError(
-                f"{parts} holds blocks that were scored with another {', '.join(changed)}. Remove it to begin again, "
-                "or choose another --output."
+                f"{parts} holds blocks of another scoring, which differs in {', '.join(changed)}. Remove it to begin "
+                "again, or choose another --output."
             )
         yield parts
         shutil.rmtree(parts)

@@ -18,12 +18,14 @@ from datasets import Dataset
 from torch import nn
 from transformers.trainer_utils import unwrap_peft_model
 
+from layer_distillation.dropout import dropout_rates
 from layer_distillation.merging import has_native_adapters
-from layer_distillation.model_outputs import MODEL_INPUTS, columns_read_by, config_of, plain_model
+from layer_distillation.model_outputs import MODEL_INPUTS, columns_read_by, config_of, plain_attributes, plain_model
 
 # Config entries and attributes that say where a model comes from or is used, and do not change what it computes.
 INCIDENTAL_CONFIG_ENTRIES = ("_name_or_path", "transformers_version", "architectures")
-INCIDENTAL_ATTRIBUTES = ("name_or_path", "training", "gradient_checkpointing")
+# RoPE with a dynamic length notes the longest text so far.
+INCIDENTAL_ATTRIBUTES = ("name_or_path", "training", "gradient_checkpointing", "max_seq_len_cached")
 
 
 def fingerprint_model(model: nn.Module) -> str:
@@ -73,17 +75,19 @@ def fingerprint_outputs(dataset: Dataset, teacher: nn.Module, bf16: bool) -> str
 
 
 def _modules(model: nn.Module) -> list[tuple[str, str, dict[str, Any]]]:
-    """Returns path, class and plain attributes of every module: a class of one's own may compute something else."""
+    """Returns path, class and plain attributes of every module: a class of one's own may compute something else.
+
+    Without rates of dropout, which change nothing in a teacher.
+    """
+    rates = {(id(module), name) for module, name, _ in dropout_rates(model)}
     return [
         (
             path,
             f"{type(module).__module__}.{type(module).__qualname__}",
             {
                 name: value
-                for name, value in sorted(vars(module).items())
-                if isinstance(value, bool | int | float | str)
-                and not name.startswith("_")
-                and name not in INCIDENTAL_ATTRIBUTES
+                for name, value in sorted(plain_attributes(module).items())
+                if name not in INCIDENTAL_ATTRIBUTES and (id(module), name) not in rates
             },
         )
         for path, module in model.named_modules()

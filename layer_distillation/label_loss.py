@@ -68,11 +68,15 @@ class LabelLoss:
         return labels.float() if self._stated_problem_type in (MULTI_LABEL, REGRESSION) else labels
 
     def num_examples(self, batch: Mapping[str, Any]) -> int:
-        """Returns the number of examples in a batch: of its labels, else of its `input_ids`, else of its first tensor.
+        """Returns the number of examples in a batch: of its labels, of its `input_ids`, or as `Trainer` counts them.
 
-        The first tensor need not have a row an example: position ids `(1, length)` serve all of them.
+        Other tensors need not have a row an example: position ids `(1, length)` serve all of them. Nor do labels in a
+        list, such as the boxes of each image.
         """
-        return find_batch_size([batch.get(self._name), batch.get("input_ids"), *batch.values()])
+        for tensor in (batch.get(self._name), batch.get("input_ids")):
+            if isinstance(tensor, torch.Tensor) and tensor.dim() > 0:
+                return len(tensor)
+        return find_batch_size(batch)
 
     def num_items(self, batch: Mapping[str, Any], num_real: int) -> torch.Tensor:
         """Returns the number of labels that count among the first `num_real` examples (see `num_counted`)."""

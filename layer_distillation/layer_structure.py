@@ -18,6 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from layer_distillation.encoder_layers import blueprint, find_layer_list
 from layer_distillation.errors import UserError
 from layer_distillation.first_norm import FIRST_NORM, lacks_first_norm, loses_bias
+from layer_distillation.model_outputs import plain_attributes
 from layer_distillation.precision import is_quantized
 from layer_distillation.student_config import PER_LAYER_ENTRIES, encoder_config
 
@@ -157,9 +158,9 @@ def structure_of(layer: nn.Module) -> dict[str, object]:
     structure = {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()}
     for path, module in layer.named_modules():
         structure[path] = type(module).__name__
-        for name, value in vars(module).items():
+        for name, value in plain_attributes(module).items():
             if isinstance(value, float):
                 value = float(f"{value:.12g}")  # a factor that is computed from another depth may round differently
-            if isinstance(value, (bool, int, float, str)) and name not in LAYER_NUMBER_ATTRIBUTES and name[0] != "_":
+            if name not in LAYER_NUMBER_ATTRIBUTES:
                 structure[f"{path}.{name}".removeprefix(".")] = value
     return {name: value for name, value in structure.items() if ADAPTER_LISTS not in f"{name}."}

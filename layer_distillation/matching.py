@@ -7,32 +7,45 @@ check_logits(student_logits, teacher_logits)
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from layer_distillation.dropout import dropout_rates
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import plain_model
 from layer_distillation.vocabularies import check_vocabulary
 
 
 def check_apart(student: nn.Module, teacher: nn.Module) -> None:
-    """Checks that the student does not hold the teacher's own layers.
+    """Checks that the training of the student changes nothing in the teacher.
 
-    To freeze the teacher would freeze them in the student, and the dropout of the student would disturb the teacher. A
-    frozen module without others inside, such as word embeddings, may be shared: it computes the same in both.
+    Frozen modules that compute the same in training and evaluation, such as word embeddings, may be in both models.
 
     Raises:
-        UserError: a weight that the student trains, or a module made of other modules, is in both models.
+        UserError: both hold a weight that the student trains, or a module with dropout or batch normalization, which
+            the student would switch on in the teacher.
     """
-    of_student = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
-    of_student |= {id(module) for module in student.modules() if next(module.children(), None) is not None}
-    parts = (*teacher.named_modules(), *teacher.named_parameters())
-    shared = [name or "the whole model" for name, part in parts if id(part) in of_student]
-    if shared:
-        raise UserError(
-            f"The student and the teacher are the same objects in memory ({', '.join(shared[:2])}), so that the part "
-            "would be frozen with the teacher. Build the student with `build_student`, which copies the layers, or "
-            "pass `copy.deepcopy(teacher)` as the `teacher_model`."
-        )
+    trained = {_memory(weight) for weight in student.parameters() if weight.requires_grad}
+    switched = {id(module) for module in teacher.modules() if isinstance(module, _BatchNorm)}
+    switched |= {id(module) for module, _, rate in dropout_rates(teacher) if rate > 0}
+    switched &= {id(module) for module in student.modules()}
+    weights = [name for name, weight in teacher.named_parameters() if _memory(weight) in trained]
+    modules = [path or "the whole model" for path, module in teacher.named_modules() if id(module) in switched]
+    for shared, problem in (
+        (weights, "which the student trains and the teacher must keep"),
+        (modules, "which compute something else in the training of the student"),
+    ):
+        if shared:
+            raise UserError(
+                f"Student and teacher share parts in memory ({', '.join(shared[:2])}), {problem}. Build the student "
+                "with `build_student`, which copies the layers, or pass `copy.deepcopy(teacher)` as the "
+                "`teacher_model`."
+            )
+
+
+def _memory(weight: nn.Parameter) -> int:
+    """Returns a number that weights over the same memory share; weights without values have one each."""
+    return weight.untyped_storage().data_ptr() or id(weight)
 
 
 def check_match(student: nn.Module, teacher: nn.Module, tokenizer: PreTrainedTokenizerBase | object | None) -> None:

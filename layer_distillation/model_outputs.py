@@ -158,6 +158,15 @@ def config_of(model: nn.Module) -> PretrainedConfig | None:
     return config if isinstance(config, PretrainedConfig) else None
 
 
+def plain_attributes(module: nn.Module) -> dict[str, bool | int | float | str]:
+    """Returns the public attributes of a module, without those inside, that are numbers, switches or names."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, bool | int | float | str) and not name.startswith("_")
+    }
+
+
 def stated_problem_type(*models: nn.Module | None) -> str | None:
     """Returns what the config of the first model that is given states, or its single output means.
 

@@ -6,8 +6,10 @@
     DistillationTrainer(model=student, args=args, train_dataset=train_dataset, ...)   # no teacher_model
 
 A cache is a folder of Arrow files with one `teacher_logits` column (float32), in the order of the data set, read
-memory-mapped. The name of the folder is a fingerprint of the teacher's weights, the tokenized examples and the
-precision. Another teacher, other data or another precision look for another folder, so no cache can be out of date.
+memory-mapped. The name of the folder is a fingerprint of the teacher (weights, config, classes and plain attributes of
+its modules, adapters), the tokenized examples and the precision. Another teacher, other data or another precision look
+for another folder. What a class of one's own keeps elsewhere, such as in a list, is not in the fingerprint, nor is the
+collator: change `cache_dir` with them.
 
 `add_teacher_hidden_states` stores the outputs of chosen layers, which `hidden_weight` compares. `HiddenStatesCollator`
 puts them into batches. They are large, so the caller gives the size that they may have.
@@ -24,6 +26,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
+from torch import nn
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
@@ -43,7 +46,7 @@ HIDDEN_STATES_FILE = "hidden_states.arrow"
 
 def add_teacher_logits(
     dataset: Dataset,
-    teacher: PreTrainedModel,
+    teacher: nn.Module,
     cache_dir: str | Path,
     collator: Callable,
     batch_size: int = 64,
@@ -112,7 +115,7 @@ def _one_run_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _store_logits(
-    folder: Path, dataset: Dataset, teacher: PreTrainedModel, collator: Callable, batch_size: int, bf16: bool
+    folder: Path, dataset: Dataset, teacher: nn.Module, collator: Callable, batch_size: int, bf16: bool
 ) -> None:
     logger.info(f"Teacher outputs for {len(dataset):,} examples are computed once and kept in {folder}.")
     # One process of every node writes, because nodes need not share a disk. Where they do, one folder is dropped.

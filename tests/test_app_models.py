@@ -106,9 +106,13 @@ def write_classifier(folder, model, tokenizer):
     return folder
 
 
-@pytest.mark.parametrize("backend", ["float32", "pytorch"])
-def test_texts_of_a_model_that_reads_no_mask_are_not_padded(words_tokenizer, tmp_path, backend):
-    model = load_model(write_classifier(tmp_path, tiny_classifier("fnet"), words_tokenizer), backend)
+@pytest.mark.parametrize(
+    ("architecture", "backend"),
+    [("fnet", "float32"), ("fnet", "pytorch"), ("convbert", "pytorch")],
+)
+def test_texts_of_a_model_that_computes_on_padding_are_not_padded(words_tokenizer, tmp_path, architecture, backend):
+    model = load_model(write_classifier(tmp_path, tiny_classifier(architecture), words_tokenizer), backend)
+    assert not model.runs_together
     alone = torch.tensor([scores(model.classify([text]))[0] for text in TEXTS])
     torch.testing.assert_close(torch.tensor(scores(model.classify(TEXTS))), alone)
 

@@ -214,9 +214,21 @@ def test_blocks_with_other_thresholds_of_the_model_are_not_mixed_in(several_labe
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(score, "classify_all", stop)
         run(model, source, tmp_path / "out.jsonl")
-    (model / "thresholds.json").write_text(json.dumps({"thresholds": {"not_toxic": 0.1}}))
-    with pytest.raises(SystemExit, match="another thresholds"):
-        run(model, source, tmp_path / "out.jsonl")
+    for name, change, differs in (
+        ("thresholds.json", {"thresholds": {"not_toxic": 0.1}}, "thresholds of the model"),
+        ("metrics.json", {"max_length": 7}, "max_length"),
+        ("tokenizer.json", {"truncation": None}, "tokenizer_sha256"),
+    ):
+        file = model / name
+        before = file.read_text()
+        file.write_text(json.dumps({**json.loads(before), **change}))
+        with pytest.raises(SystemExit, match=f"differs in {differs}\\."):
+            run(model, source, tmp_path / "out.jsonl")
+        file.write_text(before)
+    settings = next(tmp_path.glob("out.jsonl.parts/*.json"))
+    earlier = {name: value for name, value in json.loads(settings.read_text()).items() if name != "max_length"}
+    settings.write_text(json.dumps(earlier))  # as an earlier version wrote it
+    run(model, source, tmp_path / "out.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from distill_trainer import DistillationTrainer
 from experiments.tiny_classifiers import tiny_classifier
 from layer_distillation.arguments import ONLY_TRAIN, DistillationTrainingArguments, bf16_in_hardware
 from layer_distillation.batches import EpochShuffleSampler
+from layer_distillation.dropout import set_dropout
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_model
 from layer_distillation.losses import kl_divergence_loss, task_loss
@@ -489,15 +490,20 @@ def test_teacher_that_does_not_match_the_student_is_refused(build_trainer, chang
         build_trainer(student, teacher=teacher)
 
 
-@pytest.mark.parametrize("shared", ["model", "layer", "weight", "frozen block"])
+@pytest.mark.parametrize("shared", ["model", "layer", "weight", "memory", "frozen block", "dropout"])
 def test_a_student_that_holds_parts_of_its_teacher_is_refused(build_trainer, shared):
     student, teacher = bert(1), bert(3)
+    set_dropout(teacher, 0.1)
     if shared == "model":
         student = teacher
     elif shared == "layer":
         student.bert.encoder.layer[0] = teacher.bert.encoder.layer[1]
     elif shared == "weight":
         student.bert.pooler.dense.weight = teacher.bert.pooler.dense.weight
+    elif shared == "memory":
+        student.classifier.load_state_dict(teacher.classifier.state_dict(), assign=True)
+    elif shared == "dropout":
+        student.dropout = teacher.dropout
     else:  # whose dropout would be that of the teacher too
         student.bert.embeddings = teacher.bert.embeddings.requires_grad_(False)
     with pytest.raises(UserError, match="`build_student`, .* `copy.deepcopy"):
@@ -1031,6 +1037,13 @@ def test_a_tensor_without_a_row_an_example_may_come_first_in_a_batch(build_train
         runs.append({"steps": step_logs(trainer), "metrics": metrics, "weights": weights(trainer.model)})
     assert_same_steps(*runs)
     assert runs[0]["metrics"] == pytest.approx(runs[1]["metrics"])
+
+
+def test_labels_in_a_list_do_not_count_the_examples(build_trainer):
+    boxes = [{"class_labels": torch.zeros(number, dtype=torch.long)} for number in (0, 2, 1, 3)]
+    loss = build_trainer()._label_loss
+    assert loss.num_examples({"pixel_values": torch.zeros(4, 3, 8, 8), "labels": boxes}) == 4
+    assert loss.num_examples({"position_ids": torch.zeros(1, 5), "input_ids": torch.zeros(2, 5), "labels": boxes}) == 2
 
 
 def test_a_student_in_half_precision_is_trained_in_float32(build_trainer):

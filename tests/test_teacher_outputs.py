@@ -15,6 +15,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from peft import LoraConfig, get_peft_model
 from transformers import BertForSequenceClassification
 
+from layer_distillation.dropout import set_dropout
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_dataset, fingerprint_model
 from layer_distillation.model_outputs import compute_logits
@@ -157,6 +158,15 @@ def test_a_change_that_matters_leads_to_a_cache_of_its_own(cache_dir, examples, 
     calls = count_calls(teacher)
     add_teacher_logits(changed, teacher, cache_dir, pad, bf16=bf16)
     assert calls and len(finished(cache_dir)) == 2
+
+
+def test_what_changes_no_output_of_a_teacher_leads_to_the_same_cache(cache_dir, examples):
+    teacher = bert(2)
+    add_teacher_logits(examples, teacher, cache_dir, pad)
+    set_dropout(teacher, 0.3)
+    calls = count_calls(teacher)
+    add_teacher_logits(examples, teacher.train(), cache_dir, pad)
+    assert not calls and len(finished(cache_dir)) == 1
 
 
 def test_quantized_teachers_and_adapters_have_caches_of_their_own(cache_dir, examples):

@@ -157,7 +157,8 @@ class TextClassificationMetric(evaluate.Metric):
         _, compute = METRICS[self.labels.problem_type]
         metrics = compute(logits, references, self.labels.names)
         if self.task_name in F1_LABELS:
-            positive = self.labels.names.index(F1_LABELS[self.task_name])
+            name, names = F1_LABELS[self.task_name], self.labels.names
+            positive = names.index(name) if name in names else 1
             metrics["f1"] = f1_score(references, logits.argmax(axis=1), pos_label=positive, zero_division=0)
         return {name: float(value) for name, value in metrics.items()}
 

@@ -107,9 +107,9 @@ def _suffixes(splits: Sequence[str], inputs: Inputs) -> dict[str, str]:
     The first of them is the one that results are reported on (`Inputs.reported_split`).
     """
     labelled = [split for split in splits if "labels" in inputs.tokenized[split].column_names]
-    names = {split: split.split("_", maxsplit=1)[-1] for split in labelled}
-    suffixes = {split: "_mm" if name == "mismatched" else f"_{name}" for split, name in names.items()}
-    return suffixes | dict.fromkeys(labelled[:1], "")
+    names = {split: split.split("_", maxsplit=1)[-1] for split in labelled[1:]}
+    others = {split: "_mm" if name == "mismatched" else f"_{name}" for split, name in names.items()}
+    return dict.fromkeys(labelled[:1], "") | others
 
 
 def predict_splits(trainer: Trainer, inputs: Inputs, splits: Sequence[str], folder: str | Path) -> dict[str, float]:
