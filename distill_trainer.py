@@ -22,7 +22,6 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import has_length
 
 from layer_distillation.arguments import DistillationTrainingArguments
-from layer_distillation.attention import quickest_on_processor
 from layer_distillation.batches import EpochShuffleSampler, lengths_of
 from layer_distillation.columns import Columns
 from layer_distillation.dropout import set_dropout
@@ -36,6 +35,7 @@ from layer_distillation.losses import cosine_loss, kl_divergence_loss
 from layer_distillation.matching import check_apart, check_logits, check_match
 from layer_distillation.model_outputs import config_of, in_tuples, no_predictions, plain_model, with_loss
 from layer_distillation.precision import in_float32
+from layer_distillation.quick_steps import quickest_steps
 from layer_distillation.teacher_outputs import check_finite, stored_width
 
 # Name of the projection (see `layer_losses.py`) within the student while both are trained.
@@ -165,7 +165,7 @@ class DistillationTrainer(Trainer):
         # DDP, each process would silently train its own student.
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
-        with quickest_on_processor(self.model, self.accelerator), self._layers.readable():
+        with quickest_steps(self.model, self.accelerator), self._layers.readable():
             if self._layers.projection is None:
                 return super()._inner_training_loop(*args, **kwargs)
             # Within the student, the optimizer and the engines find the projection. Only training needs it.

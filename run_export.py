@@ -31,11 +31,11 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from export.arguments import METRICS_FILE, UNFINISHED_FOLDER, ExportArguments
 from export.checked_export import export_checked
-from export.float32 import check_size, with_own_modules
+from export.float32 import check_size
 from export.parity import BATCH_SIZE, CheckData, deciding_metric
 from layer_distillation.atomic_files import move_files, write_json
 from layer_distillation.errors import UserError
-from layer_distillation.model_outputs import compute_logits
+from layer_distillation.model_outputs import compute_logits, with_own_modules
 from layer_distillation.pretrained import allow_remote_code, resolve_checkpoint
 from layer_distillation.problem_types import REGRESSION
 from layer_distillation.record import RunRecord, library_versions

@@ -7,7 +7,6 @@ Runtime does not notice that the head of most classifiers reads the first token 
 output for all other tokens for nothing. The export leaves this computation out.
 """
 
-import copy
 import inspect
 import re
 import warnings
@@ -24,7 +23,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from layer_distillation.errors import UserError
-from layer_distillation.model_outputs import MODEL_INPUTS
+from layer_distillation.model_outputs import MODEL_INPUTS, with_own_modules
 
 # The newest version of the file format that ONNX Runtime 1.17 reads. The graphs need nothing newer.
 IR_VERSION = 9
@@ -70,11 +69,6 @@ def check_size(model: PreTrainedModel) -> None:
             f"take {size / 1e9:.2f} GB in float32. Export a student of fewer layers, leave out pieces of a large "
             "vocabulary with --trim_vocabulary, or use the checkpoint in PyTorch."
         )
-
-
-def with_own_modules(model: PreTrainedModel) -> PreTrainedModel:
-    """Returns a copy of a model whose modules can be changed without changing the model; they share the weights."""
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
 def export_float32(model: PreTrainedModel, file: str | Path) -> None:

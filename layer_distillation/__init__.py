@@ -22,8 +22,10 @@ precision        the precision of weights that are trained
 fingerprints     hashes of weights, data and stored teacher outputs
 stored_columns   the names of columns that hold outputs of a teacher
 teacher_outputs  stored teacher logits and hidden states
+quick_steps      what makes training steps quick
 dropout          dropout rates, and dropout that is drawn quickly on a processor
 attention        the attention implementation that trains fastest
+unread_tokens    training steps without what the head does not read
 batches          the order of the examples
 engines          DeepSpeed ZeRO-3 and FSDP
 whole_weights    models that no engine shares out

@@ -1,6 +1,6 @@
-"""The implementations of attention and dropout that train fastest on a processor.
+"""The implementation of attention that trains fastest on a processor.
 
-    with quickest_on_processor(student, trainer.accelerator):
+    with quickest_attention(student, applies=True):
         ...    # training steps
 
 In bfloat16 PyTorch's scaled dot product attention has a fused kernel with a slow backward pass. With dropout it takes
@@ -11,30 +11,14 @@ in both cases (docs/PERFORMANCE.md).
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from accelerate import Accelerator
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from layer_distillation.dropout import dropout_drawn_quickly
 from layer_distillation.model_outputs import config_of, plain_model
 
 # Measured up to 128 tokens. Eager attention takes memory with the square of the length, so that models for long texts
 # keep their own: RoBERTa has 514 positions.
 MOST_POSITIONS = 514
-
-
-@contextmanager
-def quickest_on_processor(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    """Trains a model as is quickest on a processor, and restores everything at the end.
-
-    Args:
-        accelerator: of the training; where its device is another than a processor, nothing changes.
-    """
-    if accelerator.device.type != "cpu":
-        yield
-        return
-    with quickest_attention(model, applies=accelerator.mixed_precision == "bf16"), dropout_drawn_quickly():
-        yield
 
 
 @contextmanager

@@ -7,7 +7,9 @@ for indices, batch, outputs in outputs_of_batches(model, dataset, range(len(data
     ...
 """
 
+import copy
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -150,6 +152,16 @@ def plain_model(model: nn.Module) -> nn.Module:
     model = extract_model_from_parallel(model, keep_torch_compile=False)
     base = unwrap_peft_model(model)
     return model if base is model else plain_model(base)
+
+
+def with_own_modules(model: PreTrainedModel) -> PreTrainedModel:
+    """Returns a copy of a model whose modules can be changed without changing the model; they share the weights.
+
+    The copy has no hooks: what they keep is for runs of the model.
+    """
+    of_modules = [(module._forward_pre_hooks, module._forward_hooks) for module in model.modules()]
+    without_hooks = {id(hooks): OrderedDict() for both in of_modules for hooks in both}
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()} | without_hooks)
 
 
 def config_of(model: nn.Module) -> PretrainedConfig | None:

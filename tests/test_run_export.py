@@ -42,12 +42,12 @@ from experiments.tiny_classifiers import tiny_classifier
 from export import checked_export
 from export.arguments import UNFINISHED_FOLDER, ExportArguments
 from export.checked_export import export_checked_float32, quantize_checked
-from export.float32 import check_size, export_float32, with_own_modules
+from export.float32 import check_size, export_float32
 from export.gate import Gate
 from export.int8 import processor_name, quantize, quantize_accurately, this_processor
 from export.parity import INT8_BATCH_SIZE, CheckData, compute_onnx_logits
 from layer_distillation.errors import UserError
-from layer_distillation.model_outputs import compute_logits
+from layer_distillation.model_outputs import compute_logits, with_own_modules
 from layer_distillation.pretrained import PACKAGED_TEACHER, resolve_checkpoint
 from layer_distillation.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from layer_distillation.record import DataRecord, RunRecord

@@ -6,7 +6,6 @@ takes `**kwargs` (`test_distill_trainer.py` shows it).
 
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from types import SimpleNamespace
@@ -39,11 +38,11 @@ from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKEND
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
-import distill_trainer
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import DistillationTrainingArguments
 from tests.tiny_models import TINY_CLASSIFIERS, VOCAB_SIZE
 from tests.workers.train_worker import (
+    NO_DROPOUT,
     NUM_LABELS,
     bert,
     pad,
@@ -80,7 +79,8 @@ ARGUMENTS = {
 
 def config(num_labels=NUM_LABELS):
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
-    return BertConfig(vocab_size=VOCAB_SIZE, max_position_embeddings=64, num_labels=num_labels, **sizes)
+    # A step of ours draws other random numbers for dropout, of which tests/test_dropout.py holds the distribution.
+    return BertConfig(vocab_size=VOCAB_SIZE, max_position_embeddings=64, num_labels=num_labels, **sizes, **NO_DROPOUT)
 
 
 class OwnLoss(BertForSequenceClassification):
@@ -349,7 +349,7 @@ def optimizer_and_scheduler(model):
 
 @dataclass(frozen=True)
 class Case:
-    model: Callable = lambda: bert(1, dropout=True)
+    model: Callable = lambda: bert(1)
     data: Callable = examples
     eval_data: Callable | None = None  # as `data`
     args: dict = field(default_factory=dict)
@@ -368,12 +368,12 @@ CASES = {
         data=with_labels(lambda i, y: [float(y == c) for c in range(NUM_LABELS)]), trainer={"compute_metrics": None}
     ),
     "class probabilities for a model that keeps no problem type": Case(
-        lambda: TINY_CLASSIFIERS["deberta-v2"](1, NUM_LABELS),
+        lambda: TINY_CLASSIFIERS["deberta-v2"](1, NUM_LABELS, **NO_DROPOUT),
         with_labels(lambda i, y: [0.75 if y == c else 0.125 for c in range(NUM_LABELS)]),
         trainer={"compute_metrics": None},
     ),
     "classes as floats for a model that keeps no problem type": Case(
-        lambda: TINY_CLASSIFIERS["deberta-v2"](1, NUM_LABELS), with_labels(lambda i, y: float(y))
+        lambda: TINY_CLASSIFIERS["deberta-v2"](1, NUM_LABELS, **NO_DROPOUT), with_labels(lambda i, y: float(y))
     ),
     "a number": Case(lambda: bert(1, 1), with_labels(lambda i, y: float(y)), trainer={"compute_metrics": None}),
     "classes that are ignored": Case(data=with_labels(lambda i, y: y if i % 3 else -100)),
@@ -460,7 +460,7 @@ CASES = {
         },
         evaluates=False,  # the stock trainer leaves out the last examples
     ),
-    "return_dict=False": Case(lambda: bert(1, dropout=True, return_dict=False)),
+    "return_dict=False": Case(lambda: bert(1, return_dict=False)),
     "auto_find_batch_size": Case(lambda: OutOfMemory(config()), args={"auto_find_batch_size": True}),
     "adapters": Case(with_lora),
     # The stock trainer finds no labels in the signature of a compiled model, and evaluates it without. One shape of
@@ -562,8 +562,6 @@ def losses_and_scores(metrics):
 def test_labels_alone_train_as_with_the_stock_trainer(name, tmp_path, monkeypatch):
     monkeypatch.setitem(ALL_HYPERPARAMETER_SEARCH_BACKENDS, HPSearchBackend.OPTUNA, TrialsInOrder)
     monkeypatch.setattr(integrations, "hp_params", lambda trial: trial.params)
-    # Dropout is drawn with other random numbers, of which tests/test_dropout.py holds the distribution.
-    monkeypatch.setattr(distill_trainer, "quickest_on_processor", lambda *_: nullcontext())
     stock = run(CASES[name], Trainer, TrainingArguments, tmp_path / "stock")
     labels_alone = {"ce_weight": 1.0, "kl_weight": 0.0}
     ours = run(CASES[name], DistillationTrainer, DistillationTrainingArguments, tmp_path / "ours", **labels_alone)

@@ -1,0 +1,228 @@
+"""Training steps without what the last layer computes for tokens that the head does not read."""
+
+import copy
+from contextlib import nullcontext
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertForSequenceClassification, BertForTokenClassification
+
+from distill_trainer import DistillationTrainer
+from experiments.tiny_classifiers import tiny_classifier
+from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.dropout import set_dropout
+from layer_distillation.unread_tokens import module_after_attention, unread_tokens_left_out
+from tests.workers.train_worker import pad
+
+BATCH = {
+    "input_ids": torch.randint(5, 30, (3, 48), generator=torch.Generator().manual_seed(0)),
+    "attention_mask": (torch.arange(48) < torch.tensor([[48], [31], [17]])).long(),
+}
+
+
+def student(model_type="bert", **config):
+    model = tiny_classifier(model_type, **config)
+    set_dropout(model, 0.0)
+    return model.train()
+
+
+def step(model, **more):
+    """Returns the logits of a forward pass, the gradients of a sum of them, and the operations of both."""
+    model.zero_grad(set_to_none=True)
+    with FlopCounterMode(display=False) as counter:
+        logits = model(**BATCH, **more).logits
+        (logits * torch.linspace(-1, 2, logits.numel()).view(logits.shape)).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return logits.detach(), gradients, counter.get_total_flops()
+
+
+def assert_same(found, expected):
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-5)
+    assert found[1].keys() == expected[1].keys()
+    largest = max(gradient.abs().max().item() for gradient in expected[1].values())
+    for name, gradient in expected[1].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-5 * largest)
+
+
+def share_of_operations(model, **more):
+    """Returns the operations of a step without unread tokens as a share of those of a whole one, both checked."""
+    expected = step(model, **more)
+    with unread_tokens_left_out(model):
+        found = step(model, **more)
+    assert_same(found, expected)
+    return found[2] / expected[2]
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        *("bert", "roberta", "xlm-roberta", "camembert", "electra", "deberta", "deberta-v2", "distilbert", "mpnet"),
+        *("modernbert", "gte", "nomic_bert", "jina_embeddings_v3", "esmc", "roberta-prelayernorm", "rembert"),
+        *("big_bird", "longformer", "convbert", "nystromformer", "roformer", "megatron-bert"),
+    ],
+)
+def test_logits_and_gradients_stay_the_same_with_fewer_operations(model_type):
+    # Of six layers, one computes what follows its attention for one token of 48.
+    assert share_of_operations(student(model_type)) < 0.96
+
+
+def test_a_layer_of_bert_keeps_its_attention_alone():
+    config = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "attn_implementation": "eager"}
+    left_out = 47 * (32 * 32 + 2 * 32 * 64)  # of 48 tokens: output of the attention, and the feed-forward part
+    of_a_layer = 48 * (4 * 32 * 32 + 2 * 32 * 64 + 2 * 48 * 32)
+    assert share_of_operations(student(**config)) == pytest.approx(1 - left_out / (3 * of_a_layer), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    # They share layers, read every token or the last one, or compute layers again in the backward pass.
+    [
+        "albert",
+        "canine",
+        "eurobert",
+        "llama",
+        "gpt2",
+        "modernbert-decoder",
+        "reformer",
+        "squeezebert",
+        "fnet",
+        "ibert",
+    ],
+)
+def test_other_models_compute_everything(model_type):
+    assert module_after_attention(student(model_type)) is None
+
+
+def test_a_head_that_averages_over_tokens_gets_them_all():
+    assert share_of_operations(student("modernbert", classifier_pooling="mean")) == 1
+
+
+def test_a_classifier_of_tokens_gets_them_all():
+    model = BertForTokenClassification(student().config).train()
+    set_dropout(model, 0.0)
+    assert share_of_operations(model) == 1
+
+
+def test_a_feed_forward_part_in_chunks_gets_all_tokens():
+    model = student(chunk_size_feed_forward=2)
+    model.config.chunk_size_feed_forward = 2
+    assert share_of_operations(model) == 1
+
+
+class OwnClassifier(BertForSequenceClassification):
+    """Its loss might read more than its logits."""
+
+
+def test_classes_of_others_compute_everything():
+    model = OwnClassifier(student().config).train()
+    set_dropout(model, 0.0)
+    assert share_of_operations(model) == 1
+
+
+# ---- what needs all tokens in a step ----
+
+
+def test_hidden_states_that_are_asked_for_are_whole():
+    model = student()
+    assert share_of_operations(model, output_hidden_states=True) == 1
+    assert share_of_operations(model, output_hidden_states=False) < 0.96
+    with unread_tokens_left_out(model):
+        assert model(**BATCH, output_hidden_states=True).hidden_states[-1].shape == (3, 48, 32)
+        assert step(model)[2] < 0.96 * step(model, output_hidden_states=True)[2]
+    model.config.output_hidden_states = True
+    assert share_of_operations(model) == 1
+
+
+def test_hooks_of_others_read_all_tokens():
+    model = student()
+    shapes = []
+    last = model.bert.encoder.layer[-1]
+    with unread_tokens_left_out(model):
+        handle = last.register_forward_hook(lambda module, args, output: shapes.append(output.shape))
+        step(model)
+        handle.remove()
+        few = step(model)[2]
+    assert shapes == [(3, 48, 32)]  # and the trial calls no hook
+    assert few < 0.96 * step(model)[2]
+
+
+def test_an_encoder_that_is_called_by_itself_returns_all_tokens():
+    model = student()
+    with unread_tokens_left_out(model):
+        step(model)
+        assert model.bert(**BATCH).last_hidden_state.shape == (3, 48, 32)
+
+
+def test_layers_that_are_computed_again_are_whole():
+    model = student()
+    expected = step(model)
+    model.gradient_checkpointing_enable()
+    with unread_tokens_left_out(model):
+        assert_same(step(model), expected)
+    model.gradient_checkpointing_disable()
+    assert share_of_operations(model) < 0.96
+
+
+def test_evaluation_is_as_it_was():
+    model = student().eval()
+    expected = step(model)
+    with unread_tokens_left_out(model):
+        logits, _, operations = step(model)
+    assert operations == expected[2] and torch.equal(logits, expected[0])
+
+
+# ---- the trial ----
+
+
+def test_models_stay_as_they_are():
+    model = student("big_bird", attention_type="block_sparse")
+    state = copy.deepcopy(model.state_dict())
+    calls = []
+    model.bert.encoder.layer[0].register_forward_hook(lambda *_: calls.append(1))
+    random_state = torch.get_rng_state()
+    with pytest.raises(RuntimeError), unread_tokens_left_out(model):
+        raise RuntimeError
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert not calls and model.training and model.bert.attention_type == "block_sparse"
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_head_without_weights_is_not_taken_for_one_that_reads_the_first_token():
+    model = student("modernbert", classifier_pooling="mean")
+    torch.nn.init.zeros_(model.classifier.weight)  # every token gives the same logits
+    assert share_of_operations(model) == 1
+
+
+# ---- in a training ----
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: get_peft_model(model, LoraConfig("SEQ_CLS"))])
+def test_a_training_gives_the_same_weights_with_fewer_operations(wrap, tmp_path, monkeypatch):
+    def train():
+        torch.manual_seed(0)
+        model = wrap(student())
+        args = DistillationTrainingArguments(
+            output_dir=str(tmp_path),
+            kl_weight=0,
+            bf16=False,
+            use_cpu=True,
+            max_steps=3,
+            per_device_train_batch_size=16,
+            adam_epsilon=1e-3,
+            report_to="none",
+            save_strategy="no",
+        )
+        rows = [{"input_ids": list(range(3, 50 + i)), "labels": i % 2} for i in range(48)]
+        with FlopCounterMode(display=False) as counter:
+            DistillationTrainer(model, args, pad, train_dataset=rows).train()
+        return dict(model.named_parameters()), counter.get_total_flops()
+
+    weights, few = train()
+    monkeypatch.setattr("layer_distillation.quick_steps.unread_tokens_left_out", lambda model: nullcontext())
+    expected, all_operations = train()
+    assert few < 0.96 * all_operations
+    for name, weight in expected.items():
+        torch.testing.assert_close(weights[name], weight, rtol=1e-4, atol=1e-5)
