@@ -165,7 +165,7 @@ class DistillationTrainer(Trainer):
         # DDP, each process would silently train its own student.
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
-        with quickest_steps(self.model, self.accelerator), self._layers.readable():
+        with quickest_steps(self), self._layers.readable():
             if self._layers.projection is None:
                 return super()._inner_training_loop(*args, **kwargs)
             # Within the student, the optimizer and the engines find the projection. Only training needs it.

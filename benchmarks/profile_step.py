@@ -126,16 +126,18 @@ class StepClock(TrainerCallback):
     def __init__(self, trainer: ProfiledTrainer):
         self.trainer = trainer
 
+    def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
+        step = optimizer.step
+
+        def timed_step(*args, **kwargs):
+            with self.trainer.clock("AdamW"):
+                step(*args, **kwargs)
+
+        optimizer.step = timed_step
+
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.epoch = self.trainer.clock("all")
         self.epoch.__enter__()
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.step = self.trainer.clock("AdamW")
-        self.step.__enter__()
-
-    def on_optimizer_step(self, args, state, control, **kwargs):
-        self.step.__exit__(None, None, None)
 
     def on_epoch_end(self, args, state, control, **kwargs):
         self.epoch.__exit__(None, None, None)

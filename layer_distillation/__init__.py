@@ -25,6 +25,7 @@ teacher_outputs  stored teacher logits and hidden states
 quick_steps      what makes training steps quick
 dropout          dropout rates, and dropout that is drawn quickly on a processor
 attention        the attention implementation that trains fastest
+clipping         gradients that the optimizer clips
 unread_tokens    training steps without what the head does not read
 batches          the order of the examples
 engines          DeepSpeed ZeRO-3 and FSDP

@@ -1,0 +1,107 @@
+"""Gradients that are clipped within the step of the optimizer."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from distill_trainer import DistillationTrainer
+from layer_distillation.arguments import DistillationTrainingArguments
+from tests.workers.train_worker import bert, pad
+
+ROWS = [{"input_ids": list(range(3, 20 + i)), "labels": i % 2} for i in range(12)]
+
+
+class Seen(TrainerCallback):
+    """Keeps the norms of the gradients after each step."""
+
+    def __init__(self):
+        self.norms, self.scales = [], []
+
+    def on_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs):
+        self.norms.append(nn.utils.get_total_norm([p.grad for p in model.parameters()]).item())
+        self.scales.append(optimizer.optimizer.grad_scale if hasattr(optimizer.optimizer, "grad_scale") else None)
+
+
+class SeenBefore(Seen):
+    """Also keeps them before each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.before = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.before.append(nn.utils.get_total_norm([p.grad for p in model.parameters()]).item())
+
+
+def train(folder, callback=None, monkeypatch=None, **options):
+    """Returns the trainer after three steps, and how often `torch.nn.utils.clip_grad_norm_` was called in them."""
+    calls, at_once = [], nn.utils.clip_grad_norm_
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *a, **k: calls.append(1) or at_once(*a, **k))
+    args = DistillationTrainingArguments(
+        output_dir=str(folder),
+        kl_weight=0,
+        bf16=False,
+        use_cpu=True,
+        max_steps=3,
+        per_device_train_batch_size=4,
+        adam_epsilon=1e-3,
+        logging_steps=1,
+        learning_rate=1e-3,
+        report_to="none",
+        save_strategy="no",
+        **options,
+    )
+    torch.manual_seed(0)
+    trainer = DistillationTrainer(bert(2), args, pad, train_dataset=ROWS, callbacks=callback and [callback])
+    trainer.train()
+    return trainer, len(calls)
+
+
+def norms(trainer):
+    return [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+
+
+@pytest.mark.parametrize("max_grad_norm", [1e-2, 1.0, 1e3])
+def test_the_weights_and_norms_are_those_of_clipping_at_once(max_grad_norm, tmp_path, monkeypatch):
+    found, calls = train(tmp_path, Seen(), monkeypatch, max_grad_norm=max_grad_norm)
+    expected, calls_at_once = train(tmp_path, SeenBefore(), monkeypatch, max_grad_norm=max_grad_norm)
+    assert (calls, calls_at_once) == (0, 3)
+    assert norms(found) == pytest.approx(norms(expected), rel=1e-5)
+    for (name, weight), other in zip(found.model.named_parameters(), expected.model.parameters(), strict=True):
+        torch.testing.assert_close(weight, other, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_gradients_are_clipped_after_the_step_and_before_it_for_callbacks_that_look(tmp_path, monkeypatch):
+    seen, seen_before = Seen(), SeenBefore()
+    trainer, _ = train(tmp_path, seen, monkeypatch, max_grad_norm=1e-2)
+    train(tmp_path, seen_before, monkeypatch, max_grad_norm=1e-2)
+    assert seen.norms == pytest.approx([1e-2] * 3, rel=1e-3) and min(norms(trainer)) > 0.1
+    assert seen_before.before == seen_before.norms == pytest.approx([1e-2] * 3, rel=1e-3)
+
+
+def test_later_steps_of_the_optimizer_scale_nothing(tmp_path, monkeypatch):
+    seen = Seen()
+    trainer, _ = train(tmp_path, seen, monkeypatch, max_grad_norm=1e-2)
+    optimizer = trainer.optimizer.optimizer
+    assert seen.scales == [None] * 3 and optimizer.grad_scale is None and not optimizer._optimizer_step_post_hooks
+    gradients = [torch.ones_like(p) for p in trainer.model.parameters()]
+    for parameter, gradient in zip(trainer.model.parameters(), gradients, strict=True):
+        parameter.grad = gradient.clone()
+    optimizer.step()
+    assert all(torch.equal(p.grad, one) for p, one in zip(trainer.model.parameters(), gradients, strict=True))
+    trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), 1.0)  # at once again
+    assert nn.utils.get_total_norm([p.grad for p in trainer.model.parameters()]).item() == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "sgd", "adafactor"])
+def test_other_optimizers_get_clipped_gradients(optim, tmp_path, monkeypatch):
+    seen = Seen()
+    _, calls = train(tmp_path, seen, monkeypatch, max_grad_norm=1e-2, optim=optim)
+    assert calls == 3 and seen.norms == pytest.approx([1e-2] * 3, rel=1e-3)
+
+
+def test_without_a_limit_nothing_is_scaled(tmp_path, monkeypatch):
+    seen = Seen()
+    trainer, _ = train(tmp_path, seen, monkeypatch, max_grad_norm=0)
+    assert seen.norms == pytest.approx(norms(trainer), rel=1e-5) and min(seen.norms) > 0.1
