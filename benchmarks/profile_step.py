@@ -9,8 +9,9 @@ turns, one epoch each, over the same batches. On a GPU the clock waits for the d
 step a little slower than it is in training.
 
 The same command measures the limit of a step. For the forward and backward pass this is the time of the operations in
-matrix products, at the rate of one large matrix product. For AdamW it is the time of the bytes that it moves, at the
-rate of a large addition in place. Writes `docs/results/NAME.csv` and `NAME.md`.
+matrix products, at the rate of one large matrix product: of those that a step computes, and of those that it would
+compute if the head read all tokens. For AdamW it is the time of the bytes that it moves, at the rate of a large
+addition in place. Writes `docs/results/NAME.csv` and `NAME.md`.
 """
 
 import argparse
@@ -66,7 +67,7 @@ def main():
             "precision": PRECISIONS[bf16],
             "ms_a_step": round(median(epoch["ms_a_step"] for epoch in counted), 3),
             **{part: round(median(epoch[part] for epoch in counted), 3) for part in PARTS},
-            "gflop_a_step": round(counted[0]["gflop_a_step"], 3),
+            **{name: round(counted[0][name], 3) for name in ("gflop_a_step", "gflop_of_all_tokens")},
         }
         for (method, bf16), (_, *counted) in epochs.items()
     ]
@@ -75,7 +76,8 @@ def main():
     for row in rows:
         row["matrix_gflop_per_second"] = round(rates[row["precision"]], 1)
         row["memory_gb_per_second"] = round(bandwidth, 2)
-        row["limit_matrix_ms"] = round(1000 * row["gflop_a_step"] / row["matrix_gflop_per_second"], 3)
+        for limit, gflop in (("limit_matrix_ms", "gflop_a_step"), ("limit_all_tokens_ms", "gflop_of_all_tokens")):
+            row[limit] = round(1000 * row[gflop] / row["matrix_gflop_per_second"], 3)
         row["limit_adamw_ms"] = round(1000 * adamw_bytes(student) / 1e9 / bandwidth, 3)
     write_results(args.name, rows, f"{describe_machine()}\n\n{parts_table(rows)}\n\n{limit_table(rows)}")
 
@@ -151,7 +153,7 @@ def profile_epoch(setup: Setup, method: str, bf16: bool) -> dict[str, float]:
 
     Returns:
         Means over the steps: milliseconds of each part and of the whole step (`ms_a_step`), and the student's
-        operations in 10^9 (`gflop_a_step`).
+        operations in 10^9 (`gflop_a_step`), also if all tokens were read (`gflop_of_all_tokens`).
     """
     teacher = setup.load_teacher()
     set_seed(0)
@@ -169,28 +171,38 @@ def profile_epoch(setup: Setup, method: str, bf16: bool) -> dict[str, float]:
     seconds = trainer.seconds
     seconds["rest"] = seconds["all"] - sum(seconds[part] for part in PARTS)
     num_steps = trainer.state.global_step
-    gflop = mean(step_flop(student.config, *shape) for shape in collator.shapes) / 1e9
+    gflop = {
+        name: mean(step_flop(student.config, *shape, all_tokens=all_tokens) for shape in collator.shapes) / 1e9
+        for name, all_tokens in (("gflop_a_step", False), ("gflop_of_all_tokens", True))
+    }
     return {
         **{part: 1000 * seconds[part] / num_steps for part in PARTS},
         "ms_a_step": 1000 * seconds["all"] / num_steps,
-        "gflop_a_step": gflop,
+        **gflop,
     }
 
 
 # ---- the limit ----
 
 
-def step_flop(config: PretrainedConfig, num_examples: int, length: int) -> int:
+def step_flop(config: PretrainedConfig, num_examples: int, length: int, *, all_tokens: bool = True) -> int:
     """Returns the operations in the matrix products of a BERT encoder's forward and backward pass.
 
     Multiplications and additions count as one operation each. A product of (m, k) and (k, n) takes 2mkn operations,
     and its backward pass two products of the same size. Everything else (embeddings, norms, GELU, softmax, dropout) is
     left out: it is limited by memory, not by arithmetic.
+
+    Args:
+        all_tokens: whether the last layer computes everything for every token, as in transformers, or only its
+            attention, as in our steps (`layer_distillation/unread_tokens.py`).
     """
     width, inner = config.hidden_size, config.intermediate_size
-    weights = 4 * width * width + 2 * width * inner  # query, key, value, output; the two of the feed-forward part
-    attention = 2 * length * width  # scores and weighted sum, for a token
-    encoder = config.num_hidden_layers * num_examples * length * (weights + attention)
+    tokens = num_examples * length
+    until_attention = 3 * width * width + 2 * length * width  # query, key, value; scores and weighted sum
+    after_attention = width * width + 2 * width * inner  # output, and the two products of the feed-forward part
+    in_last = tokens if all_tokens else num_examples
+    num_layers = config.num_hidden_layers
+    encoder = num_layers * tokens * until_attention + ((num_layers - 1) * tokens + in_last) * after_attention
     head = num_examples * (width * width + width * config.num_labels)  # pooler and classifier, for the first token
     return 3 * 2 * (encoder + head)
 
@@ -246,9 +258,14 @@ def parts_table(rows: list[dict]) -> str:
 
 
 def limit_table(rows: list[dict]) -> str:
-    """Returns the table that compares the measured times with the limit."""
-    return markdown_table(
-        [
+    """Returns the table that compares the measured times with the limit: of our steps, and of steps of all tokens."""
+    lines = []
+    for row in (row for row in rows if row["method"] != "finetune"):
+        share, share_of_all = (
+            f"{(row[limit] + row['limit_adamw_ms']) / row['ms_a_step']:.0%}"
+            for limit in ("limit_matrix_ms", "limit_all_tokens_ms")
+        )
+        lines.append(
             {
                 "Step": f"{TITLES[row['method']]}, {row['precision']}",
                 "GFLOP a step": f"{row['gflop_a_step']:.1f}",
@@ -258,12 +275,11 @@ def limit_table(rows: list[dict]) -> str:
                 "Memory (GB/s)": f"{row['memory_gb_per_second']:.1f}",
                 "Limit of AdamW (ms)": f"{row['limit_adamw_ms']:.1f}",
                 "AdamW (ms)": f"{row['AdamW']:.1f}",
-                "Limit of both / step": f"{(row['limit_matrix_ms'] + row['limit_adamw_ms']) / row['ms_a_step']:.0%}",
+                "Limit of both / step": share,
+                "The same for all tokens": f"{share_of_all} of {row['gflop_of_all_tokens']:.1f} GFLOP",
             }
-            for row in rows
-            if row["method"] != "finetune"
-        ]
-    )
+        )
+    return markdown_table(lines)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -13,14 +13,15 @@ import itertools
 import time
 
 import torch
-from torch.nn.utils import clip_grad_norm_
 from transformers import BertForSequenceClassification
 
 from benchmarks.attention import batch_for, model_of
 from benchmarks.measuring import describe_machine, median_and_range, ratios_within_rounds
 from benchmarks.results import write_results
 from layer_distillation.arguments import bf16_in_hardware
+from layer_distillation.clipping import clip_in_next_step
 from layer_distillation.dropout import dropout_drawn_quickly
+from layer_distillation.unread_tokens import unread_tokens_left_out
 from training.command_line import keep_freed_memory
 from training.tables import markdown_table
 
@@ -70,12 +71,12 @@ class Student:
 
     def milliseconds_a_step(self, steps: int) -> float:
         started = time.perf_counter()
-        with dropout_drawn_quickly():
+        with dropout_drawn_quickly(), unread_tokens_left_out(self.model):
             for _ in range(steps):
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
                     loss = self.model(**self.batch).loss
                 loss.backward()
-                clip_grad_norm_(self.model.parameters(), 1.0)
+                clip_in_next_step(self.optimizer, self.model.parameters(), 1.0)
                 self.optimizer.step()
                 self.model.zero_grad()
         return 1000 * (time.perf_counter() - started) / steps

@@ -35,7 +35,7 @@ def clipped_in_step(accelerator: Accelerator, callbacks: Sequence[TrainerCallbac
         optimizer = None if are_seen else _scaling_optimizer(accelerator)
         if optimizer is None:
             return at_once(parameters, max_norm, norm_type)
-        return _clip_in_next_step(optimizer, parameters, max_norm, norm_type)
+        return clip_in_next_step(optimizer, parameters, max_norm, norm_type)
 
     accelerator.clip_grad_norm_ = clip
     try:
@@ -52,7 +52,7 @@ def _scaling_optimizer(accelerator: Accelerator) -> torch.optim.Adam | None:
     return optimizers[0] if is_fused and not optimizers[0]._optimizer_step_pre_hooks else None
 
 
-def _clip_in_next_step(
+def clip_in_next_step(
     optimizer: torch.optim.Adam, parameters: Iterable[nn.Parameter], max_norm: float, norm_type: float
 ) -> torch.Tensor:
     """Returns the norm of the gradients, which the optimizer divides by `norm / max_norm` if that is above 1."""

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from benchmarks.training_speed import (
     steps_a_turn,
     train,
 )
+from layer_distillation.unread_tokens import unread_tokens_left_out
 from tests.script_runs import sentences, write_csv
 from tests.workers.train_worker import bert, pad, random_examples
 
@@ -182,9 +184,12 @@ def test_scaling_compares_memory_after_the_steps_of_the_smallest_size(setup):
 def test_operations_of_a_step_are_those_that_pytorch_counts():
     model = bert(3, attn_implementation="eager").train()
     batch = pad(list(random_examples(4)))
-    with FlopCounterMode(display=False) as counter:
-        model(**batch).loss.backward()
-    assert step_flop(model.config, *batch["input_ids"].shape) == counter.get_total_flops()
+    for all_tokens in (True, False):
+        left_out = nullcontext() if all_tokens else unread_tokens_left_out(model)
+        with left_out, FlopCounterMode(display=False) as counter:
+            model(**batch).loss.backward()
+        expected = counter.get_total_flops()
+        assert step_flop(model.config, *batch["input_ids"].shape, all_tokens=all_tokens) == expected
 
 
 def test_the_parts_of_a_step_add_up(setup, monkeypatch):
