@@ -109,6 +109,18 @@ class ProfiledTrainer(DistillationTrainer):
         synchronize()
         self.seconds[part] += perf_counter() - started
 
+    def create_optimizer(self, *args, **kwargs):
+        optimizer = super().create_optimizer(*args, **kwargs)
+        step = optimizer.step
+
+        def timed_step(*args, **kwargs):
+            with self.clock("AdamW"):
+                return step(*args, **kwargs)
+
+        # Not from callbacks before and after it: for a callback before it, gradients would be clipped at once.
+        optimizer.step = timed_step
+        return optimizer
+
     def get_batch_samples(self, *args, **kwargs):
         with self.clock("data"):
             return super().get_batch_samples(*args, **kwargs)
@@ -123,19 +135,10 @@ class ProfiledTrainer(DistillationTrainer):
 
 
 class StepClock(TrainerCallback):
-    """Times what no method of `Trainer` holds: the optimizer's step, and the whole epoch."""
+    """Times the whole epoch, which no method of `Trainer` holds."""
 
     def __init__(self, trainer: ProfiledTrainer):
         self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
-        step = optimizer.step
-
-        def timed_step(*args, **kwargs):
-            with self.trainer.clock("AdamW"):
-                step(*args, **kwargs)
-
-        optimizer.step = timed_step
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.epoch = self.trainer.clock("all")

@@ -53,7 +53,7 @@ def _scaling_optimizer(accelerator: Accelerator) -> torch.optim.Adam | None:
 
 
 def clip_in_next_step(
-    optimizer: torch.optim.Adam, parameters: Iterable[nn.Parameter], max_norm: float, norm_type: float
+    optimizer: torch.optim.Adam, parameters: Iterable[nn.Parameter], max_norm: float, norm_type: float = 2
 ) -> torch.Tensor:
     """Returns the norm of the gradients, which the optimizer divides by `norm / max_norm` if that is above 1."""
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], norm_type)

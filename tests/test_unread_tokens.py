@@ -165,6 +165,19 @@ def test_layers_that_are_computed_again_are_whole():
     assert share_of_operations(model) < 0.96
 
 
+def test_a_compiled_model_leaves_them_out_too():
+    model = student()
+    expected, shapes = step(model), []
+    last = model.bert.encoder.layer[-1].intermediate
+    last.register_forward_pre_hook(lambda module, args: shapes.append(args[0].shape[1]))
+    with unread_tokens_left_out(model):
+        compiled = torch.compile(model, backend="eager")
+        found = compiled(**BATCH).logits
+        assert compiled(**BATCH, output_hidden_states=True).hidden_states[-1].shape == (3, 48, 32)
+    torch.testing.assert_close(found, expected[0], rtol=1e-5, atol=1e-5)
+    assert shapes[0] == 1
+
+
 def test_evaluation_is_as_it_was():
     model = student().eval()
     expected = step(model)
