@@ -48,8 +48,11 @@ def _scaling_optimizer(accelerator: Accelerator) -> torch.optim.Adam | None:
     if accelerator.distributed_type not in WITHOUT_SHARDS or accelerator.scaler is not None:
         return None
     optimizers = [prepared.optimizer for prepared in accelerator._optimizers]
-    is_fused = len(optimizers) == 1 and isinstance(optimizers[0], torch.optim.Adam) and optimizers[0].defaults["fused"]
-    return optimizers[0] if is_fused and not optimizers[0]._optimizer_step_pre_hooks else None
+    # No subclass, whose step may not know of the scale.
+    if len(optimizers) != 1 or type(optimizers[0]) not in (torch.optim.Adam, torch.optim.AdamW):
+        return None
+    (optimizer,) = optimizers
+    return optimizer if optimizer.defaults["fused"] and not optimizer._optimizer_step_pre_hooks else None
 
 
 def clip_in_next_step(

@@ -34,7 +34,7 @@ class SeenBefore(Seen):
         self.before.append(nn.utils.get_total_norm([p.grad for p in model.parameters()]).item())
 
 
-def train(folder, callback=None, monkeypatch=None, **options):
+def train(folder, callback, monkeypatch, optimizer_cls_and_kwargs=None, **options):
     """Returns the trainer after three steps, and how often `torch.nn.utils.clip_grad_norm_` was called in them."""
     calls, at_once = [], nn.utils.clip_grad_norm_
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *a, **k: calls.append(1) or at_once(*a, **k))
@@ -53,7 +53,8 @@ def train(folder, callback=None, monkeypatch=None, **options):
         **options,
     )
     torch.manual_seed(0)
-    trainer = DistillationTrainer(bert(2), args, pad, train_dataset=ROWS, callbacks=callback and [callback])
+    own = {"optimizer_cls_and_kwargs": optimizer_cls_and_kwargs} if optimizer_cls_and_kwargs else {}
+    trainer = DistillationTrainer(bert(2), args, pad, train_dataset=ROWS, callbacks=[callback], **own)
     trainer.train()
     return trainer, len(calls)
 
@@ -98,6 +99,22 @@ def test_later_steps_of_the_optimizer_scale_nothing(tmp_path, monkeypatch):
 def test_other_optimizers_get_clipped_gradients(optim, tmp_path, monkeypatch):
     seen = Seen()
     _, calls = train(tmp_path, seen, monkeypatch, max_grad_norm=1e-2, optim=optim)
+    assert calls == 3 and seen.norms == pytest.approx([1e-2] * 3, rel=1e-3)
+
+
+class OwnStep(torch.optim.AdamW):
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter -= group["lr"] * parameter.grad
+
+
+def test_an_optimizer_with_a_step_of_its_own_gets_clipped_gradients(tmp_path, monkeypatch):
+    seen = Seen()
+    _, calls = train(
+        tmp_path, seen, monkeypatch, max_grad_norm=1e-2, optimizer_cls_and_kwargs=(OwnStep, {"fused": True})
+    )
     assert calls == 3 and seen.norms == pytest.approx([1e-2] * 3, rel=1e-3)
 
 
