@@ -169,8 +169,8 @@ def build_page(service: Service) -> gr.Blocks:
     page.state_session_capacity = 100
     # As many visitors as the batches can serve at a time. More visitors wait; beyond `max_size` they are refused.
     page.queue(default_concurrency_limit=64, max_size=512, api_open=False)
-    # Seconds between two looks for events. Gradio's 0.001 and 0.01 take time from every request, and from an app that
-    # nobody uses.
+    # Seconds between two looks for events, for which a click may wait. Gradio's 0.001 and 0.01 take time from every
+    # request, and from an app that nobody uses.
     page._queue.sleep_when_free, page._queue.progress_update_sleep_when_free = 0.02, 0.1
     return page
 

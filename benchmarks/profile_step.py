@@ -117,7 +117,7 @@ class ProfiledTrainer(DistillationTrainer):
             with self.clock("AdamW"):
                 return step(*args, **kwargs)
 
-        # Not from callbacks before and after it: for a callback before it, gradients would be clipped at once.
+        # Not by a callback before it, for which gradients would be clipped at once.
         optimizer.step = timed_step
         return optimizer
 
@@ -129,16 +129,21 @@ class ProfiledTrainer(DistillationTrainer):
         with self.clock("forward and loss"):
             return super().compute_loss(*args, **kwargs)
 
-    def _clip_grad_norm(self, *args, **kwargs):
-        with self.clock("gradient clipping"):
-            return super()._clip_grad_norm(*args, **kwargs)
-
 
 class StepClock(TrainerCallback):
-    """Times the whole epoch, which no method of `Trainer` holds."""
+    """Times what no method of `Trainer` holds: clipping, as it is within a training, and the whole epoch."""
 
     def __init__(self, trainer: ProfiledTrainer):
         self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        clip = self.trainer.accelerator.clip_grad_norm_
+
+        def timed_clip(*args, **kwargs):
+            with self.trainer.clock("gradient clipping"):
+                return clip(*args, **kwargs)
+
+        self.trainer.accelerator.clip_grad_norm_ = timed_clip
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.epoch = self.trainer.clock("all")

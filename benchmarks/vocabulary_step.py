@@ -19,7 +19,7 @@ from benchmarks.attention import batch_for, model_of
 from benchmarks.measuring import describe_machine, median_and_range, ratios_within_rounds
 from benchmarks.results import write_results
 from layer_distillation.arguments import bf16_in_hardware
-from layer_distillation.clipping import clip_in_next_step
+from layer_distillation.clipping import norm_and_scale
 from layer_distillation.dropout import dropout_drawn_quickly
 from layer_distillation.unread_tokens import unread_tokens_left_out
 from training.command_line import keep_freed_memory
@@ -76,7 +76,7 @@ class Student:
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
                     loss = self.model(**self.batch).loss
                 loss.backward()
-                clip_in_next_step(self.optimizer, self.model.parameters(), 1.0)
+                _, self.optimizer.grad_scale = norm_and_scale(self.model.parameters(), 1.0)
                 self.optimizer.step()
                 self.model.zero_grad()
         return 1000 * (time.perf_counter() - started) / steps

@@ -1,6 +1,6 @@
 """Gradient clipping within the step of a fused AdamW, which reads the gradients anyway.
 
-    with clipped_in_step(trainer.accelerator, callbacks):
+    with clipped_in_step(trainer):
         ...    # training steps
 
 Clipping reads all gradients for their norm, and reads and writes them to scale them: a twentieth of a step in bfloat16
@@ -12,59 +12,108 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
-from transformers import TrainerCallback
+from torch.optim.optimizer import _global_optimizer_pre_hooks
+from transformers import Trainer, TrainerCallback
 
 WITHOUT_SHARDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 EPSILON = 1e-6  # that `torch.nn.utils.clip_grad_norm_` adds to the norm
 
 
 @contextmanager
-def clipped_in_step(accelerator: Accelerator, callbacks: Sequence[TrainerCallback]) -> Iterator[None]:
+def clipped_in_step(trainer: Trainer) -> Iterator[None]:
     """Has `accelerator.clip_grad_norm_` return the norm, and leave the scaling to the optimizer's next step.
 
-    With other optimizers, in float16, and where an engine shares out the gradients, it clips at once as before. So it
-    does where a callback looks at the clipped gradients before the step (`on_pre_optimizer_step`).
+    It clips at once as before where somebody may look at the clipped gradients before the step: a callback
+    (`on_pre_optimizer_step`), a hook of the optimizer, or a trainer with its own `_clip_grad_norm`. So it does for
+    other optimizers, for a part of the parameters, for other weights than float32, and where an engine shares out the
+    gradients.
     """
-    at_once = accelerator.clip_grad_norm_
-    are_seen = any(type(one).on_pre_optimizer_step is not TrainerCallback.on_pre_optimizer_step for one in callbacks)
+    accelerator = trainer.accelerator
+    at_once, waiting = accelerator.clip_grad_norm_, _WaitingScale()
 
     def clip(parameters: Iterable[nn.Parameter], max_norm: float, norm_type: float = 2) -> Any:
-        optimizer = None if are_seen else _scaling_optimizer(accelerator)
-        if optimizer is None:
+        parameters = list(parameters)
+        optimizer = _scaling_optimizer(trainer, parameters)
+        if optimizer is None or waiting.is_set:
+            waiting.apply()
             return at_once(parameters, max_norm, norm_type)
-        return clip_in_next_step(optimizer, parameters, max_norm, norm_type)
+        norm, scale = norm_and_scale(parameters, max_norm, norm_type)
+        waiting.set(optimizer, scale)
+        return norm
 
     accelerator.clip_grad_norm_ = clip
     try:
         yield
     finally:
         accelerator.clip_grad_norm_ = at_once
+        waiting.end()
 
 
-def _scaling_optimizer(accelerator: Accelerator) -> torch.optim.Adam | None:
+def norm_and_scale(
+    parameters: Iterable[nn.Parameter], max_norm: float, norm_type: float = 2
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the norm of all gradients, and what to divide them by: `norm / max_norm`, or 1 if that is below 1."""
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], norm_type)
+    return norm, ((norm + EPSILON) / max_norm).clamp(min=1.0)
+
+
+class _WaitingScale:
+    """What the next step of an optimizer divides its gradients by."""
+
+    def __init__(self):
+        self._optimizer = self._handle = None
+
+    @property
+    def is_set(self) -> bool:
+        return self._optimizer is not None and self._optimizer.grad_scale is not None
+
+    def set(self, optimizer: torch.optim.Adam, scale: torch.Tensor) -> None:
+        if optimizer is not self._optimizer:
+            self.end()
+            self._optimizer, self._handle = optimizer, optimizer.register_step_post_hook(self._reset)
+        optimizer.grad_scale = scale
+
+    def apply(self) -> None:
+        """Divides the gradients now, if no step has done it."""
+        if self.is_set:
+            torch._foreach_div_([p.grad for p in _parameters(self._optimizer)], self._optimizer.grad_scale)
+            self._reset()
+
+    def end(self) -> None:
+        if self._optimizer is not None:
+            self._reset()
+            self._handle.remove()
+
+    def _reset(self, *_: Any) -> None:
+        self._optimizer.grad_scale = None
+
+
+def _scaling_optimizer(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> torch.optim.Adam | None:
+    """Returns the optimizer of a training if it scales its gradients, which must be those of the parameters."""
+    accelerator = trainer.accelerator
     if accelerator.distributed_type not in WITHOUT_SHARDS or accelerator.scaler is not None:
         return None
     optimizers = [prepared.optimizer for prepared in accelerator._optimizers]
-    # No subclass, whose step may not know of the scale.
+    # No subclass of an optimizer, whose step may not know of the scale.
     if len(optimizers) != 1 or type(optimizers[0]) not in (torch.optim.Adam, torch.optim.AdamW):
         return None
     (optimizer,) = optimizers
-    return optimizer if optimizer.defaults["fused"] and not optimizer._optimizer_step_pre_hooks else None
+    seen_by = [type(callback).on_pre_optimizer_step for callback in trainer.callback_handler.callbacks]
+    is_seen = (
+        any(method is not TrainerCallback.on_pre_optimizer_step for method in seen_by)
+        or type(trainer)._clip_grad_norm is not Trainer._clip_grad_norm
+        or optimizer._optimizer_step_pre_hooks
+        or _global_optimizer_pre_hooks
+    )
+    clipped = set(map(id, parameters))
+    scales = all(group["fused"] for group in optimizer.param_groups) and all(
+        id(p) in clipped and p.grad.dtype == torch.float32 for p in _parameters(optimizer)
+    )
+    return optimizer if scales and not is_seen else None
 
 
-def clip_in_next_step(
-    optimizer: torch.optim.Adam, parameters: Iterable[nn.Parameter], max_norm: float, norm_type: float = 2
-) -> torch.Tensor:
-    """Returns the norm of the gradients, which the optimizer divides by `norm / max_norm` if that is above 1."""
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], norm_type)
-    optimizer.grad_scale = ((norm + EPSILON) / max_norm).clamp(min=1.0)
-
-    def scale_no_more(*_: Any) -> None:
-        optimizer.grad_scale = None
-        handle.remove()
-
-    handle = optimizer.register_step_post_hook(scale_no_more)
-    return norm
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Returns the parameters of an optimizer that have gradients."""
+    return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

@@ -29,6 +29,8 @@ from layer_distillation.problem_types import REGRESSION
 
 # What a tokenizer writes for a model. Labels and lengths do not change its outputs.
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# Where a module keeps its hooks.
+KINDS_OF_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # What models return beside predictions; those with an encoder and a decoder return the second one in any case.
 INNER_OUTPUTS = (
     *("hidden_states", "encoder_last_hidden_state", "encoder_hidden_states", "decoder_hidden_states"),
@@ -159,8 +161,8 @@ def with_own_modules(model: PreTrainedModel) -> PreTrainedModel:
 
     The copy has no hooks: what they keep is for runs of the model.
     """
-    of_modules = [(module._forward_pre_hooks, module._forward_hooks) for module in model.modules()]
-    without_hooks = {id(hooks): OrderedDict() for both in of_modules for hooks in both}
+    hooks = [getattr(module, kind) for module in model.modules() for kind in KINDS_OF_HOOKS]
+    without_hooks = {id(of_module): OrderedDict() for of_module in hooks}
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()} | without_hooks)
 
 

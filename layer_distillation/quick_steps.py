@@ -25,6 +25,5 @@ def quickest_steps(trainer: Trainer) -> Iterator[None]:
     on_processor = accelerator.device.type == "cpu"
     attention = quickest_attention(model, applies=on_processor and accelerator.mixed_precision == "bf16")
     dropout = dropout_drawn_quickly() if on_processor else nullcontext()
-    clipping = clipped_in_step(accelerator, trainer.callback_handler.callbacks)
-    with unread_tokens_left_out(model), attention, dropout, clipping:
+    with unread_tokens_left_out(model), attention, dropout, clipped_in_step(trainer):
         yield

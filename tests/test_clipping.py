@@ -34,7 +34,7 @@ class SeenBefore(Seen):
         self.before.append(nn.utils.get_total_norm([p.grad for p in model.parameters()]).item())
 
 
-def train(folder, callback, monkeypatch, optimizer_cls_and_kwargs=None, **options):
+def train(folder, callback, monkeypatch, optimizer_cls_and_kwargs=None, base=DistillationTrainer, **options):
     """Returns the trainer after three steps, and how often `torch.nn.utils.clip_grad_norm_` was called in them."""
     calls, at_once = [], nn.utils.clip_grad_norm_
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *a, **k: calls.append(1) or at_once(*a, **k))
@@ -54,7 +54,7 @@ def train(folder, callback, monkeypatch, optimizer_cls_and_kwargs=None, **option
     )
     torch.manual_seed(0)
     own = {"optimizer_cls_and_kwargs": optimizer_cls_and_kwargs} if optimizer_cls_and_kwargs else {}
-    trainer = DistillationTrainer(bert(2), args, pad, train_dataset=ROWS, callbacks=[callback], **own)
+    trainer = base(bert(2), args, pad, train_dataset=ROWS, callbacks=[callback], **own)
     trainer.train()
     return trainer, len(calls)
 
@@ -116,6 +116,75 @@ def test_an_optimizer_with_a_step_of_its_own_gets_clipped_gradients(tmp_path, mo
         tmp_path, seen, monkeypatch, max_grad_norm=1e-2, optimizer_cls_and_kwargs=(OwnStep, {"fused": True})
     )
     assert calls == 3 and seen.norms == pytest.approx([1e-2] * 3, rel=1e-3)
+
+
+class ClipsAPart(DistillationTrainer):
+    def training_step(self, model, *args, **kwargs):
+        loss = super().training_step(model, *args, **kwargs)
+        self.accelerator.clip_grad_norm_(model.bert.embeddings.parameters(), 1e-3)
+        return loss
+
+
+class AsksForTheNorm(DistillationTrainer):
+    def training_step(self, model, *args, **kwargs):
+        loss = super().training_step(model, *args, **kwargs)
+        self.accelerator.clip_grad_norm_(model.parameters(), float("inf"))
+        return loss
+
+
+class LooksAfterClipping(DistillationTrainer):
+    def _clip_grad_norm(self, model):
+        norm = super()._clip_grad_norm(model)
+        assert nn.utils.get_total_norm([p.grad for p in model.parameters()]).item() == pytest.approx(1e-2, rel=1e-3)
+        return norm
+
+
+@pytest.mark.parametrize("base", [ClipsAPart, AsksForTheNorm, LooksAfterClipping])
+def test_trainers_that_clip_by_themselves_clip_the_same(base, tmp_path, monkeypatch):
+    found, _ = train(tmp_path, Seen(), monkeypatch, base=base, max_grad_norm=1e-2)
+    expected, _ = train(tmp_path, SeenBefore(), monkeypatch, base=base, max_grad_norm=1e-2)
+    for (name, weight), other in zip(found.model.named_parameters(), expected.model.parameters(), strict=True):
+        torch.testing.assert_close(weight, other, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_a_callback_that_comes_later_sees_clipped_gradients(tmp_path, monkeypatch):
+    seen = SeenBefore()
+
+    class Adds(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            trainer.add_callback(seen)
+
+    class Held(DistillationTrainer):
+        def __init__(self, *args, **kwargs):
+            nonlocal trainer
+            super().__init__(*args, **kwargs)
+            trainer = self
+
+    trainer = None
+    train(tmp_path, Adds(), monkeypatch, base=Held, max_grad_norm=1e-2)
+    assert seen.before == pytest.approx([1e-2] * 3, rel=1e-3)
+
+
+def test_groups_that_are_not_fused_are_clipped_at_once(tmp_path, monkeypatch):
+    class NotFused(TrainerCallback):  # as a checkpoint of another optimizer leaves them
+        def on_train_begin(self, args, state, control, optimizer=None, **kwargs):
+            for group in optimizer.param_groups:
+                group["fused"] = None
+
+    _, calls = train(tmp_path, NotFused(), monkeypatch, max_grad_norm=1e-2)
+    assert calls == 3
+
+
+def test_after_an_error_in_a_step_nothing_waits(tmp_path, monkeypatch):
+    class Fails(TrainerCallback):
+        def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+            optimizers.append(optimizer.optimizer)
+            monkeypatch.setattr(optimizers[0], "_init_group", lambda *args, **kwargs: 1 / 0)
+
+    optimizers = []
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path, Fails(), monkeypatch, max_grad_norm=1e-2)
+    assert optimizers[0].grad_scale is None and not optimizers[0]._optimizer_step_post_hooks
 
 
 def test_without_a_limit_nothing_is_scaled(tmp_path, monkeypatch):
