@@ -19,7 +19,6 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import Checkpoi
 from transformers import PreTrainedModel
 
 from layer_distillation.encoder_layers import find_layer_list
-from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import KINDS_OF_HOOKS, logits_of, plain_model, with_own_modules
 
 # What the module of a layer is called that is the first to read the result of the attention.
@@ -78,7 +77,7 @@ def module_after_attention(plain: nn.Module) -> str | None:
     try:
         name = _known_module(plain)
         return name if name is not None and _is_enough(plain, name) else None
-    except Exception:  # Whatever it is, the model then trains as it would without this module.
+    except Exception:  # Whatever it is, such as layers that are shared, the model trains as without this module.
         return None
 
 
@@ -106,10 +105,7 @@ def _known_module(plain: nn.Module) -> str | None:
     """Returns the name of the module in the last layer that reads the attention's result first, if it is known."""
     if not type(plain).__module__.startswith("transformers.") or plain.config.model_type in REVERSIBLE:
         return None
-    try:
-        layers = find_layer_list(plain)
-    except UserError:
-        return None
+    layers = find_layer_list(plain)
     last = f"{layers}.{len(plain.get_submodule(layers)) - 1}"
     names = {name for name, _ in plain.named_modules()}
     return next((name for part in AFTER_ATTENTION if (name := f"{last}.{part}") in names), None)
