@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 from transformers import Trainer, TrainerCallback
 
+DEVICES = ("cpu", "cuda")  # other fused kernels may not read the scale
 WITHOUT_SHARDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 EPSILON = 1e-6  # that `torch.nn.utils.clip_grad_norm_` adds to the norm
 
@@ -109,7 +110,8 @@ def _scaling_optimizer(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> 
     )
     clipped = set(map(id, parameters))
     scales = all(group["fused"] for group in optimizer.param_groups) and all(
-        id(p) in clipped and p.grad.dtype == torch.float32 for p in _parameters(optimizer)
+        id(p) in clipped and p.grad.dtype == torch.float32 and p.grad.device.type in DEVICES
+        for p in _parameters(optimizer)
     )
     return optimizer if scales and not is_seen else None
 

@@ -26,8 +26,9 @@ AFTER_ATTENTION = (
     *("attention.output", "attention.LayerNorm", "sa_layer_norm", "mlp_norm"),
     *("pre_feedforward_layernorm", "post_attention_layernorm"),
 )
-# Their backward pass computes the inputs of layers from all their outputs.
-REVERSIBLE = ("reformer",)
+# Reformer's backward pass computes the inputs of layers from all their outputs. BigBird fills long texts up to
+# a multiple of its blocks, and takes away what it has added from the end of what its layers return.
+NEED_ALL_TOKENS = ("reformer", "big_bird")
 # Two texts of 13 tokens, of which one ends with padding; the pieces are in every vocabulary. An odd number, because
 # Longformer fills texts up to a multiple of its window, and reads none of this after the attention.
 TRIAL = {
@@ -83,7 +84,7 @@ def module_after_attention(plain: nn.Module) -> str | None:
 
 def _is_enough(plain: PreTrainedModel, name: str) -> bool:
     def logits(change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        tried = with_own_modules(plain).eval()  # a copy, because BigBird turns to another attention for good
+        tried = with_own_modules(plain).eval()
         changed = []
         tried.get_submodule(name).register_forward_pre_hook(
             lambda _, args: changed.append(1) or tuple(map(change, args))
@@ -93,7 +94,7 @@ def _is_enough(plain: PreTrainedModel, name: str) -> bool:
             raise RuntimeError(f"{name} ran {len(changed)} times.")
         return found.float()
 
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # BigBird builds new modules
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         expected, without_others, of_first = map(logits, (torch.clone, _nan_in_others, _first_token))
     largest = expected.abs().max().item()
     return torch.allclose(without_others, expected, 0, SAME * largest) and torch.allclose(
@@ -103,7 +104,7 @@ def _is_enough(plain: PreTrainedModel, name: str) -> bool:
 
 def _known_module(plain: nn.Module) -> str | None:
     """Returns the name of the module in the last layer that reads the attention's result first, if it is known."""
-    if not type(plain).__module__.startswith("transformers.") or plain.config.model_type in REVERSIBLE:
+    if not type(plain).__module__.startswith("transformers.") or plain.config.model_type in NEED_ALL_TOKENS:
         return None
     layers = find_layer_list(plain)
     last = f"{layers}.{len(plain.get_submodule(layers)) - 1}"
