@@ -27,11 +27,12 @@ def clipped_in_step(trainer: Trainer) -> Iterator[None]:
     """Has `accelerator.clip_grad_norm_` return the norm, and leave the scaling to the optimizer's next step.
 
     It clips at once as before where somebody may look at the clipped gradients before the step: a callback
-    (`on_pre_optimizer_step`), a hook of the optimizer, or a trainer with its own `_clip_grad_norm`. So it does for
-    other optimizers, for a part of the parameters, for other weights than float32, and where an engine shares out the
-    gradients.
+    (`on_pre_optimizer_step`), a hook of the optimizer, or a trainer with its own `_clip_grad_norm` or
+    `_get_grad_norm`. So it does for other optimizers, for a part of the parameters, for other weights than float32,
+    and where an engine shares out the gradients.
     """
     accelerator = trainer.accelerator
+    of_instance = vars(accelerator).get("clip_grad_norm_")
     at_once, waiting = accelerator.clip_grad_norm_, _WaitingScale()
 
     def clip(parameters: Iterable[nn.Parameter], max_norm: float, norm_type: float = 2) -> Any:
@@ -48,7 +49,9 @@ def clipped_in_step(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     finally:
-        accelerator.clip_grad_norm_ = at_once
+        del accelerator.clip_grad_norm_
+        if of_instance is not None:
+            accelerator.clip_grad_norm_ = of_instance
         waiting.end()
 
 
@@ -65,6 +68,8 @@ class _WaitingScale:
 
     def __init__(self):
         self._optimizer = self._handle = None
+        # Of the gradients that the scale was computed of; PyTorch counts each change in place.
+        self._versions: dict[torch.Tensor, int] = {}
 
     @property
     def is_set(self) -> bool:
@@ -75,11 +80,14 @@ class _WaitingScale:
             self.end()
             self._optimizer, self._handle = optimizer, optimizer.register_step_post_hook(self._reset)
         optimizer.grad_scale = scale
+        self._versions = {p.grad: p.grad._version for p in _parameters(optimizer)}
 
     def apply(self) -> None:
-        """Divides the gradients now, if no step has done it."""
+        """Divides the gradients now, if no step has done it. Those after a skipped step are others."""
         if self.is_set:
-            torch._foreach_div_([p.grad for p in _parameters(self._optimizer)], self._optimizer.grad_scale)
+            for parameter in _parameters(self._optimizer):
+                if self._versions.get(parameter.grad) == parameter.grad._version:
+                    parameter.grad.div_(self._optimizer.grad_scale)
             self._reset()
 
     def end(self) -> None:
@@ -88,7 +96,7 @@ class _WaitingScale:
             self._handle.remove()
 
     def _reset(self, *_: Any) -> None:
-        self._optimizer.grad_scale = None
+        self._optimizer.grad_scale, self._versions = None, {}
 
 
 def _scaling_optimizer(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> torch.optim.Adam | None:
@@ -101,10 +109,10 @@ def _scaling_optimizer(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> 
     if len(optimizers) != 1 or type(optimizers[0]) not in (torch.optim.Adam, torch.optim.AdamW):
         return None
     (optimizer,) = optimizers
-    seen_by = [type(callback).on_pre_optimizer_step for callback in trainer.callback_handler.callbacks]
+    callbacks = trainer.callback_handler.callbacks
     is_seen = (
-        any(method is not TrainerCallback.on_pre_optimizer_step for method in seen_by)
-        or type(trainer)._clip_grad_norm is not Trainer._clip_grad_norm
+        any(_is_replaced(callback, TrainerCallback, "on_pre_optimizer_step") for callback in callbacks)
+        or any(_is_replaced(trainer, Trainer, name) for name in ("_clip_grad_norm", "_get_grad_norm"))
         or optimizer._optimizer_step_pre_hooks
         or _global_optimizer_pre_hooks
     )
@@ -114,6 +122,11 @@ def _scaling_optimizer(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> 
         for p in _parameters(optimizer)
     )
     return optimizer if scales and not is_seen else None
+
+
+def _is_replaced(owner: Any, base: type, name: str) -> bool:
+    """Whether a method is not that of `base`: a class may override it, and an instance too."""
+    return getattr(getattr(owner, name), "__func__", None) is not getattr(base, name)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

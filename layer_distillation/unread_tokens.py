@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
+from torch.nn.modules import module as torch_module
 from transformers import PreTrainedModel
+from transformers.utils import output_capturing
 
 from layer_distillation.encoder_layers import find_layer_list
 from layer_distillation.model_outputs import KINDS_OF_HOOKS, logits_of, plain_model, with_own_modules
@@ -29,6 +31,11 @@ AFTER_ATTENTION = (
 # Reformer's backward pass computes the inputs of layers from all their outputs. BigBird fills long texts up to
 # a multiple of its blocks, and takes away what it has added from the end of what its layers return.
 NEED_ALL_TOKENS = ("reformer", "big_bird")
+# Packages whose modules do with states what their names say. The modules of others might keep them.
+KNOWN_PACKAGES = ("torch", "transformers", "peft", "layer_distillation")
+# Their hooks read no states: those of this module, those of transformers, which stay once they are installed, unless
+# hidden states are asked for, and those that count operations by module.
+READ_NO_STATES = (__name__, output_capturing.__name__, "torch.utils.module_tracker")
 # Two texts of 13 tokens, of which one ends with padding; the pieces are in every vocabulary. An odd number, because
 # Longformer fills texts up to a multiple of its window, and reads none of this after the attention.
 TRIAL = {
@@ -44,9 +51,9 @@ def unread_tokens_left_out(model: nn.Module) -> Iterator[None]:
     """Has the training steps of a classifier compute the end of its last layer for the first token alone.
 
     This is done for classes of transformers, no subclasses of them, whose losses read the logits alone, where a trial
-    shows that the logits stay the same. A step computes everything if hidden states are asked for, if layers are
-    computed again in the backward pass (gradient checkpointing), or if a module has hooks, which may read what it
-    returns: those of FSDP2 too. Evaluation is as it was.
+    shows that the logits stay the same. A step computes everything if hidden states are asked for, if the last layer
+    is computed again in the backward pass (gradient checkpointing), or if it or a module that reads it has hooks, as
+    those of FSDP2, or a `forward` of its own, which may read what it returns. Evaluation is as it was.
 
     Args:
         model: before an engine shares out its weights. It may be in the wrapper of PEFT.
@@ -106,6 +113,8 @@ def _known_module(plain: nn.Module) -> str | None:
     """Returns the name of the module in the last layer that reads the attention's result first, if it is known."""
     if not type(plain).__module__.startswith("transformers.") or plain.config.model_type in NEED_ALL_TOKENS:
         return None
+    if any(type(module).__module__.split(".")[0] not in KNOWN_PACKAGES for module in plain.modules()):
+        return None
     layers = find_layer_list(plain)
     last = f"{layers}.{len(plain.get_submodule(layers)) - 1}"
     names = {name for name, _ in plain.named_modules()}
@@ -117,13 +126,13 @@ class _Choice:
 
     def __init__(self, plain: PreTrainedModel):
         self._plain, self._is_on = plain, False
+        self._layers = plain.get_submodule(find_layer_list(plain))
 
     def begin(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         states_wanted = kwargs.get("output_hidden_states")
         if states_wanted is None:
             states_wanted = self._plain.config.output_hidden_states
-        are_others_read = states_wanted or any(map(_needs_all_tokens, self._plain.children()))
-        self._is_on = model.training and not are_others_read
+        self._is_on = model.training and not (states_wanted or self._may_be_seen())
 
     def end(self, *_: Any) -> None:
         self._is_on = False
@@ -131,21 +140,30 @@ class _Choice:
     def of_first_token(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
         return tuple(map(_first_token, args)) if self._is_on else None
 
+    def _may_be_seen(self) -> bool:
+        """Whether the last layer's states for all tokens are needed, or may be read by others than the head."""
+        # What comes before the last layer is complete in any case, and the model as a whole returns logits.
+        before_last = {self._plain.get_input_embeddings(), *list(self._layers)[:-1]}
+        modules = self._plain.named_modules(memo=before_last)
+        return _has_foreign_hooks(torch_module, "_global") or any(
+            _needs_all_tokens(module) for _, module in modules if module is not self._plain
+        )
 
-def _needs_all_tokens(part: nn.Module) -> bool:
-    """Whether modules in it are computed again in the backward pass, or have hooks that may read what they return."""
-    return any(
-        isinstance(module, CheckpointWrapper)
+
+def _needs_all_tokens(module: nn.Module) -> bool:
+    """Whether it is computed again in the backward pass, or may show others what it reads or returns."""
+    return (
         # Modules that hold layers have this switch, and others none.
-        or getattr(module, "gradient_checkpointing", False)
-        or any(_is_foreign(hook) for kind in KINDS_OF_HOOKS for hook in getattr(module, kind).values())
-        for module in part.modules()
+        getattr(module, "gradient_checkpointing", False)
+        or isinstance(module, CheckpointWrapper)
+        or "forward" in vars(module)
+        or _has_foreign_hooks(module)
     )
 
 
-def _is_foreign(hook: Callable) -> bool:
-    # The hooks of transformers stay once they are installed, and read nothing unless hidden states are asked for.
-    return hook.__module__ != __name__ and not hook.__module__.startswith("transformers.")
+def _has_foreign_hooks(owner: Any, prefix: str = "") -> bool:
+    hooks = [hook for kind in KINDS_OF_HOOKS for hook in getattr(owner, prefix + kind).values()]
+    return any(hook.__module__ not in READ_NO_STATES for hook in hooks)
 
 
 def _first_token(states: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from distill_trainer import DistillationTrainer
-from layer_distillation.arguments import DistillationTrainingArguments
-from tests.workers.train_worker import bert, pad
+from tests.workers.train_worker import arguments, bert, pad
 
 ROWS = [{"input_ids": list(range(3, 20 + i)), "labels": i % 2} for i in range(12)]
 
@@ -38,20 +37,8 @@ def train(folder, callback, monkeypatch, optimizer_cls_and_kwargs=None, base=Dis
     """Returns the trainer after three steps, and how often `torch.nn.utils.clip_grad_norm_` was called in them."""
     calls, at_once = [], nn.utils.clip_grad_norm_
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *a, **k: calls.append(1) or at_once(*a, **k))
-    args = DistillationTrainingArguments(
-        output_dir=str(folder),
-        kl_weight=0,
-        bf16=False,
-        use_cpu=True,
-        max_steps=3,
-        per_device_train_batch_size=4,
-        adam_epsilon=1e-3,
-        logging_steps=1,
-        learning_rate=1e-3,
-        report_to="none",
-        save_strategy="no",
-        **options,
-    )
+    defaults = {"kl_weight": 0, "max_steps": 3, "per_device_train_batch_size": 4, "adam_epsilon": 1e-3}
+    args = arguments(folder, **defaults, **options)
     torch.manual_seed(0)
     own = {"optimizer_cls_and_kwargs": optimizer_cls_and_kwargs} if optimizer_cls_and_kwargs else {}
     trainer = base(bert(2), args, pad, train_dataset=ROWS, callbacks=[callback], **own)
@@ -91,6 +78,7 @@ def test_later_steps_of_the_optimizer_scale_nothing(tmp_path, monkeypatch):
         parameter.grad = gradient.clone()
     optimizer.step()
     assert all(torch.equal(p.grad, one) for p, one in zip(trainer.model.parameters(), gradients, strict=True))
+    assert "clip_grad_norm_" not in vars(trainer.accelerator)
     trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), 1.0)  # at once again
     assert nn.utils.get_total_norm([p.grad for p in trainer.model.parameters()]).item() == pytest.approx(1, rel=1e-3)
 
@@ -139,7 +127,13 @@ class LooksAfterClipping(DistillationTrainer):
         return norm
 
 
-@pytest.mark.parametrize("base", [ClipsAPart, AsksForTheNorm, LooksAfterClipping])
+class LooksWithTheNorm(DistillationTrainer):
+    def _get_grad_norm(self, model, grad_norm=None):
+        assert nn.utils.get_total_norm([p.grad for p in model.parameters()]).item() == pytest.approx(1e-2, rel=1e-3)
+        return super()._get_grad_norm(model, grad_norm)
+
+
+@pytest.mark.parametrize("base", [ClipsAPart, AsksForTheNorm, LooksAfterClipping, LooksWithTheNorm])
 def test_trainers_that_clip_by_themselves_clip_the_same(base, tmp_path, monkeypatch):
     found, _ = train(tmp_path, Seen(), monkeypatch, base=base, max_grad_norm=1e-2)
     expected, _ = train(tmp_path, SeenBefore(), monkeypatch, base=base, max_grad_norm=1e-2)
@@ -163,6 +157,27 @@ def test_a_callback_that_comes_later_sees_clipped_gradients(tmp_path, monkeypatc
     trainer = None
     train(tmp_path, Adds(), monkeypatch, base=Held, max_grad_norm=1e-2)
     assert seen.before == pytest.approx([1e-2] * 3, rel=1e-3)
+
+
+def test_a_method_of_a_callback_that_is_set_later_sees_clipped_gradients(tmp_path, monkeypatch):
+    seen, look = Seen(), SeenBefore()
+    seen.on_pre_optimizer_step = look.on_pre_optimizer_step
+    train(tmp_path, seen, monkeypatch, max_grad_norm=1e-2)
+    assert look.before == pytest.approx([1e-2] * 3, rel=1e-3)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_a_skipped_step_leaves_no_scale_to_the_next(set_to_none, tmp_path, monkeypatch):
+    class SkipsTheSecond(Seen):
+        def on_train_begin(self, args, state, control, optimizer=None, model=None, **kwargs):
+            step, number = optimizer.optimizer.step, iter(range(3))
+            optimizer.optimizer.step = lambda *args, **kwargs: None if next(number) == 1 else step(*args, **kwargs)
+            monkeypatch.setattr(model, "zero_grad", lambda: optimizer.optimizer.zero_grad(set_to_none))
+
+    seen = SkipsTheSecond()
+    trainer, _ = train(tmp_path, seen, monkeypatch, max_grad_norm=1e-2)
+    assert [seen.norms[0], seen.norms[2]] == pytest.approx([1e-2] * 2, rel=1e-3)
+    assert min(norms(trainer)) > 0.1
 
 
 def test_groups_that_are_not_fused_are_clipped_at_once(tmp_path, monkeypatch):

@@ -7,16 +7,17 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForSequenceClassification, BertForTokenClassification
+from transformers.debug_utils import DebugUnderflowOverflow
 from transformers.models.bert.modeling_bert import BertLayer
 
 from distill_trainer import DistillationTrainer
 from experiments.tiny_classifiers import tiny_classifier
-from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.dropout import set_dropout
 from layer_distillation.unread_tokens import module_after_attention, unread_tokens_left_out
-from tests.workers.train_worker import pad
+from tests.workers.train_worker import arguments, pad
 
 BATCH = {
     "input_ids": torch.randint(5, 30, (3, 48), generator=torch.Generator().manual_seed(0)),
@@ -160,7 +161,14 @@ def watch_gradients(model, shapes):
     return layer.register_full_backward_hook(lambda module, inputs, outputs: shapes.append(outputs[0].shape))
 
 
-@pytest.mark.parametrize("watch", [watch_pooler, watch_gradients])
+def watch_every_module(model, shapes):
+    pooler = model.bert.pooler
+    return register_module_forward_pre_hook(
+        lambda module, args: shapes.append(args[0].shape) if module is pooler else None
+    )
+
+
+@pytest.mark.parametrize("watch", [watch_pooler, watch_gradients, watch_every_module])
 def test_hooks_on_inputs_and_gradients_read_all_tokens(watch):
     model, shapes = student(), []
     with unread_tokens_left_out(model):
@@ -168,6 +176,46 @@ def test_hooks_on_inputs_and_gradients_read_all_tokens(watch):
         step(model)
         handle.remove()
         assert shapes == [(3, 48, 32)]
+        assert step(model)[2] < 0.96 * step(model, output_hidden_states=True)[2]
+
+
+def test_the_frames_of_a_debugger_are_whole():
+    model = student(attn_implementation="eager")  # it cannot read boolean masks
+    with unread_tokens_left_out(model):
+        debugger = DebugUnderflowOverflow(model)
+        operations = step(model)[2]
+    assert operations == step(model)[2] and debugger.batch_number == 2
+
+
+def test_hooks_before_the_last_layer_get_all_tokens_of_fewer_operations():
+    model, shapes = student(), []
+    for module in (model.bert.embeddings.word_embeddings, model.bert.encoder.layer[-2]):
+        module.register_forward_hook(lambda module, args, output: shapes.append(output.shape))
+    assert share_of_operations(model) < 0.96
+    assert shapes == [(3, 48, 32)] * 4
+
+
+def test_a_layer_whose_forward_is_replaced_computes_everything():
+    model, shapes = student(), []
+    expected, layer = step(model), model.bert.encoder.layer[-1]
+    forward = layer.forward
+
+    def keep_shape(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        shapes.append(output.shape)
+        return output
+
+    with unread_tokens_left_out(model):
+        layer.forward = keep_shape
+        assert_same(step(model), expected)
+    assert shapes == [(3, 48, 32)]
+
+
+def test_modules_of_others_may_keep_what_they_read():
+    model, counts = student(), []
+    last = model.bert.encoder.layer[-1].intermediate
+    last.intermediate_act_fn = Records(last.intermediate_act_fn, counts)
+    assert share_of_operations(model) == 1 and set(counts) == {48}
 
 
 def test_after_an_error_an_encoder_returns_all_tokens():
@@ -214,8 +262,8 @@ def test_a_compiled_model_leaves_them_out_too():
     model = student()
     expected, shapes = step(model), []
     last = model.bert.encoder.layer[-1].intermediate
-    last.intermediate_act_fn = Records(last.intermediate_act_fn, shapes)
     with unread_tokens_left_out(model):
+        last.intermediate_act_fn = Records(last.intermediate_act_fn, shapes)
         compiled = torch.compile(model, backend="eager")
         found = compiled(**BATCH).logits
         assert compiled(**BATCH, output_hidden_states=True).hidden_states[-1].shape == (3, 48, 32)
@@ -275,20 +323,10 @@ def test_a_training_gives_the_same_weights_with_fewer_operations(wrap, tmp_path,
     def train():
         torch.manual_seed(0)
         model = wrap(student())
-        args = DistillationTrainingArguments(
-            output_dir=str(tmp_path),
-            kl_weight=0,
-            bf16=False,
-            use_cpu=True,
-            max_steps=3,
-            per_device_train_batch_size=16,
-            adam_epsilon=1e-3,
-            report_to="none",
-            save_strategy="no",
-        )
+        own = {"kl_weight": 0, "max_steps": 3, "per_device_train_batch_size": 16, "adam_epsilon": 1e-3}
         rows = [{"input_ids": list(range(3, 50 + i)), "labels": i % 2} for i in range(48)]
         with FlopCounterMode(display=False) as counter:
-            DistillationTrainer(model, args, pad, train_dataset=rows).train()
+            DistillationTrainer(model, arguments(tmp_path, **own), pad, train_dataset=rows).train()
         return dict(model.named_parameters()), counter.get_total_flops()
 
     weights, few = train()
