@@ -120,6 +120,9 @@ class Batcher:
             if batch and (longest * (len(batch) + 1) if self._padded else total) > BATCH_CHARACTERS:
                 break
             batch.append(entry)
-        taken = set(map(id, batch))
-        self._waiting = [entry for entry in self._waiting if id(entry) not in taken]
+        if self._padded:
+            taken = set(map(id, batch))
+            self._waiting = [entry for entry in self._waiting if id(entry) not in taken]
+        else:
+            del self._waiting[: len(batch)]
         return batch

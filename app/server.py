@@ -42,7 +42,7 @@ SECURITY_HEADERS = [
 ]
 
 
-def create_app(service: Service) -> FastAPI:
+def create_app(service: Service) -> "Guard":
     """Returns the application, which starts and stops the service.
 
     Raises:
@@ -62,9 +62,6 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(router)
     app.include_router(perspective_router)
     app.add_exception_handler(HTTPException, explain_refusal)
-    # FastAPI's layers cost processor time in every request, so the guard calls these two functions itself.
-    direct = {CLASSIFY_PATH: classify, perspective.ANALYZE_PATH: analyze}
-    app.add_middleware(Guard, service=service, direct=direct)
     gr.mount_gradio_app(
         app,
         build_page(service),
@@ -81,7 +78,9 @@ def create_app(service: Service) -> FastAPI:
     )
     # Gradio's handler would repeat the body in its answer, which fails where the body is no text.
     app.routes[-1].app.add_exception_handler(RequestValidationError, explain_invalid)
-    return app
+    # FastAPI's layers cost processor time in every request, so the guard calls these two functions itself.
+    direct = {CLASSIFY_PATH: classify, perspective.ANALYZE_PATH: analyze}
+    return Guard(app, service, direct)
 
 
 class Guard:
@@ -92,11 +91,11 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, service: Service, direct: Mapping[str, Endpoint]):
-        self._app, self._service, self._direct = app, service, direct
+        self.app, self._service, self._direct = app, service, direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         started, status = time.perf_counter(), 499  # nginx's status for clients that hang up before the answer
 
@@ -114,7 +113,7 @@ class Guard:
         try:
             await self._answer(scope, receive, send_guarded)
         except Exception:
-            status = 500  # Starlette sends it
+            status = 500  # Starlette has sent it, or uvicorn will
             raise
         finally:
             path = scope["path"] if scope["path"] in API_PATHS else "page"
@@ -133,7 +132,7 @@ class Guard:
             return
         if body[-1]["type"] == "http.disconnect":
             return
-        handler, replayed = self._app, _replay(body, receive)
+        handler, replayed = self.app, _replay(body, receive)
         if scope["method"] == "POST" and scope["path"] in self._direct:
             handler = await self._direct[scope["path"]](Request(scope, replayed))
         await handler(scope, replayed, send)

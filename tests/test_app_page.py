@@ -95,16 +95,19 @@ def test_gradio_answers_only_what_the_page_asks(client, monkeypatch, path):
     assert looked_up == []
 
 
+def gradio_app(client):
+    (app,) = [route.app for route in client.app.app.routes if hasattr(getattr(route, "app", None), "state_holder")]
+    return app
+
+
 def test_an_app_that_nobody_uses_seldom_looks_for_events(client):
-    (page,) = [route.app for route in client.app.routes if hasattr(getattr(route, "app", None), "state_holder")]
-    queue = page.get_blocks()._queue
+    queue = gradio_app(client).get_blocks()._queue
     assert queue.sleep_when_free >= 0.02 and queue.progress_update_sleep_when_free >= 0.1
 
 
 def test_what_was_typed_is_not_remembered_for_the_session(client):
     assert SECRET in json.dumps(ask(client, "check_words", SECRET, ["small"]))
-    (page,) = [route.app for route in client.app.routes if hasattr(getattr(route, "app", None), "state_holder")]
-    sessions = page.state_holder.session_data.values()
+    sessions = gradio_app(client).state_holder.session_data.values()
     assert sessions
     assert SECRET not in repr([session.config_values for session in sessions])
 
