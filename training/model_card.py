@@ -161,11 +161,13 @@ flagged texts come from.
 def _origin(record: RunRecord) -> str:
     """Where the student comes from, as Markdown."""
     student, teacher, source = record.student, record.teacher.name, record.data.source
-    method, _ = METHODS[record.method]
+    method, tags = METHODS[record.method]
     if student.pretrained:
+        is_taught = "distillation" in tags
+        other = f"Its teacher is `{teacher}`" if is_taught else f"The results compare it with `{teacher}`"
         return f"""A text classifier of {student.num_layers} layers, started from
 `{student.pretrained["name"]}` and {method} on {source}.
-Its teacher is `{teacher}`, none of whose layers it has."""
+{other}, none of whose layers it has."""
     depths = ", ".join(str(stage.num_layers) for stage in student.stages)
     stages = f", through students of {depths} layers" if depths else ""
     neurons = f" Each layer keeps {len(student.neurons[0]):,} of its inner neurons." if student.neurons else ""
