@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
 from app.batching import Batcher
+from app.cores import core_for_each_thread
 from app.models import Answer, Model
 
 MAX_BODY_BYTES = 1_000_000
@@ -52,7 +53,9 @@ class Service:
             registry=self.registry,
             buckets=(1, 2, 4, 8, 16, 32, 64),
         )
-        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="model")
+        self._executor = ThreadPoolExecutor(
+            workers, thread_name_prefix="model", initializer=core_for_each_thread(workers)
+        )
 
         def batcher(model: Model) -> Batcher:
             def count(size: int) -> None:

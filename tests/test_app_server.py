@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -17,7 +18,7 @@ import httpx
 import pytest
 
 from app.__main__ import main
-from app.cores import available_cores
+from app.cores import available_cores, core_for_each_thread
 from app.service import MAX_TEXTS
 from tests.running_app import ROOT, running_app
 
@@ -127,3 +128,24 @@ def test_no_more_threads_run_than_a_container_has_time_for(tmp_path, monkeypatch
     assert available_cores() == 4
     (tmp_path / "cpu.max").write_text(f"{limit}\n")
     assert available_cores() == cores
+
+
+def cores_of_threads(num_threads):
+    """The cores that each of some threads may use, and those that this thread may use afterwards."""
+    started = threading.Barrier(num_threads)
+
+    def cores(_):
+        started.wait()  # so that no thread answers for another
+        return os.sched_getaffinity(0)
+
+    with ThreadPoolExecutor(num_threads, initializer=core_for_each_thread(num_threads)) as executor:
+        return list(executor.map(cores, range(num_threads))), os.sched_getaffinity(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux has threads that stay on a core")
+def test_each_thread_stays_on_a_core_of_its_own_where_there_are_as_many():
+    everywhere = os.sched_getaffinity(0)
+    own, afterwards = cores_of_threads(len(everywhere))
+    assert sorted(own, key=min) == [{core} for core in sorted(everywhere)] and afterwards == everywhere
+    shared, _ = cores_of_threads(len(everywhere) + 1)
+    assert shared == [everywhere] * (len(everywhere) + 1)
