@@ -144,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> Results | None:
             if RunRecord.read(grid.folder) is None:
                 grid.record.write(grid.folder)
             teacher = prepare_teacher(start, training_args, inputs, grid.folder / TEACHER_SCORES)
+        del start  # loaded again by each cell
         fingerprint = fingerprint_model(teacher.load(training_args.device))
         waiting = [plan for plan in plans if state_of(plan, grid, fingerprint) != "finished"]
         number = min(comparison_args.num_workers, len(waiting))

@@ -41,11 +41,12 @@ from training.evaluation import (
     write_predictions,
 )
 from training.inputs import Inputs
-from training.layer_similarity import layer_features
+from training.layer_similarity import sentence_features
 from training.output_folder import closing_run_folder
 from training.run import Run, teacher_record
 
 NUM_TIMED = 50
+CERTAIN = 100.0  # a logit of the probability 1
 
 # ---- Networks ----
 
@@ -121,10 +122,13 @@ class Classical:
             return self.pipeline.predict(features).reshape(-1, 1).astype(np.float32)
         scores = self.pipeline.decision_function(features)
         if isinstance(model, OneVsRestClassifier):
-            return scores.reshape(-1, len(labels)).astype(np.float32)
+            scores = scores.reshape(-1, len(labels)).astype(np.float32)
+            # A label that all training examples have, or none, has a constant in place of a model: 1 or 0.
+            constant = [not isinstance(part, LogisticRegression) for part in model.estimators_]
+            return np.where(constant, (2 * scores - 1) * CERTAIN, scores)
         if scores.ndim == 1:  # two classes: the score of the second
             scores = np.column_stack([np.zeros(len(scores)), scores])
-        logits = np.full((len(scores), len(labels)), -100.0, dtype=np.float32)
+        logits = np.full((len(scores), len(labels)), -CERTAIN, dtype=np.float32)
         logits[:, model.classes_] = scores
         return logits
 
@@ -155,7 +159,7 @@ def linear_probe(inputs: Inputs, encoder: PreTrainedModel) -> Classical:
     def read(split: str, first: int | None) -> np.ndarray:
         tokenized = inputs.tokenized[split]
         tokenized = tokenized if first is None else tokenized.select(range(first))
-        return layer_features(encoder.eval(), tokenized, inputs.collator)[-1]
+        return sentence_features(encoder.eval(), tokenized, inputs.collator)
 
     return Classical(make_pipeline(StandardScaler(), _linear_model(inputs, 0.01, balanced=False)), read)
 

@@ -13,11 +13,12 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 
 from comparison.arguments import Cell
 from comparison.grid import CellPlan, Grid
-from comparison.methods import METHODS
+from comparison.methods import METHODS, RIVAL
 from distill_trainer import DistillationTrainer
 from layer_distillation.arguments import ONLY_TRAIN
 from layer_distillation.record import RunRecord
 from lora_adapters.adapters import add_lora
+from training.checkpoints import load_for_labels
 from training.run import num_steps
 from training.student import stand_in
 from training.tables import grouped, markdown_table
@@ -71,7 +72,7 @@ def estimate_seconds(
     """
     estimates = {}
     networks = [plan for plan in plans if not METHODS[plan.cell.method].is_classical]
-    kinds = grouped(networks, key=lambda plan: (plan.lora_args is not None, METHODS[plan.cell.method].all_layers))
+    kinds = grouped(networks, key=_kind)
     for kind in kinds.values():
         waiting = [plan.cell for plan in kind if states[plan.cell] != "finished"]
         if waiting:
@@ -80,6 +81,12 @@ def estimate_seconds(
             search = grid.comparison_args.search_budget
             estimates |= {cell: seconds * (1 + search * (cell.strategy == "search")) for cell in waiting}
     return estimates
+
+
+def _kind(plan: CellPlan) -> tuple[bool, bool, bool]:
+    """Returns what tells apart cells that take different times."""
+    method = METHODS[plan.cell.method]
+    return plan.lora_args is not None, method.all_layers, method.checkpoint == RIVAL
 
 
 def _recorded_seconds(plan: CellPlan) -> float:
@@ -92,11 +99,13 @@ def _probe(plan: CellPlan, grid: Grid, teacher: PreTrainedModel) -> float:
 
     The labels' loss stands for all losses: the teacher's outputs are stored, and comparing with them costs little.
     """
-    args, inputs = plan.training_args, grid.inputs
+    args, method, inputs = plan.training_args, METHODS[plan.cell.method], grid.inputs_of(plan.cell.method)
     train_dataset = inputs.tokenized["train"].shuffle(seed=0, keep_in_memory=True)
     number = min(len(train_dataset), PROBE_STEPS * args.train_batch_size * args.gradient_accumulation_steps)
-    all_layers = METHODS[plan.cell.method].all_layers
-    student = copy.deepcopy(teacher) if all_layers else stand_in(teacher, plan.student_args)[0]
+    if method.checkpoint == RIVAL:
+        student, _ = load_for_labels(grid.rival_path, inputs.data.labels, args.seed)
+    else:
+        student = copy.deepcopy(teacher) if method.all_layers else stand_in(teacher, plan.student_args)[0]
     if plan.lora_args is not None:
         student = add_lora(student, plan.lora_args, train_dataset, inputs.collator)
     evaluated = inputs.validation

@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
 from torch.nn.functional import cross_entropy
 from transformers import BertModel
 
 import run_comparison
 from comparison import baselines
-from comparison.baselines import from_encoder, tfidf, weighted_loss, with_fresh_layers
+from comparison.baselines import Classical, from_encoder, tfidf, weighted_loss, with_fresh_layers
 from distill_trainer import DistillationTrainer, DistillationTrainingArguments
 from layer_distillation.errors import UserError
 from lora_adapters.loading import load_adapter
@@ -155,11 +158,23 @@ def rows_of(folder):
         return {row["method"]: row for row in csv.DictReader(stream)}
 
 
+def test_labels_that_no_or_every_training_example_has_are_certain():
+    texts = ["bad word", "good word", "bad day", "good day"]
+    labels = np.array([[1, 0, 1], [0, 0, 1], [1, 0, 1], [0, 0, 1]])
+    pipeline = make_pipeline(TfidfVectorizer(), OneVsRestClassifier(LogisticRegression()))
+    with pytest.warns(UserWarning, match="Label"):
+        pipeline.fit(texts, labels)
+    logits = Classical(pipeline, None).logits(texts, range(3))
+    probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    assert probabilities[:, 1:] == pytest.approx(labels[:, 1:])
+    assert logits[:, 0] == pytest.approx(pipeline.decision_function(texts)[:, 0]) and logits.dtype == np.float32
+
+
 @pytest.mark.usefixtures("script_caches", "no_figures")
 def test_baselines_are_rows_of_the_same_tables(make_teacher, files, tmp_path, monkeypatch):
-    encoded, encode = [], baselines.layer_features
+    encoded, encode = [], baselines.sentence_features
     monkeypatch.setattr(
-        baselines, "layer_features", lambda model, *data: (encoded.append(len(data[0])), encode(model, *data))[1]
+        baselines, "sentence_features", lambda model, *data: (encoded.append(len(data[0])), encode(model, *data))[1]
     )
     teacher = make_teacher(["bad", "good"], encoder_only=True)
     methods = ["distill", "weighted", "lora_full", "pretrained", "fresh_layers", "rival", "linear_probe"]

@@ -6,9 +6,10 @@ import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 
+from layer_distillation.encoder_layers import find_layer_list
 from layer_mapping import build_student
 from tests.tiny_models import TINY_CLASSIFIERS
-from training.layer_similarity import cka_matrix, layer_changes, layer_features, linear_cka
+from training.layer_similarity import cka_matrix, layer_changes, layer_features, linear_cka, sentence_features
 
 ROWS = [{"input_ids": list(range(5, 5 + length)), "attention_mask": [1] * length} for length in (3, 12, 7, 20, 5)]
 
@@ -43,6 +44,17 @@ def test_it_is_1_for_rotated_scaled_and_shifted_features_and_small_for_unrelated
     assert linear_cka(first, second) < 0.3
 
 
+def states_alone(model, row):
+    """The embeddings of an example and the output of every layer, `(tokens, hidden)` each, the last one too."""
+    outputs, layers = [], model.get_submodule(find_layer_list(model))
+    handle = layers[-1].register_forward_hook(lambda *args: outputs.append(args[-1]))
+    with torch.no_grad():
+        states = model(**collate([row]), output_hidden_states=True).hidden_states
+    handle.remove()
+    (last,) = outputs
+    return [state[0].numpy() for state in (*states[:-1], last[0] if isinstance(last, tuple) else last)]
+
+
 @pytest.mark.parametrize("name", TINY_CLASSIFIERS)
 def test_features_are_the_mean_hidden_states_of_the_real_tokens_whatever_the_padding(name):
     model = TINY_CLASSIFIERS[name](4, 2)
@@ -50,9 +62,7 @@ def test_features_are_the_mean_hidden_states_of_the_real_tokens_whatever_the_pad
     features = layer_features(model, dataset, collate, batch_size=2)
     assert features.shape == (4, 5, 32)
     for index, row in enumerate(ROWS):
-        with torch.no_grad():
-            alone = model(**collate([row]), output_hidden_states=True).hidden_states
-        expected = [state[0].mean(dim=0).numpy() for state in alone[1:]]
+        expected = [state.mean(axis=0) for state in states_alone(model, row)[1:]]
         np.testing.assert_allclose(features[:, index], expected, atol=2e-4)
 
 
@@ -79,9 +89,7 @@ def test_changes_are_those_of_each_example_by_itself_from_the_definitions(name):
     model = TINY_CLASSIFIERS[name](4, 2)
     cosines, means = [], []
     for row in ROWS:
-        with torch.no_grad():
-            states = model(**collate([row]), output_hidden_states=True).hidden_states
-        states = [state[0].double().numpy() for state in states]
+        states = [state.astype(np.float64) for state in states_alone(model, row)]
         means.append([state.mean(axis=0) for state in states])
         lengths = [np.sqrt((state**2).sum(axis=1)) for state in states]
         cosines.append([(states[k] * states[k + 1]).sum(axis=1) / (lengths[k] * lengths[k + 1]) for k in range(4)])
@@ -99,12 +107,25 @@ def test_changes_are_those_of_each_example_by_itself_from_the_definitions(name):
     assert min(cka) > 1e-3 and min(influence) > 1e-3, "nothing to tell apart"
 
 
-def test_a_layer_that_hands_on_what_it_gets_changes_nothing():
+@pytest.mark.parametrize("number", [3, 4])
+def test_a_layer_that_hands_on_what_it_gets_changes_nothing(number):
     model = TINY_CLASSIFIERS["modernbert"](4, 2)  # a layer adds to its input
-    layer = model.model.layers[2]
+    layer = model.model.layers[number - 1]
     with torch.no_grad():
         layer.attn.Wo.weight.zero_()
         layer.mlp.Wo.weight.zero_()
+        model.model.final_norm.weight.uniform_(0.1, 3)  # which is no part of the last layer
     for changes in layer_changes(model, Dataset.from_list(ROWS), collate).values():
-        assert changes[2] == pytest.approx(0, abs=1e-5)
-        assert np.argmin(changes) == 2
+        assert changes[number - 1] == pytest.approx(0, abs=1e-5)
+        assert np.argmin(changes) == number - 1
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert"])
+def test_features_of_sentences_are_the_means_of_what_the_head_gets(name):
+    model = TINY_CLASSIFIERS[name](4, 2)
+    features = sentence_features(model, Dataset.from_list(ROWS), collate, batch_size=2)
+    assert features.shape == (5, 32)
+    for index, row in enumerate(ROWS):
+        with torch.no_grad():
+            state = model.base_model(**collate([row])).last_hidden_state[0]
+        np.testing.assert_allclose(features[index], state.mean(dim=0).numpy(), atol=2e-4)

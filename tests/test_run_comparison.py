@@ -1,6 +1,7 @@
 """Tests of `run_comparison.py` from the command line to the report, on a grid of tiny students."""
 
 import csv
+import gc
 import itertools
 import json
 import logging
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +26,7 @@ import run_distillation
 import run_lora
 from comparison import grid as comparison_grid
 from comparison.sharing import share_grid
+from distill_trainer import DistillationTrainer
 from layer_distillation import teacher_outputs
 from layer_distillation.atomic_files import HALF_WRITTEN
 from layer_distillation.errors import UserError
@@ -370,6 +373,39 @@ def test_a_dry_run_prints_the_plan_with_its_time_and_writes_nothing(arguments, c
     assert plan.count("| finished |") == 5
     assert "1 of 6 runs" in plan
     assert tree(copied) == before
+
+
+def test_a_dry_run_tries_the_rival_itself(arguments, make_teacher, tmp_path, capsys, monkeypatch):
+    depths = []
+
+    class Noting(DistillationTrainer):
+        def train(self):
+            depths.append(self.model.config.num_hidden_layers)
+            return super().train()
+
+    monkeypatch.setattr("comparison.time_estimate.DistillationTrainer", Noting)
+    rival = make_teacher(["bad", "good"], encoder_only=True)
+    grid = [*GRID, "--methods", "distill", "rival", "--rival_name_or_path", rival, "--num_student_layers", 2]
+    run_here(*arguments, *grid, "--dry_run", "--output_dir", tmp_path / "new")
+    assert depths == [2, 4] and "| rival-0 " in capsys.readouterr().out
+
+
+def test_the_starting_teacher_takes_no_memory_while_cells_run(arguments, same_teacher, tmp_path, monkeypatch):
+    started = []
+    prepare = run_comparison.prepare_teacher
+
+    def prepare_and_note(start, *args):
+        started.append(weakref.ref(start.model))
+        return prepare(start, *args)
+
+    def run_nothing(*args):
+        gc.collect()
+        started.append(started[0]())
+
+    monkeypatch.setattr(run_comparison, "prepare_teacher", prepare_and_note)
+    monkeypatch.setattr(run_comparison, "run_grid", run_nothing)
+    run_here(*arguments, *GRID, "--output_dir", tmp_path / "new")
+    assert len(started) == 2 and started[1] is None
 
 
 # ---- Several processes ----
