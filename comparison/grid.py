@@ -244,15 +244,12 @@ def check_grid(grid: Grid, start: TeacherStart, others: Mapping[str, Loaded]) ->
             "A comparison trains with labels, but the training examples have none. Distil on texts without labels "
             "with run_distillation.py."
         )
-    compared = [grid.inputs.reported_split]
-    if any(METHODS[method].is_classical for method in methods):
-        compared.append("train")  # which the other methods can read with labels that are unknown in part
-    for split in compared:
-        if np.isnan(true_answers(grid.inputs.tokenized[split], labels)).any():
-            raise UserError(
-                f"A comparison needs all labels of all {split} examples, but some are unknown. Complete them, or "
-                "train single students with run_distillation.py."
-            )
+    classical = [method for method in methods if METHODS[method].is_classical]
+    if classical and np.isnan(true_answers(grid.inputs.tokenized["train"], labels)).any():
+        raise UserError(
+            f"The methods of scikit-learn need all labels of all training examples, but some are unknown. Complete "
+            f"them, or leave {' and '.join(classical)} out of --methods."
+        )
     weighted = [method for method in methods if METHODS[method].weights_classes]
     if weighted and (labels.problem_type != SINGLE_LABEL or labels.is_soft):
         kind = "shares of the classes" if labels.is_soft else labels.problem_type

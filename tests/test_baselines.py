@@ -254,6 +254,28 @@ def test_several_labels_an_example_are_compared(make_teacher, tmp_path):
 
 
 @pytest.mark.usefixtures("script_caches")
+def test_labels_that_are_unknown_count_in_no_score_of_a_comparison(make_teacher, tmp_path):
+    names = ["kind", "rude"]
+    rows = [
+        {"text": text, "kind": i % 4 == 0, "rude": label == "bad"} for i, (text, label) in enumerate(sentences(40))
+    ]
+    whole = write_json_lines(tmp_path / "whole.jsonl", rows)
+    partial_rows = [{**row, names[i % 2]: None} if i % 3 == 0 else row for i, row in enumerate(rows)]
+    known = np.array([[row[name] is not None for name in names] for row in partial_rows])
+    file = write_json_lines(tmp_path / "partial.jsonl", partial_rows)
+    arguments = ["--teacher_name_or_path", make_teacher(names), "--label_column", "kind,rude", "--validation_file", file]
+    arguments += [*SETTINGS, *GRID, "--methods", "distill", "tfidf"]
+    results = run_here(*arguments, "--train_file", whole, "--output_dir", tmp_path / "grid")
+    for run, name in zip(results.runs, ("distill", "tfidf"), strict=True):
+        true = np.array([[row[name] for name in names] for row in rows])
+        expected = [f1_score(true[known[:, i], i], run.predictions.answers[known[:, i], i]) for i in range(2)]
+        assert float(rows_of(tmp_path / "grid")[name]["eval_macro_f1"]) == pytest.approx(np.mean(expected))
+    assert "nan" not in (tmp_path / "grid" / "report.md").read_text()
+    with pytest.raises(UserError, match="leave tfidf out of --methods"):
+        run_here(*arguments, "--train_file", file, "--output_dir", tmp_path / "other")
+
+
+@pytest.mark.usefixtures("script_caches")
 def test_regressions_are_compared(make_teacher, tmp_path):
     rows = [{"text": text, "label": i % 5 / 4 + 0.1} for i, (text, _) in enumerate(sentences(40))]
     file = write_json_lines(tmp_path / "scores.jsonl", rows)
