@@ -263,7 +263,14 @@ def test_labels_that_are_unknown_count_in_no_score_of_a_comparison(make_teacher,
     partial_rows = [{**row, names[i % 2]: None} if i % 3 == 0 else row for i, row in enumerate(rows)]
     known = np.array([[row[name] is not None for name in names] for row in partial_rows])
     file = write_json_lines(tmp_path / "partial.jsonl", partial_rows)
-    arguments = ["--teacher_name_or_path", make_teacher(names), "--label_column", "kind,rude", "--validation_file", file]
+    arguments = [
+        "--teacher_name_or_path",
+        make_teacher(names),
+        "--label_column",
+        "kind,rude",
+        "--validation_file",
+        file,
+    ]
     arguments += [*SETTINGS, *GRID, "--methods", "distill", "tfidf"]
     results = run_here(*arguments, "--train_file", whole, "--output_dir", tmp_path / "grid")
     for run, name in zip(results.runs, ("distill", "tfidf"), strict=True):
