@@ -310,6 +310,11 @@ def load_model(folder: str | Path, backend: str = "int8") -> Model:
         if not metrics:
             raise FileNotFoundError(f"There is no {METRICS_FILE} in {export}: the export has failed. Run it again.")
         model = OnnxModel(checkpoint.name, export, file, metrics, backend)
+    (answer,) = model.classify(["a"])
+    if not np.isfinite(list(answer.scores.values())).all():
+        raise ValueError(
+            f"{folder} holds a model whose answers are no numbers: its training has failed. Train it again."
+        )
     # Bias is measured after the export, so a newer file may lie beside the checkpoint.
     measured = [folder / IDENTITY_BIAS_FILE for folder in (checkpoint, export)]
     model.identity_bias = next((read_json(file) for file in measured if file.is_file()), {})

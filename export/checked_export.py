@@ -80,13 +80,15 @@ def export_checked_float32(model: PreTrainedModel, file: Path, data: CheckData) 
     # The long text comes first: BigBird turns to full attention for good when it reads short ones.
     parts = {f"a text of {data.max_length} tokens": data.longest_text, "the validation split": data.validation}
     expected = {name: compute_logits(model, part, data.collator, BATCH_SIZE) for name, part in parts.items()}
+    if not all(np.isfinite(logits).all() for logits in expected.values()):
+        raise UserError("The checkpoint's own logits are NaN or infinite: its training has failed. Train it again.")
     export_float32(model, file)
     differences = {}
     for name, part in parts.items():
         found = _onnx_logits(file, part, data)
         differences[name] = np.abs(found - expected[name]).max().item()
         allowed = MAX_LOGIT_DIFFERENCE * max(1, np.abs(expected[name]).max().item())
-        if not differences[name] <= allowed:  # also if it is not a number
+        if not differences[name] <= allowed:  # also if ONNX Runtime's is not a number
             raise UserError(
                 f"The float32 export must answer as PyTorch does, within {allowed:g}, but its logits on {name} differ "
                 f"by up to {differences[name]:g}. Use the checkpoint in PyTorch, or try a smaller --max_seq_length if "

@@ -192,6 +192,15 @@ def test_an_export_that_has_failed_is_not_served(served_model, tmp_path):
         load_model(tmp_path)
 
 
+def test_a_model_whose_answers_are_no_numbers_is_not_served(served_model, tmp_path):
+    shutil.copytree(served_model, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["classifier.bias"][0] = torch.nan
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="answers are no numbers: its training has failed"):
+        load_model(tmp_path, "pytorch")
+
+
 def test_a_tokenizer_that_is_written_in_python_is_refused_as_that(served_model, tmp_path):
     shutil.copytree(served_model / "export", tmp_path, dirs_exist_ok=True)
     (tmp_path / "tokenizer.json").unlink()

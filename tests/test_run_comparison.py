@@ -347,6 +347,16 @@ def test_a_failed_cell_is_reported_and_the_others_go_on(copied, arguments, cells
     assert "distill-odd-0: " not in (copied / "report.md").read_text()
 
 
+def test_runs_that_have_diverged_are_failed_ones(arguments, same_teacher, tmp_path):
+    methods = ["--strategies", "odd", "--methods", "distill", "lora", "--seeds", 0]
+    options = [*methods, "--lora_learning_rate", 1e30, "--output_dir", tmp_path / "grid"]
+    with pytest.raises(SystemExit):
+        run_here(*arguments, *same_teacher, *options)
+    report = (tmp_path / "grid" / "report.md").read_text()
+    assert "- lora-odd-0: The student has learned nothing" in report
+    assert [row[0] for row in table(report, "Student Layer")[1]] == ["Odd (1,3)", "Teacher"]
+
+
 def test_the_layers_of_the_next_method_are_reported_where_all_runs_of_the_first_failed(copied, arguments, cells_run):
     for seed in (0, 1):
         shutil.rmtree(copied / "runs" / f"distill-even-{seed}")

@@ -555,6 +555,39 @@ def test_wrong_files_are_refused(teacher, files, tmp_path):
     assert_refused(arguments, tmp_path / "student", str(path), "ugly")
 
 
+DIVERGING = ["--num_train_epochs", 2, "--per_device_train_batch_size", 8, "--logging_steps", 1, "--max_grad_norm", 0]
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_a_student_that_has_diverged_is_no_finished_run(with_labels, teacher, files, texts_alone, tmp_path):
+    folder = tmp_path / "student"
+    arguments = ["--teacher_name_or_path", teacher, *DIVERGING, "--output_dir", folder]
+    losses = ["--ce_weight", 0, "--kl_weight", 1]
+    arguments += files if with_labels else [*replace_file(files, "train", texts_alone), *losses]
+    with pytest.raises(UserError, match="student has learned nothing.*lower learning rate"):
+        run_here(*arguments, "--learning_rate", 1e30)
+    assert read_record(folder) is None and not (folder / "model.safetensors").exists()
+    run_here(*arguments, "--overwrite_output_dir")
+    assert np.isfinite(results(folder)["eval_loss"])
+
+
+def test_a_teacher_that_has_diverged_is_not_kept(make_teacher, files, tmp_path):
+    arguments = ["--teacher_name_or_path", make_teacher(["bad", "good"], encoder_only=True), *files, *DIVERGING]
+    with pytest.raises(UserError, match="teacher has learned nothing.*lower --teacher_learning_rate"):
+        run_here(*arguments, "--teacher_learning_rate", 1e30, "--output_dir", tmp_path)
+    assert not (tmp_path / "teacher" / "model.safetensors").exists()
+
+
+def test_a_teacher_without_numbers_for_answers_is_refused(teacher, files, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(teacher)
+    model.classifier.bias.data[0] = torch.nan
+    model.save_pretrained(tmp_path / "nan")
+    AutoTokenizer.from_pretrained(teacher).save_pretrained(tmp_path / "nan")
+    arguments = ["--teacher_name_or_path", tmp_path / "nan", *files, "--output_dir", tmp_path / "student"]
+    with pytest.raises(UserError, match="Choose another --teacher_name_or_path"):
+        run_here(*arguments, "--ce_weight", 1, "--kl_weight", 0)
+
+
 def test_texts_without_labels_are_refused_where_something_learns_from_labels(
     teacher, make_teacher, files, texts_alone, tmp_path
 ):

@@ -304,6 +304,14 @@ def test_a_model_that_computes_long_texts_in_another_way_is_refused_if_texts_may
         export_checked_float32(model, tmp_path / "model.onnx", data)
 
 
+def test_a_model_whose_logits_are_no_numbers_is_refused_as_that(tmp_path):
+    model = tiny_classifier("bert")
+    torch.nn.init.constant_(model.classifier.bias, torch.nan)
+    dataset = Dataset.from_dict({"input_ids": [[5, 6, 7]], "attention_mask": [[1, 1, 1]]})
+    with pytest.raises(UserError, match="checkpoint's own logits are NaN.*training has failed"):
+        export_checked_float32(model.eval(), tmp_path / "model.onnx", check_data(dataset, None))
+
+
 class ComplexClassifier(BertPreTrainedModel):
     def __init__(self, config):
         super().__init__(config)

@@ -1,8 +1,9 @@
 """Scores a classifier: metrics of each split, predictions on disk, parameters, size and latency."""
 
 import csv
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -13,6 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArgum
 from transformers.trainer_utils import PredictionOutput
 
 from layer_distillation.atomic_files import write_json
+from layer_distillation.errors import UserError
 from layer_distillation.label_loss import mean_task_loss
 from layer_distillation.model_outputs import compute_logits, forward_columns, longest_first
 from layer_distillation.problem_types import MULTI_LABEL, SINGLE_LABEL
@@ -67,6 +69,25 @@ def training_loss(trainer: Trainer, inputs: Inputs) -> dict[str, float]:
     return {
         TRAINING_LOSS: trainer.predict(by_length(tokenized), metric_key_prefix="train_eval").metrics[TRAINING_LOSS]
     }
+
+
+def check_has_converged(results: Mapping[str, float], model: str, advice: str) -> None:
+    """Checks that the loss of a trained model is a number; it is NaN after steps that were too large.
+
+    Args:
+        results: with the loss on one of the splits at least, or nothing is checked.
+        model: what it is, for the message.
+        advice: what to do.
+
+    Raises:
+        UserError: it is NaN or infinite.
+    """
+    losses = [results[name] for name in (TRAINING_LOSS, "eval_loss", "predict_loss") if name in results]
+    if losses and not math.isfinite(losses[0]):
+        raise UserError(
+            f"The {model} has learned nothing: its loss is {losses[0]}, because its weights or its answers are no "
+            f"numbers. {advice}"
+        )
 
 
 def _predict(trainer: Trainer, tokenized: Dataset, prefix: str) -> PredictionOutput:

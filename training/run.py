@@ -39,6 +39,7 @@ from training.checkpoints import load_classifier, load_for_labels
 from training.command_line import ON_COMMAND_LINE, Settings
 from training.evaluation import (
     by_length,
+    check_has_converged,
     describe_model,
     evaluate_splits,
     measure_latency,
@@ -266,6 +267,7 @@ def train_and_finish(
             _write_results(folder, "train", results)
             trainer.state.save_to_json(str(Path(folder) / TRAINER_STATE_NAME))
         results |= score(trainer, run.inputs, folder)
+        check_has_converged(results, "student", "Train it again with a lower learning rate.")
         if run.args.do_eval:
             write_thresholds(trainer, run.inputs, folder)
         if trainer.is_world_process_zero():

@@ -33,7 +33,7 @@ from text_data.answers import label_array
 from text_data.labels import LabelMap
 from training.arguments import TeacherArguments
 from training.checkpoints import load_classifier, load_tokenizer, set_padding
-from training.evaluation import TRAINING_LOSS, evaluate_model, training_loss
+from training.evaluation import TRAINING_LOSS, check_has_converged, evaluate_model, training_loss
 from training.guessing import warn_if_guessing
 from training.inputs import Inputs
 
@@ -161,6 +161,7 @@ def prepare_teacher(
         results |= _scores(model, training_args, inputs)
     else:
         results |= _kept_scores(scores_file, model, training_args, inputs)
+    check_has_converged(results, "teacher", "Choose another --teacher_name_or_path, or train this one again.")
     warn_if_guessing(results, label_array(inputs.validation), data.labels)
     return Teacher(path, start.args, data.labels, results)
 
@@ -250,6 +251,7 @@ def fine_tune(
         model=start.model, args=args, train_dataset=inputs.tokenized["train"], processing_class=inputs.tokenizer
     )
     kept = {"recipe": recipe, "train_loss": trainer.train().metrics["train_loss_ce"], **training_loss(trainer, inputs)}
+    check_has_converged(kept, "teacher", "Train it with a lower --teacher_learning_rate.")
     with replacing(folder, training_args.distributed_state) as unfinished:
         trainer.save_model(unfinished)
         if trainer.is_world_process_zero():
