@@ -34,8 +34,12 @@ AUCS = ("subgroup_auc", "bpsn_auc", "bnsp_auc")
 METRICS = (*AUCS, "false_positive_rate", "false_negative_rate", "calibration_error")
 POWER = -5
 THRESHOLD = 0.5
-# An identity with fewer toxic or fewer harmless texts is left out: its AUCs would say nothing.
+# An identity with fewer texts of one of these kinds is left out: its AUCs, which compare them, would say nothing.
 MIN_TEXTS = 20
+KINDS = (
+    *("toxic texts that mention it", "harmless texts that mention it"),
+    *("toxic texts that do not mention it", "harmless texts that do not mention it"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class IdentityBias:
     Attributes:
         identities: by identity, then by metric (`METRICS`).
         counts: by identity the numbers of toxic and of harmless texts that mention it.
-        left_out: identities with fewer than `MIN_TEXTS` toxic or harmless texts.
+        left_out: identities with fewer than `MIN_TEXTS` texts of one of the `KINDS`.
     """
 
     identities: Mapping[str, Mapping[str, Scores]]
@@ -111,19 +115,26 @@ def identity_bias(
 
 
 def measurable(is_toxic: np.ndarray, mentions: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns the identities that enough toxic and enough harmless texts mention.
+    """Returns the identities with enough toxic and enough harmless texts that mention them, and that do not.
 
     Raises:
         UserError: there is none.
     """
-    fewest = {name: min(_counts(is_toxic, of)) for name, of in mentions.items()}
-    names = [name for name, number in fewest.items() if number >= MIN_TEXTS]
+    rarest = {name: _rarest(is_toxic, of) for name, of in mentions.items()}
+    names = [name for name, (number, _) in rarest.items() if number >= MIN_TEXTS]
     if not names:
+        number, kind = max(rarest.values(), default=(0, "texts"))
         raise UserError(
-            f"Identity bias needs {MIN_TEXTS} toxic and {MIN_TEXTS} harmless texts that mention an identity, but the "
-            f"best of {len(fewest)} identities has {max(fewest.values(), default=0)} of the rarer kind. Add texts."
+            f"Identity bias needs {MIN_TEXTS} toxic and {MIN_TEXTS} harmless texts that mention an identity, and as "
+            f"many that do not, but the best of {len(rarest)} identities has {number} {kind}. Add such texts to "
+            "--identity_file, or name other --identities."
         )
     return names
+
+
+def _rarest(is_toxic: np.ndarray, mentioned: np.ndarray) -> tuple[int, str]:
+    """Returns which of the `KINDS` has the fewest texts, after their number."""
+    return min(zip(_counts(is_toxic, mentioned) + _counts(is_toxic, ~mentioned), KINDS, strict=True))
 
 
 def _counts(is_toxic: np.ndarray, mentioned: np.ndarray) -> tuple[int, int]:

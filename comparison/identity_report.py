@@ -128,7 +128,8 @@ def write_beside_model(folder: str | Path, source: str, measured: Mapping[str, I
 
 def _section(source: str, measured: Mapping[str, IdentityBias]) -> str:
     left_out = next(iter(measured.values())).left_out
-    without = f"\n\nLeft out, with fewer than {MIN_TEXTS} toxic or harmless texts: {', '.join(left_out)}."
+    few = f"fewer than {MIN_TEXTS} toxic or harmless texts that mention them, or that do not"
+    without = f"\n\nLeft out, with {few}: {', '.join(left_out)}."
     return f"""{HEADING}
 
 On {source}. {EXPLANATION}

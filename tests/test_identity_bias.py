@@ -1,5 +1,8 @@
 """Tests of the identity bias: scores against scikit-learn and against counted texts, and the texts that it reads."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 from comparison.bootstrap import difference, draw, score
 from comparison.identity_bias import METRICS, MIN_TEXTS, identity_bias
 from comparison.identity_report import to_json
-from comparison.identity_texts import IdentityArguments, read_identity_texts, toxic_probabilities
+from comparison.identity_runs import check_measurable
+from comparison.identity_texts import IdentityArguments, IdentityTexts, read_identity_texts, toxic_probabilities
 from comparison.metrics import calibration_error
 from layer_distillation.errors import UserError
 from layer_distillation.problem_types import MULTI_LABEL, SINGLE_LABEL
@@ -91,6 +95,27 @@ def test_identities_with_few_texts_are_left_out_and_without_any_identity_the_err
     assert limits["low"] < limits["estimate"] < limits["high"]
     with pytest.raises(UserError, match=str(MIN_TEXTS)):
         identity_bias(is_toxic, probabilities[None], {"taoist": mentions["taoist"]})
+
+
+def test_identities_that_nearly_all_texts_mention_are_left_out_too(texts):
+    is_toxic, probabilities, mentions = texts
+    few_others = {name: ~(of & (np.cumsum(of) < MIN_TEXTS)) for name, of in (("toxic", is_toxic), ("not", ~is_toxic))}
+    common = few_others | {"all": np.ones(NUM_TEXTS, bool)}
+    bias, alone = (
+        identity_bias(is_toxic, probabilities[None], of, num_resamples=20) for of in (mentions | common, mentions)
+    )
+    assert bias.left_out == ["taoist", *common]
+    assert to_json(bias)["power_mean"] == to_json(alone)["power_mean"]
+    json.dumps(to_json(bias), allow_nan=False)
+
+
+def test_texts_that_all_mention_the_identity_are_refused_before_training_with_what_to_add(texts):
+    is_toxic, _, mentions = texts
+    labels = LabelMap(SINGLE_LABEL, ("toxic", "other"))
+    no_other_toxic = IdentityTexts("a.csv", [""] * NUM_TEXTS, is_toxic, {"old": mentions["old"] | is_toxic})
+    with pytest.raises(UserError, match="0 toxic texts that do not mention it. Add such texts to --identity_file"):
+        check_measurable(no_other_toxic, labels, IdentityArguments())
+    check_measurable(replace(no_other_toxic, mentions=mentions), labels, IdentityArguments())
 
 
 def test_an_interval_covers_the_truth_in_about_95_percent_of_samples():
