@@ -74,12 +74,14 @@ class Scores:
         varies: whether another seed would have given other scores; not so of a teacher that all students share.
         fresh: whether another seed also draws the weights anew. Such scores may differ many times as much from seed to
             seed as those of copied weights, so the two variances are not pooled.
+        lowest: as in `Metric`.
     """
 
     by_seed: np.ndarray
     resampled: np.ndarray
     varies: bool = True
     fresh: bool = False
+    lowest: float = 0.0
 
     @property
     def variance_by_examples(self) -> float:
@@ -141,7 +143,7 @@ def bootstrap(
         sums = [part.astype(float) @ statistics for part in np.array_split(draws, -(-num_resamples // 50))]
         by_seed.append(metric.score(statistics.sum(axis=0)))
         resampled.append(metric.score(np.concatenate(sums)))
-    return Scores(np.array(by_seed), np.column_stack(resampled), varies, fresh)
+    return Scores(np.array(by_seed), np.column_stack(resampled), varies, fresh, metric.lowest)
 
 
 @functools.lru_cache(maxsize=2)
@@ -171,14 +173,13 @@ def pooled_seed_variance(systems: Iterable[Scores]) -> dict[bool, SeedVariance]:
 
 
 def score(system: Scores, seeds: Mapping[bool, SeedVariance] | None = None) -> Interval:
-    """Returns the mean score over the seeds, with its interval within [-1, 1], or within [0, 1] for a score above 0.
+    """Returns the mean score over the seeds, with its interval, which ends where scores do.
 
     Args:
         seeds: `None` for the system's own seeds.
     """
     interval = _interval(system.by_seed.mean(), system.resampled.mean(axis=1), [system], seeds)
-    lowest = 0.0 if interval.estimate >= 0 else -1.0
-    return replace(interval, low=max(interval.low, lowest), high=min(interval.high, 1.0))
+    return replace(interval, low=max(interval.low, system.lowest), high=min(interval.high, 1.0))
 
 
 def difference(first: Scores, second: Scores, seeds: Mapping[bool, SeedVariance] | None = None) -> Interval:

@@ -176,7 +176,7 @@ def _bar(axis: Axes, position: int, value: float, group: Group) -> None:
 
 def _label_bars(axis: Axes, groups: Sequence[Group], title: str, lowest: float) -> None:
     """Names the bars, and starts the axis below the lowest value: differences are small. Its title says where."""
-    start = max(0.0, np.floor(20 * (lowest - 0.05)) / 20)
+    start = max(-1.0 if lowest < 0 else 0.0, np.floor(20 * (lowest - 0.05)) / 20)
     axis.set_xlim(start, 1)
     axis.set_xlabel(f"{title} (axis from {start:.0%})")
     _show_percent(axis.xaxis)

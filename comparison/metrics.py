@@ -28,12 +28,14 @@ class Metric:
         title: in tables.
         statistics: takes labels and outputs of the examples, returns what is summed: `(examples, k)`.
         score: of sums `(..., k)`; returns `(...)`.
+        lowest: score that is possible; the highest is 1.
     """
 
     name: str
     title: str
     statistics: Callable[[np.ndarray, np.ndarray], np.ndarray]
     score: Callable[[np.ndarray], np.ndarray]
+    lowest: float = 0.0
 
     def __call__(self, labels: np.ndarray, outputs: np.ndarray) -> float:
         """Returns the score on all examples."""
@@ -142,9 +144,9 @@ macro_f1 = Metric("macro_f1", "macro-F1", _occurrences, _mean_f1_of_occurring)
 # The mean over all labels, as scikit-learn has it for several labels an example.
 macro_f1_of_labels = Metric("macro_f1", "macro-F1", _occurrences, _mean_f1)
 # Labels and predictions: numbers `(examples,)`.
-pearson = Metric("pearson", "Pearson correlation", _moments, _correlation)
+pearson = Metric("pearson", "Pearson correlation", _moments, _correlation, lowest=-1.0)
 # On resampled examples, the ranks are those among all examples.
-spearman = Metric("spearmanr", "Spearman correlation", _moments_of_ranks, _correlation)
+spearman = Metric("spearmanr", "Spearman correlation", _moments_of_ranks, _correlation, lowest=-1.0)
 # Labels as for accuracy, and probabilities `(examples, classes)`. The mean distance between confidence and accuracy:
 # Guo et al. 2017, "On Calibration of Modern Neural Networks" (https://arxiv.org/abs/1706.04599), equation 3.
 calibration_error = Metric("calibration_error", "expected calibration error", _bins, _calibration_error)

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 
 from benchmarks.results import RESULTS
 from comparison.bootstrap import bootstrap, difference, holm, pooled_seed_variance, score
-from comparison.metrics import accuracy, macro_f1
+from comparison.metrics import accuracy, macro_f1, pearson, spearman
 from experiments.coverage import SETTINGS, Setting, coverage, simulate, true_scores
 
 
@@ -92,6 +92,16 @@ def test_the_interval_of_a_score_ends_where_scores_do():
     predictions = np.array([[0] * 50, [0] * 10 + [1] * 40])
     interval = score(bootstrap(accuracy, np.zeros(50, dtype=int), predictions, num_resamples=100))
     assert (interval.low, interval.high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("metric", [pearson, spearman])
+def test_the_interval_of_a_low_correlation_reaches_below_0_and_not_below_minus_1(metric):
+    labels, draws = np.arange(100.0), np.random.default_rng(0)
+    low = score(bootstrap(metric, labels, (0.05 * labels + draws.normal(0, 20, 100))[None]))
+    assert low.estimate > 0 > low.low
+    assert low.low - low.estimate == pytest.approx(low.estimate - low.high)
+    opposite = score(bootstrap(metric, labels[:4], np.array([[4.0, 3, 2, 1], [1, 2, 3, 4]]), num_resamples=100))
+    assert (opposite.low, opposite.high) == (-1.0, 1.0)
 
 
 def test_samples_that_are_not_paired_are_refused():

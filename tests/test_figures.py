@@ -112,6 +112,21 @@ def test_bars_show_their_whole_intervals(figures, results, scores):
         assert f"axis from {axis.get_xlim()[0]:.0%}" in axis.get_xlabel()
 
 
+def test_bars_show_their_whole_intervals_also_below_0(results, scores):
+    """As those of correlations may be."""
+    lowered = {
+        name: {
+            group: replace(of_group, by_seed=of_group.by_seed - 0.7, resampled=of_group.resampled - 0.7, lowest=-1.0)
+            for group, of_group in groups.items()
+        }
+        for name, groups in scores.items()
+    }
+    figure = scores_figure(results, lowered)
+    axis, seeds = figure.axes[0], pooled_seed_variance(lowered["accuracy"].values())
+    assert axis.get_xlim()[0] < min(score(lowered["accuracy"][group], seeds).low for group in results.groups) < 0
+    pyplot.close(figure)
+
+
 def test_the_random_control_does_not_press_the_costs_of_the_others_together(figures, results, scores):
     (legend,) = figures["costs"].legends
     labels = [text.get_text() for text in legend.get_texts()]
