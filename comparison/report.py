@@ -112,7 +112,7 @@ def statement(first: str, second: str, metric: str, interval: Interval, p_value:
     figures = f"{interval} points of {metric}"
     _, low, high = interval.points  # as the reader sees them
     if not interval.over_seeds:
-        return f"{first} and {second} have one seed each, which is too few to compare them: {figures}."
+        return f"{first} and {second} have too few seeds to be compared: {figures}."
     figures += f", corrected p {p_value_in_print(p_value, '= ', '< ')}"
     if low <= 0 <= high or p_value >= SIGNIFICANT:
         return f"{first} and {second} cannot be told apart on this data: {figures}."
@@ -155,9 +155,14 @@ def _statements(
     intervals = [difference(scores[first], scores[second], seeds) for _, _, first, second in comparisons]
     corrected = holm([interval.p_value for interval in intervals])
     title = f"{results.split_title.lower()} {metric.title}"
+    lone = {group for group, of_group in scores.items() if of_group.varies and len(of_group.by_seed) == 1}
+
+    def named(name: str, group: Group, interval: Interval) -> str:
+        return f"{name} (one seed)" if group in lone and not interval.over_seeds else name
+
     return [
-        statement(first, second, title, interval, p_value)
-        for (first, second, *_), interval, p_value in zip(comparisons, intervals, corrected, strict=True)
+        statement(named(a, group, interval), named(b, other, interval), title, interval, p_value)
+        for (a, b, group, other), interval, p_value in zip(comparisons, intervals, corrected, strict=True)
     ]
 
 

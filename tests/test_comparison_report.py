@@ -114,9 +114,21 @@ def test_a_sentence_claims_nothing_that_does_not_survive_the_correction():
     assert "cannot be told apart" in sentence and sentence.endswith("corrected p = 0.060.")
 
 
-def test_a_sentence_over_one_seed_each_claims_nothing():
+def test_a_sentence_over_too_few_seeds_claims_nothing():
     sentence = statement("even", "odd", "accuracy", Interval(0.1, 0.08, 0.12, 1e-9, over_seeds=False), p_value=1e-9)
-    assert "one seed each" in sentence and "better" not in sentence and "+10.0 [8.0, 12.0]" in sentence
+    assert "too few seeds" in sentence and "better" not in sentence and "+10.0 [8.0, 12.0]" in sentence
+
+
+def test_a_sentence_over_too_few_seeds_says_which_side_has_one_seed():
+    """Three seeds of `odd` do not tell how far those of `random` differ, which has fresh weights."""
+    results = make_results({("distill", "odd"): 0.9, ("distill", "random"): 0.4, ("tfidf", ""): 0.6})
+    results = replace(results, runs=[run for run in results.runs if run.cell.seed == 0 or run.cell.strategy == "odd"])
+    scores = score_groups(results.predictions)
+    (of_layers,) = layer_statements(results, scores["accuracy"])
+    assert of_layers.startswith("odd and random (one seed) have too few seeds to be compared: +")
+    of_odd, of_random = method_statements(results, scores["macro_f1"])
+    assert of_odd.startswith("odd: distilled is better than TF-IDF: +")
+    assert of_random.startswith("random: TF-IDF and distilled (one seed) have too few seeds to be compared: +")
 
 
 def test_sentences_are_corrected_for_their_number(results, scores):
