@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import gradio as gr
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,8 +43,8 @@ SECURITY_HEADERS = [
 ]
 
 
-def create_app(service: Service) -> "Guard":
-    """Returns the application, which starts and stops the service.
+def create_app(service: Service) -> ASGIApp:
+    """Returns the application, which starts and stops the service: a `Guard` around FastAPI.
 
     Raises:
         ValueError: `attributes.json` of the first model is wrong.
@@ -113,8 +114,10 @@ class Guard:
         try:
             await self._answer(scope, receive, send_guarded)
         except Exception:
-            status = 500  # Starlette has sent it, or uvicorn will
-            raise
+            if status == 499:  # a direct function has failed; FastAPI has answered itself
+                await _error(scope, 500, "The server has failed.")(scope, receive, send_guarded)
+            status = 500
+            raise  # for the log
         finally:
             path = scope["path"] if scope["path"] in API_PATHS else "page"
             self._service.observe(path, status, started)
@@ -126,9 +129,7 @@ class Guard:
         try:
             body = await _read_body(scope, receive)
         except HTTPException as error:
-            in_form = perspective.error_response if scope["path"].startswith(perspective.PREFIX) else error_response
-            response = in_form(error.status_code, error.detail, headers={"Connection": "close"})
-            await response(scope, receive, send)
+            await _error(scope, error.status_code, error.detail, {"Connection": "close"})(scope, receive, send)
             return
         if body[-1]["type"] == "http.disconnect":
             return
@@ -136,6 +137,12 @@ class Guard:
         if scope["method"] == "POST" and scope["path"] in self._direct:
             handler = await self._direct[scope["path"]](Request(scope, replayed))
         await handler(scope, replayed, send)
+
+
+def _error(scope: Scope, status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Returns an error in the form of the API that the request is for."""
+    in_form = perspective.error_response if scope["path"].startswith(perspective.PREFIX) else error_response
+    return in_form(status, message, headers=headers)
 
 
 async def _read_body(scope: Scope, receive: Receive) -> list[Message]:

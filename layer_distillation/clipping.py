@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
@@ -24,79 +25,62 @@ EPSILON = 1e-6  # that `torch.nn.utils.clip_grad_norm_` adds to the norm
 
 @contextmanager
 def clipped_in_step(trainer: Trainer) -> Iterator[None]:
-    """Has `accelerator.clip_grad_norm_` return the norm, and leave the scaling to the optimizer's next step.
+    """Has the trainer's `_clip_grad_norm` return the norm, and leave the scaling to the optimizer's next step.
 
     It clips at once as before where somebody may look at the clipped gradients before the step: a callback
-    (`on_pre_optimizer_step`), a hook of the optimizer, or a trainer with its own `_clip_grad_norm` or
-    `_get_grad_norm`. So it does for other optimizers, for a part of the parameters, for other weights than float32,
-    and where an engine shares out the gradients.
+    (`on_pre_optimizer_step`), a hook of the optimizer, or a trainer with its own `_get_grad_norm`. So it does for
+    other optimizers, for a part of the parameters, for other weights than float32, and where an engine shares out the
+    gradients. A trainer with its own `_clip_grad_norm` is left alone, and so are other callers of the accelerator.
     """
-    accelerator = trainer.accelerator
-    of_instance = vars(accelerator).get("clip_grad_norm_")
-    at_once, waiting = accelerator.clip_grad_norm_, _WaitingScale()
+    if _is_replaced(trainer, Trainer, "_clip_grad_norm"):
+        yield
+        return
+    at_once, waiting = trainer._clip_grad_norm, _WaitingScale()
 
-    def clip(parameters: Iterable[nn.Parameter], max_norm: float, norm_type: float = 2) -> Any:
-        parameters = list(parameters)
+    def clip(model: nn.Module) -> Any:
+        waiting.drop()
+        parameters = list(model.parameters())
         optimizer = _scaling_optimizer(trainer, parameters)
-        if optimizer is None or waiting.is_set:
-            waiting.apply()
-            return at_once(parameters, max_norm, norm_type)
-        norm, scale = norm_and_scale(parameters, max_norm, norm_type)
+        if optimizer is None:
+            return at_once(model)
+        norm, scale = norm_and_scale(parameters, trainer.args.max_grad_norm)
         waiting.set(optimizer, scale)
         return norm
 
-    accelerator.clip_grad_norm_ = clip
+    trainer._clip_grad_norm = clip
     try:
         yield
     finally:
-        del accelerator.clip_grad_norm_
-        if of_instance is not None:
-            accelerator.clip_grad_norm_ = of_instance
+        del trainer._clip_grad_norm
         waiting.end()
 
 
-def norm_and_scale(
-    parameters: Iterable[nn.Parameter], max_norm: float, norm_type: float = 2
-) -> tuple[torch.Tensor, torch.Tensor]:
+def norm_and_scale(parameters: Iterable[nn.Parameter], max_norm: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the norm of all gradients, and what to divide them by: `norm / max_norm`, or 1 if that is below 1."""
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], norm_type)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     return norm, ((norm + EPSILON) / max_norm).clamp(min=1.0)
 
 
 class _WaitingScale:
-    """What the next step of an optimizer divides its gradients by."""
+    """What the next step of an optimizer divides its gradients by. After it, or if it is skipped, it is dropped."""
 
     def __init__(self):
         self._optimizer = self._handle = None
-        # Of the gradients that the scale was computed of; PyTorch counts each change in place.
-        self._versions: dict[torch.Tensor, int] = {}
-
-    @property
-    def is_set(self) -> bool:
-        return self._optimizer is not None and self._optimizer.grad_scale is not None
 
     def set(self, optimizer: torch.optim.Adam, scale: torch.Tensor) -> None:
         if optimizer is not self._optimizer:
             self.end()
-            self._optimizer, self._handle = optimizer, optimizer.register_step_post_hook(self._reset)
+            self._optimizer, self._handle = optimizer, optimizer.register_step_post_hook(self.drop)
         optimizer.grad_scale = scale
-        self._versions = {p.grad: p.grad._version for p in _parameters(optimizer)}
 
-    def apply(self) -> None:
-        """Divides the gradients now, if no step has done it. Those after a skipped step are others."""
-        if self.is_set:
-            for parameter in _parameters(self._optimizer):
-                if self._versions.get(parameter.grad) == parameter.grad._version:
-                    parameter.grad.div_(self._optimizer.grad_scale)
-            self._reset()
+    def drop(self, *_: Any) -> None:
+        if self._optimizer is not None:
+            self._optimizer.grad_scale = None
 
     def end(self) -> None:
         if self._optimizer is not None:
-            self._reset()
+            self.drop()
             self._handle.remove()
-
-    def _reset(self, *_: Any) -> None:
-        self._optimizer.grad_scale, self._versions = None, {}
 
 
 def _scaling_optimizer(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> torch.optim.Adam | None:
@@ -112,7 +96,8 @@ def _scaling_optimizer(trainer: Trainer, parameters: Sequence[nn.Parameter]) -> 
     callbacks = trainer.callback_handler.callbacks
     is_seen = (
         any(_is_replaced(callback, TrainerCallback, "on_pre_optimizer_step") for callback in callbacks)
-        or any(_is_replaced(trainer, Trainer, name) for name in ("_clip_grad_norm", "_get_grad_norm"))
+        or _is_replaced(trainer, Trainer, "_get_grad_norm")
+        or _is_replaced(accelerator, Accelerator, "clip_grad_norm_")
         or optimizer._optimizer_step_pre_hooks
         or _global_optimizer_pre_hooks
     )

@@ -32,7 +32,7 @@ AFTER_ATTENTION = (
 # a multiple of its blocks, and takes away what it has added from the end of what its layers return.
 NEED_ALL_TOKENS = ("reformer", "big_bird")
 # Packages whose modules do with states what their names say. The modules of others might keep them.
-KNOWN_PACKAGES = ("torch", "transformers", "peft", "layer_distillation")
+KNOWN_PACKAGES = ("torch", "transformers", "peft")
 # Their hooks read no states: those of this module, those of transformers, which stay once they are installed, unless
 # hidden states are asked for, and those that count operations by module.
 READ_NO_STATES = (__name__, output_capturing.__name__, "torch.utils.module_tracker")
@@ -52,8 +52,9 @@ def unread_tokens_left_out(model: nn.Module) -> Iterator[None]:
 
     This is done for classes of transformers, no subclasses of them, whose losses read the logits alone, where a trial
     shows that the logits stay the same. A step computes everything if hidden states are asked for, if the last layer
-    is computed again in the backward pass (gradient checkpointing), or if it or a module that reads it has hooks, as
-    those of FSDP2, or a `forward` of its own, which may read what it returns. Evaluation is as it was.
+    is computed again in the backward pass (gradient checkpointing), or if it or a module that may read it is not of a
+    known package, has hooks, as those of FSDP2, or has a `forward` of its own: they might keep what they read.
+    Evaluation is as it was.
 
     Args:
         model: before an engine shares out its weights. It may be in the wrapper of PEFT.
@@ -113,8 +114,6 @@ def _known_module(plain: nn.Module) -> str | None:
     """Returns the name of the module in the last layer that reads the attention's result first, if it is known."""
     if not type(plain).__module__.startswith("transformers.") or plain.config.model_type in NEED_ALL_TOKENS:
         return None
-    if any(type(module).__module__.split(".")[0] not in KNOWN_PACKAGES for module in plain.modules()):
-        return None
     layers = find_layer_list(plain)
     last = f"{layers}.{len(plain.get_submodule(layers)) - 1}"
     names = {name for name, _ in plain.named_modules()}
@@ -142,9 +141,10 @@ class _Choice:
 
     def _may_be_seen(self) -> bool:
         """Whether the last layer's states for all tokens are needed, or may be read by others than the head."""
-        # What comes before the last layer is complete in any case, and the model as a whole returns logits.
+        # What these give is complete in any case.
         before_last = {self._plain.get_input_embeddings(), *list(self._layers)[:-1]}
         modules = self._plain.named_modules(memo=before_last)
+        # The model as a whole returns logits, and mixed precision gives it a `forward` of its own.
         return _has_foreign_hooks(torch_module, "_global") or any(
             _needs_all_tokens(module) for _, module in modules if module is not self._plain
         )
@@ -157,6 +157,7 @@ def _needs_all_tokens(module: nn.Module) -> bool:
         getattr(module, "gradient_checkpointing", False)
         or isinstance(module, CheckpointWrapper)
         or "forward" in vars(module)
+        or type(module).__module__.split(".")[0] not in KNOWN_PACKAGES
         or _has_foreign_hooks(module)
     )
 

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from jsonschema import Draft202012Validator
 
 from app.models import load_model
-from app.server import Guard, create_app
+from app.server import SECURITY_HEADERS, Guard, create_app
 from app.service import MAX_BODY_BYTES, MAX_CHARACTERS, MAX_TEXTS, Service, is_blank
 
 SECRET = "xylophone-secret"
@@ -312,11 +312,12 @@ def test_a_body_that_breaks_off_reaches_nobody():
     assert sent == [499]
 
 
-def test_an_error_of_the_server_is_counted_as_one():
+def test_an_error_of_the_server_is_answered_and_counted_as_one():
     async def app(scope, receive, send):
         raise ZeroDivisionError
 
-    assert asyncio.run(guarded(app, part(b"", False))) == [500]
+    start, _, status = asyncio.run(guarded(app, part(b"", False)))
+    assert start["status"] == status == 500
 
 
 def test_a_body_in_parts_arrives_whole():
@@ -345,11 +346,28 @@ def test_other_methods_of_a_direct_path_go_to_the_application():
     assert start["status"] == status == 405
 
 
-def test_an_error_of_a_direct_function_is_counted_as_one():
+def test_an_error_of_a_direct_function_is_answered_and_counted_as_one():
     async def endpoint(request):
         raise ZeroDivisionError
 
-    assert asyncio.run(guarded(None, part(b"", False), direct={"/api/classify": endpoint})) == [500]
+    start, body, status = asyncio.run(guarded(None, part(b"", False), direct={"/api/classify": endpoint}))
+    assert start["status"] == status == 500 and set(SECURITY_HEADERS) <= set(start["headers"])
+    assert json.loads(body["body"]) == {"error": "The server has failed."}
+
+
+@pytest.mark.parametrize("path", ["/api/classify", "/v1alpha1/comments:analyze", "/metrics"])
+def test_an_answer_that_has_failed_has_the_headers_of_the_others(path, served_model, monkeypatch):
+    service = Service([load_model(served_model)], workers=1)
+    app = create_app(service)
+    monkeypatch.setattr(service, "classify", lambda *_: 1 / 0)
+    monkeypatch.setattr("app.api.generate_latest", lambda *_: 1 / 0)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        if path == "/metrics":
+            response = client.get(path)
+        else:
+            attributes = {"comment": {"text": "a"}, "requestedAttributes": {"TOXICITY": {}}}
+            response = client.post(path, json={"text": "a"} if "api" in path else attributes)
+        assert response.status_code == 500 and response.headers["x-content-type-options"] == "nosniff"
 
 
 def test_a_body_of_exactly_the_limit_is_read(client):

@@ -1,5 +1,7 @@
 """Gradients that are clipped within the step of the optimizer."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -78,7 +80,7 @@ def test_later_steps_of_the_optimizer_scale_nothing(tmp_path, monkeypatch):
         parameter.grad = gradient.clone()
     optimizer.step()
     assert all(torch.equal(p.grad, one) for p, one in zip(trainer.model.parameters(), gradients, strict=True))
-    assert "clip_grad_norm_" not in vars(trainer.accelerator)
+    assert "_clip_grad_norm" not in vars(trainer)
     trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), 1.0)  # at once again
     assert nn.utils.get_total_norm([p.grad for p in trainer.model.parameters()]).item() == pytest.approx(1, rel=1e-3)
 
@@ -120,6 +122,16 @@ class AsksForTheNorm(DistillationTrainer):
         return loss
 
 
+class ClipsEverythingFirst(DistillationTrainer):
+    """Changes gradients after it has clipped them."""
+
+    def training_step(self, model, *args, **kwargs):
+        loss = super().training_step(model, *args, **kwargs)
+        self.accelerator.clip_grad_norm_(model.parameters(), 1e-2)
+        model.classifier.weight.grad[0] = 0
+        return loss
+
+
 class LooksAfterClipping(DistillationTrainer):
     def _clip_grad_norm(self, model):
         norm = super()._clip_grad_norm(model)
@@ -133,12 +145,42 @@ class LooksWithTheNorm(DistillationTrainer):
         return super()._get_grad_norm(model, grad_norm)
 
 
-@pytest.mark.parametrize("base", [ClipsAPart, AsksForTheNorm, LooksAfterClipping, LooksWithTheNorm])
-def test_trainers_that_clip_by_themselves_clip_the_same(base, tmp_path, monkeypatch):
-    found, _ = train(tmp_path, Seen(), monkeypatch, base=base, max_grad_norm=1e-2)
-    expected, _ = train(tmp_path, SeenBefore(), monkeypatch, base=base, max_grad_norm=1e-2)
+CLIP = (ClipsAPart, AsksForTheNorm, ClipsEverythingFirst)
+LOOK = (LooksAfterClipping, LooksWithTheNorm)
+
+
+@pytest.mark.parametrize(
+    ("base", "max_grad_norm"), [*((base, 1e-2) for base in CLIP + LOOK), *((base, 0) for base in CLIP)]
+)
+def test_trainers_that_clip_by_themselves_clip_the_same(base, max_grad_norm, tmp_path, monkeypatch):
+    found, _ = train(tmp_path, Seen(), monkeypatch, base=base, max_grad_norm=max_grad_norm)
+    expected, _ = train(tmp_path, SeenBefore(), monkeypatch, base=base, max_grad_norm=max_grad_norm)
     for (name, weight), other in zip(found.model.named_parameters(), expected.model.parameters(), strict=True):
         torch.testing.assert_close(weight, other, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_gradients_of_several_batches_that_are_clipped_one_by_one_are_the_same(tmp_path, monkeypatch):
+    options = {"base": ClipsEverythingFirst, "max_grad_norm": 1e-2, "gradient_accumulation_steps": 2}
+    found, _ = train(tmp_path, Seen(), monkeypatch, **options)
+    monkeypatch.setattr("layer_distillation.quick_steps.clipped_in_step", lambda trainer: nullcontext())
+    expected, _ = train(tmp_path, Seen(), monkeypatch, **options)
+    for (name, weight), other in zip(found.model.named_parameters(), expected.model.parameters(), strict=True):
+        torch.testing.assert_close(weight, other, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_an_accelerator_that_clips_in_its_own_way_does_so(tmp_path, monkeypatch):
+    class OwnWay(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            held[0].accelerator.clip_grad_norm_ = lambda parameters, *_: asked.append(len(list(parameters)))
+
+    class Held(DistillationTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            held.append(self)
+
+    held, asked = [], []
+    trainer, _ = train(tmp_path, OwnWay(), monkeypatch, base=Held, max_grad_norm=1e-2)
+    assert asked == 6 * [len(list(trainer.model.parameters()))]  # for the norm too, because it has returned none
 
 
 def test_a_callback_that_comes_later_sees_clipped_gradients(tmp_path, monkeypatch):

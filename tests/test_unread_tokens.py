@@ -212,10 +212,15 @@ def test_a_layer_whose_forward_is_replaced_computes_everything():
 
 
 def test_modules_of_others_may_keep_what_they_read():
-    model, counts = student(), []
-    last = model.bert.encoder.layer[-1].intermediate
-    last.intermediate_act_fn = Records(last.intermediate_act_fn, counts)
-    assert share_of_operations(model) == 1 and set(counts) == {48}
+    model, counts, of_first = student(), [], []
+    first, *_, last = (layer.intermediate for layer in model.bert.encoder.layer)
+    first.intermediate_act_fn = Records(first.intermediate_act_fn, of_first)
+    assert share_of_operations(model) < 0.96  # what comes before the last layer is complete
+    with unread_tokens_left_out(model):
+        last.intermediate_act_fn = Records(last.intermediate_act_fn, counts)
+        step(model)
+    assert counts == [48]
+    assert share_of_operations(model) == 1
 
 
 def test_after_an_error_an_encoder_returns_all_tokens():
@@ -258,17 +263,21 @@ class Records(torch.nn.Module):
         return self.function(states)
 
 
+class KnownRecords(Records):
+    __module__ = "torch.nn"
+
+
 def test_a_compiled_model_leaves_them_out_too():
     model = student()
-    expected, shapes = step(model), []
+    expected, counts = step(model), []
     last = model.bert.encoder.layer[-1].intermediate
+    last.intermediate_act_fn = KnownRecords(last.intermediate_act_fn, counts)
     with unread_tokens_left_out(model):
-        last.intermediate_act_fn = Records(last.intermediate_act_fn, shapes)
         compiled = torch.compile(model, backend="eager")
         found = compiled(**BATCH).logits
         assert compiled(**BATCH, output_hidden_states=True).hidden_states[-1].shape == (3, 48, 32)
     torch.testing.assert_close(found, expected[0], rtol=1e-5, atol=1e-5)
-    assert shapes[0] == 1
+    assert counts[0] == 1
 
 
 def test_evaluation_is_as_it_was():
@@ -318,20 +327,22 @@ def test_the_roundings_of_bfloat16_are_no_difference():
 # ---- in a training ----
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("wrap", [lambda model: model, lambda model: get_peft_model(model, LoraConfig("SEQ_CLS"))])
-def test_a_training_gives_the_same_weights_with_fewer_operations(wrap, tmp_path, monkeypatch):
+def test_a_training_gives_the_same_weights_with_fewer_operations(wrap, bf16, tmp_path, monkeypatch):
     def train():
         torch.manual_seed(0)
         model = wrap(student())
         own = {"kl_weight": 0, "max_steps": 3, "per_device_train_batch_size": 16, "adam_epsilon": 1e-3}
         rows = [{"input_ids": list(range(3, 50 + i)), "labels": i % 2} for i in range(48)]
         with FlopCounterMode(display=False) as counter:
-            DistillationTrainer(model, arguments(tmp_path, **own), pad, train_dataset=rows).train()
+            DistillationTrainer(model, arguments(tmp_path, **own, bf16=bf16), pad, train_dataset=rows).train()
         return dict(model.named_parameters()), counter.get_total_flops()
 
     weights, few = train()
     monkeypatch.setattr("layer_distillation.quick_steps.unread_tokens_left_out", lambda model: nullcontext())
     expected, all_operations = train()
     assert few < 0.96 * all_operations
+    tolerance = 3e-4 if bf16 else 1e-5
     for name, weight in expected.items():
-        torch.testing.assert_close(weights[name], weight, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(weights[name], weight, rtol=1e-4, atol=tolerance)
