@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import has_length
 
 from layer_distillation.arguments import DistillationTrainingArguments
-from layer_distillation.batches import EpochShuffleSampler, lengths_of
+from layer_distillation.batches import EpochShuffleSampler, check_makes_a_batch, lengths_of
 from layer_distillation.columns import Columns
 from layer_distillation.dropout import set_dropout
 from layer_distillation.engines import choose_fsdp_units, shard_for_inference, use_precision_of
@@ -414,10 +414,10 @@ class DistillationTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
-        strategy = self.args.train_sampling_strategy
+        check_makes_a_batch(dataset, self.args)
+        lengths, strategy = None, self.args.train_sampling_strategy
         if strategy not in ("random", "group_by_length") or dataset is None or not has_length(dataset):
             return super()._get_train_sampler(train_dataset)
-        lengths = None
         if strategy == "group_by_length":
             names = ["input_ids"] if self.processing_class is None else self.processing_class.model_input_names
             lengths = lengths_of(dataset, (self.args.length_column_name, names[0]))

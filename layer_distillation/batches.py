@@ -1,4 +1,4 @@
-"""The order in which a training reads its examples.
+"""The order in which a training reads its examples, and whether there are any to read.
 
 sampler = EpochShuffleSampler(len(dataset), seed=42, epoch=lambda: 0, lengths=lengths_of(dataset), batch_size=32)
 """
@@ -9,7 +9,11 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
+from transformers import TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.trainer_utils import has_length
+
+from layer_distillation.errors import UserError
 
 
 class EpochShuffleSampler(Sampler):
@@ -54,6 +58,16 @@ class EpochShuffleSampler(Sampler):
         # A large odd stride keeps (seed 0, epoch 1) and (seed 1, epoch 0) apart.
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch())
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+
+
+def check_makes_a_batch(dataset: Any, args: TrainingArguments) -> None:
+    """Checks training data of known length. Without examples, `Trainer` fails where it looks for the first one.
+
+    Raises:
+        UserError: there are none.
+    """
+    if dataset is not None and has_length(dataset) and len(dataset) == 0:
+        raise UserError("The training data have no examples, so there is nothing to learn from. Pass at least one.")
 
 
 def lengths_of(dataset: Any, columns: tuple[str, str] = ("length", "input_ids")) -> list[int] | None:

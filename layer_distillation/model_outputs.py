@@ -93,8 +93,10 @@ def compute_logits(
         float32 `(len(dataset), num_labels)` in the order of the data set, on every process.
 
     Raises:
-        UserError: the model does not give a row of logits for each text, as a classifier of tokens.
+        UserError: there are no examples, or the model does not give a row of logits for each text, as a classifier of
+            tokens.
     """
+    check_has_examples(dataset)
     state = PartialState()
     # Texts of similar length go together. The longest come first, so that running out of memory shows at once.
     order = longest_first(dataset)[state.process_index :: state.num_processes]
@@ -109,6 +111,12 @@ def compute_logits(
     for indices, rows in parts:
         logits[indices] = rows
     return logits
+
+
+def check_has_examples(dataset: Dataset) -> None:
+    """Raises a `UserError` for a data set without examples: of no outputs, nobody can tell how wide they are."""
+    if len(dataset) == 0:
+        raise UserError("The data set has no examples, so there is nothing to compute. Pass at least one example.")
 
 
 def _logits_of_texts(outputs: Any) -> torch.Tensor:

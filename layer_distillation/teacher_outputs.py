@@ -28,14 +28,13 @@ from accelerate.utils import gather_object
 from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
 from torch import nn
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from layer_distillation.atomic_files import appearing_when_finished, cannot_keep_outputs, locked
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_outputs
-from layer_distillation.model_outputs import compute_logits, longest_first, outputs_of_batches
+from layer_distillation.model_outputs import check_has_examples, compute_logits, longest_first, outputs_of_batches
 from layer_distillation.stored_columns import TEACHER_HIDDEN_STATES, TEACHER_LOGITS
 from layer_distillation.student_config import encoder_config
 
@@ -69,7 +68,7 @@ def add_teacher_logits(
     Raises:
         UserError: the folder cannot be written to, which is found before the teacher runs, or the cache is damaged.
     """
-    _check_columns(dataset, TEACHER_LOGITS)
+    _check_dataset(dataset, TEACHER_LOGITS)
     folder = Path(cache_dir) / fingerprint_outputs(dataset, teacher, bf16)
     if _is_complete(folder):
         logger.info(f"Teacher outputs are read from {folder}; the teacher does not run.")
@@ -80,7 +79,8 @@ def add_teacher_logits(
     return _with_columns_of(folder, dataset, lambda: load_from_disk(str(folder)))
 
 
-def _check_columns(dataset: Dataset, *added: str) -> None:
+def _check_dataset(dataset: Dataset, *added: str) -> None:
+    check_has_examples(dataset)
     if "input_ids" not in dataset.column_names:
         raise UserError(
             f"The outputs of a teacher are stored for tokenized texts, but there is no column `input_ids` among "
@@ -160,7 +160,7 @@ def add_teacher_hidden_states(
     if not layers or len(set(layers)) < len(layers) or not set(layers) <= set(range(1, depth + 1)):
         raise UserError(f"`layers` must be different numbers from 1 to {depth}, the teacher's depth, found {layers}.")
     columns = [TEACHER_HIDDEN_STATES.format(layer=layer) for layer in sorted(layers)]
-    _check_columns(dataset, *columns)
+    _check_dataset(dataset, *columns)
     check_hidden_states_size(dataset, teacher, len(layers), max_bytes)
     fingerprint = fingerprint_outputs(dataset, teacher, bf16)
     folders = {layer: Path(cache_dir) / f"{fingerprint}-hidden-{layer}" for layer in sorted(layers)}
@@ -299,11 +299,11 @@ def _with_columns_of(folder: Path, dataset: Dataset, read: Callable[[], Dataset]
 def stored_width(dataset: Dataset | TorchDataset | None, teacher_layers: Sequence[int] | None) -> int | None:
     """Returns the width of the teacher's hidden states in a data set, `None` if they are not stored there.
 
-    The first example is read, also of a stream.
+    The first example is read, if there is one, also of a stream.
     """
     if dataset is None or not teacher_layers:
         return None
-    example = next(iter(dataset), {}) if isinstance(dataset, IterableDataset) else dataset[0]
+    example = next(iter(dataset), {})
     column = TEACHER_HIDDEN_STATES.format(layer=teacher_layers[0])
     return len(example[column][0]) if column in example else None
 

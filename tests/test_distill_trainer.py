@@ -1157,6 +1157,21 @@ def test_lengths_are_found_in_a_table_and_in_a_list_of_examples(build_trainer):
     assert trainer._get_train_sampler(with_lengths).lengths == list(range(17))
 
 
+@pytest.mark.parametrize("strategy", ["group_by_length", "random", "sequential"])
+@pytest.mark.parametrize("empty", [random_examples(1).select(range(0)), []], ids=["table", "list"])
+def test_training_data_without_examples_are_refused(build_trainer, empty, strategy):
+    trainer = build_trainer(teacher=bert(2), train=empty, train_sampling_strategy=strategy)
+    with pytest.raises(UserError, match="training data have no examples"):
+        trainer.train()
+
+
+def test_training_data_without_examples_are_refused_where_stored_hidden_states_are_looked_for(tmp_path):
+    args = arguments(tmp_path, **CE_ONLY, hidden_weight=1.0)
+    trainer = DistillationTrainer(bert(1), args, teacher_layers=[2], train_dataset=[], data_collator=pad)
+    with pytest.raises(UserError, match="training data have no examples"):
+        trainer.train()
+
+
 # ---- precision ----
 
 

@@ -105,6 +105,13 @@ def test_teacher_with_dropout_is_run_in_evaluation_mode(cache_dir, examples, exp
     assert cached(with_logits) == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
+def test_a_data_set_without_examples_is_refused_and_leaves_no_cache(cache_dir, examples):
+    for add in (add_teacher_logits, add_states_of_layer_1):
+        with pytest.raises(UserError, match="data set has no examples"):
+            add(examples.select(range(0)), bert(2), cache_dir, pad)
+    assert not finished(cache_dir)
+
+
 # ---- the cache ----
 
 
