@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers import TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.trainer_utils import has_length
 
+from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.errors import UserError
 
 
@@ -60,14 +60,22 @@ class EpochShuffleSampler(Sampler):
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
-def check_makes_a_batch(dataset: Any, args: TrainingArguments) -> None:
-    """Checks training data of known length. Without examples, `Trainer` fails where it looks for the first one.
+def check_makes_a_batch(dataset: Any, args: DistillationTrainingArguments) -> None:
+    """Checks training data of known length. Without a batch, `Trainer` fails where it looks for the first example, or
+    takes no step.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no examples, or too few for a batch where the last one is dropped unless it is full.
     """
-    if dataset is not None and has_length(dataset) and len(dataset) == 0:
+    if dataset is None or not has_length(dataset):
+        return
+    if len(dataset) == 0:
         raise UserError("The training data have no examples, so there is nothing to learn from. Pass at least one.")
+    if args.dataloader_drop_last and len(dataset) < args.examples_a_pass:
+        raise UserError(
+            f"{len(dataset)} examples make no full batch of {args.examples_a_pass}: lower "
+            "--per_device_train_batch_size or leave out --dataloader_drop_last."
+        )
 
 
 def lengths_of(dataset: Any, columns: tuple[str, str] = ("length", "input_ids")) -> list[int] | None:

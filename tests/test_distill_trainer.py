@@ -1165,6 +1165,15 @@ def test_training_data_without_examples_are_refused(build_trainer, empty, strate
         trainer.train()
 
 
+@pytest.mark.parametrize("length", [{}, {"max_steps": 1}], ids=["epochs", "steps"])
+def test_too_few_examples_for_a_batch_are_refused_where_batches_that_are_not_full_are_dropped(build_trainer, length):
+    # Parts of an optimizer step that are missing at the end of an epoch are no reason.
+    more = {"dataloader_drop_last": True, "gradient_accumulation_steps": 4, **length}
+    with pytest.raises(UserError, match="7 examples make no full batch of 8: .*--dataloader_drop_last"):
+        build_trainer(train=random_examples(7), teacher=bert(2), **more).train()
+    assert build_trainer(train=random_examples(8), teacher=bert(2), **more).train().global_step > 0
+
+
 def test_training_data_without_examples_are_refused_where_stored_hidden_states_are_looked_for(tmp_path):
     args = arguments(tmp_path, **CE_ONLY, hidden_weight=1.0)
     trainer = DistillationTrainer(bert(1), args, teacher_layers=[2], train_dataset=[], data_collator=pad)

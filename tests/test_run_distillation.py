@@ -538,11 +538,12 @@ def assert_refused(arguments, output_dir, *parts):
         (["--temperature", "0"], ["temperature", "0.0"]),
         (["--text_column_name", "comment"], ["comment", "text, label"]),
         (["--label_order", "good,bad"], ["--label_order bad,good"]),
+        (["--per_device_train_batch_size", "64", "--dataloader_drop_last"], ["40 examples make no full batch of 64"]),
         (["--layers", "2,13"], ["--layers", "13", "2,13"]),
         (["--layer_strategy", "odd", "--num_student_layers", "3"], ["odd", "3", "uniform"]),
         (["--do_predict"], ["--output_dir", "--do_train"]),
     ],
-    ids=["a check of one argument", "data", "teacher", "layers", "strategy", "evaluation alone"],
+    ids=["a check of one argument", "data", "teacher", "no full batch", "layers", "strategy", "evaluation alone"],
 )
 def test_wrong_arguments_are_refused(teacher, files, tmp_path, arguments, parts):
     assert_refused(["--teacher_name_or_path", teacher, *files, *arguments], tmp_path / "student", *parts)

@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from layer_distillation.arguments import DistillationTrainingArguments
+from layer_distillation.batches import check_makes_a_batch
 from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_dataset
 from layer_distillation.model_outputs import MODEL_INPUTS
@@ -112,16 +113,23 @@ class Inputs:
 def load_inputs(
     path: str, teacher_args: TeacherArguments, data_args: DataArguments, training_args: DistillationTrainingArguments
 ) -> Inputs:
-    """Loads and tokenizes the data, with the tokenizer of the checkpoint at `path`."""
+    """Loads and tokenizes the data, with the tokenizer of the checkpoint at `path`.
+
+    Raises:
+        UserError: something is wrong with the data, or they do not fit the training that is asked for.
+    """
     data = load_data(data_args, training_args.seed)
     training_args.check_number_of_labels(data.labels.num_labels)
     tokenizer = load_tokenizer(path, teacher_args.tokenizer_name, teacher_args.teacher_revision)
-    return Inputs(
+    inputs = Inputs(
         data=data,
         **_tokenized(data, tokenizer, data_args, training_args),
         compute_metrics=build_compute_metrics(data.labels, data_args.task_name),
         threshold_rule=ThresholdRule.parse(data_args.threshold_rule),
     )
+    if training_args.do_train:
+        check_makes_a_batch(inputs.tokenized["train"], training_args)
+    return inputs
 
 
 def _tokenized(
