@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import os
 import platform
 import subprocess
@@ -208,6 +209,34 @@ def test_logs_that_cannot_be_written_are_refused_before_anything_is_trained(tmp_
 def test_evaluation_that_rounds_the_weights_is_refused(tmp_path, precision):
     args = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True, **{f"{precision}_full_eval": True})
     with pytest.raises(UserError, match=f"--{precision}_full_eval .*--{precision} "):
+        check_trainer_arguments(args)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gradient_accumulation_steps", 0),
+        ("per_device_train_batch_size", 0),
+        ("per_device_eval_batch_size", 0),
+        ("learning_rate", math.nan),
+        ("learning_rate", -0.1),
+        ("num_train_epochs", math.inf),
+        ("weight_decay", -0.1),
+        ("seed", -1),
+    ],
+)
+def test_numbers_that_no_training_can_have_are_refused(tmp_path, name, value):
+    args = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True, **{name: value})
+    with pytest.raises(UserError, match=f"--{name} must be a finite number >= [01], found {value}"):
+        check_trainer_arguments(args)
+
+
+@pytest.mark.parametrize("checkpoint", ["true", "model"])
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path, monkeypatch, checkpoint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    args = TrainingArguments(output_dir="out", report_to=[], use_cpu=True, resume_from_checkpoint=checkpoint)
+    with pytest.raises(UserError, match=f"--resume_from_checkpoint {checkpoint} is no checkpoint: .*checkpoint-N"):
         check_trainer_arguments(args)
 
 

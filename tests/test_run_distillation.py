@@ -600,6 +600,24 @@ def test_texts_without_labels_are_refused_where_something_learns_from_labels(
     assert_refused(arguments, tmp_path / "student", "--teacher_name_or_path")
 
 
+@pytest.mark.parametrize(
+    ("labels", "names", "known"),
+    [
+        (["bad", "good"], ["bad", "good"], "accuracy, macro_f1, f1_bad, f1_good, matthews_correlation, roc_auc"),
+        ([["bad"], ["bad", "good"]], ["bad", "good"], "accuracy, macro_f1, micro_f1, f1_bad, f1_good, roc_auc"),
+        ([0.25, 1.0], ["LABEL_0"], "mse, pearson, spearmanr"),
+    ],
+    ids=["single-label", "multi-label", "regression"],
+)
+def test_a_metric_that_the_evaluations_do_not_give_is_refused(make_teacher, tmp_path, labels, names, known):
+    rows = [{"text": text, "labels": labels[i % 2]} for i, (text, _) in enumerate(sentences(8))]
+    file = write_json_lines(tmp_path / "rows.jsonl", rows)
+    arguments = ["--teacher_name_or_path", make_teacher(names), "--train_file", file, "--validation_file", file]
+    arguments += ["--eval_strategy", "epoch", "--max_steps", 1, "--metric_for_best_model"]
+    assert_refused([*arguments, "f2"], tmp_path / "student", "--metric_for_best_model f2", f"loss, {known}")
+    run_here(*arguments, f"eval_{known.split(', ')[0]}", "--output_dir", tmp_path / "student")
+
+
 def test_the_cosine_loss_is_refused_for_a_regression_before_anything_is_trained(make_teacher, tmp_path):
     rows = [{"text": text, "label": i / 4} for i, (text, _) in enumerate(sentences(8))]
     file = write_json_lines(tmp_path / "scores.jsonl", rows)

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import json
 import logging
+import math
 import os
 import shlex
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer import TRAINER_STATE_NAME
 
 from layer_distillation.errors import UserError
 from text_data.names import join_names
@@ -200,11 +202,33 @@ def _disk_is_full(error: Exception) -> bool:
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(sign in str(error) for sign in signs)
 
 
+# The smallest values of what `TrainingArguments` takes as it is.
+LOWEST = {
+    "gradient_accumulation_steps": 1,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "learning_rate": 0,
+    "num_train_epochs": 0,
+    "weight_decay": 0,
+    "seed": 0,
+}
+
+
 def check_trainer_arguments(training_args: TrainingArguments) -> None:
     """Raises a `UserError` for arguments that `Trainer` would refuse after hours, or that would damage what is saved.
 
     `--report_to` must name what is known and installed. `Trainer` says so after the teacher's fine-tuning.
     """
+    for name, lowest in LOWEST.items():
+        value = getattr(training_args, name)
+        if not (math.isfinite(value) and value >= lowest):
+            raise UserError(f"--{name} must be a finite number >= {lowest}, found {value}.")
+    checkpoint = training_args.resume_from_checkpoint
+    if checkpoint and not Path(checkpoint, TRAINER_STATE_NAME).is_file():
+        raise UserError(
+            f"--resume_from_checkpoint {checkpoint} is no checkpoint: there is no {TRAINER_STATE_NAME} in it. Name a "
+            "folder checkpoint-N. A run continues from the checkpoints in its own --output_dir without this option."
+        )
     for name in ("bf16_full_eval", "fp16_full_eval"):
         if getattr(training_args, name):
             raise UserError(

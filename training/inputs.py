@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import IntervalStrategy
 
 from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.batches import check_makes_a_batch
@@ -15,8 +16,10 @@ from layer_distillation.errors import UserError
 from layer_distillation.fingerprints import fingerprint_dataset
 from layer_distillation.model_outputs import MODEL_INPUTS
 from layer_distillation.pretrained import resolve_checkpoint
+from layer_distillation.problem_types import REGRESSION
 from layer_distillation.stored_columns import TEACHER_LOGITS
 from layer_distillation.word_embeddings import keep_pieces
+from text_data.answers import label_array, label_indicators
 from text_data.arguments import DataArguments
 from text_data.loading import TextClassificationData, load_data
 from text_data.metrics import build_compute_metrics
@@ -129,7 +132,28 @@ def load_inputs(
     )
     if training_args.do_train:
         check_makes_a_batch(inputs.tokenized["train"], training_args)
+        _check_metric_for_best_model(inputs, training_args)
     return inputs
+
+
+def _check_metric_for_best_model(inputs: Inputs, training_args: DistillationTrainingArguments) -> None:
+    """Raises a `UserError` for a metric that `Trainer` would miss in its first evaluation.
+
+    The data decide which there are: they are those of predictions that are all right.
+    """
+    metric = (training_args.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric == "loss" or training_args.eval_strategy == IntervalStrategy.NO:
+        return
+    labels, label_ids = inputs.data.labels, label_array(inputs.validation)
+    if labels.problem_type == REGRESSION:
+        logits = label_ids[:, None]
+    else:
+        logits = np.nan_to_num(label_indicators(label_ids, labels.problem_type, labels.num_labels))
+    known = ["loss", *inputs.compute_metrics(EvalPrediction(logits, label_ids))]
+    if metric not in known:
+        raise UserError(
+            f"--metric_for_best_model {metric} is no metric of these validation data. Name one of {', '.join(known)}."
+        )
 
 
 def _tokenized(
