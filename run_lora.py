@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> RunRecord | None:
     if finished_run(record, training_args, overwrite) is None:
         check_teacher(start, training_args, inputs)
     with claimed(training_args):
-        record, checkpoint = begin_run(record, training_args, overwrite)
+        record, checkpoint = begin_run(record, inputs, training_args, overwrite)
         repository = open_repository(training_args) if push_to_hub else None
         if record.student is None:  # otherwise the run is finished
             teacher = prepare_teacher(start, training_args, inputs)

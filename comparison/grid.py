@@ -375,7 +375,7 @@ def run_cell(plan: CellPlan, grid: Grid, teacher: Teacher, bar: tqdm) -> None:
     """Builds, trains, scores and records what one cell asks for."""
     args, method = plan.training_args, METHODS[plan.cell.method]
     inputs = grid.inputs_of(plan.cell.method)
-    record, checkpoint = begin_run(grid.record_of(plan), args)
+    record, checkpoint = begin_run(grid.record_of(plan), inputs, args)
     if plan.lora_args is not None:
         base = teacher.path if method.checkpoint is None else grid.encoder_name
         record = replace(record, teacher_folder=path_from(args.output_dir, base))

@@ -28,6 +28,7 @@ from training.output_folder import (
     WITHOUT_EFFECT,
     CheckpointMarker,
     FolderInUseError,
+    check_named_checkpoint,
     check_output_dir,
     checkpoint_to_resume,
     claimed,
@@ -355,6 +356,35 @@ def test_a_stage_does_not_resume_where_it_was_built_from_other_weights(tmp_path)
     checkpoint = add_checkpoint(tmp_path, 10)
     assert checkpoint_to_resume(tmp_path, replace(RECORD, built_from="7ea")) == checkpoint
     assert checkpoint_to_resume(tmp_path, replace(RECORD, built_from="ba5")) is None
+
+
+def add_named_checkpoint(folder, step):
+    checkpoint = add_checkpoint(folder, step)
+    TrainerState(global_step=step).save_to_json(f"{checkpoint}/trainer_state.json")
+    return checkpoint
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_named_checkpoint_of_another_request_is_refused(tmp_path, is_finished):
+    checkpoint = add_named_checkpoint(tmp_path, 10)
+    check_named_checkpoint(checkpoint, RECORD, num_steps=11)  # nobody knows of which run it is
+    RECORD.write(tmp_path, RECORD_FILE if is_finished else UNFINISHED_RECORD_FILE)
+    check_named_checkpoint(checkpoint, RECORD, num_steps=11)
+    other = replace(RECORD, settings={"layers": "1,3"})
+    with pytest.raises(UserError, match=r"--resume_from_checkpoint .*checkpoint-10 .*other settings.*2,4 there"):
+        check_named_checkpoint(checkpoint, other, num_steps=11)
+
+
+def test_a_named_checkpoint_is_of_the_run_that_the_folder_holds_last(tmp_path):
+    replace(RECORD, settings={"layers": "1,3"}).write(tmp_path)
+    RECORD.write(tmp_path, UNFINISHED_RECORD_FILE)
+    check_named_checkpoint(add_named_checkpoint(tmp_path, 10), RECORD, num_steps=11)
+
+
+@pytest.mark.parametrize("num_steps", [9, 10])
+def test_a_named_checkpoint_that_leaves_nothing_to_train_is_refused(tmp_path, num_steps):
+    with pytest.raises(UserError, match=f"after step 10, and this run ends after step {num_steps}, .*nothing left"):
+        check_named_checkpoint(add_named_checkpoint(tmp_path, 10), RECORD, num_steps)
 
 
 def test_a_finished_run_and_a_new_folder_start_from_the_beginning(tmp_path):

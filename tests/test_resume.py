@@ -124,6 +124,15 @@ def test_a_run_continues_from_the_checkpoint_that_is_named(common, uninterrupted
     assert metrics(tmp_path / "student") == metrics(uninterrupted)
 
 
+def test_a_named_checkpoint_of_another_run_is_refused(common, uninterrupted, tmp_path):
+    arguments = [*common, "--resume_from_checkpoint", uninterrupted / "checkpoint-24"]
+    with pytest.raises(UserError, match="other settings.*layers"):
+        run_on(1, [*arguments, "--layers", "1"], tmp_path / "student")
+    with pytest.raises(UserError, match="after step 24, and this run ends after step 24"):
+        run_on(1, arguments, tmp_path / "student")
+    assert read_record(tmp_path / "student") is None
+
+
 def test_an_adapter_and_its_merged_weights_end_as_if_their_runs_had_not_been_killed(teacher, files, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     arguments = ["--teacher_name_or_path", teacher, *files, "--per_device_train_batch_size", 8, "--merge_adapter"]

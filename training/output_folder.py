@@ -10,13 +10,14 @@ and has neither record is no run of this project, and is left as it is.
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from accelerate import PartialState
 from filelock import Timeout
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
@@ -176,10 +177,9 @@ def earlier_records(
     for earlier in (finished, unfinished):
         changed = {} if earlier is None else record.differences(earlier, WITHOUT_EFFECT)
         if changed and not overwrite:
-            differences = "; ".join(f"{part}: {', '.join(names)}" for part, names in changed.items())
             raise UserError(
                 f"--output_dir {output_dir} holds a run with other {' and '.join(changed)}, which this run would "
-                f"replace. It differs in the {differences}. Choose another --output_dir, or remove that folder. "
+                f"replace. It differs in the {_listed(changed)}. Choose another --output_dir, or remove that folder. "
                 "run_distillation.py and run_lora.py replace the run with --overwrite_output_dir."
             )
         records.append(None if changed else earlier)
@@ -198,6 +198,37 @@ def checkpoint_to_resume(output_dir: str | Path, record: RunRecord, overwrite: b
             return str(checkpoint)
         logger.warning(f"{checkpoint} is skipped: it is half-written, or --save_only_model left the optimizer out.")
     return None
+
+
+def check_named_checkpoint(checkpoint: str | Path, record: RunRecord, num_steps: int) -> None:
+    """Checks the checkpoint that `--resume_from_checkpoint` names: what comes of it is recorded as this run's.
+
+    Args:
+        record: of the run that is to continue from it.
+        num_steps: of that run, from its beginning.
+
+    Raises:
+        UserError: the folder around it holds a run with other settings or data, or no step is left to take.
+    """
+    given, folder = f"--resume_from_checkpoint {checkpoint}", Path(checkpoint).resolve().parent
+    earlier = RunRecord.read(folder, UNFINISHED_RECORD_FILE) or RunRecord.read(folder)
+    if earlier is not None and (changed := record.differences(earlier, WITHOUT_EFFECT)):
+        raise UserError(
+            f"{given} is of a run with other {' and '.join(changed)}, but its weights would be recorded as those of "
+            f"this run. It differs in the {_listed(changed)}. Leave --resume_from_checkpoint out, or repeat the "
+            "arguments of that run."
+        )
+    step = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME))).global_step
+    if step >= num_steps:
+        raise UserError(
+            f"{given} was written after step {step}, and this run ends after step {num_steps}, so there is nothing "
+            "left to train. Name an earlier checkpoint, or leave --resume_from_checkpoint out."
+        )
+
+
+def _listed(changed: Mapping[str, Sequence[str]]) -> str:
+    """Returns what `RunRecord.differences` has found, for an error."""
+    return "; ".join(f"{part}: {', '.join(names)}" for part, names in changed.items())
 
 
 class CheckpointMarker(TrainerCallback):

@@ -1,7 +1,7 @@
 """The steps of a run after its data and its teacher are ready, in the order in which they happen.
 
 record = new_record(settings, inputs, training_args, weights)
-record, checkpoint = begin_run(record, training_args)
+record, checkpoint = begin_run(record, inputs, training_args)
 run = Run(training_args, inputs, teacher, record, checkpoint)
 student, origin = start_student(run, student_args)           # training/student.py
 trainer = build_trainer(student, inputs, training_args, teacher, origin.layers)
@@ -53,6 +53,7 @@ from training.lora import finish_adapter
 from training.model_card import CARD_FILE, IDENTITY_SECTION_FILE, card_was_changed, write_model_card
 from training.output_folder import (
     CheckpointMarker,
+    check_named_checkpoint,
     checkpoint_to_resume,
     closing_run_folder,
     earlier_records,
@@ -126,7 +127,7 @@ def finished_run(record: RunRecord, training_args: DistillationTrainingArguments
 
 
 def begin_run(
-    record: RunRecord, training_args: DistillationTrainingArguments, overwrite: bool = False
+    record: RunRecord, inputs: Inputs, training_args: DistillationTrainingArguments, overwrite: bool = False
 ) -> tuple[RunRecord, str | None]:
     """Opens the output folder, which is claimed, for a run that is not finished.
 
@@ -139,7 +140,7 @@ def begin_run(
         student only if the run is finished.
 
     Raises:
-        UserError: the folder holds another run.
+        UserError: the folder holds another run, or `--resume_from_checkpoint` names a checkpoint of one.
     """
     finished = finished_run(record, training_args, overwrite)
     if finished is not None:
@@ -148,16 +149,20 @@ def begin_run(
             "--overwrite_output_dir."
         )
         return finished, None
-    return record, open_run(record, training_args, overwrite)
+    return record, open_run(record, inputs, training_args, overwrite)
 
 
-def open_run(record: RunRecord, training_args: DistillationTrainingArguments, overwrite: bool = False) -> str | None:
+def open_run(
+    record: RunRecord, inputs: Inputs, training_args: DistillationTrainingArguments, overwrite: bool = False
+) -> str | None:
     """Opens the output folder for the run of a new record, and returns the checkpoint to continue from."""
     folder = training_args.output_dir
 
     def open_folder() -> str | None:
         checkpoint = checkpoint_to_resume(folder, record, overwrite)
-        checkpoint = training_args.resume_from_checkpoint or checkpoint
+        if training_args.resume_from_checkpoint:
+            checkpoint = training_args.resume_from_checkpoint
+            check_named_checkpoint(checkpoint, record, num_steps(training_args, len(inputs.tokenized["train"])))
         open_run_folder(folder, record, keep_checkpoints=checkpoint is not None)
         return checkpoint
 

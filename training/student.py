@@ -195,7 +195,7 @@ def _finish_stage(source: Source, stage_args: StudentArguments, strategy_name: s
     if finished is None:
         logger.info(f"Stage of {depth} layers, in {args.output_dir}:")
         stage = replace(
-            run, args=args, record=record, checkpoint=open_run(record, args, run.overwrite), lora_args=None
+            run, args=args, record=record, checkpoint=open_run(record, run.inputs, args, run.overwrite), lora_args=None
         )
         student, origin = _copy_layers(source, stage_args, strategy_name, stage)
         trainer = build_trainer(student, run.inputs, args, run.teacher, origin.layers)
