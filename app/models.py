@@ -30,6 +30,7 @@ EXPORT_FOLDERS = ("export", "onnx")
 METRICS_FILE = "metrics.json"
 THRESHOLDS_FILE = "thresholds.json"
 IDENTITY_BIAS_FILE = "identity_bias.json"
+ADAPTER_FILE = "adapter_config.json"
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 # Of a label that `thresholds.json` does not name.
@@ -294,13 +295,19 @@ def load_model(folder: str | Path, backend: str = "int8") -> Model:
 
     Raises:
         FileNotFoundError: the folder lacks a file; the message says which file, and which command writes it.
-        ValueError: the app cannot serve this kind of model.
+        ValueError: the app cannot serve this kind of model, or the folder holds an adapter.
     """
     folder = Path(folder).resolve()
     checkpoint = folder.parent if folder.name in EXPORT_FOLDERS else folder
     # An export that was named comes first.
     names = [folder.name, *EXPORT_FOLDERS] if folder.name in EXPORT_FOLDERS else EXPORT_FOLDERS
     exports = [checkpoint / name for name in names if (checkpoint / name / "config.json").is_file()]
+    if (backend == "pytorch" or not exports) and (checkpoint / ADAPTER_FILE).is_file():
+        raise ValueError(
+            f"The app serves whole models, but {checkpoint} holds a LoRA adapter. Train it with --merge_adapter, and "
+            "name the folder `merged` that this writes; for ONNX, export that folder first with `python run_export.py "
+            "--model_name_or_path MERGED`."
+        )
     export = exports[0] if exports else folder
     metrics = _read_json_if_there(export / METRICS_FILE)
     if backend == "pytorch":

@@ -185,6 +185,21 @@ def test_a_folder_without_an_export_says_how_to_make_one(served_model, tmp_path)
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_adapter_that_is_not_merged_is_refused_with_what_to_do(served_model, tmp_path, backend):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(served_model / name, tmp_path)
+    (tmp_path / "adapter_config.json").touch()
+    with pytest.raises(ValueError, match="holds a LoRA adapter.*--merge_adapter.*`merged`.*run_export"):
+        load_model(tmp_path, backend)
+
+
+def test_an_export_beside_an_adapter_is_served(served_model, tmp_path):
+    shutil.copytree(served_model / "export", tmp_path / "export")
+    (tmp_path / "adapter_config.json").touch()
+    assert load_model(tmp_path).backend == "ONNX int8"
+
+
 def test_an_export_that_has_failed_is_not_served(served_model, tmp_path):
     shutil.copytree(served_model / "export", tmp_path, dirs_exist_ok=True)
     (tmp_path / "metrics.json").unlink()
