@@ -11,7 +11,7 @@ A `teacher_logits` column of the data set replaces the teacher: see `layer_disti
 be compared too (`hidden_weight`, `attention_weight`, `relation_weight`), with weights that change (`linear_to`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from layer_distillation.arguments import DistillationTrainingArguments
 from layer_distillation.batches import EpochShuffleSampler, check_makes_a_batch, lengths_of
 from layer_distillation.columns import Columns
 from layer_distillation.dropout import set_dropout
+from layer_distillation.encoder_layers import layer_numbers
 from layer_distillation.engines import choose_fsdp_units, shard_for_inference, use_precision_of
 from layer_distillation.errors import UserError
 from layer_distillation.label_loss import LabelLoss, counted_predictions
@@ -96,7 +97,7 @@ class DistillationTrainer(Trainer):
         args: DistillationTrainingArguments | None = None,
         *more,
         teacher_model: PreTrainedModel | nn.Module | None = None,
-        teacher_layers: Sequence[int] | None = None,
+        teacher_layers: Iterable[int] | None = None,
         **kwargs,
     ):
         args = args if args is not None else DistillationTrainingArguments()
@@ -108,8 +109,7 @@ class DistillationTrainer(Trainer):
         # BERT-like heads accept **kwargs, so Trainer would believe that they divide the loss by `num_items_in_batch`.
         # They do not, and the loss would grow with accumulation steps and processes. `compute_loss` returns what
         # Trainer has to divide by the accumulation steps, as it does with the terms that a subclass adds.
-        self.model_accepts_loss_kwargs = False
-        self.loss_is_scaled_for_ga = False
+        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = False
         self.current_gradient_accumulation_steps = 1
         if not self.label_names and not self.can_return_loss:
             self.label_names = ["labels"]  # of a module that returns only logits
@@ -117,7 +117,8 @@ class DistillationTrainer(Trainer):
             choose_fsdp_units(plain_model(self.model), self.accelerator)
         if self.args.uses("kl", "cosine"):
             check_finite(self.train_dataset)
-        self._teacher_layers, self.teacher_model = teacher_layers, teacher_model
+        self._teacher_layers = None if teacher_layers is None else layer_numbers("teacher_layers", teacher_layers)
+        self.teacher_model = teacher_model
         self._set_student()
         if teacher_model is not None:
             self.teacher_model = self._prepare_teacher(teacher_model)
@@ -253,8 +254,7 @@ class DistillationTrainer(Trainer):
 
     def _teacher_outputs(self, inputs: dict[str, torch.Tensor]) -> LayerOutputs:
         """Returns what the losses need of the teacher: from the columns of the batch, or computed."""
-        stored = self._layers.stored_outputs(inputs)
-        if stored is not None:
+        if (stored := self._layers.stored_outputs(inputs)) is not None:
             return stored
         if self.teacher_model is None:
             missing = ", ".join(f"`{name}`" for name in self._layers.stored_columns if name not in inputs)

@@ -18,13 +18,13 @@ in `comparison/styles.py`.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from transformers import PreTrainedModel
 
-from layer_distillation.encoder_layers import blueprint, find_layer_list, num_layers
+from layer_distillation.encoder_layers import blueprint, find_layer_list, layer_numbers, num_layers
 from layer_distillation.errors import UserError
 from layer_distillation.first_norm import fold_first_norm, lacks_first_norm
 from layer_distillation.inner_neurons import keep_neurons
@@ -175,7 +175,7 @@ def student_depth(num_teacher_layers: int, num_student_layers: int | None) -> in
 
 
 def build_student(
-    teacher: PreTrainedModel, layers: Sequence[int], neurons: Sequence[Sequence[int]] = ()
+    teacher: PreTrainedModel, layers: Iterable[int], neurons: Sequence[Sequence[int]] = ()
 ) -> PreTrainedModel:
     """Builds a student from layers of the teacher.
 
@@ -194,11 +194,11 @@ def build_student(
         The student on the teacher's device, in `eval()` mode, with every parameter trainable as in a new model.
 
     Raises:
-        UserError: the list is empty, has duplicates or layers outside 1..N; the model does not hold its layers in one
-            `ModuleList` (see `num_layers`), or was changed after it was built from its config; or a layer would not
-            compute the same at its new position.
+        UserError: the layers are no sequence of whole numbers; the list is empty, has duplicates or layers outside
+            1..N; the model does not hold its layers in one `ModuleList` (see `num_layers`), or was changed after it
+            was built from its config; or a layer would not compute the same at its new position.
     """
-    teacher = merged(teacher)
+    teacher, layers = merged(teacher), layer_numbers("layers", layers)
     depth = num_layers(teacher)
     check_layers(layers, depth)
     indices = [layer - 1 for layer in layers]  # the only change from 1-based to 0-based

@@ -1,12 +1,16 @@
 """Where a model holds its layers, and how many there are.
 
-from layer_distillation.encoder_layers import find_layer_list, num_layers
+from layer_distillation.encoder_layers import find_layer_list, layer_numbers, num_layers
 
 find_layer_list(model)    # "bert.encoder.layer"
 num_layers(model)         # 12
+layer_numbers("layers", torch.tensor([1, 3]))    # (1, 3)
 """
 
 import inspect
+import operator
+from collections.abc import Iterable, Set
+from contextlib import suppress
 
 from accelerate import init_empty_weights
 from torch import nn
@@ -24,6 +28,21 @@ def num_layers(model: PreTrainedModel) -> int:
         UserError: as `find_layer_list`.
     """
     return len(model.get_submodule(find_layer_list(model)))
+
+
+def layer_numbers(name: str, layers: Iterable[int]) -> tuple[int, ...]:
+    """Returns the layers that a user has passed, as a list, an array, a tensor, a generator and so on, as numbers.
+
+    Args:
+        name: what the user calls the layers.
+
+    Raises:
+        UserError: the layers are no whole numbers, or a set.
+    """
+    if not isinstance(layers, Set):  # which has no order, but the student stacks its layers in one
+        with suppress(TypeError):
+            return tuple(map(operator.index, layers))
+    raise UserError(f"`{name}` must be a sequence of whole numbers, such as (1, 3, 5), found {layers!r}.")
 
 
 def find_layer_list(model: PreTrainedModel) -> str:

@@ -507,6 +507,30 @@ def test_models_that_lack_what_a_loss_compares_are_refused(tmp_path, student, te
         LayerLosses(arguments(tmp_path, **kwargs), bert(2, **student), teacher, layers)
 
 
+@pytest.mark.parametrize(
+    "make_layers",
+    [lambda: np.array([1, 3]), lambda: torch.tensor([1, 3]), lambda: (n for n in (1, 3))],
+    ids=["array", "tensor", "generator"],
+)
+def test_teacher_layers_may_be_what_the_layers_of_a_student_may_be(tmp_path, make_layers):
+    """Also after another model, for which the trainer reads them again."""
+    trainer = DistillationTrainer(
+        model_init=lambda: bert(2),
+        args=arguments(tmp_path, hidden_weight=1.0, max_steps=1),
+        teacher_model=bert(3),
+        teacher_layers=make_layers(),
+        train_dataset=random_examples(17),
+        data_collator=pad,
+    )
+    assert trainer.train().global_step == 1
+
+
+@pytest.mark.parametrize("layers", ["13", {1, 3}], ids=str)
+def test_teacher_layers_that_are_no_sequence_of_whole_numbers_are_refused(tmp_path, layers):
+    with pytest.raises(UserError, match="`teacher_layers` must be a sequence of whole numbers"):
+        build_trainer(tmp_path, bert(2), bert(3), layers, hidden_weight=1.0)
+
+
 def test_hidden_states_that_are_not_stored_are_named(tmp_path):
     with pytest.raises(UserError, match="`teacher_logits`, `teacher_hidden_states_3`"):
         build_trainer(tmp_path, bert(1), None, (3,), hidden_weight=1.0).train()

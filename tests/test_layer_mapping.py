@@ -4,6 +4,7 @@ import re
 from contextlib import suppress
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from accelerate import init_empty_weights
@@ -450,6 +451,31 @@ def test_layer_whose_scaling_depends_on_its_position_is_refused_elsewhere():
 )
 def test_list_that_does_not_fit_the_teacher_is_an_error(layers, message, make_teacher):
     with pytest.raises(UserError, match=f"--layers .*{message}"):
+        build_student(make_teacher(), layers)
+
+
+@pytest.mark.parametrize(
+    "make_layers",
+    [
+        lambda: np.array([1, 3]),
+        lambda: torch.tensor([1, 3]),
+        lambda: (n for n in (1, 3)),
+        lambda: dict.fromkeys((1, 3)),
+    ],
+    ids=["array", "tensor", "generator", "dict"],
+)
+def test_layers_may_be_whatever_yields_them_in_an_order(make_layers, make_teacher):
+    teacher = make_teacher()
+    assert_same_tensors(
+        build_student(teacher, make_layers()).state_dict(), build_student(teacher, (1, 3)).state_dict()
+    )
+
+
+@pytest.mark.parametrize(
+    "layers", ["1,3", {1, 3}, np.array([1.0, 2.5]), torch.tensor([1.0, 3.0]), [1, None], 3, None], ids=str
+)
+def test_layers_that_are_no_sequence_of_whole_numbers_are_an_error(layers, make_teacher):
+    with pytest.raises(UserError, match=f"`layers` .* such as .*, found {re.escape(repr(layers))}"):
         build_student(make_teacher(), layers)
 
 
