@@ -150,7 +150,11 @@ def _statements(
     results: Results,
     scores: Mapping[Group, Scores],
 ) -> list[str]:
-    """Returns a sentence for each comparison of a family, given by two names and two groups."""
+    """Returns a sentence for each comparison of a family, given by two names and two groups.
+
+    There is none where a score is undefined.
+    """
+    comparisons = [each for each in comparisons if all(_is_defined(metric, group, results) for group in each[2:])]
     seeds = pooled_seed_variance(scores.values())
     intervals = [difference(scores[first], scores[second], seeds) for _, _, first, second in comparisons]
     corrected = holm([interval.p_value for interval in intervals])
@@ -164,6 +168,15 @@ def _statements(
         statement(named(a, group, interval), named(b, other, interval), title, interval, p_value)
         for (a, b, group, other), interval, p_value in zip(comparisons, intervals, corrected, strict=True)
     ]
+
+
+def _is_defined(metric: Metric, group: Group, results: Results) -> bool:
+    """Whether all models of a group have the metric, as the tables show it.
+
+    Where all labels or all answers are equal, there is no correlation, but the scores have 0 in its place.
+    """
+    models = [results.teacher] if group == TEACHER else [run.student for run in results.groups[group]]
+    return all(f"{results.prefix}_{metric.name}" in model.results for model in models)
 
 
 def _pairs(groups: Sequence[Group], scores: Mapping[Group, Scores]) -> list[tuple[Group, Group]]:
@@ -180,7 +193,9 @@ def teacher_table(results: Results, scores: Mapping[str, Mapping[Group, Scores]]
         for metric in results.metrics:
             of_metric = scores[metric.name]
             interval = difference(of_metric[group], of_metric[TEACHER], seeds[metric.name])
-            row[f"{results.split_title} {metric.title} minus teacher's (points)"] = interval.in_print
+            is_defined = all(_is_defined(metric, each, results) for each in (group, TEACHER))
+            lost = interval.in_print if is_defined else "-"
+            row[f"{results.split_title} {metric.title} minus teacher's (points)"] = lost
         rows.append(row)
     return rows
 

@@ -298,6 +298,17 @@ def test_regressions_are_compared(make_teacher, tmp_path):
     assert json.loads((tmp_path / "grid" / "results.json").read_text())[1]["method"] == "distill"
 
 
+def test_nothing_is_claimed_of_a_correlation_with_labels_that_are_all_equal(make_teacher, tmp_path):
+    texts = [text for text, _ in sentences(40)]
+    train = write_json_lines(tmp_path / "train.jsonl", [{"text": t, "label": i % 5 / 4} for i, t in enumerate(texts)])
+    validation = write_json_lines(tmp_path / "validation.jsonl", [{"text": text, "label": 0.5} for text in texts])
+    arguments = ["--teacher_name_or_path", make_teacher(["LABEL_0"]), "--problem_type", "regression", *SETTINGS, *GRID]
+    arguments += ["--train_file", train, "--validation_file", validation, "--methods", "distill", "tfidf"]
+    run_here(*arguments, "--output_dir", tmp_path / "grid")
+    report = (tmp_path / "grid" / "report.md").read_text()
+    assert "points of" not in report and "+0.0" not in report
+
+
 @pytest.mark.usefixtures("script_caches")
 def test_a_fine_tuned_teacher_does_not_stand_for_the_encoder_before_it(teacher, files, tmp_path):
     arguments = ["--teacher_name_or_path", teacher, *files, *GRID, "--methods", "distill", "pretrained"]

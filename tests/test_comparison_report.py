@@ -209,6 +209,18 @@ def test_what_is_lost_against_the_teacher_has_an_interval(results, scores):
     assert lost.startswith("-5")
 
 
+def test_nothing_is_said_about_a_group_with_a_run_whose_score_is_undefined():
+    results = make_results(ACCURACIES)
+    del results.groups["distill", "even"][1].student.results["predict_accuracy"]
+    scores = score_groups(results.predictions)
+    (sentence,) = layer_statements(results, scores["accuracy"])
+    assert sentence.startswith("odd is better than random")
+    lost = [row["Test accuracy minus teacher's (points)"] for row in teacher_table(results, scores)]
+    assert [value == "-" for value in lost] == [False, True, False, False]
+    del results.teacher.results["predict_accuracy"]
+    assert {row["Test accuracy minus teacher's (points)"] for row in teacher_table(results, scores)} == {"-"}
+
+
 # ---- Document ----
 
 
