@@ -7,7 +7,7 @@ quantize("model.onnx", "model_int8.onnx", processor="avx2")      # for x86 witho
 import logging
 import platform
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -101,15 +101,24 @@ def quantize_accurately(
     changes = {}
     for name in names:
         quantize(source, target, in_float32=[other for other in names if other != name], processor=processor)
-        changes[name] = np.abs(sample_logits(target, batch_size=INT8_BATCH_SIZE) - expected).mean()
+        change = np.abs(sample_logits(target, batch_size=INT8_BATCH_SIZE) - expected).mean()
+        changes[name] = change if np.isfinite(change) else np.inf
     worst_first = sorted(names, key=changes.__getitem__, reverse=True)
-    count = 1
-    while count <= len(names) // 2:
+    for count in _up_to(len(names) // 2):
         quantize(source, target, in_float32=worst_first[:count], processor=processor)
         if is_good():
             return worst_first[:count]
-        count *= 2
     return None
+
+
+def _up_to(last: int) -> Iterator[int]:
+    """Yields 1, 2, 4 and so on, and at the end the last number itself, unless it is 0."""
+    count = 1
+    while count < last:
+        yield count
+        count *= 2
+    if last:
+        yield last
 
 
 def _quantizable(source: str | Path) -> list[str]:

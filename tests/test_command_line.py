@@ -348,3 +348,19 @@ def test_the_default_file_goes_with_every_option_that_may_be_added(name):
     values = json.loads((Path(output_folder.__file__).parent.parent / "defaults" / f"{name}.json").read_text())
     of_student = {item.name: values[item.name] for item in fields(StudentArguments) if item.name in values}
     StudentArguments(**of_student, student_name_or_path="an-encoder")
+
+
+def test_lists_in_a_file_reach_the_arguments_of_trainer_as_lists(argument_file, tmp_path):
+    content = {
+        "output_dir": str(tmp_path),
+        "report_to": ["tensorboard", "wandb"],
+        "optim_target_modules": ["query", "a,b"],
+        "label_names": ["labels", "scores"],
+        "include_for_metrics": [],
+    }
+    (args,) = parse_arguments((TrainingArguments,), [argument_file(content)], Path("default.json")).arguments
+    assert args.report_to == ["tensorboard", "wandb"] and args.optim_target_modules == ["query", "a,b"]
+    assert args.label_names == ["labels", "scores"] and args.include_for_metrics == []
+    content |= {"report_to": "none", "optim_target_modules": "[qk]uery"}
+    (args,) = parse_arguments((TrainingArguments,), [argument_file(content)], Path("default.json")).arguments
+    assert args.report_to == [] and args.optim_target_modules == "[qk]uery"

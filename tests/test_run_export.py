@@ -44,7 +44,7 @@ from export.arguments import UNFINISHED_FOLDER, ExportArguments
 from export.checked_export import export_checked_float32, quantize_checked
 from export.float32 import check_size, export_float32
 from export.gate import Gate
-from export.int8 import processor_name, quantize, quantize_accurately, this_processor
+from export.int8 import _quantizable, processor_name, quantize, quantize_accurately, this_processor
 from export.parity import INT8_BATCH_SIZE, CheckData, compute_onnx_logits
 from layer_distillation.errors import UserError
 from layer_distillation.model_outputs import compute_logits, with_own_modules
@@ -273,20 +273,31 @@ def test_the_operators_that_disturb_most_stay_in_float32(tmp_path):
     assert product.op_type == "MatMul"
 
 
-def test_quantizing_gives_up_when_half_of_the_operators_do_not_help(tmp_path):
-    write_graph(tmp_path / "model.onnx", num_layers=8)
+def test_quantizing_gives_up_when_half_of_the_operators_do_not_help(tmp_path, monkeypatch):
+    write_graph(tmp_path / "model.onnx", num_layers=10)
     sample_logits = partial(compute_onnx_logits, dataset=random_ids(2), collator=default_data_collator)
-    attempts = []
+    numbers, attempts = [], []
 
-    def is_never_accurate():
-        quantized = [node for node in onnx.load(tmp_path / "int8.onnx").graph.node if "quant" in node.name]
-        attempts.append(sum(node.op_type == "MatMulInteger" for node in quantized))
-        return False
+    def quantize_and_count(*files, in_float32=(), **options):
+        numbers.append(len(in_float32))
+        quantize(*files, in_float32=in_float32, **options)
 
+    monkeypatch.setattr("export.int8.quantize", quantize_and_count)
     files = tmp_path / "model.onnx", tmp_path / "int8.onnx"
-    assert quantize_accurately(*files, sample_logits, is_never_accurate) is None
-    assert len(attempts) == 4  # with 0, 1, 2 and 4 of the 9 operators in float32
-    assert attempts[0] == 8 > attempts[1] > attempts[2] > attempts[3]
+    assert quantize_accurately(*files, sample_logits, lambda: attempts.append(numbers[-1])) is None
+    assert attempts == [0, 1, 2, 4, 5]  # of 11 operators in float32
+
+
+def test_an_operator_that_gives_nan_alone_is_the_worst(tmp_path):
+    write_graph(tmp_path / "model.onnx", num_layers=4)
+    changes = iter([0.0, 0.1, 0.5, np.nan, 0.9, 0.2])  # before, and with each operator alone
+    is_good = iter([False, True])
+    worst = quantize_accurately(
+        *(tmp_path / "model.onnx", tmp_path / "int8.onnx"),
+        lambda *_, **__: np.full((1, 2), next(changes)),
+        lambda: next(is_good),
+    )
+    assert worst == [_quantizable(tmp_path / "model.onnx")[2]]
 
 
 def check_data(dataset, compute_metrics, problem_type=SINGLE_LABEL, max_length=8):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -46,6 +47,9 @@ SUBJECT = (
     "teacher_name_or_path",
     "model_name_or_path",
 )
+# Arguments of `Trainer`, which takes several words for a list, and those of them that are one word or a list.
+TRAINER_ARGUMENTS = {field.name for field in fields(TrainingArguments)}
+TEXTS_OR_LISTS = ("optim_target_modules", "report_to")
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,13 @@ def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None,
         values = _read(file, known={field.name for cls in dataclass_types for field in fields(cls) if field.init})
         sources = dict.fromkeys(values, file.name)
         # As words of a command line, so that both are checked and converted alike; the later word wins.
-        words = [f"--{name}={_word(value)}" for name, value in values.items() if value is not None]
+        words = [word for name, value in values.items() if value is not None for word in _words(name, value)]
     sources |= dict.fromkeys(_names_in(argv, dataclass_types), ON_COMMAND_LINE)
-    arguments = HfArgumentParser(dataclass_types).parse_args_into_dataclasses(args=[*words, *argv])
+    parser = HfArgumentParser(dataclass_types)
+    for action in parser._actions:
+        if action.dest in TEXTS_OR_LISTS:
+            action.type = _text_or_list
+    arguments = parser.parse_args_into_dataclasses(args=[*words, *argv])
     return Settings(arguments, sources, _command([script, *given], arguments))
 
 
@@ -118,10 +126,22 @@ def _command(words: Sequence[str], arguments: Sequence) -> str:
     return command
 
 
-def _word(value) -> str:
-    if isinstance(value, list):
-        return join_names(map(str, value))
-    return value if isinstance(value, str) else json.dumps(value)
+def _words(name: str, value: Any) -> list[str]:
+    """Returns an entry of an argument file as words of a command line."""
+    if not isinstance(value, list):
+        return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    if name in TEXTS_OR_LISTS:
+        return [f"--{name}={json.dumps(value)}"]
+    if name in TRAINER_ARGUMENTS:  # which splits no words
+        return [f"--{name}", *map(str, value)] if value else []
+    return [f"--{name}={join_names(map(str, value))}"]
+
+
+def _text_or_list(word: str) -> str | list[str]:
+    try:
+        return list(map(str, json.loads(word))) if word.startswith("[") else word
+    except json.JSONDecodeError:  # a pattern
+        return word
 
 
 def _names_in(argv: Sequence[str], dataclass_types: Sequence[type]) -> list[str]:
