@@ -382,5 +382,5 @@ def _read_json_if_there(file: Path) -> dict:
 
 def _max_length(tokenizer_config: Mapping) -> int:
     """Returns the limit of a checkpoint's tokenizer."""
-    limit = tokenizer_config.get("model_max_length", DEFAULT_MAX_LENGTH)
+    limit = tokenizer_config.get("model_max_length") or DEFAULT_MAX_LENGTH
     return limit if limit < 1_000_000 else DEFAULT_MAX_LENGTH  # Transformers writes 10^30 for "none"

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from app.explain import MAX_WORDS, explain
-from app.models import BACKENDS, Answer, load_model
+from app.models import BACKENDS, DEFAULT_MAX_LENGTH, Answer, load_model
 from experiments.tiny_classifiers import tiny_classifier
 from export.arguments import FLOAT32_FILE
 from export.float32 import export_float32
@@ -205,6 +205,14 @@ def test_an_export_that_has_failed_is_not_served(served_model, tmp_path):
     (tmp_path / "metrics.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no metrics\.json"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("limit", [None, int(1e30)])
+def test_a_tokenizer_without_a_limit_has_the_default_one(limit, served_model, tmp_path):
+    shutil.copytree(served_model, tmp_path, dirs_exist_ok=True, ignore=lambda *_: ["export"])
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": limit}))
+    assert load_model(tmp_path, "pytorch").max_length == DEFAULT_MAX_LENGTH
 
 
 def test_a_model_whose_answers_are_no_numbers_is_not_served(served_model, tmp_path):
