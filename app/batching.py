@@ -27,7 +27,7 @@ class BusyError(Exception):
 
 class _Waiting(NamedTuple):
     text: str
-    answer: asyncio.Future
+    answer: asyncio.Future  # or the error of its batch
 
 
 class Batcher:
@@ -82,11 +82,14 @@ class Batcher:
         self._waiting += waiting
         self._arrived.set()
         try:
-            return await asyncio.gather(*(entry.answer for entry in waiting))
-        except BaseException:  # the request was given up or a text failed, so nobody needs the other answers
+            answers = [await entry.answer for entry in waiting]
+        except asyncio.CancelledError:  # the request was given up, so nobody needs the answers that are left
             not_needed = set(map(id, waiting))
             self._waiting = [entry for entry in self._waiting if id(entry) not in not_needed]
             raise
+        if failed := [answer for answer in answers if isinstance(answer, Exception)]:
+            raise failed[0]
+        return answers
 
     async def _work(self) -> None:
         while True:
@@ -100,10 +103,7 @@ class Batcher:
                     self._executor, self._classify, [entry.text for entry in batch]
                 )
             except Exception as error:  # for the requests of these texts; the worker goes on
-                for entry in batch:
-                    if not entry.answer.done():
-                        entry.answer.set_exception(error)
-                continue
+                answers = [error] * len(batch)
             for entry, answer in zip(batch, answers, strict=True):
                 if not entry.answer.done():  # its request was given up
                     entry.answer.set_result(answer)
