@@ -6,6 +6,7 @@ import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 
+from experiments.tiny_classifiers import tiny_classifier
 from layer_distillation.encoder_layers import find_layer_list
 from layer_mapping import build_student
 from tests.tiny_models import TINY_CLASSIFIERS
@@ -105,6 +106,16 @@ def test_changes_are_those_of_each_example_by_itself_from_the_definitions(name):
     assert changes["block_influence"] == pytest.approx(influence, abs=1e-4)
     assert changes["cka"] == pytest.approx(cka, abs=1e-4)
     assert min(cka) > 1e-3 and min(influence) > 1e-3, "nothing to tell apart"
+
+
+@pytest.mark.parametrize("name", ["squeezebert", "xlnet"])
+def test_models_whose_layers_cannot_be_read_give_the_states_that_they_return(name):
+    model = tiny_classifier(name).eval()
+    row = {"input_ids": [1, 5, 6, 7, 2, 3], "attention_mask": [1] * 6}
+    features = layer_features(model, Dataset.from_list([row]), collate)
+    with torch.no_grad():
+        states = model(**collate([row]), output_hidden_states=True).hidden_states[1:]
+    np.testing.assert_allclose(features[:, 0], [state[0].mean(dim=0).numpy() for state in states], atol=2e-4)
 
 
 @pytest.mark.parametrize("number", [3, 4])

@@ -387,6 +387,11 @@ def test_a_named_checkpoint_that_leaves_nothing_to_train_is_refused(tmp_path, nu
         check_named_checkpoint(add_named_checkpoint(tmp_path, 10), RECORD, num_steps)
 
 
+def test_the_last_checkpoint_of_an_unfinished_run_may_be_named(tmp_path):
+    RECORD.write(tmp_path, UNFINISHED_RECORD_FILE)
+    check_named_checkpoint(add_named_checkpoint(tmp_path, 10), RECORD, num_steps=10)
+
+
 def test_a_finished_run_and_a_new_folder_start_from_the_beginning(tmp_path):
     add_checkpoint(tmp_path, 10)
     assert checkpoint_to_resume(tmp_path, RECORD) is None

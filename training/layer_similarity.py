@@ -108,10 +108,13 @@ def _states_of_batches(
     try:
         batches = outputs_of_batches(model, dataset, order, collator, batch_size, bf16=bf16, output_hidden_states=True)
         for _, batch, outputs in batches:
-            states, (before, after) = list(outputs.hidden_states), passed.pop()
-            # XLNet's layers compute in another order of the dimensions than it returns, and it has no final norm.
-            if torch.equal(before, states[-2]):
-                states[-1] = after
+            states = list(outputs.hidden_states)
+            # SqueezeBERT calls no hooks of its layers, and XLNet's compute in another order of the dimensions than it
+            # returns. Both have no final norm.
+            for before, after in passed:
+                if torch.equal(before, states[-2]):
+                    states[-1] = after
+            passed.clear()
             yield states, batch["attention_mask"]
     finally:
         handle.remove()

@@ -208,10 +208,12 @@ def check_named_checkpoint(checkpoint: str | Path, record: RunRecord, num_steps:
         num_steps: of that run, from its beginning.
 
     Raises:
-        UserError: the folder around it holds a run with other settings or data, or no step is left to take.
+        UserError: the folder around it holds a run with other settings or data, or no unfinished run, and no step is
+            left to take.
     """
     given, folder = f"--resume_from_checkpoint {checkpoint}", Path(checkpoint).resolve().parent
-    earlier = RunRecord.read(folder, UNFINISHED_RECORD_FILE) or RunRecord.read(folder)
+    unfinished = RunRecord.read(folder, UNFINISHED_RECORD_FILE)
+    earlier = unfinished or RunRecord.read(folder)
     if earlier is not None and (changed := record.differences(earlier, WITHOUT_EFFECT)):
         raise UserError(
             f"{given} is of a run with other {' and '.join(changed)}, but its weights would be recorded as those of "
@@ -219,7 +221,7 @@ def check_named_checkpoint(checkpoint: str | Path, record: RunRecord, num_steps:
             "arguments of that run."
         )
     step = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME))).global_step
-    if step >= num_steps:
+    if unfinished is None and step >= num_steps:  # an unfinished run may lack its results alone
         raise UserError(
             f"{given} was written after step {step}, and this run ends after step {num_steps}, so there is nothing "
             "left to train. Name an earlier checkpoint, or leave --resume_from_checkpoint out."
