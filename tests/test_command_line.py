@@ -364,3 +364,5 @@ def test_lists_in_a_file_reach_the_arguments_of_trainer_as_lists(argument_file, 
     content |= {"report_to": "none", "optim_target_modules": "[qk]uery"}
     (args,) = parse_arguments((TrainingArguments,), [argument_file(content)], Path("default.json")).arguments
     assert args.report_to == [] and args.optim_target_modules == "[qk]uery"
+    with pytest.raises(SystemExit):  # with a usage message
+        parse_arguments((TrainingArguments,), [argument_file({"learning_rate": [1, 2]})], Path("default.json"))

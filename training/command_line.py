@@ -47,8 +47,8 @@ SUBJECT = (
     "teacher_name_or_path",
     "model_name_or_path",
 )
-# Arguments of `Trainer`, which takes several words for a list, and those of them that are one word or a list.
-TRAINER_ARGUMENTS = {field.name for field in fields(TrainingArguments)}
+# Arguments of `Trainer` that are lists of words, which it does not split, and those that are one word or a list.
+LISTS = ("debug", "include_for_metrics", "label_names")
 TEXTS_OR_LISTS = ("optim_target_modules", "report_to")
 
 
@@ -132,7 +132,7 @@ def _words(name: str, value: Any) -> list[str]:
         return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}"]
     if name in TEXTS_OR_LISTS:
         return [f"--{name}={json.dumps(value)}"]
-    if name in TRAINER_ARGUMENTS:  # which splits no words
+    if name in LISTS:
         return [f"--{name}", *map(str, value)] if value else []
     return [f"--{name}={join_names(map(str, value))}"]
 
